@@ -1,0 +1,15 @@
+// The CPU engine: vectorised, threaded, float32/bfloat16/float16 inputs with float32 accumulation.
+#pragma once
+
+#include "engine/contract.h"
+
+namespace longstride::engine::cpu {
+
+// The tile shapes that this engine wants from the planner.
+Geometry geometry(core::DType, int64_t dim, bool causal, Direction);
+Capability capability(const Problem&);
+void forward(const Problem&, const PlanView&, const Workspace&, Stream = nullptr);
+// `plan` is the transposed plan.
+void backward(const Problem&, const Gradients&, const PlanView& plan, const Workspace&, Stream = nullptr);
+
+}  // namespace longstride::engine::cpu
