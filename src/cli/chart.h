@@ -1,0 +1,36 @@
+// Line charts as self-contained SVG text: axes (linear or log), grid, legend. Called by eval and bench. Torch-free.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace longstride::cli {
+
+struct ChartSeries {
+  std::string label;
+  std::vector<double> x;  // same length as y; points that are not finite are left out
+  std::vector<double> y;
+  bool dashed = false;  // for references such as a peer or a goal
+};
+
+struct Chart {
+  std::string title;
+  std::string subtitle;  // one small line under the title: machine, shape, date; may be empty
+  std::string x_label;
+  std::string y_label;
+  std::vector<ChartSeries> series;
+  bool log_x = false;   // base 2, ticks at powers of two written as 1k, 2k, ... (1024 = 1k)
+  bool log_y = false;   // base 10
+  bool zero_y = false;  // the y axis starts at 0 (linear axis only)
+};
+
+// The whole SVG document. Throws Error if nothing can be drawn (no finite point, or values <= 0 on a log axis).
+std::string chart_svg(const Chart& chart);
+
+// chart_svg written to `path`; throws std::runtime_error when the file cannot be written.
+void write_chart_svg(const std::string& path, const Chart& chart);
+
+// 1024 -> "1k", 65536 -> "64k", 1500 -> "1500", 1048576 -> "1M": how charts and tables write lengths.
+std::string length_label(double value);
+
+}  // namespace longstride::cli

@@ -1,0 +1,94 @@
+// The program `longstride`: builds the command line, runs the chosen subcommand, and turns what it throws into one line
+// on stderr and an exit code (commands.h).
+#include <CLI/CLI.hpp>
+#include <exception>
+#include <iostream>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "commands.h"
+#include "longstride/error.h"
+#include "nearest.h"
+
+namespace longstride::cli {
+namespace {
+
+constexpr const char* kVersion = "longstride 0.1.0";
+
+// The words that could have stood where `given` stood: long options of the command, or the names of the subcommands.
+std::vector<std::string> known_words(const CLI::App& command, const std::string& given) {
+  std::vector<std::string> words;
+  if (given.rfind("-", 0) == 0) {
+    for (const CLI::Option* option : command.get_options()) {
+      for (const std::string& name : option->get_lnames()) words.push_back("--" + name);
+    }
+  } else {
+    for (const CLI::App* sub : command.get_subcommands([](const CLI::App*) { return true; }))
+      words.push_back(sub->get_name());
+  }
+  return words;
+}
+
+int explain_usage(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* command = &app;
+  if (!app.get_subcommands().empty()) command = app.get_subcommands().front();
+  const std::string help = command == &app ? "longstride --help" : "longstride " + command->get_name() + " --help";
+  const std::vector<std::string> extras = app.remaining(true);
+  if (!extras.empty()) {
+    std::string given = extras.front();
+    if (const size_t equals = given.find('='); equals != std::string::npos) given.resize(equals);
+    const std::string near = nearest_word(given, known_words(*command, given));
+    const bool option = given.rfind("-", 0) == 0;
+    const char* kind = option ? "option" : command == &app ? "command" : "argument";
+    std::cerr << "longstride: unknown " << kind << " '" << given << "'";
+    if (!near.empty()) std::cerr << "; did you mean '" << near << "'?";
+    std::cerr << "\nSee '" << help << "'.\n";
+    return kBadUsage;
+  }
+  std::cerr << "longstride: " << error.what() << "\nSee '" << help << "'.\n";
+  return kBadUsage;
+}
+
+int run(int argc, char** argv) {
+  int exit_code = kOk;
+  CLI::App app{"longstride: exact attention over very long sequences, and a LongNet language model built on it",
+               "longstride"};
+  app.set_version_flag("--version", kVersion);
+  app.require_subcommand(1);
+  app.footer(
+      "'longstride COMMAND --help' tells all of a command, with examples.\n"
+      "Exit codes: 0 done, 1 failed while running, 2 bad usage or input, 130 interrupted.");
+  add_train(app, exit_code);
+  add_generate(app, exit_code);
+  add_eval(app, exit_code);
+  add_bench(app, exit_code);
+  add_show(app, exit_code);
+  add_doctor(app, exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& wanted) {  // --help, --version
+    return app.exit(wanted);
+  } catch (const CLI::ParseError& error) {
+    return explain_usage(app, error);
+  } catch (const Error& error) {
+    std::cerr << "longstride: " << error.what() << "\n";
+    return kBadUsage;
+  } catch (const std::bad_alloc&) {
+    std::cerr
+        << "longstride: out of memory; a shorter --context, a smaller model or --checkpoint-activations needs less\n";
+    return kFailure;
+  } catch (const std::exception& error) {
+    // LibTorch's errors carry a C++ stack trace after the first line, which helps nobody here.
+    std::string message = error.what();
+    if (const size_t trace = message.find("\nException raised from"); trace != std::string::npos) message.resize(trace);
+    std::cerr << "longstride: " << message << "\n";
+    return kFailure;
+  }
+  return exit_code;
+}
+
+}  // namespace
+}  // namespace longstride::cli
+
+int main(int argc, char** argv) { return longstride::cli::run(argc, argv); }
