@@ -72,9 +72,10 @@ class Pattern {
   DilatedOptions options_;
 };
 
-HeadOffset head_offset_from_name(const std::string& name);  // "modulo" | "block" | "group"; throws Error with the nearest
-Mixing mixing_from_name(const std::string& name);           // "joint" | "head_partition"
-Padding padding_from_name(const std::string& name);         // "masked" | "zero_keys"
+HeadOffset head_offset_from_name(
+    const std::string& name);                        // "modulo" | "block" | "group"; throws Error with the nearest
+Mixing mixing_from_name(const std::string& name);    // "joint" | "head_partition"
+Padding padding_from_name(const std::string& name);  // "masked" | "zero_keys"
 const char* name(HeadOffset);
 const char* name(Mixing);
 const char* name(Padding);
@@ -86,9 +87,9 @@ struct Extent {
   int64_t kv_heads = 1;  // divides heads; query head h reads KV head h / (heads / kv_heads)
   int64_t len_q = 0;
   int64_t len_k = 0;
-  int64_t query_start = 0;            // query i stands at position query_start + i of the len_k positions
-  std::vector<int64_t> cu_seqlens;    // empty, or 0 = c0 <= c1 <= ... = len_k: packed documents, the same for every row
-  std::vector<int64_t> lengths;       // empty, or one per batch row: row b is one document [0, lengths[b])
+  int64_t query_start = 0;          // query i stands at position query_start + i of the len_k positions
+  std::vector<int64_t> cu_seqlens;  // empty, or 0 = c0 <= c1 <= ... = len_k: packed documents, the same for every row
+  std::vector<int64_t> lengths;     // empty, or one per batch row: row b is one document [0, lengths[b])
   void validate() const;
   bool operator==(const Extent&) const = default;
 };

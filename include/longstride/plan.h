@@ -1,10 +1,10 @@
 // The intermediate form: who attends to whom, as strided tiles and runs that an engine walks without knowing any
 // pattern. Plain data first (all that engines may use), then the functions of the planner. Torch-free, deterministic.
 //
-// Words. A *level* is a list of *tiles* of one stride L. A tile is an arithmetic progression of rows; each of its *runs*
-// is a family of column progressions of the same stride. In a forward plan rows are queries and columns are keys; in a
-// transposed plan rows are keys and columns are queries. Positions are logical: 0..len_k, queries included (query i of
-// the tensor stands at position query_start + i).
+// Words. A *level* is a list of *tiles* of one stride L. A tile is an arithmetic progression of rows; each of its
+// *runs* is a family of column progressions of the same stride. In a forward plan rows are queries and columns are
+// keys; in a transposed plan rows are keys and columns are queries. Positions are logical: 0..len_k, queries included
+// (query i of the tensor stands at position query_start + i).
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ namespace longstride {
 class Pattern;
 struct Extent;
 
-// Column i of class c stands at column0 + c * class_step + i * L, 0 <= i < columns, 0 <= c < classes. Row j (of the rows
-// [row_begin, row_end) that the run serves) and column i of any class are a pair iff
+// Column i of class c stands at column0 + c * class_step + i * L, 0 <= i < columns, 0 <= c < classes. Row j (of the
+// rows [row_begin, row_end) that the run serves) and column i of any class are a pair iff
 //   forward:    i <  j + diagonal   (kEverything: all pairs)
 //   transposed: i >= j + diagonal   (-kEverything: all pairs)
 // and every pair counts `weight` times.
@@ -55,7 +55,8 @@ struct Merge {
   int32_t rows = 0;
 };
 
-// Row j stands at row0 + j * L. A tile may have no runs: it still writes its rows (out = 0, lse = -inf, zero gradients).
+// Row j stands at row0 + j * L. A tile may have no runs: it still writes its rows (out = 0, lse = -inf, zero
+// gradients).
 struct Tile {
   int64_t row0 = 0;
   int32_t rows = 0;
@@ -68,9 +69,9 @@ struct Tile {
 };
 static_assert(sizeof(Tile) == 32);
 
-// Tiles [tile_begin, tile_begin + tile_count), stored once and executed `repeats` times; in repeat n every position (row0
-// and column0) is n * shift further. Tiles are stored in the order in which they should be started: longest first, those
-// that share columns together.
+// Tiles [tile_begin, tile_begin + tile_count), stored once and executed `repeats` times; in repeat n every position
+// (row0 and column0) is n * shift further. Tiles are stored in the order in which they should be started: longest
+// first, those that share columns together.
 struct Section {
   int64_t tile_begin = 0;
   int64_t tile_count = 0;
@@ -81,9 +82,10 @@ struct Section {
   int64_t slot_begin = 0;
 };
 
-// A class's levels run in order: first the partial ones, which keep float32 (out, lse) in slots, last the one base level,
-// which covers every row of the class exactly once, merges what the slots hold and writes the result. The rows of a
-// partial level are pairwise disjoint. In a transposed plan the slots hold float32 (dk, dv), and merging is adding.
+// A class's levels run in order: first the partial ones, which keep float32 (out, lse) in slots, last the one base
+// level, which covers every row of the class exactly once, merges what the slots hold and writes the result. The rows
+// of a partial level are pairwise disjoint. In a transposed plan the slots hold float32 (dk, dv), and merging is
+// adding.
 struct Level {
   int64_t stride = 1;  // L
   int32_t section_begin = 0;
@@ -99,12 +101,13 @@ struct PlanClass {
 
 // What the cost model is told of an engine, and the tile shapes that it gets.
 struct Geometry {
-  int32_t tile_rows = 128;      // most rows of a tile; <= 32767
-  int32_t column_block = 128;   // columns of a run are computed in blocks of this many per class; blocks in which no row
-                                // of the tile sees a column are skipped
-  int32_t row_quantum = 16;     // a tile of n rows costs as much as one of n rounded up to this
-  double merge_columns = 64;    // price of one row of a partial level: as much as this many columns
-  double run_columns = 8;       // fixed price of one (run, class, column block): as much as this many columns, times tile_rows
+  int32_t tile_rows = 128;     // most rows of a tile; <= 32767
+  int32_t column_block = 128;  // columns of a run are computed in blocks of this many per class; blocks in which no row
+                               // of the tile sees a column are skipped
+  int32_t row_quantum = 16;    // a tile of n rows costs as much as one of n rounded up to this
+  double merge_columns = 64;   // price of one row of a partial level: as much as this many columns
+  double run_columns =
+      8;  // fixed price of one (run, class, column block): as much as this many columns, times tile_rows
   bool operator==(const Geometry&) const = default;
 };
 
@@ -113,8 +116,8 @@ enum class Direction { kForward, kTransposed };
 // Borrowed arrays: what crosses the engine contract.
 struct PlanView {
   Direction direction = Direction::kForward;
-  int32_t tile_rows = 0;      // Geometry::tile_rows
-  int32_t column_block = 0;   // Geometry::column_block
+  int32_t tile_rows = 0;              // Geometry::tile_rows
+  int32_t column_block = 0;           // Geometry::column_block
   std::span<const int32_t> class_of;  // batch x kv_heads, row by row
   std::span<const PlanClass> classes;
   std::span<const Level> levels;
@@ -142,17 +145,18 @@ struct Plan {
 };
 
 // Compiles a pattern for one call's lengths. Rows are the len_q queries (forward), or the len_k keys (transposed).
-// Throws Error if the pattern cannot be had on these lengths (validate() of both; head_partition with too few KV heads).
+// Throws Error if the pattern cannot be had on these lengths (validate() of both; head_partition with too few KV
+// heads).
 Plan compile(const Pattern&, const Extent&, const Geometry&, Direction = Direction::kForward);
 
 // What a plan executes, counted from the plan itself, per class and in total over batch x query heads.
 struct PlanCounts {
-  int64_t tiles = 0;             // executed (repeats counted)
-  int64_t runs = 0;              // executed
-  int64_t seen_pairs = 0;        // (query, key) pairs that are seen, each counted once whatever its weight
-  int64_t computed_pairs = 0;    // tile rows x computed columns: what the engine multiplies, masked pairs included
-  int64_t rows = 0;              // rows of base levels
-  int64_t merged_rows = 0;       // rows that a Merge names
+  int64_t tiles = 0;           // executed (repeats counted)
+  int64_t runs = 0;            // executed
+  int64_t seen_pairs = 0;      // (query, key) pairs that are seen, each counted once whatever its weight
+  int64_t computed_pairs = 0;  // tile rows x computed columns: what the engine multiplies, masked pairs included
+  int64_t rows = 0;            // rows of base levels
+  int64_t merged_rows = 0;     // rows that a Merge names
   double computed_per_row() const { return rows ? static_cast<double>(computed_pairs) / static_cast<double>(rows) : 0; }
   double seen_per_row() const { return rows ? static_cast<double>(seen_pairs) / static_cast<double>(rows) : 0; }
 };
@@ -164,8 +168,9 @@ double useful_flops(const PlanView&, const Extent&, int64_t dim);
 // The sum over groups of 4 * dim * heads * len / rate * segment / rate, halved if causal (the field's usual figure).
 double nominal_flops(const Pattern&, const Extent&, int64_t dim);
 
-// Checks a plan pair by pair against the definition of the pattern: weights, phantoms, coverage, merges. Returns an empty
-// string, or the first thing that is wrong. Costs O(batch * kv_heads * len_q * len_k): for tests and `longstride show`.
+// Checks a plan pair by pair against the definition of the pattern: weights, phantoms, coverage, merges. Returns an
+// empty string, or the first thing that is wrong. Costs O(batch * kv_heads * len_q * len_k): for tests and `longstride
+// show`.
 std::string verify(const PlanView&, const Pattern&, const Extent&);
 
 // The plan in words: levels, strides, tiles, columns a row, bytes, for a person.

@@ -1,9 +1,9 @@
-// What an engine is given and what it must do: the one line between the planner's data and the hardware. No torch type, no
-// pattern, no CUDA type crosses it. Called by src/op (tensors) and by the torch-free tests.
+// What an engine is given and what it must do: the one line between the planner's data and the hardware. No torch type,
+// no pattern, no CUDA type crosses it. Called by src/op (tensors) and by the torch-free tests.
 //
-// An engine is two functions, forward(Problem, PlanView, Workspace, Stream) and backward(...), in its own namespace, and
-// capability(Problem), which says whether it takes a problem and why not. out, lse and the gradients are wholly written. A
-// refused or failed launch throws; nothing falls back in silence.
+// An engine is two functions, forward(Problem, PlanView, Workspace, Stream) and backward(...), in its own namespace,
+// and capability(Problem), which says whether it takes a problem and why not. out, lse and the gradients are wholly
+// written. A refused or failed launch throws; nothing falls back in silence.
 #pragma once
 
 #include <cstdint>
@@ -39,33 +39,33 @@ struct Problem {
   int64_t dim = 0;
   int64_t query_start = 0;  // tensor row i of q, out, lse stands at plan position query_start + i
   double scale = 1;
-  double out_scale = 1;  // out is multiplied with it after the softmax; lse is not
-  double dropout_p = 0;  // in [0, 1)
+  double out_scale = 1;                   // out is multiplied with it after the softmax; lse is not
+  double dropout_p = 0;                   // in [0, 1)
   const int64_t* dropout_seed = nullptr;  // one element on the engine's device; required iff dropout_p > 0
   bool deterministic = false;
 
-  ConstTensorRef q;  // [batch, len_q, heads, dim]
-  ConstTensorRef k;  // [batch, len_k, kv_heads, dim]
-  ConstTensorRef v;  // [batch, len_k, kv_heads, dim]
-  TensorRef out;     // [batch, len_q, heads, dim]; written by forward, read by backward
+  ConstTensorRef q;     // [batch, len_q, heads, dim]
+  ConstTensorRef k;     // [batch, len_k, kv_heads, dim]
+  ConstTensorRef v;     // [batch, len_k, kv_heads, dim]
+  TensorRef out;        // [batch, len_q, heads, dim]; written by forward, read by backward
   void* lse = nullptr;  // [batch, heads, len_q] contiguous, natural log; float32, or float64 if dtype is float64.
                         // Written by forward, read by backward
 };
 
 struct Gradients {
-  ConstTensorRef d_out;            // [batch, len_q, heads, dim], dtype of the problem
-  const void* d_lse = nullptr;     // [batch, heads, len_q] contiguous, dtype of lse; null: zero
-  TensorRef dq;                    // as q; wholly written
-  TensorRef dk;                    // as k; wholly written
-  TensorRef dv;                    // as v; wholly written
+  ConstTensorRef d_out;         // [batch, len_q, heads, dim], dtype of the problem
+  const void* d_lse = nullptr;  // [batch, heads, len_q] contiguous, dtype of lse; null: zero
+  TensorRef dq;                 // as q; wholly written
+  TensorRef dk;                 // as k; wholly written
+  TensorRef dv;                 // as v; wholly written
 };
 
-// Calls body(index, thread) once for every index in [0, count), 0 <= thread < Workspace::threads, in any order, and returns
-// when all are done. Two calls that run at one time have different `thread`.
+// Calls body(index, thread) once for every index in [0, count), 0 <= thread < Workspace::threads, in any order, and
+// returns when all are done. Two calls that run at one time have different `thread`.
 using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t index, int thread)>& body)>;
 
-// C[m x n] (+)= A[m x k] * B[k x n], float32 accumulation, row-major, leading dimensions in elements. Implementations are
-// stateless from the caller's side and may be called from every thread.
+// C[m x n] (+)= A[m x k] * B[k x n], float32 accumulation, row-major, leading dimensions in elements. Implementations
+// are stateless from the caller's side and may be called from every thread.
 class MicroGemm {
  public:
   virtual ~MicroGemm() = default;
