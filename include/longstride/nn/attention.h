@@ -1,0 +1,137 @@
+// DilatedAttention and MultiheadDilatedAttention. Modules hold an AttentionFn value, so that attention over one process
+// or over many ranks is the same module. They keep no cache: clone() shares nothing, and forward() may be called from
+// several threads at once.
+#pragma once
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/modules/normalization.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "longstride/attention.h"
+#include "longstride/nn/positions.h"
+
+namespace longstride {
+
+// What computes attention for a module: q, k, v [batch, len, heads, dim] and the options of one call.
+using AttentionFn =
+    std::function<AttentionResult(const at::Tensor&, const at::Tensor&, const at::Tensor&, const AttentionOptions&)>;
+
+// longstride::attention of this process with the given pattern.
+AttentionFn local_attention(Pattern pattern);
+
+struct DilatedAttentionOptions {
+  std::vector<int64_t> segment_lengths;  // in tokens, one per group
+  std::vector<int64_t> dilation_rates;   // one per group
+  bool causal = false;
+  HeadOffset head_offset = HeadOffset::kModulo;
+  std::optional<std::vector<int64_t>> offsets;  // groups x kv_heads, row by row, in place of head_offset
+  Mixing mixing = Mixing::kJoint;
+  bool average = false;  // kHeadPartition only
+  Padding padding = Padding::kMasked;
+  std::optional<double> softmax_scale;  // unset: 1 / sqrt(dim)
+  double attention_dropout = 0.0;       // in [0, 1), while training
+
+  Pattern pattern() const;  // throws Error as Pattern::dilated does
+  void validate() const;    // throws Error
+  bool operator==(const DilatedAttentionOptions&) const = default;
+};
+
+// q [batch, len, heads, dim], k and v [batch, len, kv_heads, dim] -> {out, lse}; see longstride/attention.h. Scale and
+// dropout are the module's: a call that brings its own is refused. In training mode a dropout seed is drawn from
+// torch's generator. Warns once a process if dim is not a multiple of 8 or above 128 (a slower path).
+class DilatedAttentionImpl : public torch::nn::Cloneable<DilatedAttentionImpl> {
+ public:
+  explicit DilatedAttentionImpl(DilatedAttentionOptions options, AttentionFn attend = {});  // empty: local_attention
+  void reset() override;
+  void pretty_print(std::ostream& stream) const override;
+  AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                          AttentionOptions call = {}) const;
+
+  DilatedAttentionOptions options;
+
+ private:
+  AttentionFn attend_;
+};
+TORCH_MODULE(DilatedAttention);
+
+// Keys and values of the positions so far, for decoding: preallocated, so that a step copies only its own rows.
+struct KeyValueCache {
+  at::Tensor k;        // [batch, capacity, kv_heads, dim], positions already applied
+  at::Tensor v;        // [batch, capacity, kv_heads, dim]
+  int64_t length = 0;  // positions [0, length) are filled
+  int64_t capacity() const { return k.defined() ? k.size(1) : 0; }
+};
+
+struct MultiheadDilatedAttentionOptions {
+  int64_t embed_dim = 0;
+  int64_t num_heads = 0;
+  int64_t kv_heads = 0;  // 0: num_heads; divides num_heads
+  DilatedAttentionOptions attention;
+  bool fused_qkv = true;  // one q/k/v projection, or three; load_weights() takes either from either
+  bool bias = true;
+  bool sub_layer_norm = false;  // LayerNorm before the output projection (MAGNETO)
+  bool qk_norm = false;         // LayerNorm over each head of q and of k, before positions
+  double layer_norm_eps = 1e-5;
+  double gamma_init = 1.0;  // Xavier gain of the value and output projections; q and k have gain 1
+  PositionOptions positions;
+
+  int64_t head_dim() const { return embed_dim / num_heads; }
+  int64_t key_value_heads() const { return kv_heads == 0 ? num_heads : kv_heads; }
+  void validate() const;  // throws Error
+};
+
+// What one call of MultiheadDilatedAttention may add.
+struct MultiheadCall {
+  std::optional<std::vector<int64_t>> cu_seqlens;  // packed documents: 0 = c0 <= c1 <= ... = len
+  std::optional<std::vector<int64_t>> lengths;     // one per batch row
+  // bool [batch, len], true where a key is padding. Only padding at the end of rows is supported (it becomes lengths);
+  // any other mask is an error that says so.
+  std::optional<at::Tensor> key_padding_mask;
+  int64_t position0 = 0;           // global position of row 0 (a shard of a longer sequence)
+  KeyValueCache* cache = nullptr;  // decoding: rows are appended behind cache->length, whose positions they see too
+  const RotaryFactors* rotary = nullptr;  // factors of exactly these rows, when a caller has them already
+  bool need_lse = false;
+  bool deterministic = false;
+};
+
+// Multi-head attention: query, key, value [batch, len, embed_dim] -> (output [batch, len, embed_dim], lse [batch,
+// heads, len] if need_lse, else nothing). Self-attention when one tensor is given; cross-attention needs equal lengths.
+// Decoding with a cache needs a module without active dropout and grad mode off.
+class MultiheadDilatedAttentionImpl : public torch::nn::Cloneable<MultiheadDilatedAttentionImpl> {
+ public:
+  explicit MultiheadDilatedAttentionImpl(MultiheadDilatedAttentionOptions options, AttentionFn attend = {});
+  void reset() override;
+  void reset_parameters();  // MAGNETO initialisation from torch's generator; biases are 0
+  void pretty_print(std::ostream& stream) const override;
+
+  std::pair<at::Tensor, std::optional<at::Tensor>> forward(const at::Tensor& x, const MultiheadCall& call = {});
+  std::pair<at::Tensor, std::optional<at::Tensor>> forward(const at::Tensor& query, const at::Tensor& key,
+                                                           const at::Tensor& value, const MultiheadCall& call = {});
+  // An empty cache for this module's keys and values.
+  KeyValueCache make_cache(int64_t batch, int64_t capacity) const;
+
+  MultiheadDilatedAttentionOptions options;
+  torch::nn::Linear qkv_proj{nullptr};  // fused: rows of q, then k, then v
+  torch::nn::Linear q_proj{nullptr}, k_proj{nullptr}, v_proj{nullptr};
+  torch::nn::LayerNorm q_norm{nullptr}, k_norm{nullptr}, inner_norm{nullptr};
+  torch::nn::Linear out_proj{nullptr};
+  DilatedAttention attention{nullptr};
+
+ private:
+  struct Projected {
+    at::Tensor q, k, v;
+  };
+  Projected project(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value);
+
+  AttentionFn attend_;
+};
+TORCH_MODULE(MultiheadDilatedAttention);
+
+}  // namespace longstride

@@ -1,0 +1,85 @@
+// The blocks of a transformer over dilated attention: feed-forward and a pre-LN layer with sub-LN (MAGNETO, Wang et al.
+// 2022), and activation checkpointing.
+#pragma once
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/modules/normalization.h>
+#include <torch/nn/pimpl.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "longstride/nn/attention.h"
+
+namespace longstride {
+
+using Activation = at::Tensor (*)(const at::Tensor&);
+Activation activation_from_name(const std::string& name);  // throws Error with the list and the nearest
+const std::vector<std::string>& activation_names();        // relu, gelu, gelu_tanh, silu, swish, tanh
+
+struct FeedForwardOptions {
+  int64_t dim = 0;
+  int64_t hidden = 0;
+  std::string activation = "relu";
+  double dropout = 0.0;        // after the activation, in [0, 1), while training
+  bool sub_layer_norm = true;  // LayerNorm between the two projections
+  double layer_norm_eps = 1e-5;
+  double gamma_init = 1.0;  // Xavier gain of both projections
+  void validate() const;    // throws Error
+};
+
+// [..., dim] -> [..., dim]
+class FeedForwardImpl : public torch::nn::Cloneable<FeedForwardImpl> {
+ public:
+  explicit FeedForwardImpl(FeedForwardOptions options);
+  void reset() override;
+  void reset_parameters();
+  at::Tensor forward(const at::Tensor& x);
+
+  FeedForwardOptions options;
+  torch::nn::Linear fc1{nullptr}, fc2{nullptr};
+  torch::nn::LayerNorm inner_norm{nullptr};
+  torch::nn::Dropout dropout{nullptr};
+};
+TORCH_MODULE(FeedForward);
+
+struct TransformerLayerOptions {
+  MultiheadDilatedAttentionOptions attention;  // embed_dim is the layer's width
+  int64_t dim_feedforward = 2048;
+  double dropout = 0.1;  // on both residual branches and after the activation
+  std::string activation = "relu";
+  bool sub_layer_norm = true;  // of attention and feed-forward; takes the place of attention.sub_layer_norm
+  double layer_norm_eps = 1e-5;
+  double gamma_init = 1.0;
+  void validate() const;  // throws Error
+};
+
+// x + dropout(attention(norm(x))), then x + dropout(feed_forward(norm(x))). x [batch, len, dim].
+class TransformerLayerImpl : public torch::nn::Cloneable<TransformerLayerImpl> {
+ public:
+  explicit TransformerLayerImpl(TransformerLayerOptions options, AttentionFn attend = {});
+  void reset() override;
+  at::Tensor forward(const at::Tensor& x, const MultiheadCall& call = {});
+
+  TransformerLayerOptions options;
+  torch::nn::LayerNorm attention_norm{nullptr}, feed_forward_norm{nullptr};
+  MultiheadDilatedAttention attention{nullptr};
+  FeedForward feed_forward{nullptr};
+  torch::nn::Dropout dropout{nullptr};
+
+ private:
+  AttentionFn attend_;
+};
+TORCH_MODULE(TransformerLayer);
+
+// function(x), keeping only x for the backward, which runs `function` again: the same value, the same gradients of x
+// and of `parameters` (all that the function reads and that want gradients), to the bit. With draws_random the state of
+// torch's generator of x's device is kept and put back for the second run, so that dropout repeats; autocast is
+// repeated as well. Without grad mode this is function(x).
+at::Tensor checkpoint(std::function<at::Tensor(const at::Tensor&)> function, const at::Tensor& x,
+                      std::vector<at::Tensor> parameters, bool draws_random);
+
+}  // namespace longstride

@@ -1,0 +1,49 @@
+// Positions on queries and keys: RoPE (Su et al. 2021) and xPos (Sun et al. 2022), as values computed once a call.
+// Pair c of a head (elements 2c and 2c+1) is one complex number; it is turned by n * base^(-2c/dim) at position n. xPos
+// also scales it, queries by zeta_c^(n / scale_base) and keys by the inverse, zeta_c = (2c/dim + 0.4) / 1.4.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+#include "longstride/error.h"
+
+namespace longstride {
+
+enum class Positions { kNone, kRope, kXpos };
+
+Positions positions_from_name(const std::string& name);  // "none" | "rope" | "xpos"; throws Error with the nearest
+const char* name(Positions);
+
+struct PositionOptions {
+  Positions kind = Positions::kNone;
+  double base = 10000.0;       // of the angles; > 1
+  double xpos_scale_base = 0;  // in tokens; 0: max(512, max_len / 32)
+  int64_t max_len = 1 << 20;   // in tokens; what xpos_scale_base is derived from
+
+  double scale_base() const;  // xpos_scale_base, or its default
+  void validate() const;      // throws Error
+  bool operator==(const PositionOptions&) const = default;
+};
+
+// The factors of `len` consecutive positions. Undefined tensors: positions are not applied.
+struct RotaryFactors {
+  at::Tensor q;  // [len, 1, dim/2] complex: complex64 for dtypes up to float32, complex128 for float64
+  at::Tensor k;  // the same tensor as q for RoPE
+  bool defined() const { return q.defined(); }
+};
+
+// Factors of positions [position0, position0 + len) for heads of `dim` elements of type `dtype`. Angles are computed in
+// float64, so that they are right at a million tokens. Throws Error if dim is odd, or if xPos would leave the range of
+// the dtype: 1.81 * (position0 + len) / scale_base must not exceed 60 (float16: 12), for 2^1.81 = 1.4 / 0.4 is the
+// largest factor a token; the error names the scale_base that works.
+RotaryFactors rotary_factors(const PositionOptions& options, int64_t position0, int64_t len, int64_t dim,
+                             at::ScalarType dtype, at::Device device);
+
+// x [batch, len, heads, dim] times factors [len, 1, dim/2], pair by pair, in float32 at least; dtype of x.
+// Differentiable in x.
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& factors);
+
+}  // namespace longstride
