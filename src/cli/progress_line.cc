@@ -1,0 +1,92 @@
+// The progress bar: see progress_line.h.
+#include "progress_line.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace longstride::cli {
+namespace {
+
+constexpr int kBarCells = 24;
+constexpr double kRedrawSeconds = 0.1;
+
+size_t terminal_columns() {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  return 80;
+}
+
+}  // namespace
+
+ProgressLine::ProgressLine(bool quiet, double every_seconds)
+    : quiet_(quiet),
+      terminal_(isatty(STDERR_FILENO) != 0),
+      every_seconds_(terminal_ ? kRedrawSeconds : every_seconds),
+      last_(std::chrono::steady_clock::now() - std::chrono::hours(1)) {}
+
+ProgressLine::~ProgressLine() { finish(true); }
+
+void ProgressLine::update(double share, const std::string& text) {
+  if (quiet_) return;
+  const int percent = static_cast<int>(std::floor(100.0 * std::clamp(share, 0.0, 1.0)));
+  if (terminal_) {
+    const int full = static_cast<int>(std::lround(kBarCells * std::clamp(share, 0.0, 1.0)));
+    std::string bar;
+    for (int i = 0; i < kBarCells; ++i) bar += i < full ? '=' : i == full ? '>' : ' ';
+    line_ = fmt::format("[{}] {:3}%  {}", bar, percent, text);
+    line_.resize(std::min(line_.size(), terminal_columns() - 1));
+  } else {
+    line_ = fmt::format("{:3}%  {}", percent, text);
+  }
+  const auto now = std::chrono::steady_clock::now();
+  if (std::chrono::duration<double>(now - last_).count() < every_seconds_) return;
+  last_ = now;
+  if (terminal_) {
+    fmt::print(stderr, "\r{}\x1b[K", line_);
+  } else {
+    fmt::print(stderr, "{}\n", line_);
+  }
+  std::fflush(stderr);
+  shown_ = true;
+}
+
+void ProgressLine::note(const std::string& text) {
+  if (quiet_) return;
+  if (terminal_ && shown_) {
+    fmt::print(stderr, "\r\x1b[K{}\n{}", text, line_);
+  } else {
+    fmt::print(stderr, "{}\n", text);
+  }
+  std::fflush(stderr);
+}
+
+void ProgressLine::finish(bool keep) {
+  if (terminal_ && shown_) {
+    if (keep) {
+      fmt::print(stderr, "\r{}\x1b[K\n", line_);
+    } else {
+      fmt::print(stderr, "\r\x1b[K");
+    }
+    std::fflush(stderr);
+  }
+  shown_ = false;
+}
+
+std::string clock_text(double seconds) {
+  const int64_t whole = std::max<int64_t>(0, std::llround(seconds));
+  if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+  return fmt::format("{}:{:02}", whole / 60, whole % 60);
+}
+
+std::string rate_text(double per_second) {
+  if (per_second >= 1e6) return fmt::format("{:.1f}M", per_second / 1e6);
+  if (per_second >= 1e3) return fmt::format("{:.1f}k", per_second / 1e3);
+  return fmt::format("{:.0f}", per_second);
+}
+
+}  // namespace longstride::cli
