@@ -1,10 +1,11 @@
-// Attention over long sequences for LibTorch: the functions that everything else is built on. Differentiable, thread-safe.
-// Link liblongstride, which also registers the operators torch.ops.longstride.*.
+// Attention over long sequences for LibTorch: the functions that everything else is built on. Differentiable,
+// thread-safe. Link liblongstride, which also registers the operators torch.ops.longstride.*.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "longstride/error.h"
@@ -18,26 +19,67 @@ struct AttentionOptions {
   std::optional<std::vector<int64_t>> lengths;     // one per batch row: positions beyond it see and are seen by nothing
   std::optional<int64_t> query_start;              // position of query 0 among the keys; unset requires len_q = len_k
   double dropout_p = 0.0;                          // on the attention probabilities, in [0, 1)
-  std::optional<at::Tensor> dropout_seed;          // one int64 on q's device, required iff dropout_p > 0
-  bool deterministic = false;
+  std::optional<at::Tensor> dropout_seed;          // one int64 on q's device, required if dropout_p > 0
+  bool deterministic = false;                      // the same bits in every repeat; the CPU engines always do this
 };
 
 struct AttentionResult {
-  at::Tensor out;  // [batch, len_q, heads, dim], dtype of q
-  at::Tensor lse;  // [batch, heads, len_q], float32 (float64 for float64 inputs), natural log; -inf where nothing is seen
+  at::Tensor out;  // [batch, len_q, heads, dim], dtype of q, contiguous
+  at::Tensor
+      lse;  // [batch, heads, len_q], float32 (float64 for float64 inputs), natural log; -inf where nothing is seen
 };
 
 // q [batch, len_q, heads, dim]; k, v [batch, len_k, kv_heads, dim]; kv_heads divides heads. Any strides with dim
-// contiguous. float32, bfloat16, float16 or float64. Differentiable in q, k, v through both results; a second derivative
-// is refused. Throws Error (argument, got, expected, remedy) before any work.
+// contiguous. float32, bfloat16, float16 or float64; under autocast the inputs are cast as torch casts those of
+// scaled_dot_product_attention. Differentiable in q, k, v through both results; a second derivative is refused.
+// Throws Error (argument, expected, got, remedy) before any work.
 AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pattern& pattern,
                           const AttentionOptions& options = {});
 
-// Attention over the union of disjoint key sets from the results over each: out and lse as if computed at once.
-// All parts have equal shapes. Differentiable in every out and lse.
+// Attention over the union of disjoint key sets from the results over each: out and lse as if computed at once, merged
+// in float32 (float64 for float64 parts). All parts have equal shapes, dtypes and devices; at least one.
+// Differentiable, any number of times, in every out and lse. A row that sees nothing in any part: out = 0, lse = -inf,
+// no gradient.
 AttentionResult merge(const std::vector<AttentionResult>& parts);
 
-// One int64 on `device` drawn from torch's default generator: what dropout_seed wants.
+// One int64 on `device` drawn from torch's default generator of that device: what dropout_seed wants.
 at::Tensor draw_dropout_seed(at::Device device);
+
+// An engine of this build, and whether this machine can use it: what `longstride doctor` prints.
+struct EngineReport {
+  std::string engine;  // "cpu", "reference", "cuda"
+  bool yes = false;
+  std::string reason;  // what it takes and runs on, or why not
+};
+std::vector<EngineReport> capabilities();
+
+// What attention() would do with these arguments, without doing it. Throws what attention() throws.
+struct AttentionReport {
+  std::string engine;         // "cpu" or "reference"
+  std::string plan;           // the forward plan in words, several lines
+  int64_t plan_bytes = 0;     // of the forward plan
+  double useful_flops = 0;    // of one forward, counted from the plan; a backward is 2.5 times that
+  double nominal_flops = 0;   // of one forward, by the field's formula (plan.h)
+  double keys_per_query = 0;  // (query, key) pairs that the engine multiplies, a query
+};
+AttentionReport describe_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const Pattern& pattern, const AttentionOptions& options = {});
+
+// The engine that ran the last attention call (forward or backward) of this thread; "" before the first one. A call
+// with no element to compute (an empty batch, no queries) runs none and leaves it as it was.
+std::string last_engine();
+
+// Compiled plans are kept in one cache of the process, bounded in bytes; the longest unused ones go first.
+struct PlanCacheStats {
+  int64_t entries = 0;
+  int64_t bytes = 0;
+  int64_t limit_bytes = 0;
+  int64_t hits = 0;
+  int64_t misses = 0;
+  int64_t evictions = 0;
+};
+PlanCacheStats plan_cache_stats();
+void set_plan_cache_limit(int64_t bytes);  // >= 0; 0 keeps nothing. Evicts at once. Throws Error if negative
+void clear_plan_cache();                   // drops all plans; the counters stay
 
 }  // namespace longstride

@@ -1,0 +1,26 @@
+// Shapes without numbers: what a tracing compiler asks. Everything is refused here that is refused in a run and can be
+// told from what is known.
+#include <ATen/Functions.h>
+
+#include "op/checks.h"
+#include "op/kernels.h"
+
+namespace longstride::op {
+
+using at::Tensor;
+
+Outputs forward_meta(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
+  check_forward(q, k, v, call);
+  if (has_numbers(q, k, call)) extent_of(q, k, call);
+  return {at::empty_symint(q.sym_sizes(), q.options()),
+          at::empty_symint({q.sym_size(0), q.sym_size(2), q.sym_size(1)}, q.options().dtype(lse_dtype(q)))};
+}
+
+InputGrads backward_meta(const BackwardInputs& in, const Call& call) {
+  check_backward(in, call);
+  if (has_numbers(in.q, in.k, call)) extent_of(in.q, in.k, call);
+  return {at::empty_symint(in.q.sym_sizes(), in.q.options()), at::empty_symint(in.k.sym_sizes(), in.k.options()),
+          at::empty_symint(in.v.sym_sizes(), in.v.options())};
+}
+
+}  // namespace longstride::op
