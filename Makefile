@@ -1,0 +1,66 @@
+# The commands of this repository; `make` lists them. Builds are CMake presets (CMakePresets.json); what a machine lacks
+# is installed by tools/setup, which every build calls first and which says nothing when there is nothing to do.
+SHELL := bash
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+JOBS ?= $(shell nproc)
+PREFIX ?= $(CURDIR)/out/install
+# tools/setup puts a cmake there when the system's is too old; looked up when used, that is after setup.
+CMAKE = $(or $(wildcard .venv/bin/cmake),cmake)
+CTEST = $(or $(wildcard .venv/bin/ctest),ctest)
+SANITIZERS := address undefined thread
+
+.PHONY: help setup configure build program test demo bench install format format-check layers sanitize clean \
+        $(SANITIZERS:%=sanitize-%)
+
+help: ## this list
+	@echo "make TARGET [JOBS=n]"
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what this machine lacks: Debian/Ubuntu packages and a .venv with LibTorch
+	@tools/setup
+
+# Configuring anew takes seconds in which nothing is learnt; ninja does it by itself when a CMake file changes.
+configure: setup
+	@[ -f build/build.ninja ] || $(CMAKE) --preset default
+
+build: configure ## build the library, the program and the tests into build/
+	@$(CMAKE) --build build -j $(JOBS)
+
+program: configure ## build only the library and the program `longstride`
+	@$(CMAKE) --build build -j $(JOBS) --target longstride
+
+test: setup layers format-check build ## every test that needs no GPU, the layer checker and the format check
+	@$(CTEST) --test-dir build -j $(JOBS) --output-on-failure --no-tests=error
+
+demo: program ## train a LongNet on Python's own sources for two minutes; RETRAIN=1 to train anew
+	@tools/demo $(if $(RETRAIN),--retrain)
+
+bench: program ## our attention beside dense attention and the group-by-group algorithm: table, JSON and curve in out/bench
+	@tools/bench
+
+install: program ## install headers, library, program and CMake package to PREFIX
+	@$(CMAKE) --install build --prefix $(PREFIX)
+
+sanitize: $(SANITIZERS:%=sanitize-%) ## the torch-free tests under each of the three sanitizers below
+
+sanitize-address: ## ... under AddressSanitizer
+sanitize-undefined: ## ... under UndefinedBehaviorSanitizer
+sanitize-thread: ## ... under ThreadSanitizer
+$(SANITIZERS:%=sanitize-%): sanitize-%: setup
+	@[ -f build-$*/build.ninja ] || $(CMAKE) --preset $*
+	@$(CMAKE) --build build-$* -j $(JOBS)
+	@$(CTEST) --test-dir build-$* -j $(JOBS) --output-on-failure --no-tests=error -LE not_sanitized
+
+format: setup ## format every C++ file
+	@tools/format
+
+format-check: setup ## fail if a C++ file is not formatted
+	@tools/format --check
+
+layers: ## fail if an include or a link crosses the layers of the house
+	@python3 tools/check_layers.py
+
+clean: ## remove all builds and outputs; .venv stays
+	@rm -rf build build-* out

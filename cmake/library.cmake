@@ -1,0 +1,38 @@
+# liblongstride: the rooms as one shared library, and how it is installed. Included by src/ once the rooms are known.
+#
+# A shared library, because loading it registers the torch operators: a static one would leave that object out of every
+# program that names nothing in it. find_package(longstride) gives the target longstride::longstride.
+include(CMakePackageConfigHelpers)
+include(GNUInstallDirs)
+
+# longstride_library(ROOMS names...)
+function(longstride_library)
+  cmake_parse_arguments(LIBRARY "" "" "ROOMS" ${ARGN})
+  set(objects "")
+  foreach(room ${LIBRARY_ROOMS})
+    get_target_property(kind longstride_${room} TYPE)
+    if(NOT kind STREQUAL "INTERFACE_LIBRARY")
+      list(APPEND objects $<TARGET_OBJECTS:longstride_${room}>)
+    endif()
+  endforeach()
+  add_library(longstride SHARED ${objects})
+  add_library(longstride::longstride ALIAS longstride)
+  list(TRANSFORM LIBRARY_ROOMS PREPEND longstride_ OUTPUT_VARIABLE rooms)
+  # For what the rooms link to outside; their own archives add nothing, since every object is there already.
+  target_link_libraries(longstride PRIVATE ${rooms} PUBLIC ${TORCH_LIBRARIES})
+  target_include_directories(longstride PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+                                               $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_compile_features(longstride PUBLIC cxx_std_20)
+  set_target_properties(longstride PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}
+                                              LINKER_LANGUAGE CXX)
+
+  install(TARGETS longstride EXPORT longstrideTargets)
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/longstride TYPE INCLUDE)
+  set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/longstride)
+  install(EXPORT longstrideTargets NAMESPACE longstride:: DESTINATION ${package_dir})
+  configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/longstrideConfig.cmake.in
+                                ${PROJECT_BINARY_DIR}/longstrideConfig.cmake INSTALL_DESTINATION ${package_dir})
+  write_basic_package_version_file(${PROJECT_BINARY_DIR}/longstrideConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+  install(FILES ${PROJECT_BINARY_DIR}/longstrideConfig.cmake ${PROJECT_BINARY_DIR}/longstrideConfigVersion.cmake
+                ${PROJECT_SOURCE_DIR}/cmake/torch.cmake DESTINATION ${package_dir})
+endfunction()
