@@ -1,0 +1,45 @@
+// The C++ entrance: the same operators that Python calls, so that autograd, autocast and tracing are one path.
+#include <ATen/Functions.h>
+
+#include "op/checks.h"
+#include "op/device.h"
+#include "op/engines.h"
+#include "op/kernels.h"
+
+namespace longstride {
+
+using at::Tensor;
+
+AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, const Pattern& pattern,
+                          const AttentionOptions& options) {
+  const op::Call call = op::make_call(pattern, options);
+  // The dispatcher reads the tensors' keys before any kernel can check them.
+  if (!q.defined() || !k.defined() || !v.defined()) op::check_forward(q, k, v, call);
+  auto [out, lse] = op::dispatch_forward(q, k, v, call);
+  return {out, lse};
+}
+
+Tensor draw_dropout_seed(at::Device device) {
+  return at::randint(std::numeric_limits<int64_t>::max(), {}, at::TensorOptions().dtype(at::kLong).device(device));
+}
+
+AttentionReport describe_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Pattern& pattern,
+                                   const AttentionOptions& options) {
+  const op::Call call = op::make_call(pattern, options);
+  op::check_forward(q, k, v, call);
+  const Extent extent = op::extent_of(q, k, call);
+  const engine::Problem problem = op::problem_of(q, k, call, pattern, extent);
+  const op::Engine& engine = op::choose_engine(q.device(), problem);
+  const std::shared_ptr<const Plan> plan = op::plan_for(engine, problem, pattern, extent, Direction::kForward);
+  const PlanView view = plan->view();
+  AttentionReport report;
+  report.engine = engine.name;
+  report.plan = describe(view, extent);
+  report.plan_bytes = plan->bytes();
+  report.useful_flops = useful_flops(view, extent, problem.dim);
+  report.nominal_flops = nominal_flops(pattern, extent, problem.dim);
+  report.keys_per_query = count(view, extent).computed_per_row();
+  return report;
+}
+
+}  // namespace longstride

@@ -1,0 +1,104 @@
+// The engines of this build, which of them takes a problem, and the workspace that they are lent.
+#include "op/engines.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <fmt/format.h>
+
+#include <atomic>
+
+#include "core/refuse.h"
+#include "engine/cpu/cpu.h"
+#include "engine/reference/reference.h"
+#include "op/brgemm.h"
+#include "plan/cache.h"
+
+namespace longstride {
+namespace op {
+namespace {
+
+thread_local const char* engine_of_thread = "";
+
+Geometry reference_geometry(core::DType, int64_t, bool, Direction) { return {}; }
+
+constexpr Engine kReference = {"reference", reference_geometry, engine::reference::capability,
+                               engine::reference::forward, engine::reference::backward};
+constexpr Engine kCpu = {"cpu", engine::cpu::geometry, engine::cpu::capability, engine::cpu::forward,
+                         engine::cpu::backward};
+
+// Calls body for 0..count on torch's threads. Indices are handed out one by one, in order: the tiles of a plan stand
+// longest first, and those that share keys are near each other.
+void parallel_for(int threads, int64_t count, const std::function<void(int64_t, int)>& body) {
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, std::min<int64_t>(threads, count), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t thread = begin; thread < end; ++thread)
+      for (int64_t i = next++; i < count; i = next++) body(i, static_cast<int>(thread));
+  });
+}
+
+}  // namespace
+
+const Engine& choose_engine(const c10::Device& device, const engine::Problem& problem) {
+  if (!device.is_cpu())
+    core::refuse("q", "must be on the CPU: this build has no engine for other devices", device.str(),
+                 "move q, k and v with .cpu()");
+  const Engine& engine = problem.dtype == core::DType::kFloat64 ? kReference : kCpu;
+  const engine::Capability capability = engine.capability(problem);
+  if (!capability.yes)
+    core::refuse("the call", fmt::format("must be one that the {} engine takes", engine.name), capability.reason);
+  return engine;
+}
+
+std::shared_ptr<const Plan> plan_for(const Engine& engine, const engine::Problem& problem, const Pattern& pattern,
+                                     const Extent& extent, Direction direction) {
+  const Geometry geometry = engine.geometry(problem.dtype, problem.dim, pattern.causal(), direction);
+  return plan::process_cache().get(pattern, extent, geometry, direction);
+}
+
+engine::Workspace workspace() {
+  engine::Workspace space;
+  // Inside a parallel region torch gives one thread, and so do we.
+  space.threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  space.parallel_for = [threads = space.threads](int64_t count, const std::function<void(int64_t, int)>& body) {
+    parallel_for(threads, count, body);
+  };
+  space.gemm = brgemm();
+  space.allocate = [](size_t bytes) { return c10::alloc_cpu(bytes); };
+  space.free = [](void* data) { c10::free_cpu(data); };
+  return space;
+}
+
+void note_engine(const Engine& engine) { engine_of_thread = engine.name; }
+
+}  // namespace op
+
+std::string last_engine() { return op::engine_of_thread; }
+
+std::vector<EngineReport> capabilities() {
+  std::vector<EngineReport> reports;
+  for (const op::Engine* engine : {&op::kCpu, &op::kReference}) {
+    std::string taken, refused;
+    for (const core::DType dtype :
+         {core::DType::kFloat32, core::DType::kBFloat16, core::DType::kFloat16, core::DType::kFloat64}) {
+      engine::Problem problem{.dtype = dtype, .batch = 1, .heads = 1, .kv_heads = 1, .len_q = 1, .len_k = 1, .dim = 64};
+      const engine::Capability capability = engine->capability(problem);
+      std::string& list = capability.yes ? taken : refused;
+      if (!list.empty()) list += ", ";
+      list += capability.yes ? core::name(dtype) : fmt::format("{}: {}", core::name(dtype), capability.reason);
+    }
+    EngineReport report{engine->name, !taken.empty(), taken};
+    if (!refused.empty()) report.reason += (taken.empty() ? "" : "; not ") + refused;
+    if (engine == &op::kCpu) {
+      const engine::MicroGemm* gemm = op::brgemm();
+      report.reason += fmt::format("; {} threads, products by {}", at::get_num_threads(),
+                                   gemm ? gemm->name() : "the engine's own micro-kernel");
+    } else {
+      report.reason += "; plain loops: picked for float64 only";
+    }
+    reports.push_back(report);
+  }
+  reports.push_back({"cuda", false, "this build has no CUDA engine"});
+  return reports;
+}
+
+}  // namespace longstride

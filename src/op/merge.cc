@@ -1,0 +1,69 @@
+// Merges partial results by their softmax denominators: out = sum_i e^(lse_i - lse) out_i, lse = ln sum_i e^lse_i. Written
+// in torch's differentiable operators: the gradient is exact and can be differentiated again.
+#include <ATen/Functions.h>
+#include <fmt/format.h>
+
+#include <limits>
+#include <sstream>
+
+#include "core/refuse.h"
+#include "longstride/attention.h"
+
+namespace longstride {
+namespace {
+
+using at::Tensor;
+
+std::string shape(const Tensor& t) {
+  std::ostringstream stream;
+  stream << "shape " << t.sym_sizes();
+  return stream.str();
+}
+
+void check(const std::vector<AttentionResult>& parts) {
+  if (parts.empty()) core::refuse("parts", "must have at least one result", "none");
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const auto& [out, lse] = parts[i];
+    const std::string name = fmt::format("parts[{}]", i);
+    if (!out.defined() || !lse.defined()) core::refuse(name, "must have out and lse", "an undefined tensor");
+    if (out.dim() != 4) core::refuse(name + ".out", "must have the 4 dimensions [batch, len_q, heads, dim]", shape(out));
+    const Tensor rows = out.select(3, 0).transpose(1, 2);  // [batch, heads, len_q]
+    if (lse.sym_sizes() != rows.sym_sizes())
+      core::refuse(name + ".lse", "must be [batch, heads, len_q] of its out, " + shape(rows), shape(lse));
+    const auto& [first_out, first_lse] = parts[0];
+    if (out.sym_sizes() != first_out.sym_sizes())
+      core::refuse(name + ".out", "must have the shape of the first part, " + shape(first_out), shape(out));
+    if (out.scalar_type() != first_out.scalar_type() || lse.scalar_type() != first_lse.scalar_type())
+      core::refuse(name, fmt::format("must have the dtypes of the first part, {} and {}",
+                                     at::toString(first_out.scalar_type()), at::toString(first_lse.scalar_type())),
+                   fmt::format("{} and {}", at::toString(out.scalar_type()), at::toString(lse.scalar_type())));
+    if (out.device() != first_out.device() || lse.device() != first_out.device())
+      core::refuse(name, "must be on the device of the first part, " + first_out.device().str(),
+                   fmt::format("{} and {}", out.device().str(), lse.device().str()));
+  }
+}
+
+}  // namespace
+
+AttentionResult merge(const std::vector<AttentionResult>& parts) {
+  check(parts);
+  constexpr double kNothing = -std::numeric_limits<double>::infinity();
+  std::vector<Tensor> all;
+  for (const AttentionResult& part : parts) all.push_back(part.lse);
+  const Tensor lses = at::stack(all);                     // [parts, batch, heads, len_q]
+  const Tensor largest = lses.detach().amax(0);           // a shift that cancels: no gradient goes through it
+  const Tensor nothing = largest == kNothing;             // rows that see nothing anywhere
+  const Tensor shift = largest.masked_fill(nothing, 0);   // -inf - -inf would be NaN
+  const Tensor shares = (lses - shift).exp();             // in [0, 1], the largest 1
+  // ln 0 and 1 / 0 are kept out of the gradient too: these rows get the constant in their place.
+  const Tensor sum = shares.sum(0).masked_fill(nothing, 1);
+  const Tensor weights = (shares / sum).transpose(2, 3).unsqueeze(-1);  // [parts, batch, len_q, heads, 1]
+  Tensor out;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Tensor term = parts[i].out.to(lses.scalar_type()) * weights[static_cast<int64_t>(i)];
+    out = out.defined() ? out + term : term;
+  }
+  return {out.to(parts[0].out.scalar_type()), (sum.log() + shift).masked_fill(nothing, kNothing)};
+}
+
+}  // namespace longstride
