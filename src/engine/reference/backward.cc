@@ -1,0 +1,134 @@
+// The reference backward: walks the transposed plan; a row is a key, its pairs are queries. With P = weight e^(s -
+// lse), dv += P D gain d_out and ds = P (D gain d_out.v - delta + d_lse), where delta = d_out.out. out_scale multiplies
+// d_out where it meets v, and is already in out, so delta needs no scaling.
+#include <cmath>
+#include <vector>
+
+#include "core/philox.h"
+#include "engine/reference/elements.h"
+#include "engine/reference/reference.h"
+#include "engine/reference/walk.h"
+
+namespace longstride::engine::reference {
+namespace {
+
+// The gradients of one KV head: sums over its query heads.
+template <typename Element>
+class KvHeadBackward {
+ public:
+  KvHeadBackward(const Problem& p, const Gradients& g, const PlanView& plan, int64_t b, int64_t j)
+      : p_(p),
+        g_(g),
+        plan_(plan),
+        b_(b),
+        j_(j),
+        class_id_(plan.class_of[b * p.kv_heads + j]),
+        dk_(p.len_k * p.dim),
+        dv_(p.len_k * p.dim),
+        key_dk_(p.dim),
+        key_dv_(p.dim) {
+    if (p.dropout_p > 0) dropout_ = core::Dropout(p.dropout_p, *p.dropout_seed, p.heads);
+  }
+
+  void run() {
+    const int64_t group = p_.heads / p_.kv_heads;
+    for (int64_t h = j_ * group; h < (j_ + 1) * group; ++h) run_head(h, h + 1 == (j_ + 1) * group);
+  }
+
+ private:
+  // Adds query head h; the last one writes dk and dv, row by row as the base level comes to it.
+  void run_head(int64_t h, bool last) {
+    prepare_queries(h);
+    const int64_t slots = plan_.classes[class_id_].partial_rows;
+    std::vector<double> slot_dk(slots * p_.dim);  // [slots, dim]
+    std::vector<double> slot_dv(slots * p_.dim);
+    for_each_row(plan_, class_id_, [&](const TileRow& at) {
+      run_key(h, at);
+      if (at.level->partial) {
+        std::copy_n(key_dk_.data(), p_.dim, &slot_dk[at.slot * p_.dim]);
+        std::copy_n(key_dv_.data(), p_.dim, &slot_dv[at.slot * p_.dim]);
+        return;
+      }
+      double* dk = &dk_[at.position * p_.dim];
+      double* dv = &dv_[at.position * p_.dim];
+      add(key_dk_.data(), dk);
+      add(key_dv_.data(), dv);
+      for_each_slot(plan_, at, [&](int64_t slot) {
+        add(&slot_dk[slot * p_.dim], dk);
+        add(&slot_dv[slot * p_.dim], dv);
+      });
+      if (!last) return;
+      for (int64_t d = 0; d < p_.dim; ++d) {
+        store(dk[d], row<Element>(g_.dk, b_, at.position, j_) + d);
+        store(dv[d], row<Element>(g_.dv, b_, at.position, j_) + d);
+      }
+    });
+    for (int64_t i = 0; i < p_.len_q; ++i) {
+      for (int64_t d = 0; d < p_.dim; ++d) store(dq_[i * p_.dim + d], row<Element>(g_.dq, b_, i, h) + d);
+    }
+  }
+
+  void prepare_queries(int64_t h) {
+    dq_.assign(p_.len_q * p_.dim, 0.0);
+    offset_.resize(p_.len_q);
+    lse_ = static_cast<const LseOf<Element>*>(p_.lse) + (b_ * p_.heads + h) * p_.len_q;
+    const auto* d_lse = static_cast<const LseOf<Element>*>(g_.d_lse);
+    for (int64_t i = 0; i < p_.len_q; ++i) {
+      const Element* out = row<Element>(p_.out, b_, i, h);
+      const double delta = dot(row<Element>(g_.d_out, b_, i, h), out, p_.dim);
+      offset_[i] = delta - (d_lse ? load(d_lse[(b_ * p_.heads + h) * p_.len_q + i]) : 0.0);
+    }
+  }
+
+  // Fills key_dk_ and key_dv_ with what the queries of one tile row give, and adds to dq_.
+  void run_key(int64_t h, const TileRow& at) {
+    const Element* key = row<Element>(p_.k, b_, at.position, j_);
+    const Element* value = row<Element>(p_.v, b_, at.position, j_);
+    std::fill(key_dk_.begin(), key_dk_.end(), 0.0);
+    std::fill(key_dv_.begin(), key_dv_.end(), 0.0);
+    for_each_pair(plan_, at, [&](int64_t position, int32_t weight) {
+      const int64_t i = position - p_.query_start;
+      const Element* query = row<Element>(p_.q, b_, i, h);
+      const Element* d_out = row<Element>(g_.d_out, b_, i, h);
+      const double probability = weight * std::exp(p_.scale * dot(query, key, p_.dim) - load(lse_[i]));
+      const bool kept = !dropout_.active() || dropout_.keeps(b_, h, position, at.position);
+      const double gain = kept ? dropout_.gain() * p_.out_scale : 0.0;
+      const double d_score = probability * (gain * dot(d_out, value, p_.dim) - offset_[i]) * p_.scale;
+      for (int64_t d = 0; d < p_.dim; ++d) {
+        key_dv_[d] += probability * gain * load(d_out[d]);
+        key_dk_[d] += d_score * load(query[d]);
+        dq_[i * p_.dim + d] += d_score * load(key[d]);
+      }
+    });
+  }
+
+  void add(const double* from, double* to) const {
+    for (int64_t d = 0; d < p_.dim; ++d) to[d] += from[d];
+  }
+
+  const Problem& p_;
+  const Gradients& g_;
+  const PlanView& plan_;
+  const int64_t b_;
+  const int64_t j_;
+  const int32_t class_id_;
+  core::Dropout dropout_;
+  std::vector<double> dk_;  // [len_k, dim]
+  std::vector<double> dv_;
+  std::vector<double> dq_;  // [len_q, dim], of one query head
+  std::vector<double> key_dk_;
+  std::vector<double> key_dv_;
+  std::vector<double> offset_;  // delta - d_lse of each query
+  const LseOf<Element>* lse_ = nullptr;
+};
+
+}  // namespace
+
+void backward(const Problem& p, const Gradients& g, const PlanView& plan, const Workspace& workspace, Stream) {
+  check(p, plan, Direction::kTransposed);
+  with_element(p.dtype, [&]<typename Element>() {
+    for_each_kv_head(p, workspace, [&](int64_t b, int64_t j) { KvHeadBackward<Element>(p, g, plan, b, j).run(); });
+  });
+}
+
+}  // namespace longstride::engine::reference
