@@ -13,8 +13,8 @@ namespace longstride::cli {
 
 enum ExitCode : int {
   kOk = 0,
-  kFailure = 1,       // something went wrong while running: disk full, corrupt checkpoint, out of memory
-  kBadUsage = 2,      // unknown option, missing file, a value out of range
+  kFailure = 1,       // something went wrong while running: disk full, out of memory, a loss that is no number
+  kBadUsage = 2,      // unknown option, missing file, corrupt checkpoint, a value out of range
   kInterrupted = 130  // Ctrl-C; what was asked to be saved is saved
 };
 

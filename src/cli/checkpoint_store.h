@@ -1,0 +1,44 @@
+// The folder of a run: one folder a checkpoint (step-00000120), and `latest`, a symbolic link that is swapped by one
+// rename, so that it names a whole checkpoint at every instant. Called by train, generate and eval. Torch-free.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace longstride::cli {
+
+// Files of a checkpoint besides config.json and model.safetensors, which are the model's.
+inline constexpr const char* kTrainingFile = "training.safetensors";  // AdamW's moments and the generator
+inline constexpr const char* kStateFile = "state.json";               // settings, position, and digests of all files
+
+// "step-00000120"
+std::string checkpoint_name(int64_t step);
+
+// The checkpoint that `path` means: `path` itself if it holds a model, else what its `latest` names. Throws Error
+// otherwise.
+std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+
+// Whether `path` is a folder that holds a run (a `latest` link).
+bool holds_run(const std::filesystem::path& path);
+
+// Makes `latest` of `run` name the folder `name` in it, and forces both to the disk. Throws std::runtime_error.
+void point_latest(const std::filesystem::path& run, const std::string& name);
+
+// Removes all checkpoints of `run` but the `keep` with the highest steps and the one that `latest` names, and what a
+// killed save left over.
+void remove_old_checkpoints(const std::filesystem::path& run, int64_t keep);
+
+// Size and digest of each file in `folder`, but state.json itself: what verify_digests checks.
+nlohmann::json digests(const std::filesystem::path& folder);
+
+// The checkpoint's state.json after its files were checked against it. Throws Error if it is missing, not readable, or
+// any file differs from what was saved.
+nlohmann::json verified_state(const std::filesystem::path& checkpoint);
+
+// Forces a file or folder to the disk. Throws std::runtime_error.
+void sync_to_disk(const std::filesystem::path& path);
+
+}  // namespace longstride::cli

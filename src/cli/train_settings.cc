@@ -1,0 +1,163 @@
+// Settings of a run, their JSON and the presets: see train_settings.h.
+#include "train_settings.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+
+#include "longstride/error.h"
+#include "nearest.h"
+
+namespace longstride::cli {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TrainSettings, data, ext, held_out, held_out_share, dim, layers, heads, kv_heads,
+                                   feed_forward, segments, rates, positions, rope_base, activation, qk_norm, tied_head,
+                                   dropout, attention_dropout, context, batch, accumulate, steps, minutes, lr, warmup,
+                                   lr_floor, weight_decay, beta2, clip, precision, checkpoint_activations, seed)
+
+namespace {
+
+struct Preset {
+  const char* name;
+  const char* purpose;
+  const char* settings;
+};
+
+constexpr Preset kPresets[] = {
+    {"demo", "two minutes on two cores at a context of 16,384 bytes", R"({
+      "dim": 192, "layers": 3, "heads": 6, "segments": [512, 2048, 16384], "rates": [1, 4, 16],
+      "context": 16384, "minutes": 2, "lr": 4e-3, "precision": "bf16"})"},
+    {"long", "thirty minutes on two cores; then a longer context lowers the bits per byte", R"({
+      "dim": 256, "layers": 4, "heads": 8, "segments": [512, 2048, 16384], "rates": [1, 4, 16],
+      "context": 16384, "minutes": 29, "lr": 3e-3, "precision": "bf16"})"},
+};
+
+std::string option_name(std::string key) {
+  for (char& c : key) c = c == '_' ? '-' : c;
+  return "--" + key;
+}
+
+template <class T>
+void require(bool holds, const char* key, const char* expected, const T& got) {
+  if (!holds) throw Error(fmt::format("{} must be {}, got {}", option_name(key), expected, got));
+}
+
+}  // namespace
+
+Budget TrainSettings::budget() const {
+  Budget budget;
+  if (steps > 0) budget.steps = steps;
+  if (steps <= 0) budget.minutes = minutes;
+  return budget;
+}
+
+Schedule TrainSettings::schedule() const { return {lr, warmup, lr_floor}; }
+
+CorpusOptions TrainSettings::corpus() const { return {data, ext, held_out, held_out_share}; }
+
+std::string TrainSettings::model_json() const {
+  // The caches of attention and positions are sized by what is used, not by max_len; four times the training context
+  // leaves room to score and to generate beyond it.
+  const nlohmann::json json = {{"vocab", 256},
+                               {"dim", dim},
+                               {"layers", layers},
+                               {"heads", heads},
+                               {"kv_heads", kv_heads},
+                               {"dim_feedforward", feed_forward},
+                               {"segment_lengths", segments},
+                               {"dilation_rates", rates},
+                               {"positions", positions},
+                               {"rope_base", rope_base},
+                               {"activation", activation},
+                               {"qk_norm", qk_norm},
+                               {"tied_head", tied_head},
+                               {"dropout", dropout},
+                               {"attention_dropout", attention_dropout},
+                               {"max_len", std::max<int64_t>(int64_t{1} << 20, 4 * context)},
+                               {"activation_checkpointing", checkpoint_activations}};
+  return json.dump();
+}
+
+void TrainSettings::validate() const {
+  if (data.empty()) throw Error("no text given; name files or folders to train on: longstride train PATH...");
+  require(held_out_share >= 0.0 && held_out_share < 1.0, "held_out_share", "in [0, 1)", held_out_share);
+  for (const auto& [key, value] : {std::pair{"dim", dim},
+                                   {"layers", layers},
+                                   {"heads", heads},
+                                   {"batch", batch},
+                                   {"accumulate", accumulate},
+                                   {"context", context}}) {
+    require(value >= 1, key, "at least 1", value);
+  }
+  require(context <= int64_t{1} << 40, "context", "at most 2^40", context);
+  require(kv_heads >= 0, "kv_heads", "at least 0", kv_heads);
+  require(feed_forward >= 0, "feed_forward", "at least 0", feed_forward);
+  require(steps >= 0, "steps", "at least 1", steps);
+  require(std::isfinite(minutes) && minutes >= 0.0, "minutes", "a positive number", minutes);
+  if (steps == 0 && minutes == 0.0) throw Error("no budget given; add --steps N, --minutes M or a --preset");
+  if (steps > 0 && minutes > 0.0) throw Error("--steps and --minutes are two budgets; give one of them");
+  require(std::isfinite(lr) && lr > 0.0, "lr", "a positive number", lr);
+  require(warmup >= 0.0 && warmup < 1.0, "warmup", "in [0, 1), a share of the budget", warmup);
+  require(lr_floor >= 0.0 && lr_floor <= 1.0, "lr_floor", "in [0, 1], a share of --lr", lr_floor);
+  require(std::isfinite(weight_decay) && weight_decay >= 0.0, "weight_decay", "at least 0", weight_decay);
+  require(beta2 >= 0.0 && beta2 < 1.0, "beta2", "in [0, 1)", beta2);
+  require(std::isfinite(clip) && clip >= 0.0, "clip", "at least 0", clip);
+  if (precision != "fp32" && precision != "bf16") {
+    throw Error(fmt::format("unknown --precision '{}'; one of [fp32, bf16]", precision));
+  }
+}
+
+nlohmann::json to_json(const TrainSettings& settings) {
+  nlohmann::json json;
+  to_json(json, settings);
+  return json;
+}
+
+TrainSettings settings_from_json(const nlohmann::json& given, const TrainSettings& base) {
+  nlohmann::json all = to_json(base);
+  if (!given.is_object()) throw Error("settings must be a JSON object of option names and values");
+  for (const auto& [key, value] : given.items()) {
+    if (!all.contains(key)) {
+      std::vector<std::string> known;
+      for (const auto& item : all.items()) known.push_back(item.key());
+      const std::string near = nearest_word(key, known);
+      throw Error(fmt::format("unknown setting '{}'; one of [{}]{}", key, fmt::join(known, ", "),
+                              near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
+    }
+    const nlohmann::json& was = all[key];
+    const bool whole_number = was.is_number_integer();
+    if (was.is_number() != value.is_number() || was.is_array() != value.is_array() ||
+        was.is_string() != value.is_string() || was.is_boolean() != value.is_boolean() ||
+        (whole_number && !value.is_number_integer())) {
+      throw Error(fmt::format("setting '{}' must be of the kind of {}, got {}", key, was.dump(), value.dump()));
+    }
+    all[key] = value;
+  }
+  TrainSettings settings;
+  try {
+    from_json(all, settings);
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(fmt::format("bad settings: {}", error.what()));
+  }
+  return settings;
+}
+
+nlohmann::json preset(const std::string& name) {
+  std::vector<std::string> known;
+  for (const Preset& preset : kPresets) {
+    if (name == preset.name) return nlohmann::json::parse(preset.settings);
+    known.push_back(preset.name);
+  }
+  const std::string near = nearest_word(name, known);
+  throw Error(fmt::format("unknown preset '{}'; one of [{}]{}", name, fmt::join(known, ", "),
+                          near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
+}
+
+std::string preset_list() {
+  std::string text;
+  for (const Preset& preset : kPresets) text += fmt::format("  {:<6} {}\n", preset.name, preset.purpose);
+  return text;
+}
+
+}  // namespace longstride::cli
