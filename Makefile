@@ -29,7 +29,7 @@ build: configure ## build the library, the program and the tests into build/
 	@$(CMAKE) --build build -j $(JOBS)
 
 program: configure ## build only the library and the program `longstride`
-	@$(CMAKE) --build build -j $(JOBS) --target longstride
+	@$(CMAKE) --build build -j $(JOBS) --target longstride longstride_program
 
 test: setup layers format-check build ## every test that needs no GPU, the layer checker and the format check
 	@$(CTEST) --test-dir build -j $(JOBS) --output-on-failure --no-tests=error

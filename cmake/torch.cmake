@@ -47,6 +47,8 @@ if(NOT TARGET torch AND NOT TARGET longstride_torch_cpu)
                         "(the one that holds share/cmake/Torch), or configure with -DLONGSTRIDE_TORCH=OFF.")
   endif()
 
+  set(LONGSTRIDE_TORCH_ROOT ${longstride_torch_root} CACHE INTERNAL "the torch folder in use")
+
   longstride_torch_is_bare_cuda(${longstride_torch_root} bare_cuda)
   if(bare_cuda)
     message(STATUS "torch at ${longstride_torch_root} is built for CUDA, and there is no CUDA toolkit here: "

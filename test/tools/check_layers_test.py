@@ -1,0 +1,115 @@
+"""tools/check_layers.py on small trees: one that is right, and copies of it with one thing wrong each."""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+CHECKER = pathlib.Path(__file__).resolve().parents[2] / "tools" / "check_layers.py"
+
+RIGHT = {
+    "include/longstride/error.h": "#include <stdexcept>\n",
+    "include/longstride/pattern.h": '#include <vector>\n#include "longstride/error.h"\n',
+    "include/longstride/plan.h": "#include <span>\n",
+    "include/longstride/attention.h": '#include <ATen/core/Tensor.h>\n#include "longstride/pattern.h"\n',
+    "src/core/refuse.h": '#include "longstride/error.h"\n',
+    "src/core/CMakeLists.txt": "longstride_room(core DEPS fmt::fmt)\n",
+    "src/pattern/groups.cc": '#include "longstride/pattern.h"\n#include "core/refuse.h"\n',
+    "src/plan/compile.cc": '#include "longstride/plan.h"\n#include "longstride/pattern.h"\n#include "plan/cost.h"\n',
+    "src/plan/cost.h": "#include <cstdint>\n",
+    "src/plan/CMakeLists.txt": "longstride_room(plan DEPS longstride_core longstride_pattern)\n",
+    "src/engine/contract.h": '#include "longstride/plan.h"\n#include "core/refuse.h"\n',
+    "src/engine/cpu/forward.cc": '#include "engine/contract.h"\n#include "pack.h"\n',
+    "src/engine/cpu/pack.h": "#include <cstdint>\n",
+    "src/engine/reference/reference.h": '#include "engine/contract.h"\n',
+    "src/engine/cuda/tile.h": "#include <cuda_runtime.h>\n",
+    "src/engine/cuda/sm80/forward.cu": '#include "engine/cuda/tile.h"\n',
+    "src/engine/cuda/sm90/forward.h": '#include "engine/cuda/tile.h"\n',
+    "src/op/call.cc": '#include <torch/library.h>\n#include "engine/cpu/pack.h"\n#include "plan/cost.h"\n',
+    "src/op/call.h": '#include "longstride/attention.h"\n',
+    "src/op/CMakeLists.txt": "longstride_room(op DEPS longstride_core longstride_plan longstride_engine_cpu)\n",
+    "src/nn/module.cc": '#include "op/call.h"\n',
+    "src/nn/module.h": "#include <torch/torch.h>\n",
+    "src/cli/main.cc": '#include "longstride/attention.h"\n#include "longstride/plan.h"\n#include "words.h"\n',
+    "src/cli/words.h": "#include <string>\n",
+    "oracle/attention.h": '#include <vector>\n#include "oracle/philox.h"\n',
+    "oracle/philox.h": "#include <cstdint>\n",
+}
+
+
+def check(changes):
+    """Exit code and output of the checker on the right tree with some files replaced or added."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in {**RIGHT, **changes}.items():
+            path = pathlib.Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        done = subprocess.run([sys.executable, str(CHECKER), folder], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+
+class CheckLayers(unittest.TestCase):
+    def test_right_tree(self):
+        code, output = check({})
+        self.assertEqual(code, 0, output)
+        self.assertIn("keep to their rooms", output)
+
+    def test_empty_tree_is_no_success(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run([sys.executable, str(CHECKER), folder], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1)
+
+    def test_long_file_is_a_note(self):
+        code, output = check({"src/plan/long.cc": "// line\n" * 401})
+        self.assertEqual(code, 0, output)
+        self.assertIn("note: src/plan/long.cc: 401 lines", output)
+
+
+# name: (file, its text, words that the complaint must hold)
+WRONG = {
+    "pattern_knows_plan": ("src/pattern/groups.cc", '#include "plan/cost.h"\n', "of room 'plan'"),
+    "pattern_knows_plan_public": ("src/pattern/groups.cc", '#include "longstride/plan.h"\n', "of room 'plan'"),
+    "engine_knows_pattern": ("src/engine/contract.h", '#include "longstride/pattern.h"\n', "of room 'pattern'"),
+    "engine_knows_planner": ("src/engine/cpu/forward.cc", '#include "plan/cost.h"\n', "of room 'plan'"),
+    "climbing_path": ("src/engine/cpu/forward.cc", '#include "../../plan/cost.h"\n', "of room 'plan'"),
+    "cpu_knows_reference": ("src/engine/cpu/pack.h", '#include "engine/reference/reference.h"\n', "engines do not know"),
+    "sm80_knows_sm90": ("src/engine/cuda/sm80/forward.cu", '#include "engine/cuda/sm90/forward.h"\n', "engines do not"),
+    "core_knows_torch": ("src/core/refuse.h", "#include <ATen/ATen.h>\n", "knows no torch"),
+    "plan_knows_torch_quoted": ("src/plan/cost.h", '#include "torch/torch.h"\n', "knows no torch"),
+    "plan_knows_cuda": ("src/plan/cost.h", "#include <cuda_runtime.h>\n", "know CUDA"),
+    "cpu_knows_cuda": ("src/engine/cpu/pack.h", "#include <cuda_fp16.h>\n", "know CUDA"),
+    "op_knows_nn": ("src/op/call.h", '#include "nn/module.h"\n', "of room 'nn'"),
+    "no_such_file": ("src/op/call.h", '#include "op/cal.h"\n', "neither beside it nor in src"),
+    "cli_knows_op": ("src/cli/main.cc", '#include "op/call.h"\n', "of room 'op'"),
+    "public_knows_private": ("include/longstride/plan.h", '#include "core/refuse.h"\n', "public header includes"),
+    "public_arrow": ("include/longstride/plan.h", '#include "longstride/attention.h"\n', "of room 'op'"),
+    "public_pattern_torch": ("include/longstride/pattern.h", "#include <torch/torch.h>\n", "knows no torch"),
+    "public_third_party": ("include/longstride/attention.h", "#include <fmt/core.h>\n", "public headers, torch and std"),
+    "public_no_room": ("include/longstride/odds.h", "#include <vector>\n", "belongs to no room"),
+    "oracle_knows_include": ("oracle/philox.h", '#include "longstride/pattern.h"\n', "the oracle includes nothing"),
+    "oracle_knows_src": ("oracle/philox.h", '#include "core/refuse.h"\n', "the oracle includes nothing"),
+    "unknown_room": ("src/odds/ends.cc", "", "there is no room 'odds'"),
+    "link_upwards": ("src/plan/CMakeLists.txt", "longstride_room(plan DEPS\n  longstride_op)\n", "links to longstride_op"),
+    "link_added_later": ("src/core/CMakeLists.txt", "target_link_libraries(longstride_core PUBLIC longstride_plan)\n",
+                         "links to longstride_plan"),
+    "banned_file": ("src/plan/plan_utils.cc", "", "its name says 'utils'"),
+    "banned_folder": ("src/plan/new/cost.cc", "", "its name says 'new'"),
+}
+
+
+def wrong_case(path, text, words):
+    def test(self):
+        code, output = check({path: text})
+        self.assertEqual(code, 1, output)
+        self.assertIn(path, output)
+        self.assertIn(words, output)
+
+    return test
+
+
+for case, (path, text, words) in WRONG.items():
+    setattr(CheckLayers, f"test_wrong_{case}", wrong_case(path, text, words))
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+"""Checks that the rooms of the house know only whom they may (DESIGN: "who may know whom").
+
+Reads every #include of include/, src/, python/ and oracle/, and every longstride_room(... DEPS ...) and
+target_link_libraries of src/, and fails when one crosses a layer. Names a file may not have are refused too; files
+longer than 400 lines are noted. Called by `make layers`, by `make test`, and by its own test on small trees.
+
+usage: check_layers.py [ROOT]
+"""
+
+import pathlib
+import re
+import sys
+
+# A room's public header belongs to the room of its name, but for those named here.
+HEADER_ROOM = {"error": "core", "attention": "op"}
+
+# Whose private files (src/<room>/...) a room may include, beside its own.
+PRIVATE = {
+    "core": set(),
+    "pattern": {"core"},
+    "plan": {"core", "pattern"},
+    "engine": {"core"},
+    "op": {"core", "pattern", "plan", "engine"},
+    "parallel": {"core", "op", "plan", "engine/merge"},
+    "nn": {"core", "op", "parallel"},
+    "factory": {"core", "nn", "parallel"},
+    "cli": set(),
+}
+
+# Whose public headers (longstride/...) a room may include, beside its own. None: everyone's.
+PUBLIC = {
+    "core": set(),
+    "pattern": {"core"},
+    "plan": {"core", "pattern"},
+    "engine": {"core", "plan"},
+    "op": {"core", "pattern", "plan"},
+    "parallel": {"core", "pattern", "plan", "op"},
+    "nn": {"core", "pattern", "plan", "op", "parallel"},
+    "factory": {"core", "pattern", "plan", "op", "parallel", "nn"},
+    "cli": None,
+}
+
+# What each room may link to. The program's room links to the whole library: what it uses of it, its includes say.
+LINKS = {
+    "core": set(),
+    "pattern": {"core"},
+    "plan": {"core", "pattern"},
+    "engine": {"core"},
+    "op": {"core", "pattern", "plan", "engine"},
+    "parallel": {"core", "op", "plan", "engine"},
+    "nn": {"core", "op", "parallel"},
+    "factory": {"core", "nn", "parallel"},
+    "cli": {"core", "op", "parallel", "nn", "factory"},
+}
+
+NO_TORCH = {"core", "pattern", "plan", "engine"}
+NO_CUDA = NO_TORCH - {"engine"}  # src/engine/cuda is where CUDA lives; the rest of the engine room is checked apart
+TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
+CUDA = re.compile(r"^(cuda|cute/|cutlass/|cudnn|cublas|nccl|thrust/|cub/)")
+BANNED = {"fast", "optimized", "new", "v2", "utils", "helpers", "common", "misc"}
+CODE = {".cc", ".h", ".cu", ".cuh", ".cpp", ".hpp", ".inl"}
+LONG_LINES = 400
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
+
+
+def owner(header):
+    """The room of the public header longstride/<header>."""
+    stem = header.split("/")[0].removesuffix(".h")
+    return HEADER_ROOM.get(stem, stem)
+
+
+def engine_part(path):
+    """The engine that a file below engine/ belongs to ("cpu", "cuda/sm90"), or "" for what they share."""
+    parts = path.split("/")[1:-1]
+    if not parts:
+        return ""
+    if parts[0] == "cuda" and len(parts) > 1 and parts[1].startswith("sm"):
+        return "/".join(parts[:2])
+    return parts[0]
+
+
+def engines_apart(mine, theirs):
+    """Whether two parts of the engine room may not know each other: siblings may not, parent and child may."""
+    if not mine or not theirs or mine == theirs:
+        return False
+    return not (mine.startswith(theirs + "/") or theirs.startswith(mine + "/"))
+
+
+class Checker:
+    def __init__(self, root):
+        self.root = root
+        self.errors = []
+        self.notes = []
+
+    def error(self, path, text):
+        self.errors.append(f"{path.relative_to(self.root)}: {text}")
+
+    def files(self, folder):
+        base = self.root / folder
+        return sorted(p for p in base.rglob("*") if p.is_file()) if base.is_dir() else []
+
+    def includes(self, path):
+        return INCLUDE.findall(path.read_text(encoding="utf-8"))
+
+    def check_room_file(self, path, src):
+        inside = path.relative_to(src).as_posix()
+        room = inside.split("/")[0]
+        if room not in PRIVATE:
+            self.error(path, f"there is no room '{room}'; one of {sorted(PRIVATE)}")
+            return
+        for quote, name in self.includes(path):
+            if quote == "<" or TORCH.match(name) or CUDA.match(name):
+                self.check_outside(path, inside, room, name)
+            elif name.startswith("longstride/"):
+                self.check_public(path, room, name)
+            else:
+                self.check_private(path, inside, room, name, src)
+
+    def check_outside(self, path, inside, room, name):
+        if room in NO_TORCH and TORCH.match(name):
+            self.error(path, f"includes <{name}>, but room '{room}' knows no torch")
+        cuda_may_be = room not in NO_CUDA and not (room == "engine" and not inside.startswith("engine/cuda/"))
+        if CUDA.match(name) and not cuda_may_be:
+            self.error(path, f"includes <{name}>, but only src/engine/cuda and the rooms above it know CUDA")
+        if name.startswith("longstride/"):
+            self.error(path, f"includes <{name}>; write \"{name}\"")
+
+    def check_public(self, path, room, name):
+        theirs = owner(name.removeprefix("longstride/"))
+        if not (self.root / "include" / name).is_file():
+            self.error(path, f"includes {name}, which is not in include/")
+        elif theirs != room and PUBLIC[room] is not None and theirs not in PUBLIC[room]:
+            self.error(path, f"includes {name} of room '{theirs}', which room '{room}' may not know")
+
+    def check_private(self, path, inside, room, name, src):
+        # Beside the file, or counted from src/.
+        target = path.parent / name if (path.parent / name).is_file() else src / name
+        if not target.is_file():
+            self.error(path, f"includes \"{name}\", which is neither beside it nor in src/")
+            return
+        target_inside = target.resolve().relative_to(src.resolve()).as_posix()
+        theirs = target_inside.split("/")[0]
+        if theirs == room:
+            if room == "engine" and engines_apart(engine_part(inside), engine_part(target_inside)):
+                self.error(path, f"includes {target_inside}: engines do not know each other")
+            return
+        allowed = PRIVATE[room]
+        if theirs not in allowed and target_inside.rsplit(".", 1)[0] not in allowed:
+            self.error(path, f"includes {target_inside} of room '{theirs}', which room '{room}' may not know")
+
+    def check_public_header(self, path):
+        name = path.relative_to(self.root / "include").as_posix()
+        room = owner(name.removeprefix("longstride/"))
+        if room not in PUBLIC:
+            self.error(path, f"belongs to no room; name it after one, or enter it in HEADER_ROOM of {__file__}")
+            return
+        for quote, included in self.includes(path):
+            if included.startswith("longstride/"):
+                self.check_public(path, room, included)
+            elif quote == '"' and not TORCH.match(included):
+                self.error(path, f"includes \"{included}\"; a public header includes public headers, torch and std")
+            elif room in NO_TORCH and TORCH.match(included):
+                self.error(path, f"includes <{included}>, but room '{room}' knows no torch")
+            elif CUDA.match(included):
+                self.error(path, f"includes <{included}>; a public header knows no CUDA")
+            elif "/" in included and not TORCH.match(included) and not included.startswith("sys/"):
+                self.error(path, f"includes <{included}>; a public header includes public headers, torch and std")
+
+    def check_oracle(self, path):
+        for quote, name in self.includes(path):
+            own = (path.parent / name).is_file() or name.startswith("oracle/")
+            if name.startswith("longstride/") or (quote == '"' and not own and not TORCH.match(name)):
+                self.error(path, f"includes {name}; the oracle includes nothing of src/ or include/")
+
+    def check_python(self, path):
+        for quote, name in self.includes(path):
+            if quote == '"' and not name.startswith("longstride/") and not (path.parent / name).is_file():
+                self.error(path, f"includes \"{name}\"; Python's binding knows public headers only")
+
+    def check_links(self, path, src):
+        text = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
+        calls = [(m[1], m[2]) for m in re.finditer(r"longstride_room\s*\(\s*(\w+)([^)]*)\)", text)]
+        calls += [(m[1], m[2]) for m in re.finditer(r"target_link_libraries\s*\(\s*longstride_(\w+)([^)]*)\)", text)]
+        for target, rest in calls:
+            room = self.room_of(target)
+            if room is None:
+                continue
+            for word in re.findall(r"\blongstride_(\w+)", rest):
+                theirs = self.room_of(word)
+                if theirs is None:
+                    if word in ("program", "oracle"):
+                        self.error(path, f"longstride_{target} links to longstride_{word}")
+                elif theirs == room == "engine" and target != word:
+                    self.error(path, f"longstride_{target} links to longstride_{word}: engines do not know each other")
+                elif theirs != room and theirs not in LINKS[room]:
+                    self.error(path, f"longstride_{target} links to longstride_{word}, which room '{room}' may not know")
+
+    @staticmethod
+    def room_of(target):
+        return next((r for r in LINKS if target == r or target.startswith(r + "_")), None)
+
+    def check_name(self, path):
+        words = set(re.split(r"[._\-]", path.name.lower()))
+        words |= set(re.split(r"[._\-]", path.parent.name.lower()))
+        bad = words & BANNED
+        if bad:
+            self.error(path, f"its name says '{sorted(bad)[0]}'; name it for its one role")
+
+    def check_length(self, path):
+        lines = path.read_text(encoding="utf-8").count("\n")
+        if lines > LONG_LINES:
+            self.notes.append(f"{path.relative_to(self.root)}: {lines} lines (over {LONG_LINES}); has it one role?")
+
+    def run(self):
+        src = self.root / "src"
+        checked = 0
+        for folder in ("include", "src", "oracle", "python", "test", "bench", "examples", "tools", "cmake"):
+            for path in self.files(folder):
+                if "__pycache__" in path.parts:
+                    continue
+                self.check_name(path)
+                if path.suffix in CODE:
+                    checked += 1
+                    self.check_length(path)
+                    if folder == "src":
+                        self.check_room_file(path, src)
+                    elif folder == "include":
+                        self.check_public_header(path)
+                    elif folder == "oracle":
+                        self.check_oracle(path)
+                    elif folder == "python":
+                        self.check_python(path)
+                elif folder == "src" and path.name == "CMakeLists.txt":
+                    self.check_links(path, src)
+        if checked == 0:
+            self.errors.append(f"no C++ file below {self.root}")
+        return checked
+
+
+def main(arguments):
+    if len(arguments) > 1 or (arguments and arguments[0].startswith("-")):
+        print(__doc__, file=sys.stderr)
+        return 2
+    root = pathlib.Path(arguments[0]) if arguments else pathlib.Path(__file__).resolve().parent.parent
+    checker = Checker(root.resolve())
+    checked = checker.run()
+    for note in checker.notes:
+        print(f"layers: note: {note}")
+    for error in checker.errors:
+        print(f"layers: {error}", file=sys.stderr)
+    if checker.errors:
+        return 1
+    print(f"layers: {checked} files keep to their rooms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
