@@ -37,7 +37,8 @@ struct Run {
 };
 static_assert(sizeof(Run) == 48);
 
-// Rows [row_begin, row_end) of a tile see `count` phantom keys each: logit 0, value 0.
+// Rows [row_begin, row_end) of a tile see `count` phantom keys each: logit 0, value 0. The counts of one row add, over the
+// entries of a tile and over the tiles of all levels in which the row lies. Transposed plans have none.
 struct Phantoms {
   int32_t row_begin = 0;
   int32_t row_end = 0;
@@ -126,6 +127,7 @@ struct PlanView {
   std::span<const Run> runs;
   std::span<const Phantoms> phantoms;
   std::span<const Merge> merges;
+  int32_t row_quantum = 1;  // Geometry::row_quantum; for count()
 };
 
 struct Plan {
@@ -153,8 +155,10 @@ Plan compile(const Pattern&, const Extent&, const Geometry&, Direction = Directi
 struct PlanCounts {
   int64_t tiles = 0;           // executed (repeats counted)
   int64_t runs = 0;            // executed
-  int64_t seen_pairs = 0;      // (query, key) pairs that are seen, each counted once whatever its weight
-  int64_t computed_pairs = 0;  // tile rows x computed columns: what the engine multiplies, masked pairs included
+  int64_t seen_pairs = 0;      // (query, key) pairs of all runs, each counted once whatever its weight
+  // What the engine multiplies, masked pairs included, over the tiles of all levels: tile rows rounded up to
+  // Geometry::row_quantum, times the columns of the tile's runs and classes, less the column blocks that no row sees.
+  int64_t computed_pairs = 0;
   int64_t rows = 0;            // rows of base levels
   int64_t merged_rows = 0;     // rows that a Merge names
   double computed_per_row() const { return rows ? static_cast<double>(computed_pairs) / static_cast<double>(rows) : 0; }

@@ -1,0 +1,38 @@
+// A pattern met with the lengths of a call: for every (batch row, KV head) a class, and what a class samples. The first
+// step of compile().
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "longstride/pattern.h"
+
+namespace longstride::plan {
+
+// One group as one class samples it. Counted from the start of a document, segment s is [s * segment, (s + 1) *
+// segment), and of it every rate-th position from `offset` on is sampled.
+struct Sampling {
+  int64_t segment = 1;  // at most the longest document, at least 1
+  int64_t rate = 1;
+  int64_t offset = 0;  // < rate; may be >= segment (then nothing is sampled)
+  bool operator==(const Sampling&) const = default;
+};
+
+// Document d is [bounds[d], bounds[d + 1]). Positions at or beyond the last bound lie in no document.
+using Documents = std::vector<int64_t>;
+
+struct ClassSpec {
+  std::vector<Sampling> samplings;
+  std::shared_ptr<const Documents> documents;
+};
+
+struct Classes {
+  std::vector<ClassSpec> specs;
+  std::vector<int32_t> class_of;  // batch x kv_heads
+};
+
+// Both arguments must be valid. Throws Error if the pattern cannot be had on these lengths.
+Classes classify(const Pattern&, const Extent&);
+
+}  // namespace longstride::plan

@@ -1,0 +1,103 @@
+// What a plan executes, counted from the plan itself. Called by tests, benchmarks and describe().
+#include <algorithm>
+
+#include "core/checked.h"
+#include "longstride/pattern.h"
+#include "longstride/plan.h"
+
+namespace longstride {
+namespace {
+
+// The sum of clamp(first + j, 0, limit) over 0 <= j < n.
+int64_t clamped_sum(int64_t first, int64_t n, int64_t limit) {
+  const int64_t rising_begin = std::clamp<int64_t>(-first, 0, n);                  // from here on positive
+  const int64_t rising_end = std::clamp<int64_t>(limit - first, rising_begin, n);  // from here on at the limit
+  const int64_t rising = rising_end - rising_begin;
+  return rising * (first + rising_begin) + rising * (rising - 1) / 2 + (n - rising_end) * limit;
+}
+
+int64_t seen_pairs(const Run& run, Direction direction) {
+  const int64_t rows = run.row_end - run.row_begin;
+  int64_t pairs = 0;
+  if (direction == Direction::kForward) {
+    const int64_t visible = run.diagonal == Run::kEverything ? run.columns : run.row_begin + run.diagonal;
+    pairs = run.diagonal == Run::kEverything ? rows * run.columns : clamped_sum(visible, rows, run.columns);
+  } else {
+    pairs = rows * run.columns;
+    if (run.diagonal != -Run::kEverything) pairs -= clamped_sum(run.row_begin + run.diagonal, rows, run.columns);
+  }
+  return pairs * run.classes;
+}
+
+// Columns of one class in the blocks in which some row sees some column.
+int64_t computed_columns(const Run& run, Direction direction, int64_t block) {
+  if (direction == Direction::kForward) {
+    if (run.diagonal == Run::kEverything) return run.columns;
+    const int64_t visible = std::clamp<int64_t>(run.row_end - 1 + run.diagonal, 0, run.columns);
+    return std::min(run.columns, core::ceil_divide(visible, block) * block);
+  }
+  if (run.diagonal == -Run::kEverything) return run.columns;
+  return run.columns - std::clamp<int64_t>(run.row_begin + run.diagonal, 0, run.columns) / block * block;
+}
+
+void add(PlanCounts& total, const PlanCounts& part, int64_t times) {
+  total.tiles += part.tiles * times;
+  total.runs += part.runs * times;
+  total.seen_pairs += part.seen_pairs * times;
+  total.computed_pairs += part.computed_pairs * times;
+  total.rows += part.rows * times;
+  total.merged_rows += part.merged_rows * times;
+}
+
+}  // namespace
+
+PlanCounts count(const PlanView& plan, int64_t class_id) {
+  PlanCounts counts;
+  const PlanClass& c = plan.classes[class_id];
+  for (const Level& level : plan.levels.subspan(c.level_begin, c.level_count)) {
+    for (const Section& section : plan.sections.subspan(level.section_begin, level.section_count)) {
+      PlanCounts once;
+      for (const Tile& tile : plan.tiles.subspan(section.tile_begin, section.tile_count)) {
+        ++once.tiles;
+        once.runs += tile.run_count;
+        if (!level.partial) once.rows += tile.rows;
+        const int64_t rows = core::ceil_divide(tile.rows, plan.row_quantum) * plan.row_quantum;
+        for (const Run& run : plan.runs.subspan(tile.run_begin, tile.run_count)) {
+          once.seen_pairs += seen_pairs(run, plan.direction);
+          once.computed_pairs += rows * run.classes * computed_columns(run, plan.direction, plan.column_block);
+        }
+        for (const Merge& merge : plan.merges.subspan(tile.merge_begin, tile.merge_count))
+          once.merged_rows += merge.rows;
+      }
+      add(counts, once, section.repeats);
+    }
+  }
+  return counts;
+}
+
+PlanCounts count(const PlanView& plan, const Extent& extent) {
+  PlanCounts total;
+  const int64_t query_heads = extent.heads / extent.kv_heads;
+  std::vector<int64_t> uses(plan.classes.size());
+  for (const int32_t c : plan.class_of) uses[c] += query_heads;
+  for (size_t c = 0; c < uses.size(); ++c) add(total, count(plan, static_cast<int64_t>(c)), uses[c]);
+  return total;
+}
+
+double useful_flops(const PlanView& plan, const Extent& extent, int64_t dim) {
+  return 4.0 * static_cast<double>(dim) * static_cast<double>(count(plan, extent).seen_pairs);
+}
+
+double nominal_flops(const Pattern& pattern, const Extent& extent, int64_t dim) {
+  double per_row = 0;  // keys a query
+  for (const Group& g : pattern.groups()) {
+    const auto rate = static_cast<double>(g.rate);
+    per_row += static_cast<double>(std::min(g.segment, extent.len_k)) / rate / rate;
+  }
+  if (pattern.causal()) per_row /= 2;
+  if (pattern.options().mixing == Mixing::kHeadPartition) per_row /= static_cast<double>(pattern.groups().size());
+  return 4.0 * static_cast<double>(dim) * static_cast<double>(extent.batch) * static_cast<double>(extent.heads) *
+         static_cast<double>(extent.len_q) * per_row;
+}
+
+}  // namespace longstride
