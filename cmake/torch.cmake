@@ -54,7 +54,7 @@ if(NOT TARGET torch AND NOT TARGET longstride_torch_cpu)
     message(STATUS "torch at ${longstride_torch_root} is built for CUDA, and there is no CUDA toolkit here: "
                    "linking its CPU libraries")
     foreach(part torch_cpu c10)
-      add_library(longstride_${part} SHARED IMPORTED)
+      add_library(longstride_${part} SHARED IMPORTED GLOBAL)
       set_target_properties(longstride_${part} PROPERTIES
         IMPORTED_LOCATION ${longstride_torch_root}/lib/lib${part}.so
         INTERFACE_INCLUDE_DIRECTORIES
@@ -64,6 +64,8 @@ if(NOT TARGET torch AND NOT TARGET longstride_torch_cpu)
     target_link_options(longstride_torch_cpu INTERFACE -Wl,--allow-shlib-undefined)
     set(TORCH_LIBRARIES longstride_torch_cpu longstride_c10)
   else()
+    # The tests link to the same targets from a sibling folder.
+    set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL TRUE)
     # TorchConfig warns of libraries that a wheel never ships; what is missing for us fails at the link.
     find_package(Torch REQUIRED PATHS ${longstride_torch_root} NO_DEFAULT_PATH)
   endif()
