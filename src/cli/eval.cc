@@ -1,0 +1,229 @@
+// `longstride eval`: bits per byte on held-out text as the context grows. Every context scores the same bytes, so the
+// rows differ only in how far back the model could look.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <stdexcept>
+
+#include "chart.h"
+#include "checkpoint_store.h"
+#include "commands.h"
+#include "longstride/error.h"
+#include "machine_line.h"
+#include "progress_line.h"
+#include "run_checkpoint.h"
+#include "scoring.h"
+
+namespace longstride::cli {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  longstride eval runs/demo
+  longstride eval runs/demo --contexts 1k,4k,16k,64k --windows 64 --svg curve.svg
+  longstride eval runs/demo other-project/ --ext py --json
+
+CHECKPOINT is the folder of a run or one checkpoint in it. Without PATH, the text that the run held out is scored.
+Each window ends in --scored bytes, which are scored once for every context: the model reads the last 1k, 2k, ... bytes
+that end there. Windows lie within one file each; with --across-files they are cut from the files joined in order of
+their names. 'gain' is how many bits a byte cost less than at the shortest context, window by window, with the
+standard error of that mean.
+)";
+
+struct EvalCommand {
+  std::string checkpoint;
+  std::vector<std::string> paths;
+  std::vector<std::string> extensions;
+  std::vector<std::string> context_texts = {"1k", "2k", "4k", "8k", "16k"};
+  int64_t scored = 1024;
+  int64_t windows = 32;
+  bool across_files = false;
+  std::string precision = "fp32";
+  int64_t threads = 0;
+  std::string svg;
+  bool json = false;
+  bool quiet = false;
+
+  int run();
+};
+
+// "16384" or "16k" or "1M".
+int64_t length_from_text(const std::string& text) {
+  size_t end = 0;
+  int64_t value = 0;
+  try {
+    value = std::stoll(text, &end);
+  } catch (const std::exception&) {
+    end = 0;
+  }
+  const std::string unit = text.substr(end);
+  const int64_t factor = unit.empty() ? 1 : unit == "k" || unit == "K" ? 1024 : unit == "M" ? 1024 * 1024 : 0;
+  if (end == 0 || factor == 0 || value > (int64_t{1} << 40) / factor) {
+    throw Error(fmt::format("--contexts takes lengths in bytes such as 4096 or 4k, got '{}'", text));
+  }
+  return value * factor;
+}
+
+struct Row {
+  int64_t context = 0;
+  std::vector<double> bits;
+  Mean mean;
+  Mean gain;  // over the first row, window by window
+};
+
+// The text that the run behind `checkpoint` held out, read again.
+Text held_out_text(const std::filesystem::path& checkpoint, bool quiet) {
+  if (!std::filesystem::exists(checkpoint / kStateFile)) {
+    throw Error("this checkpoint does not say what text was held out; name files or folders to score");
+  }
+  const LoadedRun run = load_run(checkpoint);
+  Corpus corpus = read_corpus(run.settings.corpus());
+  if (corpus.held_out.bytes.empty()) throw Error("the run held nothing out; name files or folders to score");
+  if (corpus.fingerprint != run.position.fingerprint && !quiet) {
+    fmt::print(stderr,
+               "note: the text has changed since the run, so some of what is scored may have been trained on\n");
+  }
+  return std::move(corpus.held_out);
+}
+
+std::string table(const std::vector<Row>& rows) {
+  std::string text = fmt::format("{:>8}  {:>9}  {:>8}  {}\n", "context", "bits/byte", "+-", "gain over the first");
+  for (const Row& row : rows) {
+    text += fmt::format(
+        "{:>8}  {:>9.4f}  {:>8.4f}  {}\n", length_label(static_cast<double>(row.context)), row.mean.value,
+        row.mean.standard_error,
+        &row == &rows.front() ? "" : fmt::format("{:+.4f} +- {:.4f}", row.gain.value, row.gain.standard_error));
+  }
+  return text;
+}
+
+nlohmann::json rows_json(const std::vector<Row>& rows) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const Row& row : rows) {
+    list.push_back({{"context", row.context},
+                    {"bits_per_byte", row.mean.value},
+                    {"standard_error", row.mean.standard_error},
+                    {"gain", row.gain.value},
+                    {"gain_standard_error", row.gain.standard_error}});
+  }
+  return list;
+}
+
+int EvalCommand::run() {
+  std::vector<int64_t> contexts;
+  for (const std::string& text : context_texts) contexts.push_back(length_from_text(text));
+  std::sort(contexts.begin(), contexts.end());
+  contexts.erase(std::unique(contexts.begin(), contexts.end()), contexts.end());
+  if (scored < 1) throw Error(fmt::format("--scored must be at least 1, got {}", scored));
+  if (windows < 1) throw Error(fmt::format("--windows must be at least 1, got {}", windows));
+  if (contexts.front() < scored) {
+    throw Error(
+        fmt::format("--contexts must be at least --scored, got {} and {}; the scored bytes are part of the context",
+                    contexts.front(), scored));
+  }
+  const std::filesystem::path folder = find_checkpoint(checkpoint);
+  use_threads(threads);
+  LongNetLM model = load_model(folder);
+  if (contexts.back() > model->config.max_len) {
+    throw Error(fmt::format("--contexts must be at most the model's max_len of {}, got {}", model->config.max_len,
+                            contexts.back()));
+  }
+  const Text text = paths.empty() ? held_out_text(folder, quiet) : read_corpus({paths, extensions, {}, 0.0}).train;
+
+  ScoringPlan plan;
+  plan.window_bytes = contexts.back();
+  plan.scored_bytes = scored;
+  plan.bf16 = precision == "bf16";
+  plan.starts =
+      scoring_windows(text, static_cast<size_t>(contexts.back()) + 1, static_cast<size_t>(windows), across_files);
+  if (plan.starts.empty()) {
+    throw Error(fmt::format("no {} has {} bytes, which the longest of --contexts wants; {}",
+                            across_files ? "text" : "file of the text", contexts.back() + 1,
+                            across_files ? "give more text or shorter contexts"
+                                         : "give longer files, shorter contexts, or --across-files"));
+  }
+  if (!quiet) {
+    fmt::print(stderr, "{}\n", machine_line(model->config, contexts.back(), plan.bf16));
+    fmt::print(stderr, "{} windows, the last {} bytes of each scored at every context\n", plan.starts.size(), scored);
+  }
+
+  ProgressLine line(quiet);
+  double done = 0.0, total = 0.0;
+  for (int64_t context : contexts) total += static_cast<double>(context * static_cast<int64_t>(plan.starts.size()));
+  std::vector<Row> rows;
+  for (int64_t context : contexts) {
+    Row row;
+    row.context = plan.context = context;
+    row.bits = window_bits(model, text, plan, [&](size_t count) {
+      line.update((done + static_cast<double>(context) * static_cast<double>(count)) / total,
+                  fmt::format("context {}, window {} of {}", length_label(static_cast<double>(context)), count,
+                              plan.starts.size()));
+      return true;
+    });
+    done += static_cast<double>(context) * static_cast<double>(plan.starts.size());
+    row.mean = mean_of(row.bits);
+    std::vector<double> gains;
+    for (size_t i = 0; i < row.bits.size(); ++i)
+      gains.push_back((rows.empty() ? row : rows.front()).bits[i] - row.bits[i]);
+    row.gain = mean_of(gains);
+    rows.push_back(row);
+  }
+  line.finish(false);
+
+  if (!svg.empty()) {
+    Chart chart;
+    chart.title = "Held-out bits per byte as the context grows";
+    chart.subtitle = fmt::format("{} layers, dim {}; the last {} bytes of {} windows", model->config.layers,
+                                 model->config.dim, scored, plan.starts.size());
+    chart.x_label = "context (bytes)";
+    chart.y_label = "bits per byte";
+    chart.log_x = true;
+    ChartSeries series;
+    for (const Row& row : rows) {
+      series.x.push_back(static_cast<double>(row.context));
+      series.y.push_back(row.mean.value);
+    }
+    chart.series.push_back(series);
+    write_chart_svg(svg, chart);
+  }
+  if (json) {
+    fmt::print("{}\n", nlohmann::json{{"checkpoint", folder.string()},
+                                      {"windows", plan.starts.size()},
+                                      {"scored_bytes", scored},
+                                      {"precision", precision},
+                                      {"contexts", rows_json(rows)}}
+                           .dump());
+  } else {
+    fmt::print("{}", table(rows));
+    if (!svg.empty()) fmt::print("curve: {}\n", svg);
+  }
+  return kOk;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, int& exit_code) {
+  CLI::App* sub = app.add_subcommand("eval", "score held-out text at growing contexts");
+  auto command = std::make_shared<EvalCommand>();
+  EvalCommand& c = *command;
+  sub->add_option("CHECKPOINT", c.checkpoint, "folder of a run or of a checkpoint")->required();
+  sub->add_option("PATH", c.paths, "files and folders to score [what the run held out]");
+  sub->add_option("--ext", c.extensions, "only files ending so [all text files]")->delimiter(',');
+  sub->add_option("--contexts", c.context_texts, "contexts in bytes; 4k means 4096 [1k,2k,4k,8k,16k]")->delimiter(',');
+  sub->add_option("--scored", c.scored, "bytes scored at the end of each window")->capture_default_str();
+  sub->add_option("--windows", c.windows, "windows at most, spread evenly over the text")->capture_default_str();
+  sub->add_flag("--across-files", c.across_files, "windows may span files");
+  sub->add_option("--precision", c.precision, "fp32, or bf16 (autocast)")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")->check(CLI::PositiveNumber);
+  sub->add_option("--svg", c.svg, "write the curve to this file");
+  sub->add_flag("--json", c.json, "print the table as JSON");
+  sub->add_flag("--quiet", c.quiet, "no progress");
+  sub->footer(kFooter);
+  sub->callback([command, &exit_code] { exit_code = command->run(); });
+}
+
+}  // namespace longstride::cli

@@ -1,0 +1,171 @@
+// `longstride generate`: continues a prompt byte by byte and prints it as it comes.
+#include <fmt/format.h>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <random>
+#include <stdexcept>
+
+#include "autocast_guard.h"
+#include "checkpoint_store.h"
+#include "commands.h"
+#include "corpus.h"
+#include "longstride/error.h"
+#include "machine_line.h"
+#include "run_checkpoint.h"
+#include "text_stream.h"
+
+namespace longstride::cli {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  longstride generate runs/demo --prompt 'def main(' --length 400
+  longstride generate runs/demo --prompt-file module.py --temperature 0.6 --top-p 0.95 --seed 7
+  git show HEAD | longstride generate runs/demo --prompt-file - --raw > continued.txt
+
+CHECKPOINT is the folder of a run or one checkpoint in it. Without a prompt the model begins a file. What is printed is
+the continuation (with --echo behind the prompt): whole UTF-8 characters, other bytes as U+FFFD; --raw prints bytes as
+they are. The same seed gives the same text on the same machine.
+)";
+
+struct GenerateCommand {
+  std::string checkpoint;
+  std::string prompt;
+  std::string prompt_file;
+  int64_t length = 512;
+  double temperature = 0.8;
+  int64_t top_k = 0;
+  double top_p = 1.0;
+  uint64_t seed = 0;
+  bool seed_given = false;
+  bool to_file_end = false;
+  bool echo = false;
+  bool raw = false;
+  std::string precision = "fp32";
+  int64_t threads = 0;
+  bool json = false;
+  bool quiet = false;
+
+  int run();
+  std::string prompt_bytes() const;
+};
+
+std::string GenerateCommand::prompt_bytes() const {
+  if (prompt_file.empty()) return prompt;
+  const auto all_of = [](std::istream& in) { return std::string(std::istreambuf_iterator<char>(in), {}); };
+  if (prompt_file == "-") return all_of(std::cin);
+  std::ifstream in(prompt_file, std::ios::binary);
+  if (!in) throw Error(fmt::format("no such file: '{}' (--prompt-file)", prompt_file));
+  return all_of(in);
+}
+
+void print(const std::string& text) {
+  if (text.empty()) return;
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    throw std::runtime_error("cannot write to stdout");
+  }
+}
+
+// All of `bytes` as TextStream would print them.
+std::string readable(const std::string& bytes) {
+  TextStream stream;
+  std::string text;
+  for (char byte : bytes) text += stream.push(static_cast<unsigned char>(byte));
+  return text + stream.flush();
+}
+
+int GenerateCommand::run() {
+  GenerateOptions options;
+  options.max_tokens = length;
+  options.temperature = temperature;
+  options.top_k = top_k;
+  options.top_p = top_p;
+  options.seed = seed_given ? seed : std::random_device{}();
+  if (to_file_end) options.stop_token = static_cast<unsigned char>(kFileSeparator);
+  options.validate();
+  const std::filesystem::path folder = find_checkpoint(checkpoint);
+  const std::string given = prompt_bytes();
+  use_threads(threads);
+  LongNetLM model = load_model(folder);
+  if (model->config.vocab != 256) {
+    throw Error(fmt::format("'{}' is no model over bytes: its vocabulary has {} entries", folder.string(),
+                            model->config.vocab));
+  }
+  model->eval();
+  if (!quiet && !json) {
+    fmt::print(stderr, "{}; seed {}\n",
+               machine_line(model->config, static_cast<int64_t>(given.size()) + 1, precision == "bf16"), *options.seed);
+  }
+
+  // A file begins behind a separator, as in training.
+  const std::string read = given.empty() ? std::string(1, kFileSeparator) : given;
+  at::Tensor tokens = torch::empty({1, static_cast<int64_t>(read.size())}, torch::kInt64);
+  for (size_t i = 0; i < read.size(); ++i) tokens[0][static_cast<int64_t>(i)] = static_cast<unsigned char>(read[i]);
+
+  const bool stream = !json;
+  if (stream && echo) print(raw ? given : readable(given));
+  TextStream text;
+  std::string bytes;
+  const auto start = std::chrono::steady_clock::now();
+  {
+    AutocastGuard autocast(precision == "bf16");
+    generate(model, tokens, options, [&](const std::vector<int64_t>& row) {
+      if (options.stop_token && row[0] == *options.stop_token) return false;
+      const unsigned char byte = static_cast<unsigned char>(row[0]);
+      bytes.push_back(static_cast<char>(byte));
+      if (stream) print(raw ? bytes.substr(bytes.size() - 1) : text.push(byte));
+      return true;
+    });
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (stream && !raw) print(text.flush() + "\n");
+  if (json) {
+    fmt::print("{}\n", nlohmann::json{{"checkpoint", folder.string()},
+                                      {"prompt_bytes", given.size()},
+                                      {"text", readable(bytes)},
+                                      {"bytes", bytes.size()},
+                                      {"seed", *options.seed},
+                                      {"seconds", seconds}}
+                           .dump());
+  } else if (!quiet) {
+    fmt::print(stderr, "{} bytes in {:.2f} s\n", bytes.size(), seconds);
+  }
+  return kOk;
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, int& exit_code) {
+  CLI::App* sub = app.add_subcommand("generate", "continue a prompt with a trained model");
+  auto command = std::make_shared<GenerateCommand>();
+  GenerateCommand& c = *command;
+  sub->add_option("CHECKPOINT", c.checkpoint, "folder of a run or of a checkpoint")->required();
+  auto* prompt = sub->add_option("--prompt", c.prompt, "text to continue");
+  sub->add_option("--prompt-file", c.prompt_file, "file to continue; - is stdin")->excludes(prompt);
+  sub->add_option("--length", c.length, "bytes to generate")->capture_default_str();
+  sub->add_option("--temperature", c.temperature, "0 takes the likeliest byte")->capture_default_str();
+  sub->add_option("--top-k", c.top_k, "sample among the k likeliest; 0: all")->capture_default_str();
+  sub->add_option("--top-p", c.top_p, "sample among the likeliest that reach this mass")->capture_default_str();
+  auto* seed = sub->add_option("--seed", c.seed, "of the sampling [drawn, and shown]");
+  sub->add_flag("--to-file-end", c.to_file_end, "stop where the model ends the file");
+  sub->add_flag("--echo", c.echo, "print the prompt first");
+  sub->add_flag("--raw", c.raw, "print bytes as they are");
+  sub->add_option("--precision", c.precision, "fp32, or bf16 (autocast)")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")->check(CLI::PositiveNumber);
+  sub->add_flag("--json", c.json, "print one JSON object in place of the text");
+  sub->add_flag("--quiet", c.quiet, "only the text");
+  sub->footer(kFooter);
+  sub->callback([command, seed, &exit_code] {
+    command->seed_given = seed->count() > 0;
+    exit_code = command->run();
+  });
+}
+
+}  // namespace longstride::cli

@@ -1,0 +1,42 @@
+// See machine_line.h.
+#include "machine_line.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <torch/torch.h>
+#include <torch/version.h>
+
+#include <thread>
+
+namespace longstride::cli {
+
+int64_t use_threads(int64_t threads) {
+  if (threads < 0) throw Error(fmt::format("--threads must be at least 1, got {}", threads));
+  if (threads > 4096) throw Error(fmt::format("--threads must be at most 4096, got {}", threads));
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+  return at::get_num_threads();
+}
+
+std::string machine_line(const LongNetLMConfig& config, int64_t context, bool bf16) {
+  // One short row of zeros is enough to learn which engine takes this shape and type.
+  const int64_t len = std::min<int64_t>(context, 16);
+  const int64_t kv_heads = config.kv_heads == 0 ? config.heads : config.kv_heads;
+  const auto type = torch::TensorOptions().dtype(bf16 ? torch::kBFloat16 : torch::kFloat32);
+  const at::Tensor q = torch::zeros({1, len, config.heads, config.dim / config.heads}, type);
+  const at::Tensor kv = torch::zeros({1, len, kv_heads, config.dim / config.heads}, type);
+  const Pattern pattern = config.layer().attention.attention.pattern();
+  return fmt::format("{} threads on {} processors, {}, LibTorch {}.{}.{}, {}, engine {}", at::get_num_threads(),
+                     std::thread::hardware_concurrency(), at::get_cpu_capability(), TORCH_VERSION_MAJOR,
+                     TORCH_VERSION_MINOR, TORCH_VERSION_PATCH, bf16 ? "bf16 autocast" : "fp32",
+                     describe_attention(q, kv, kv, pattern).engine);
+}
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+}  // namespace longstride::cli

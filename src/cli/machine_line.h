@@ -1,0 +1,20 @@
+// One line about where a command runs. Called by train, generate and eval.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "longstride/nn.h"
+
+namespace longstride::cli {
+
+// Sets LibTorch's threads; 0 leaves its own choice. Throws Error if negative. Returns the number in use.
+int64_t use_threads(int64_t threads);
+
+// "2 threads of 2, AVX512, LibTorch 2.13.0, engine cpu": `bf16` and the model decide the engine.
+std::string machine_line(const LongNetLMConfig& config, int64_t context, bool bf16);
+
+// The most memory this process has had resident so far.
+int64_t peak_memory_bytes();
+
+}  // namespace longstride::cli

@@ -1,0 +1,205 @@
+// `longstride train`: reads the command line into settings and a sitting; trainer.h does the work. Torch-free.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <fstream>
+#include <memory>
+
+#include "commands.h"
+#include "longstride/error.h"
+#include "trainer.h"
+
+namespace longstride::cli {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  longstride train ~/src --ext py --minutes 10
+  longstride train book.txt --context 65536 --checkpoint-activations --precision bf16 --steps 500 --out runs/book
+  longstride train --preset demo /usr/lib/python3 --ext py --out runs/demo
+  longstride train --resume runs/demo --minutes 10
+
+Text is read as bytes. Folders are read to any depth; hidden entries, symbolic links and binary files are passed over.
+A share of the files, chosen by the hash of their names, is held out (of a single file, its tail) and never trained on.
+
+A checkpoint is a folder OUT/step-N, written beside and then named by the link OUT/latest in one rename. Ctrl-C saves
+and stops with exit code 130, a second Ctrl-C kills. --resume goes on bit for bit on the same build, machine and number
+of threads: weights, AdamW, schedule, data position, generators. The learning rate is a function of the share of the
+budget that is spent: of --steps, or of --minutes of training time summed over all sittings. With --minutes the clock
+decides, so only a budget of --steps repeats bit for bit. A budget given with --resume replaces the old one, and
+the rate goes on at the share that is spent of the new one.
+
+Presets (single options given beside them win):
+)";
+
+// Command line of train. Settings that are given go into `given` under their JSON names, so that defaults, preset,
+// config file and command line can be laid over each other in this order.
+struct TrainCommand {
+  Sitting sitting;
+  nlohmann::json given = nlohmann::json::object();
+  std::string preset_name;
+  std::string config_path;
+  std::string out = "longstride-run";
+  std::string resume;
+
+  template <class T>
+  void setting(CLI::App& app, const std::string& name, const std::string& help, const T& shown_default) {
+    std::string key = name;
+    for (char& c : key) c = c == '-' ? '_' : c;
+    app.add_option_function<T>(
+        "--" + name, [this, key](const T& value) { given[key] = value; }, fmt::format("{} [{}]", help, shown_default));
+  }
+  void list(CLI::App& app, const std::string& name, const std::string& help) {
+    app.add_option_function<std::vector<int64_t>>(
+           "--" + name, [this, name](const auto& value) { given[name] = value; }, help)
+        ->delimiter(',');
+  }
+  void flag(CLI::App& app, const std::string& name, const std::string& help) {
+    std::string key = name;
+    for (char& c : key) c = c == '-' ? '_' : c;
+    app.add_flag_callback(
+        "--" + name, [this, key] { given[key] = true; }, help);
+  }
+
+  void add_text(CLI::App& app);
+  void add_model(CLI::App& app);
+  void add_training(CLI::App& app);
+  void add_sitting(CLI::App& app);
+  int run();
+};
+
+void TrainCommand::add_text(CLI::App& app) {
+  using Strings = std::vector<std::string>;
+  app.add_option_function<Strings>(
+      "PATH", [this](const Strings& paths) { given["data"] = paths; }, "files and folders of text");
+  app.add_option_function<Strings>(
+         "--ext", [this](const Strings& value) { given["ext"] = value; },
+         "only files ending so, such as py,md [all text files]")
+      ->delimiter(',');
+  auto* held = app.add_option_function<Strings>(
+      "--held-out", [this](const Strings& value) { given["held_out"] = value; },
+      "files and folders to hold out, in place of a share");
+  auto* share = app.add_option_function<double>(
+      "--held-out-share", [this](const double& value) { given["held_out_share"] = value; },
+      "share of the files to hold out [0.05]");
+  share->excludes(held);
+}
+
+void TrainCommand::add_model(CLI::App& app) {
+  const TrainSettings d;
+  setting<int64_t>(app, "dim", "width of the model", d.dim);
+  setting<int64_t>(app, "layers", "transformer layers", d.layers);
+  setting<int64_t>(app, "heads", "query heads; divide dim", d.heads);
+  app.add_option_function<int64_t>(
+      "--kv-heads", [this](const int64_t& value) { given["kv_heads"] = value; },
+      "key and value heads; divide heads [heads]");
+  app.add_option_function<int64_t>(
+      "--feed-forward", [this](const int64_t& value) { given["feed_forward"] = value; },
+      "width of the feed-forward layers [4 dim]");
+  list(app, "segments", fmt::format("segment lengths of attention, in bytes [{}]", fmt::join(d.segments, ",")));
+  list(app, "rates", fmt::format("dilation rates, one a segment length [{}]", fmt::join(d.rates, ",")));
+  setting<std::string>(app, "positions", "rope, xpos or none", d.positions);
+  setting<double>(app, "rope-base", "base of the angles of rope and xpos", d.rope_base);
+  setting<std::string>(app, "activation", "of the feed-forward layers", d.activation);
+  flag(app, "qk-norm", "normalise queries and keys");
+  flag(app, "tied-head", "the output layer shares the embedding's weights");
+  setting<double>(app, "dropout", "on the residual branches", d.dropout);
+  setting<double>(app, "attention-dropout", "on the attention probabilities", d.attention_dropout);
+}
+
+void TrainCommand::add_training(CLI::App& app) {
+  const TrainSettings d;
+  setting<int64_t>(app, "context", "bytes a sample, any number", d.context);
+  setting<int64_t>(app, "batch", "samples a forward", d.batch);
+  setting<int64_t>(app, "accumulate", "forwards a step, their gradients summed up", d.accumulate);
+  app.add_option_function<int64_t>(
+      "--steps",
+      [this](const int64_t& value) {
+        if (value < 1) throw Error(fmt::format("--steps must be at least 1, got {}", value));
+        given["steps"] = value;
+      },
+      "budget: optimizer steps");
+  app.add_option_function<double>(
+      "--minutes",
+      [this](const double& value) {
+        if (!(value > 0.0)) throw Error(fmt::format("--minutes must be a positive number, got {}", value));
+        given["minutes"] = value;
+      },
+      "budget: minutes of training");
+  setting<double>(app, "lr", "peak learning rate of AdamW", d.lr);
+  setting<double>(app, "warmup", "share of the budget in which the rate climbs", d.warmup);
+  setting<double>(app, "lr-floor", "where the cosine ends, as a share of --lr", d.lr_floor);
+  setting<double>(app, "weight-decay", "AdamW's, on matrices", d.weight_decay);
+  setting<double>(app, "beta2", "AdamW's second moment", d.beta2);
+  setting<double>(app, "clip", "largest norm of the gradient; 0 does not clip", d.clip);
+  setting<std::string>(app, "precision", "fp32, or bf16 (autocast; the weights stay fp32)", d.precision);
+  flag(app, "checkpoint-activations", "recompute layers in the backward: less memory, about a third more time");
+  setting<uint64_t>(app, "seed", "of the weights, the order of the text and dropout", d.seed);
+}
+
+void TrainCommand::add_sitting(CLI::App& app) {
+  auto* out_option = app.add_option("--out", out, "folder for checkpoints")->capture_default_str();
+  auto* resume_option = app.add_option("--resume", resume, "go on with the run in this folder");
+  resume_option->excludes(out_option);
+  auto* preset_option = app.add_option("--preset", preset_name, "a named set of options, listed below");
+  auto* config_option =
+      app.add_option("--config", config_path, "options from a JSON file: {\"dim\": 256, \"lr_floor\": 0.1}");
+  resume_option->excludes(preset_option)->excludes(config_option);
+  app.add_option("--threads", sitting.threads, "threads to compute with [LibTorch's choice]")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--eval-every", sitting.eval_every, "steps between held-out evaluations [a tenth of the budget]");
+  app.add_option("--eval-windows", sitting.eval_windows, "held-out windows of --context bytes; 0: none")
+      ->capture_default_str();
+  app.add_option("--save-every", sitting.save_every, "steps between checkpoints [five minutes]");
+  app.add_option("--keep", sitting.keep, "checkpoints to keep")->capture_default_str();
+  app.add_option("--stop-after", sitting.stop_after,
+                 "save and stop after so many steps of this sitting; the schedule stays");
+  app.add_option("--log", sitting.log, "write a JSON line an event: start, step, eval, save, end");
+  app.add_flag("--json", sitting.json, "print the summary as JSON");
+  app.add_flag("--quiet", sitting.quiet, "no progress");
+}
+
+nlohmann::json read_config(const std::string& path) {
+  std::ifstream in(path);
+  if (!in) throw Error(fmt::format("no such file: '{}' (--config)", path));
+  nlohmann::json config = nlohmann::json::parse(in, nullptr, false);
+  if (!config.is_object()) throw Error(fmt::format("--config '{}' is not a JSON object", path));
+  return config;
+}
+
+int TrainCommand::run() {
+  if (!resume.empty()) {
+    sitting.run = resume;
+    sitting.resume = true;
+    sitting.changes = given;
+    return train({}, sitting);
+  }
+  sitting.run = out;
+  TrainSettings settings;
+  if (!preset_name.empty()) settings = settings_from_json(preset(preset_name), settings);
+  if (!config_path.empty()) settings = settings_from_json(read_config(config_path), settings);
+  // One budget takes the other's place; two on one command line are refused by validate().
+  if (given.contains("steps") && !given.contains("minutes")) settings.minutes = 0.0;
+  if (given.contains("minutes") && !given.contains("steps")) settings.steps = 0;
+  return train(settings_from_json(given, settings), sitting);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, int& exit_code) {
+  CLI::App* sub = app.add_subcommand("train", "train a byte-level LongNet on files of text");
+  auto command = std::make_shared<TrainCommand>();
+  command->add_text(*sub);
+  const std::pair<const char*, void (TrainCommand::*)(CLI::App&)> groups[] = {{"Model", &TrainCommand::add_model},
+                                                                              {"Training", &TrainCommand::add_training},
+                                                                              {"Run", &TrainCommand::add_sitting}};
+  for (const auto& [name, add] : groups) {
+    const size_t first = sub->get_options().size();
+    (command.get()->*add)(*sub);
+    const std::vector<CLI::Option*> options = sub->get_options([](const CLI::Option*) { return true; });
+    for (size_t i = first; i < options.size(); ++i) options[i]->group(name);
+  }
+  sub->footer(kFooter + preset_list());
+  sub->callback([command, &exit_code] { exit_code = command->run(); });
+}
+
+}  // namespace longstride::cli
