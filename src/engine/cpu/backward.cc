@@ -1,0 +1,418 @@
+// The backward of the CPU engine over a transposed plan: key tiles keep K, V, dK and dV; queries and dO are packed once
+// per query head and level in line order; dQ is summed in float32, transposed, in the same order. Five products a pair.
+// Deterministic given the thread count: a head's key tiles are dealt to a fixed number of parts, each with its own dQ,
+// which are added in order. Called by src/op and the tests; assumes a plan made for the problem's lengths.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/philox.h"
+#include "engine/cpu/checks.h"
+#include "engine/cpu/chunks.h"
+#include "engine/cpu/cpu.h"
+#include "engine/cpu/packing.h"
+#include "engine/cpu/scratch.h"
+#include "engine/cpu/team.h"
+#include "engine/cpu/tiles.h"
+
+namespace longstride::engine::cpu {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLog2E = 1.44269504f;
+
+// What a head in flight keeps: of the current query head and level packed queries and dO; sums over levels and heads.
+struct HeadScratch {
+  char* queries_t = nullptr;  // [blocks][dim_padded][kBlock], narrow cells in pairs of dim
+  char* d_out_t = nullptr;
+  char* queries = nullptr;  // [blocks][kBlock][dim_padded], narrow cells in pairs of rows
+  char* d_out = nullptr;
+  uint8_t* nonfinite = nullptr;  // [blocks]: the queries or dO are not all finite
+  float* lse_log2 = nullptr;     // [columns]
+  float* delta = nullptr;        // [columns]
+  float* dq_t = nullptr;         // [parts][blocks][dim_padded][kBlock]
+  float* dq = nullptr;           // [len_q][dim_padded]: the sum over levels, where there are several
+  float* dk = nullptr;           // [len_k][dim_padded]: the sums over levels and query heads, where there are several
+  float* dv = nullptr;
+};
+
+struct ThreadScratch {
+  char* cells = nullptr;  // a block's rows while packing
+  char* keys = nullptr;   // [tile_rows][dim_padded]
+  char* values = nullptr;
+  char* keys_t = nullptr;   // [dim_padded][tile_rows]
+  float* scores = nullptr;  // [kBandRows][kBlock]
+  float* d_probabilities = nullptr;
+  char* probabilities = nullptr;
+  char* d_scores = nullptr;
+  char* d_score_pairs = nullptr;
+  float* dk = nullptr;  // [tile_rows][dim_padded]
+  float* dv = nullptr;
+  char* live_queries = nullptr;  // [kBlock][dim_padded]
+  char* live_d_out = nullptr;
+  char* live_keys_t = nullptr;    // [dim_padded][kBandRows]
+  float* live_product = nullptr;  // [dim_padded][kBlock]
+};
+
+class Backward {
+ public:
+  Backward(const Problem& p, const Gradients& grads, const PlanView& plan, const Workspace& w)
+      : p_(p),
+        grads_(grads),
+        plan_(plan),
+        products_(w, p.dtype),
+        cell_(products_.cell()),
+        dim_padded_(products_.padded(p.dim)),
+        tile_rows_((plan.tile_rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum),
+        queries_per_key_(p.heads / p.kv_heads),
+        dropout_(p.dropout_p > 0 ? core::Dropout(p.dropout_p, *p.dropout_seed, p.heads) : core::Dropout()),
+        gain_(static_cast<float>(p.out_scale * (dropout_.active() ? dropout_.gain() : 1.0))) {
+    int32_t levels = 1;
+    for (const PlanClass& c : plan.classes) {
+      levels = std::max(levels, c.level_count);
+      for (int32_t l = 0; l < c.level_count; ++l) {
+        const int64_t blocks = LineOrder(p.len_q, plan.levels[c.level_begin + l].stride).blocks();
+        blocks_ = std::max(blocks_, blocks);
+      }
+    }
+    several_levels_ = levels > 1;
+    several_terms_ = several_levels_ || queries_per_key_ > 1;
+  }
+
+  void run(const Workspace& w) {
+    const Team team(w);
+    const int64_t heads = p_.batch * p_.kv_heads;
+    // Whole heads side by side where that keeps everyone busy; else a head's key tiles are dealt to the team. Each part
+    // has its own dQ, and these together may take 64 MiB beyond the first.
+    const bool side_by_side = heads >= 4 * team.threads() || heads % team.threads() == 0;
+    if (!side_by_side) {
+      const int64_t dq_bytes = std::max<int64_t>(1, blocks_ * kBlock * dim_padded_ * 4);
+      parts_ = static_cast<int>(std::clamp<int64_t>((int64_t{64} << 20) / dq_bytes + 1, 1, team.threads()));
+    }
+    const int in_flight = side_by_side ? team.threads() : 1;
+    Carver one_head(nullptr);
+    carve_head(one_head);
+    const Scratch head_memory(w, one_head.used() * in_flight);
+    Carver one_thread(nullptr);
+    carve_thread(one_thread);
+    const Scratch thread_memory(w, one_thread.used() * team.threads());
+    for (int i = 0; i < in_flight; ++i) {
+      Carver carver(head_memory.data() + i * one_head.used());
+      heads_.push_back(carve_head(carver));
+    }
+    for (int i = 0; i < team.threads(); ++i) {
+      Carver carver(thread_memory.data() + i * one_thread.used());
+      threads_.push_back(carve_thread(carver));
+    }
+    if (side_by_side) {
+      team.each(heads, [&](int64_t i, int thread) { head(i, heads_[thread], Team::alone(thread)); });
+    } else {
+      for (int64_t i = 0; i < heads; ++i) head(i, heads_[0], team);
+    }
+  }
+
+ private:
+  HeadScratch carve_head(Carver& c) const {
+    const int64_t cells = blocks_ * kBlock * dim_padded_;
+    HeadScratch h;
+    h.queries_t = c.take<char>(cells * products_.cell_size());
+    h.d_out_t = c.take<char>(cells * products_.cell_size());
+    h.queries = c.take<char>(cells * products_.cell_size());
+    h.d_out = c.take<char>(cells * products_.cell_size());
+    h.nonfinite = c.take<uint8_t>(blocks_);
+    h.lse_log2 = c.take<float>(blocks_ * kBlock);
+    h.delta = c.take<float>(blocks_ * kBlock);
+    h.dq_t = c.take<float>(parts_ * cells);
+    h.dq = c.take<float>(several_levels_ ? p_.len_q * dim_padded_ : 0);
+    h.dk = c.take<float>(several_terms_ ? p_.len_k * dim_padded_ : 0);
+    h.dv = c.take<float>(several_terms_ ? p_.len_k * dim_padded_ : 0);
+    return h;
+  }
+
+  ThreadScratch carve_thread(Carver& c) const {
+    const int64_t size = products_.cell_size();
+    ThreadScratch t;
+    t.cells = c.take<char>(kBlock * dim_padded_ * size);
+    t.keys = c.take<char>(tile_rows_ * dim_padded_ * size);
+    t.values = c.take<char>(tile_rows_ * dim_padded_ * size);
+    t.keys_t = c.take<char>(tile_rows_ * dim_padded_ * size);
+    t.scores = c.take<float>(kBandRows * kBlock);
+    t.d_probabilities = c.take<float>(kBandRows * kBlock);
+    if (cell_ == Cell::kFloat32) {
+      t.probabilities = reinterpret_cast<char*>(t.scores);
+      t.d_scores = reinterpret_cast<char*>(t.d_probabilities);
+      t.d_score_pairs = t.d_scores;
+    } else {
+      t.probabilities = c.take<char>(kBandRows * kBlock * size);
+      t.d_scores = c.take<char>(kBandRows * kBlock * size);
+      t.d_score_pairs = c.take<char>(kBandRows * kBlock * size);
+    }
+    t.dk = c.take<float>(tile_rows_ * dim_padded_);
+    t.dv = c.take<float>(tile_rows_ * dim_padded_);
+    t.live_queries = c.take<char>(kBlock * dim_padded_ * size);
+    t.live_d_out = c.take<char>(kBlock * dim_padded_ * size);
+    t.live_keys_t = c.take<char>(kBandRows * dim_padded_ * size);
+    t.live_product = c.take<float>(kBlock * dim_padded_);
+    return t;
+  }
+
+  void head(int64_t index, const HeadScratch& h, const Team& team) const {
+    const int64_t b = index / p_.kv_heads;
+    const int64_t kv_head = index % p_.kv_heads;
+    const PlanClass& c = plan_.classes[plan_.class_of[index]];
+    if (several_terms_) {
+      std::fill_n(h.dk, p_.len_k * dim_padded_, 0.0f);
+      std::fill_n(h.dv, p_.len_k * dim_padded_, 0.0f);
+    }
+    for (int64_t g = 0; g < queries_per_key_; ++g) {
+      const int64_t query_head = kv_head * queries_per_key_ + g;
+      for (int32_t l = 0; l < c.level_count; ++l) {
+        const Level& level = plan_.levels[c.level_begin + l];
+        const LevelTiles tiles(plan_, level);
+        const LineOrder order(p_.len_q, level.stride);
+        pack(b, query_head, order, h, team);
+        team.each(parts_, [&](int64_t part, int thread) {
+          float* dq_t = h.dq_t + part * blocks_ * kBlock * dim_padded_;
+          std::fill_n(dq_t, order.blocks() * kBlock * dim_padded_, 0.0f);
+          for (int64_t i = part; i < tiles.count(); i += parts_) {
+            tile(tiles[i], level, order, b, kv_head, query_head, h, dq_t, threads_[thread]);
+          }
+          products_.release();
+        });
+        fold_queries(b, query_head, order, l == 0, l + 1 == c.level_count, h, team);
+      }
+    }
+    if (several_terms_) write_keys(b, kv_head, h, team);
+  }
+
+  void pack(int64_t b, int64_t query_head, const LineOrder& order, const HeadScratch& h, const Team& team) const {
+    const HeadRows queries(p_.q, p_, b, query_head);
+    const HeadRows d_out(grads_.d_out, p_, b, query_head);
+    const HeadRows out({p_.out.data, p_.out.batch_stride, p_.out.len_stride, p_.out.head_stride}, p_, b, query_head);
+    const int64_t block_bytes = kBlock * dim_padded_ * products_.cell_size();
+    const float* lse = static_cast<const float*>(p_.lse) + (b * p_.heads + query_head) * p_.len_q;
+    const float* d_lse =
+        grads_.d_lse ? static_cast<const float*>(grads_.d_lse) + (b * p_.heads + query_head) * p_.len_q : nullptr;
+    constexpr int64_t kAtOnce = 8;  // blocks of one index: enough work to hand out
+    team.each((order.blocks() + kAtOnce - 1) / kAtOnce, [&](int64_t part, int thread) {
+      char* cells = threads_[thread].cells;
+      for (int64_t i = part * kAtOnce; i < std::min(order.blocks(), (part + 1) * kAtOnce); ++i) {
+        load_block(queries, order, i, cell_, dim_padded_, cells);
+        pack_transposed(cell_, cells, kBlock, dim_padded_, kBlock, h.queries_t + i * block_bytes);
+        pack_rows(cell_, cells, kBlock, dim_padded_, h.queries + i * block_bytes);
+        h.nonfinite[i] = any_nonfinite(cell_, cells, kBlock * dim_padded_);
+        load_block(d_out, order, i, cell_, dim_padded_, cells);
+        pack_transposed(cell_, cells, kBlock, dim_padded_, kBlock, h.d_out_t + i * block_bytes);
+        pack_rows(cell_, cells, kBlock, dim_padded_, h.d_out + i * block_bytes);
+        h.nonfinite[i] |= any_nonfinite(cell_, cells, kBlock * dim_padded_);
+        std::fill_n(h.lse_log2 + i * kBlock, kBlock, kInfinity);
+        std::fill_n(h.delta + i * kBlock, kBlock, 0.0f);
+        order.walk(i, [&](int64_t row, int64_t position, int64_t count) {
+          for (int64_t n = 0; n < count; ++n) {
+            const int64_t x = position + n * order.stride();
+            const int64_t column = i * kBlock + row + n;
+            h.lse_log2[column] = lse[x] == -kInfinity ? kInfinity : lse[x] * kLog2E;
+            h.delta[column] = dot(p_.dtype, d_out.row(x), out.row(x), p_.dim) - (d_lse ? d_lse[x] : 0.0f);
+          }
+        });
+      }
+    });
+  }
+
+  void tile(const TileAt& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head,
+            int64_t query_head, const HeadScratch& h, float* dq_t, const ThreadScratch& t) const {
+    const int64_t rows = at.tile->rows;
+    const int64_t row0 = at.tile->row0 + at.shift;
+    const int64_t padded_rows = (rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
+    std::fill_n(t.dk, padded_rows * dim_padded_, 0.0f);
+    std::fill_n(t.dv, padded_rows * dim_padded_, 0.0f);
+    if (at.tile->run_count > 0) {
+      const HeadRows keys(p_.k, p_, b, kv_head);
+      const HeadRows values(p_.v, p_, b, kv_head);
+      gather(keys, row0, level.stride, rows, padded_rows, t.keys);
+      gather(values, row0, level.stride, rows, padded_rows, t.values);
+      transpose_cells(cell_, t.keys, padded_rows, dim_padded_, tile_rows_, t.keys_t);
+      const bool keys_nonfinite = any_nonfinite(cell_, t.keys, rows * dim_padded_);
+
+      Chunk chunk;
+      chunk.scale_log2 = static_cast<float>(p_.scale) * kLog2E;
+      chunk.ld = kBlock;
+      if (dropout_.active()) {
+        chunk.drop.dropout = &dropout_;
+        chunk.drop.batch_head = static_cast<uint32_t>(b * p_.heads + query_head);
+        chunk.drop.stride = level.stride;
+      }
+      for (uint32_t r = 0; r < at.tile->run_count; ++r) {
+        const Run& run = plan_.runs[at.tile->run_begin + r];
+        chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
+        for (int32_t k = 0; k < run.classes; ++k) {
+          const int64_t column0 = run.column0 + k * run.class_step + at.shift;
+          const int64_t begin = order.column(column0 - p_.query_start);
+          for_each_piece(run, begin, Direction::kTransposed, [&](const Piece& piece) {
+            // Column 0 of the piece is column i of the run.
+            const int64_t i = piece.block * kBlock + piece.begin - begin;
+            chunk.drop.column0 = column0 + i * level.stride;
+            run_piece(piece, row0, keys_nonfinite, h, dq_t, t, chunk);
+          });
+        }
+      }
+    }
+    finish_tile(rows, row0, level.stride, b, kv_head, h, t);
+  }
+
+  void gather(const HeadRows& from, int64_t row0, int64_t stride, int64_t rows, int64_t padded_rows, char* to) const {
+    gather_rows(p_.dtype, from.row(row0), from.stride * stride, rows, p_.dim, false, cell_, dim_padded_, to);
+    std::fill(at_cell(to, rows * dim_padded_, cell_), at_cell(to, padded_rows * dim_padded_, cell_), 0);
+  }
+
+  void run_piece(const Piece& piece, int64_t row0, bool keys_nonfinite, const HeadScratch& h, float* dq_t,
+                 const ThreadScratch& t, Chunk& chunk) const {
+    const int64_t block_cells = kBlock * dim_padded_;
+    const int64_t pair = cell_ == Cell::kNarrow ? 2 : 1;
+    const int64_t in_transposed = piece.block * block_cells + piece.begin * pair;
+    const int64_t in_rows = piece.block * block_cells + piece.begin * dim_padded_;
+    const char* queries = at_cell(h.queries, in_rows, cell_);
+    const char* d_out = at_cell(h.d_out, in_rows, cell_);
+    if (h.nonfinite[piece.block] && (piece.first > 0 || piece.last < piece.columns)) {
+      copy_live_rows(cell_, at_cell(h.queries, piece.block * block_cells, cell_), dim_padded_, piece.begin,
+                     piece.columns, piece.first, piece.last, t.live_queries);
+      copy_live_rows(cell_, at_cell(h.d_out, piece.block * block_cells, cell_), dim_padded_, piece.begin, piece.columns,
+                     piece.first, piece.last, t.live_d_out);
+      queries = t.live_queries;
+      d_out = t.live_d_out;
+    }
+    const int64_t column = piece.block * kBlock + piece.begin;
+    const GradientColumns columns{h.lse_log2 + column, h.delta + column, gain_};
+    float* dq_piece = dq_t + piece.block * block_cells + piece.begin;
+    for (int band = piece.row_begin / kBandRows * kBandRows; band < piece.row_end; band += kBandRows) {
+      const int low = std::max(piece.row_begin, band);
+      const int high = std::min(piece.row_end, band + kBandRows);
+      const int top = low / kRowQuantum * kRowQuantum;
+      chunk.rows = (high - top + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
+      chunk.row_begin = low - top;
+      chunk.row_end = high - top;
+      chunk.columns = piece.columns;
+      chunk.first = piece.first;
+      chunk.last = piece.last;
+      chunk.diagonal = piece.diagonal + top;
+      chunk.drop.row0 = row0 + top * chunk.drop.stride;
+      products_.run(chunk.rows, piece.columns, dim_padded_, at_cell(t.keys, top * dim_padded_, cell_), dim_padded_,
+                    at_cell(h.queries_t, in_transposed, cell_), kBlock, t.scores, kBlock, false);
+      products_.run(chunk.rows, piece.columns, dim_padded_, at_cell(t.values, top * dim_padded_, cell_), dim_padded_,
+                    at_cell(h.d_out_t, in_transposed, cell_), kBlock, t.d_probabilities, kBlock, false);
+      gradient_chunk(cell_, chunk, t.scores, t.d_probabilities, columns, t.probabilities, t.d_scores, t.d_score_pairs);
+      products_.run(chunk.rows, dim_padded_, piece.columns, t.probabilities, kBlock, d_out, dim_padded_,
+                    t.dv + top * dim_padded_, dim_padded_, true);
+      products_.run(chunk.rows, dim_padded_, piece.columns, t.d_scores, kBlock, queries, dim_padded_,
+                    t.dk + top * dim_padded_, dim_padded_, true);
+      if (keys_nonfinite) {
+        add_live_dq(piece, top, chunk, t, dq_piece);
+      } else {
+        products_.run(dim_padded_, piece.columns, chunk.rows, at_cell(t.keys_t, top, cell_), tile_rows_,
+                      t.d_score_pairs, kBlock, dq_piece, kBlock, true);
+      }
+    }
+  }
+
+  // dQ of a piece whose keys are not all finite: only from keys and to queries that have a pair here.
+  void add_live_dq(const Piece& piece, int top, const Chunk& chunk, const ThreadScratch& t, float* dq_piece) const {
+    std::memset(t.live_keys_t, 0, static_cast<size_t>(dim_padded_ * kBandRows * products_.cell_size()));
+    for (int64_t x = 0; x < dim_padded_; ++x) {
+      std::memcpy(at_cell(t.live_keys_t, x * kBandRows + chunk.row_begin, cell_),
+                  at_cell(t.keys_t, x * tile_rows_ + top + chunk.row_begin, cell_),
+                  static_cast<size_t>((chunk.row_end - chunk.row_begin) * products_.cell_size()));
+    }
+    products_.run(dim_padded_, piece.columns, chunk.rows, t.live_keys_t, kBandRows, t.d_score_pairs, kBlock,
+                  t.live_product, kBlock, false);
+    for (int64_t x = 0; x < dim_padded_; ++x) {
+      for (int64_t c = piece.first; c < piece.last; ++c) dq_piece[x * kBlock + c] += t.live_product[x * kBlock + c];
+    }
+  }
+
+  void finish_tile(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t kv_head, const HeadScratch& h,
+                   const ThreadScratch& t) const {
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t x = row0 + row * stride;
+      const float* dk = t.dk + row * dim_padded_;
+      const float* dv = t.dv + row * dim_padded_;
+      if (several_terms_) {
+        add_strided(dk, 1, p_.dim, h.dk + x * dim_padded_);
+        add_strided(dv, 1, p_.dim, h.dv + x * dim_padded_);
+      } else {
+        store_key(b, kv_head, x, dk, dv);
+      }
+    }
+  }
+
+  void store_key(int64_t b, int64_t kv_head, int64_t x, const float* dk, const float* dv) const {
+    store_row(p_.dtype, dk, static_cast<float>(p_.scale), p_.dim, target(grads_.dk, b, x, kv_head));
+    store_row(p_.dtype, dv, gain_, p_.dim, target(grads_.dv, b, x, kv_head));
+  }
+
+  char* target(const TensorRef& t, int64_t b, int64_t x, int64_t head) const {
+    return static_cast<char*>(t.data) + (b * t.batch_stride + x * t.len_stride + head * t.head_stride) *
+                                            static_cast<int64_t>(core::size_bytes(p_.dtype));
+  }
+
+  // Adds the parts' dQ of one level; after the last level writes them.
+  void fold_queries(int64_t b, int64_t query_head, const LineOrder& order, bool first_level, bool last_level,
+                    const HeadScratch& h, const Team& team) const {
+    const int64_t block_cells = kBlock * dim_padded_;
+    constexpr int64_t kAtOnce = 8;
+    team.each((order.blocks() + kAtOnce - 1) / kAtOnce, [&](int64_t part, int thread) {
+      float* row_sum = threads_[thread].dk;
+      for (int64_t i = part * kAtOnce; i < std::min(order.blocks(), (part + 1) * kAtOnce); ++i) {
+        order.walk(i, [&](int64_t row, int64_t position, int64_t count) {
+          for (int64_t n = 0; n < count; ++n) {
+            const int64_t x = position + n * order.stride();
+            float* sum = several_levels_ ? h.dq + x * dim_padded_ : row_sum;
+            if (first_level) std::fill_n(sum, dim_padded_, 0.0f);
+            for (int k = 0; k < parts_; ++k) {
+              add_strided(h.dq_t + (k * blocks_ + i) * block_cells + row + n, kBlock, p_.dim, sum);
+            }
+            if (last_level) {
+              store_row(p_.dtype, sum, static_cast<float>(p_.scale), p_.dim, target(grads_.dq, b, x, query_head));
+            }
+          }
+        });
+      }
+    });
+  }
+
+  void write_keys(int64_t b, int64_t kv_head, const HeadScratch& h, const Team& team) const {
+    constexpr int64_t kAtOnce = 512;
+    team.each((p_.len_k + kAtOnce - 1) / kAtOnce, [&](int64_t part, int) {
+      for (int64_t x = part * kAtOnce; x < std::min(p_.len_k, (part + 1) * kAtOnce); ++x) {
+        store_key(b, kv_head, x, h.dk + x * dim_padded_, h.dv + x * dim_padded_);
+      }
+    });
+  }
+
+  const Problem& p_;
+  const Gradients& grads_;
+  const PlanView& plan_;
+  const Products products_;
+  const Cell cell_;
+  const int64_t dim_padded_;
+  const int64_t tile_rows_;
+  const int64_t queries_per_key_;
+  const core::Dropout dropout_;
+  const float gain_;
+  bool several_levels_ = false;
+  bool several_terms_ = false;
+  int parts_ = 1;
+  int64_t blocks_ = 0;
+  std::vector<HeadScratch> heads_;
+  std::vector<ThreadScratch> threads_;
+};
+
+}  // namespace
+
+void backward(const Problem& p, const Gradients& grads, const PlanView& plan, const Workspace& w, Stream) {
+  check(p, plan, Direction::kTransposed);
+  if (p.batch == 0 || p.heads == 0 || p.len_k == 0) return;
+  Backward(p, grads, plan, w).run(w);
+}
+
+}  // namespace longstride::engine::cpu

@@ -1,0 +1,58 @@
+// Cuts a run into the pieces that one product computes. Called by forward.cc and backward.cc. A piece lies in one block
+// of packed columns, begins and ends at a group, and names the rows of the tile that see any of it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "engine/cpu/line_order.h"
+#include "longstride/plan.h"
+
+namespace longstride::engine::cpu {
+
+struct Piece {
+  int64_t block = 0;
+  int begin = 0;  // columns [begin, begin + columns) of the block, both multiples of kGroup
+  int columns = 0;
+  int first = 0;  // of these, [first, last) are seen by a row of the tile
+  int last = 0;
+  int row_begin = 0;  // rows of the tile that see a column of the piece
+  int row_end = 0;
+  int64_t diagonal = 0;  // of tile row 0 and the piece's column 0 (as in Chunk)
+};
+
+// A piece that the diagonal crosses is cut to so many columns, so that fewer masked pairs are computed.
+constexpr int64_t kDiagonalColumns = 32;
+
+// Calls piece(Piece) for one residue class of a run whose column 0 is packed column `begin`.
+template <class Visit>
+void for_each_piece(const Run& run, int64_t begin, Direction direction, const Visit& visit) {
+  const bool forward = direction == Direction::kForward;
+  // Columns of the run that any row sees.
+  const int64_t low = forward ? 0 : std::max<int64_t>(0, run.row_begin + run.diagonal);
+  const int64_t high = forward ? std::min(run.columns, run.row_end - 1 + run.diagonal) : run.columns;
+  int64_t at = low;
+  while (at < high) {
+    Piece p;
+    p.block = (begin + at) / kBlock;
+    const int64_t block_column = p.block * kBlock - begin;  // of the run, of the block's first column
+    int64_t stop = std::min(high, block_column + kBlock);
+    const bool crossed = forward ? run.row_begin + run.diagonal < stop : run.row_end - 1 + run.diagonal > at;
+    if (crossed) {
+      const int64_t piece_end = ((at - block_column) / kDiagonalColumns + 1) * kDiagonalColumns + block_column;
+      stop = std::min(stop, piece_end);
+    }
+    p.row_begin = forward ? static_cast<int>(std::max<int64_t>(run.row_begin, at - run.diagonal + 1)) : run.row_begin;
+    p.row_end = forward ? run.row_end : static_cast<int>(std::min<int64_t>(run.row_end, stop - run.diagonal));
+    p.begin = static_cast<int>((at - block_column) / kGroup * kGroup);
+    p.columns = static_cast<int>((stop - block_column - p.begin + kGroup - 1) / kGroup * kGroup);
+    const int64_t column0 = block_column + p.begin;
+    p.first = static_cast<int>(at - column0);
+    p.last = static_cast<int>(stop - column0);
+    p.diagonal = run.diagonal - column0;
+    visit(p);
+    at = stop;
+  }
+}
+
+}  // namespace longstride::engine::cpu

@@ -1,0 +1,49 @@
+// What the CPU engine can do and the tile shapes that it wants from the planner. Called by src/op and the tests.
+#include "engine/cpu/cpu.h"
+
+#include <string>
+
+#include "core/refuse.h"
+#include "engine/cpu/checks.h"
+
+namespace longstride::engine::cpu {
+
+Geometry geometry(core::DType, int64_t, bool causal, Direction) {
+  Geometry g;
+  g.tile_rows = causal ? 64 : 128;
+  g.column_block = causal ? 32 : 64;
+  return g;
+}
+
+Capability capability(const Problem& p) {
+  if (p.dtype == core::DType::kFloat64) {
+    return {false, "the CPU engine computes in float32; float64 is the reference engine's"};
+  }
+  if (p.dim < 1) return {false, "dim must be at least 1"};
+  return {true, "cpu"};
+}
+
+void check(const Problem& p, const PlanView& plan, Direction direction) {
+  const Capability can = capability(p);
+  if (!can.yes) core::refuse("problem", "must be one that the CPU engine takes", can.reason, "ask capability() first");
+  if (plan.direction != direction) {
+    core::refuse("plan", direction == Direction::kForward ? "must be a forward plan" : "must be a transposed plan",
+                 plan.direction == Direction::kForward ? "a forward plan" : "a transposed plan",
+                 "compile it for this direction");
+  }
+  if (static_cast<int64_t>(plan.class_of.size()) != p.batch * p.kv_heads) {
+    core::refuse("plan", "must name a class for each of batch x kv_heads", std::to_string(plan.class_of.size()),
+                 "compile it for this call's lengths");
+  }
+  if (p.dropout_p > 0 && !p.dropout_seed) {
+    core::refuse("dropout_seed", "must be given when dropout_p > 0", "none", "pass one int64 seed");
+  }
+  for (const Run& run : plan.runs) {
+    if (run.buffer != 0) {
+      core::refuse("plan", "must read the local keys only on the CPU", "buffer " + std::to_string(run.buffer),
+                   "compile it without context parallelism");
+    }
+  }
+}
+
+}  // namespace longstride::engine::cpu

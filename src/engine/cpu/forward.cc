@@ -1,0 +1,343 @@
+// The forward of the CPU engine: per head and level, keys and values are packed once in line order, then query tiles
+// walk their runs with an online softmax. Called by src/op and the tests; assumes a plan made for the problem's
+// lengths.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/philox.h"
+#include "engine/cpu/checks.h"
+#include "engine/cpu/chunks.h"
+#include "engine/cpu/cpu.h"
+#include "engine/cpu/packing.h"
+#include "engine/cpu/scratch.h"
+#include "engine/cpu/team.h"
+#include "engine/cpu/tiles.h"
+
+namespace longstride::engine::cpu {
+namespace {
+
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+constexpr double kLog2E = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+
+// What a head in flight keeps: packed keys and values of the current level, partial rows of its query heads.
+struct HeadScratch {
+  char* keys = nullptr;          // [blocks][dim_padded][kBlock], narrow cells in pairs of dim
+  char* values = nullptr;        // [blocks][kBlock][dim_padded], narrow cells in pairs of rows
+  uint8_t* nonfinite = nullptr;  // [blocks]: the values are not all finite
+  uint8_t* needed = nullptr;     // [blocks]: some run of the level reads it
+  float* partial_out = nullptr;  // [query heads][partial_rows][dim_padded]
+  float* partial_lse = nullptr;  // [query heads][partial_rows], log2 units
+};
+
+struct ThreadScratch {
+  char* queries = nullptr;  // [tile_rows][dim_padded] cells; also a block's rows while packing
+  float* scores = nullptr;  // [kBandRows][kBlock]
+  char* probabilities = nullptr;
+  float* out = nullptr;  // [tile_rows][dim_padded]
+  float* max = nullptr;
+  float* sum = nullptr;
+  char* live_values = nullptr;  // [kBlock][dim_padded] cells
+};
+
+class Forward {
+ public:
+  Forward(const Problem& p, const PlanView& plan, const Workspace& w)
+      : p_(p),
+        plan_(plan),
+        products_(w, p.dtype),
+        cell_(products_.cell()),
+        dim_padded_(products_.padded(p.dim)),
+        tile_rows_((plan.tile_rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum),
+        queries_per_key_(p.heads / p.kv_heads),
+        dropout_(p.dropout_p > 0 ? core::Dropout(p.dropout_p, *p.dropout_seed, p.heads) : core::Dropout()),
+        scale_log2_(static_cast<float>(std::abs(p.scale) * kLog2E)) {
+    for (const PlanClass& c : plan.classes) {
+      partial_rows_ = std::max(partial_rows_, c.partial_rows);
+      for (int32_t l = 0; l < c.level_count; ++l) {
+        const int64_t blocks = LineOrder(p.len_k, plan.levels[c.level_begin + l].stride).blocks();
+        blocks_ = std::max(blocks_, blocks);
+      }
+    }
+  }
+
+  void run(const Workspace& w) {
+    const Team team(w);
+    const int64_t heads = p_.batch * p_.kv_heads;
+    // Whole heads side by side where there are many; else one after another, each by the whole team. 8 heads a thread
+    // leave at most an eighth of the time to the last one; 64 MiB is what the design allows beyond one head's copy.
+    Carver one_head(nullptr);
+    carve_head(one_head);
+    const bool side_by_side = heads >= 8 * team.threads() && one_head.used() * team.threads() <= (int64_t{64} << 20);
+    const int in_flight = side_by_side ? team.threads() : 1;
+    const Scratch head_memory(w, one_head.used() * in_flight);
+    Carver one_thread(nullptr);
+    carve_thread(one_thread);
+    const Scratch thread_memory(w, one_thread.used() * team.threads());
+    for (int i = 0; i < in_flight; ++i) {
+      Carver carver(head_memory.data() + i * one_head.used());
+      heads_.push_back(carve_head(carver));
+    }
+    for (int i = 0; i < team.threads(); ++i) {
+      Carver carver(thread_memory.data() + i * one_thread.used());
+      threads_.push_back(carve_thread(carver));
+    }
+    if (side_by_side) {
+      team.each(heads, [&](int64_t i, int thread) { head(i, heads_[thread], Team::alone(thread)); });
+    } else {
+      for (int64_t i = 0; i < heads; ++i) head(i, heads_[0], team);
+    }
+  }
+
+ private:
+  HeadScratch carve_head(Carver& c) const {
+    HeadScratch h;
+    h.keys = c.take<char>(blocks_ * kBlock * dim_padded_ * products_.cell_size());
+    h.values = c.take<char>(blocks_ * kBlock * dim_padded_ * products_.cell_size());
+    h.nonfinite = c.take<uint8_t>(blocks_);
+    h.needed = c.take<uint8_t>(blocks_);
+    h.partial_out = c.take<float>(queries_per_key_ * partial_rows_ * dim_padded_);
+    h.partial_lse = c.take<float>(queries_per_key_ * partial_rows_);
+    return h;
+  }
+
+  ThreadScratch carve_thread(Carver& c) const {
+    ThreadScratch t;
+    t.queries = c.take<char>(std::max<int64_t>(tile_rows_, kBlock) * dim_padded_ * products_.cell_size());
+    t.scores = c.take<float>(kBandRows * kBlock);
+    t.probabilities = cell_ == Cell::kFloat32 ? reinterpret_cast<char*>(t.scores)
+                                              : c.take<char>(kBandRows * kBlock * products_.cell_size());
+    t.out = c.take<float>(tile_rows_ * dim_padded_);
+    t.max = c.take<float>(tile_rows_);
+    t.sum = c.take<float>(tile_rows_ * kLanes);
+    t.live_values = c.take<char>(kBlock * dim_padded_ * products_.cell_size());
+    return t;
+  }
+
+  void head(int64_t index, const HeadScratch& h, const Team& team) const {
+    const int64_t b = index / p_.kv_heads;
+    const int64_t kv_head = index % p_.kv_heads;
+    const PlanClass& c = plan_.classes[plan_.class_of[index]];
+    for (int32_t l = 0; l < c.level_count; ++l) {
+      const Level& level = plan_.levels[c.level_begin + l];
+      const LevelTiles tiles(plan_, level);
+      const LineOrder order(p_.len_k, level.stride);
+      pack(b, kv_head, order, tiles, h, team);
+      team.each(tiles.count(), [&](int64_t i, int thread) {
+        const TileAt at = tiles[i];
+        for (int64_t g = 0; g < queries_per_key_; ++g) {
+          tile(at, level, order, b, kv_head, g, h, threads_[thread]);
+        }
+        products_.release();
+      });
+    }
+  }
+
+  template <class Visit>
+  void for_each_run_class(const TileAt& at, const LineOrder& order, const Visit& visit) const {
+    for (uint32_t r = 0; r < at.tile->run_count; ++r) {
+      const Run& run = plan_.runs[at.tile->run_begin + r];
+      for (int32_t k = 0; k < run.classes; ++k) {
+        const int64_t begin = order.column(run.column0 + k * run.class_step + at.shift);
+        for_each_piece(run, begin, Direction::kForward, [&](const Piece& piece) { visit(run, piece); });
+      }
+    }
+  }
+
+  void pack(int64_t b, int64_t kv_head, const LineOrder& order, const LevelTiles& tiles, const HeadScratch& h,
+            const Team& team) const {
+    // A decoding step reads few of the keys.
+    std::fill_n(h.needed, order.blocks(), uint8_t{0});
+    for (int64_t i = 0; i < tiles.count(); ++i) {
+      for_each_run_class(tiles[i], order, [&](const Run&, const Piece& piece) { h.needed[piece.block] = 1; });
+    }
+    const HeadRows keys(p_.k, p_, b, kv_head);
+    const HeadRows values(p_.v, p_, b, kv_head);
+    constexpr int64_t kAtOnce = 8;  // blocks of one index: enough work to hand out
+    const int64_t block_bytes = kBlock * dim_padded_ * products_.cell_size();
+    team.each((order.blocks() + kAtOnce - 1) / kAtOnce, [&](int64_t part, int thread) {
+      char* cells = threads_[thread].queries;
+      for (int64_t i = part * kAtOnce; i < std::min(order.blocks(), (part + 1) * kAtOnce); ++i) {
+        if (!h.needed[i]) continue;
+        load_block(keys, order, i, cell_, dim_padded_, cells);
+        pack_transposed(cell_, cells, kBlock, dim_padded_, kBlock, h.keys + i * block_bytes);
+        load_block(values, order, i, cell_, dim_padded_, cells);
+        pack_rows(cell_, cells, kBlock, dim_padded_, h.values + i * block_bytes);
+        h.nonfinite[i] = any_nonfinite(cell_, cells, kBlock * dim_padded_);
+      }
+    });
+  }
+
+  void tile(const TileAt& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head, int64_t g,
+            const HeadScratch& h, const ThreadScratch& t) const {
+    const int64_t query_head = kv_head * queries_per_key_ + g;
+    const int64_t rows = at.tile->rows;
+    const int64_t row0 = at.tile->row0 + at.shift;
+    float* partial_out = h.partial_out + g * partial_rows_ * dim_padded_;
+    float* partial_lse = h.partial_lse + g * partial_rows_;
+
+    const HeadRows queries(p_.q, p_, b, query_head);
+    gather_rows(p_.dtype, queries.row(row0 - p_.query_start), queries.stride * level.stride, rows, p_.dim, p_.scale < 0,
+                cell_, dim_padded_, t.queries);
+    const int64_t padded_rows = (rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
+    std::fill(at_cell(t.queries, rows * dim_padded_, cell_), at_cell(t.queries, padded_rows * dim_padded_, cell_), 0);
+    std::fill_n(t.out, padded_rows * dim_padded_, 0.0f);
+    std::fill_n(t.max, padded_rows, kNothing);
+    std::fill_n(t.sum, padded_rows * kLanes, 0.0f);
+    begin_rows(at, partial_out, partial_lse, t);
+
+    Chunk chunk;
+    chunk.scale_log2 = scale_log2_;
+    chunk.ld = kBlock;
+    if (dropout_.active()) {
+      chunk.drop.dropout = &dropout_;
+      chunk.drop.batch_head = static_cast<uint32_t>(b * p_.heads + query_head);
+      chunk.drop.stride = level.stride;
+    }
+    for (uint32_t r = 0; r < at.tile->run_count; ++r) {
+      const Run& run = plan_.runs[at.tile->run_begin + r];
+      chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
+      for (int32_t k = 0; k < run.classes; ++k) {
+        const int64_t column0 = run.column0 + k * run.class_step + at.shift;
+        const int64_t begin = order.column(column0);
+        for_each_piece(run, begin, Direction::kForward, [&](const Piece& piece) {
+          // Column 0 of the piece is column i of the run.
+          const int64_t i = piece.block * kBlock + piece.begin - begin;
+          chunk.drop.column0 = column0 + i * level.stride;
+          run_piece(piece, row0, h, t, chunk);
+        });
+      }
+    }
+
+    if (level.partial) {
+      keep_rows(at, t, partial_out, partial_lse);
+    } else {
+      write_rows(rows, row0, level.stride, b, query_head, t);
+    }
+  }
+
+  void run_piece(const Piece& piece, int64_t row0, const HeadScratch& h, const ThreadScratch& t, Chunk& chunk) const {
+    const int64_t block_cells = kBlock * dim_padded_;
+    const int64_t pair = cell_ == Cell::kNarrow ? 2 : 1;
+    const char* keys = at_cell(h.keys, piece.block * block_cells + piece.begin * pair, cell_);
+    const char* values = at_cell(h.values, piece.block * block_cells + piece.begin * dim_padded_, cell_);
+    if (h.nonfinite[piece.block] && (piece.first > 0 || piece.last < piece.columns)) {
+      copy_live_rows(cell_, at_cell(h.values, piece.block * block_cells, cell_), dim_padded_, piece.begin,
+                     piece.columns, piece.first, piece.last, t.live_values);
+      values = t.live_values;
+    }
+    for (int band = piece.row_begin / kBandRows * kBandRows; band < piece.row_end; band += kBandRows) {
+      const int low = std::max(piece.row_begin, band);
+      const int high = std::min(piece.row_end, band + kBandRows);
+      const int top = low / kRowQuantum * kRowQuantum;
+      chunk.rows = (high - top + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
+      chunk.row_begin = low - top;
+      chunk.row_end = high - top;
+      chunk.columns = piece.columns;
+      chunk.first = piece.first;
+      chunk.last = piece.last;
+      chunk.diagonal = piece.diagonal + top;
+      chunk.drop.row0 = row0 + top * chunk.drop.stride;
+      products_.run(chunk.rows, piece.columns, dim_padded_, at_cell(t.queries, top * dim_padded_, cell_), dim_padded_,
+                    keys, kBlock, t.scores, kBlock, false);
+      const SoftmaxRows softmax{t.max + top, t.sum + top * kLanes, t.out + top * dim_padded_, dim_padded_};
+      softmax_chunk(cell_, chunk, t.scores, t.probabilities, softmax);
+      products_.run(chunk.rows, dim_padded_, piece.columns, t.probabilities, kBlock, values, dim_padded_, softmax.out,
+                    dim_padded_, true);
+    }
+  }
+
+  // A row begins with what other levels found and with its phantoms.
+  void begin_rows(const TileAt& at, const float* partial_out, const float* partial_lse, const ThreadScratch& t) const {
+    for (uint32_t i = 0; i < at.tile->merge_count; ++i) {
+      const Merge& m = plan_.merges[at.tile->merge_begin + i];
+      for (int64_t n = 0; n < m.rows; ++n) {
+        const int64_t row = m.row_begin + n * m.row_step;
+        const int64_t slot = m.slot + n * m.slot_step + m.slot_shift * at.repeat;
+        join(row, partial_lse[slot], 1.0f, partial_out + slot * dim_padded_, t);
+      }
+    }
+    for (uint32_t i = 0; i < at.tile->phantom_count; ++i) {
+      const Phantoms& z = plan_.phantoms[at.tile->phantom_begin + i];
+      if (z.count == 0) continue;
+      for (int64_t row = z.row_begin; row < z.row_end; ++row) {
+        join(row, 0.0f, static_cast<float>(z.count), nullptr, t);
+      }
+    }
+  }
+
+  // Adds keys of log2 weight `top`, whose probabilities relative to it sum to `sum` and whose mean value is `mean`
+  // (null: zero).
+  void join(int64_t row, float top, float sum, const float* mean, const ThreadScratch& t) const {
+    if (top == kNothing) return;
+    float* out = t.out + row * dim_padded_;
+    float* sums = t.sum + row * kLanes;
+    const float old = t.max[row];
+    const float max = old > top ? old : top;  // NaN goes on in `top`
+    const float keep = old == kNothing ? 0.0f : std::exp2(old - max);
+    const float add = std::exp2(top - max) * sum;
+    t.max[row] = max;
+    sums[0] = sums[0] * keep + add;
+    for (int64_t x = 0; x < dim_padded_; ++x) out[x] = out[x] * keep + (mean ? mean[x] * add : 0.0f);
+  }
+
+  float row_sum(int64_t row, const ThreadScratch& t) const {
+    float sum = 0;
+    for (int i = 0; i < kLanes; ++i) sum += t.sum[row * kLanes + i];
+    return sum;
+  }
+
+  void keep_rows(const TileAt& at, const ThreadScratch& t, float* partial_out, float* partial_lse) const {
+    for (int64_t row = 0; row < at.tile->rows; ++row) {
+      const float sum = row_sum(row, t);
+      const bool nothing = sum == 0;
+      partial_lse[at.slot + row] = nothing ? kNothing : t.max[row] + std::log2(sum);
+      store_row(core::DType::kFloat32, t.out + row * dim_padded_, nothing ? 0.0f : 1.0f / sum, dim_padded_,
+                partial_out + (at.slot + row) * dim_padded_);
+    }
+  }
+
+  void write_rows(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t query_head,
+                  const ThreadScratch& t) const {
+    const int64_t size = static_cast<int64_t>(core::size_bytes(p_.dtype));
+    const double gain = p_.out_scale * (dropout_.active() ? dropout_.gain() : 1.0);
+    char* out = static_cast<char*>(p_.out.data) + (b * p_.out.batch_stride + query_head * p_.out.head_stride) * size;
+    float* lse = static_cast<float*>(p_.lse) + (b * p_.heads + query_head) * p_.len_q;
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t i = row0 + row * stride - p_.query_start;
+      const float sum = row_sum(row, t);
+      float* from = t.out + row * dim_padded_;
+      if (sum == 0) std::fill_n(from, dim_padded_, 0.0f);
+      store_row(p_.dtype, from, sum == 0 ? 0.0f : static_cast<float>(gain / sum), p_.dim,
+                out + i * p_.out.len_stride * size);
+      lse[i] = sum == 0
+                   ? kNothing
+                   : static_cast<float>((static_cast<double>(t.max[row]) + std::log2(static_cast<double>(sum))) * kLn2);
+    }
+  }
+
+  const Problem& p_;
+  const PlanView& plan_;
+  const Products products_;
+  const Cell cell_;
+  const int64_t dim_padded_;
+  const int64_t tile_rows_;
+  const int64_t queries_per_key_;
+  const core::Dropout dropout_;
+  const float scale_log2_;
+  int64_t partial_rows_ = 0;
+  int64_t blocks_ = 0;
+  std::vector<HeadScratch> heads_;
+  std::vector<ThreadScratch> threads_;
+};
+
+}  // namespace
+
+void forward(const Problem& p, const PlanView& plan, const Workspace& w, Stream) {
+  check(p, plan, Direction::kForward);
+  if (p.batch == 0 || p.heads == 0 || p.len_q == 0) return;
+  Forward(p, plan, w).run(w);
+}
+
+}  // namespace longstride::engine::cpu

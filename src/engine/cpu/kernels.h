@@ -1,0 +1,94 @@
+// The vectorised loops of the CPU engine: rows in and out of tensors, the two packings of a product's right operand,
+// and the elementwise halves of the forward (online softmax) and of the backward. Called by packing.cc, forward.cc and
+// backward.cc. Every function picks the best instruction set of the machine when it is called.
+//
+// Words. A *cell* is an element of a packed operand. *Columns* of a chunk are local: column 0 is the first packed one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "core/philox.h"
+
+namespace longstride::engine::cpu {
+
+// What products are computed in. kNarrow: bfloat16 cells, right operands in pairs, float32 accumulation.
+enum class Cell { kFloat32, kNarrow };
+
+constexpr int64_t cell_bytes(Cell c) { return c == Cell::kNarrow ? 2 : 4; }
+// Columns are packed in groups of 32. As the inner dimension of a narrow product, a group's order is 0, 16, 1, 17, ...:
+// column i and column i + 16 make a pair, so that two float vectors become one of narrow cells without a shuffle.
+constexpr int kGroup = 32;
+// The widest vector used, in floats: rows' partial sums have so many lanes.
+constexpr int kLanes = 16;
+
+// Row j of `rows` from base + j * stride (elements of dtype) to to + j * dim_padded cells; the padding is zeroed.
+void gather_rows(core::DType, const void* base, int64_t stride, int64_t rows, int64_t dim, bool negate, Cell cell,
+                 int64_t dim_padded, void* to);
+bool any_nonfinite(Cell, const void* cells, int64_t count);
+// rows x dim_padded cells -> dim-major, `width` columns a row, narrow cells in pairs of dim. rows % 16 == 0.
+void pack_transposed(Cell, const void* cells, int64_t rows, int64_t dim_padded, int64_t width, void* to);
+// rows x dim_padded cells -> the same row by row; narrow cells in pairs of the group order. rows % kGroup == 0.
+void pack_rows(Cell, const void* cells, int64_t rows, int64_t dim_padded, void* to);
+// rows x dim_padded cells -> dim_padded x width, row-major, no pairs.
+void transpose_cells(Cell, const void* cells, int64_t rows, int64_t dim_padded, int64_t width, void* to);
+// dtype(from[i] * factor) -> to[i]
+void store_row(core::DType, const float* from, float factor, int64_t dim, void* to);
+// sum of a[i] * b[i]
+float dot(core::DType, const void* a, const void* b, int64_t dim);
+// to[i] += from[i * step]
+void add_strided(const float* from, int64_t step, int64_t count, float* to);
+
+// Where the pairs of a chunk stand, for the draws of dropout: row r is at row0 + r * stride, column c at
+// column0 + c * stride.
+struct DropoutChunk {
+  const core::Dropout* dropout = nullptr;  // null: keep everything
+  uint32_t batch_head = 0;                 // b * heads + h
+  int64_t row0 = 0;
+  int64_t column0 = 0;
+  int64_t stride = 1;
+};
+
+// A chunk of scores: `rows` x `columns` (a multiple of kGroup), of which rows [row_begin, row_end) are live.
+struct Chunk {
+  int rows = 0;
+  int row_begin = 0;
+  int row_end = 0;
+  int columns = 0;
+  int first = 0;  // columns [first, last) belong to the run
+  int last = 0;
+  int64_t diagonal = 0;  // forward: row r sees c iff c < r + diagonal; transposed: iff c >= r + diagonal
+  float scale_log2 = 1;
+  float weight_log2 = 0;
+  int64_t ld = 0;  // of scores and of every other chunk, in their elements
+  DropoutChunk drop;
+};
+
+// Online softmax of one chunk: reads scores, writes probabilities (cells; for kFloat32 they may be the scores' memory),
+// brings max, sum and the rows of `out` up to date. Probabilities are relative to max; dead ones are zero. The product
+// with V comes after.
+struct SoftmaxRows {
+  float* max = nullptr;  // log2 units, -inf: nothing seen
+  float* sum = nullptr;  // kLanes partial sums a row
+  float* out = nullptr;
+  int64_t out_ld = 0;
+};
+void softmax_chunk(Cell, const Chunk&, const float* scores, void* probabilities, const SoftmaxRows&);
+
+// The backward of one transposed chunk (rows are keys, columns queries). In: scores and d_probabilities (dO . v). Out:
+// probabilities and d_scores (left operands, cells), and d_scores_pairs (right operand: narrow pairs of rows; for
+// kFloat32 d_scores serves). For kFloat32 the outputs may be the inputs' memory.
+struct GradientColumns {
+  const float* lse_log2 = nullptr;  // +inf: the query sees nothing
+  const float* delta = nullptr;     // sum(dO * out) - d_lse
+  float gain = 1;                   // out_scale / (1 - p), what a probability is multiplied with in out
+};
+void gradient_chunk(Cell, const Chunk&, const float* scores, const float* d_probabilities, const GradientColumns&,
+                    void* probabilities, void* d_scores, void* d_scores_pairs);
+
+// C[m x n] (+)= A[m x k] * B[k x n], float32, row-major.
+void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
+              int64_t ldc, bool accumulate);
+
+}  // namespace longstride::engine::cpu

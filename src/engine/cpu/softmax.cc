@@ -1,0 +1,142 @@
+// Online softmax of one chunk of scores (kernels.h). A row that sees the whole chunk does no mask work.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "engine/cpu/softmax.cc"
+#include <hwy/foreach_target.h>
+// foreach_target comes first: it includes this file once per instruction set.
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "engine/cpu/kernels.h"
+#include "engine/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace longstride::engine::cpu::HWY_NAMESPACE {
+
+// Stores the probabilities of columns c.. and c + 16.. of one group at its vector offset i.
+HWY_INLINE void store_group(Cell cell, Vector low, Vector high, int c, int i, void* row) {
+  const Floats d;
+  const Words du;
+  if (cell == Cell::kNarrow) {
+    const auto word = paired(rounded_upper(d, low), rounded_upper(d, high));
+    hn::StoreU(word, du, static_cast<uint32_t*>(row) + c / 2 + i);
+  } else {
+    hn::StoreU(low, d, static_cast<float*>(row) + c + i);
+    hn::StoreU(high, d, static_cast<float*>(row) + c + kLanes + i);
+  }
+}
+
+// Raises the row's max to `peak` if the probabilities would else grow beyond 2^8, and rescales what was summed so far.
+HWY_INLINE float settle_max(float peak, int64_t r, const SoftmaxRows& s, int64_t dim) {
+  const Floats d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const float old = s.max[r];
+  if (peak > old + 8.0f) {
+    s.max[r] = peak;
+    if (old != -std::numeric_limits<float>::infinity()) {
+      const Vector factor = hn::Set(d, std::exp2(old - peak));
+      for (int i = 0; i < kLanes; i += lanes) {
+        hn::StoreU(hn::Mul(hn::LoadU(d, s.sum + r * kLanes + i), factor), d, s.sum + r * kLanes + i);
+      }
+      float* out = s.out + r * s.out_ld;
+      for (int64_t i = 0; i < dim; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, out + i), factor), d, out + i);
+    }
+  }
+  const float settled = s.max[r];
+  return settled == -std::numeric_limits<float>::infinity() ? 0.0f : settled;
+}
+
+HWY_INLINE void plain_row(Cell cell, const Chunk& b, int64_t r, const float* row, void* to, const SoftmaxRows& s) {
+  const Floats d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  Vector top0 = hn::LoadU(d, row);
+  Vector top1 = hn::LoadU(d, row + kLanes);
+  for (int c = 0; c < b.columns; c += kGroup) {
+    for (int i = 0; i < kLanes; i += lanes) {
+      top0 = hn::Max(top0, hn::LoadU(d, row + c + i));
+      top1 = hn::Max(top1, hn::LoadU(d, row + c + kLanes + i));
+    }
+  }
+  const float peak = hn::GetLane(hn::MaxOfLanes(d, hn::Max(top0, top1))) * b.scale_log2;
+  const Vector shift = hn::Set(d, b.weight_log2 - settle_max(peak, r, s, s.out_ld));
+  const Vector scale = hn::Set(d, b.scale_log2);
+  for (int i = 0; i < kLanes; i += lanes) {
+    Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
+    for (int c = 0; c < b.columns; c += kGroup) {
+      const Vector low = exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c + i), scale, shift));
+      const Vector high = exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c + kLanes + i), scale, shift));
+      sum = hn::Add(sum, hn::Add(low, high));
+      store_group(cell, low, high, c, i, to);
+    }
+    hn::StoreU(sum, d, s.sum + r * kLanes + i);
+  }
+}
+
+// A row of which only columns [first, last) are seen, or with dropout.
+HWY_INLINE void masked_row(Cell cell, const Chunk& b, int64_t r, int first, int last, const float* row, void* to,
+                           const SoftmaxRows& s, float* keep) {
+  const Floats d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const Vector from = hn::Set(d, static_cast<float>(first));
+  const Vector until = hn::Set(d, static_cast<float>(last));
+  const auto seen = [&](int c) HWY_ATTR {
+    const Vector column = hn::Iota(d, static_cast<float>(c));
+    return hn::And(hn::Ge(column, from), hn::Lt(column, until));
+  };
+  const Vector nothing = hn::Set(d, -std::numeric_limits<float>::infinity());
+  Vector top = nothing;
+  for (int c = 0; c < b.columns; c += lanes) {
+    top = hn::Max(top, hn::IfThenElse(seen(c), hn::LoadU(d, row + c), nothing));
+  }
+  const float widest = hn::GetLane(hn::MaxOfLanes(d, top));
+  // 0 * -inf must not make a NaN of a row whose scores are all -inf, nor of scale 0.
+  const float peak = widest == -std::numeric_limits<float>::infinity() ? widest : widest * b.scale_log2;
+  const Vector shift = hn::Set(d, b.weight_log2 - settle_max(peak, r, s, s.out_ld));
+  const Vector scale = hn::Set(d, b.scale_log2);
+  if (b.drop.dropout) draw_row(b.drop, true, r, b.columns, keep);
+  for (int i = 0; i < kLanes; i += lanes) {
+    Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
+    for (int c = 0; c < b.columns; c += kGroup) {
+      const int c0 = c + i;
+      const int c1 = c + kLanes + i;
+      Vector low = hn::IfThenElseZero(seen(c0), exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c0), scale, shift)));
+      Vector high = hn::IfThenElseZero(seen(c1), exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c1), scale, shift)));
+      sum = hn::Add(sum, hn::Add(low, high));
+      if (b.drop.dropout) {
+        low = hn::IfThenElseZero(hn::Gt(hn::LoadU(d, keep + c0), hn::Zero(d)), low);
+        high = hn::IfThenElseZero(hn::Gt(hn::LoadU(d, keep + c1), hn::Zero(d)), high);
+      }
+      store_group(cell, low, high, c, i, to);
+    }
+    hn::StoreU(sum, d, s.sum + r * kLanes + i);
+  }
+}
+
+void softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s) {
+  HWY_ALIGN float keep[512];
+  for (int64_t r = 0; r < b.rows; ++r) {
+    void* to = static_cast<char*>(probabilities) + r * b.ld * cell_bytes(cell);
+    const int last = static_cast<int>(std::clamp<int64_t>(r + b.diagonal, 0, b.last));
+    if (r < b.row_begin || r >= b.row_end || last <= b.first) {
+      std::fill_n(static_cast<char*>(to), b.columns * cell_bytes(cell), char{0});
+    } else if (b.first == 0 && last == b.columns && !b.drop.dropout) {
+      plain_row(cell, b, r, scores + r * b.ld, to, s);
+    } else {
+      masked_row(cell, b, r, b.first, last, scores + r * b.ld, to, s, keep);
+    }
+  }
+}
+
+}  // namespace longstride::engine::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace longstride::engine::cpu {
+HWY_EXPORT(softmax_chunk);
+void softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s) {
+  HWY_DYNAMIC_DISPATCH(softmax_chunk)(cell, b, scores, probabilities, s);
+}
+}  // namespace longstride::engine::cpu
+#endif
