@@ -1,0 +1,105 @@
+// Options for patterns and lengths (pattern_options.h).
+#include "pattern_options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <map>
+#include <numeric>
+
+#include "longstride/error.h"
+
+namespace longstride::cli {
+
+Pattern PatternOptions::pattern() const {
+  DilatedOptions options;
+  options.causal = causal;
+  options.head_offset = head_offset_from_name(head_offset);
+  if (!offsets.empty()) options.offsets = offsets;
+  options.mixing = mixing_from_name(mixing);
+  options.average = average;
+  options.padding = padding_from_name(padding);
+  return Pattern::dilated(segments, rates, options);
+}
+
+Extent LengthOptions::extent() const {
+  Extent extent;
+  extent.heads = heads;
+  extent.kv_heads = kv_heads.value_or(heads);
+  extent.len_k = len;
+  if (!documents.empty()) {
+    for (const int64_t document : documents) {
+      if (document < 0) throw Error(fmt::format("--documents: got {}, expected lengths >= 0", document));
+    }
+    const int64_t sum = std::accumulate(documents.begin(), documents.end(), int64_t{0});
+    if (sum != len)
+      throw Error(fmt::format("--documents: the lengths add up to {}, expected --len, which is {}", sum, len));
+    extent.cu_seqlens.push_back(0);
+    for (const int64_t document : documents) extent.cu_seqlens.push_back(extent.cu_seqlens.back() + document);
+  }
+  extent.query_start = query_start.value_or(0);
+  extent.len_q = len - extent.query_start;
+  if (extent.query_start < 0 || extent.len_q < 0)
+    throw Error(fmt::format("--query-start: got {}, expected 0 to --len, which is {}", extent.query_start, len));
+  extent.validate();
+  return extent;
+}
+
+CLI::Validator token_count() {
+  return CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"k", 1024}, {"m", 1024 * 1024}},
+                               CLI::AsNumberWithUnit::CASE_INSENSITIVE, "TOKENS");
+}
+
+void add_pattern_options(CLI::App& command, PatternOptions& into) {
+  const char* group = "Pattern";
+  command.add_option("--segments", into.segments, "Segment length of each group, in tokens (32k = 32768)")
+      ->delimiter(',')
+      ->transform(token_count())
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--rates", into.rates, "Dilation rate of each group: every rate-th token of a segment is sampled")
+      ->delimiter(',')
+      ->capture_default_str()
+      ->group(group);
+  command.add_flag("--causal", into.causal, "A query sees no later key")->group(group);
+  command
+      .add_option("--offset", into.head_offset,
+                  "Rule for the residue that a head samples: modulo (LongNet's paper), block (torchscale), group")
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--offsets", into.offsets, "Residues given one by one, groups x KV heads, in place of the rule")
+      ->delimiter(',')
+      ->group(group);
+  command.add_option("--mixing", into.mixing, "joint: every head runs every group; head_partition: one group a head")
+      ->capture_default_str()
+      ->group(group);
+  command.add_flag("--average", into.average, "head_partition only: divide by the number of groups")->group(group);
+  command.add_option("--padding", into.padding, "masked, or zero_keys as in torchscale's pretrained models")
+      ->capture_default_str()
+      ->group(group);
+}
+
+std::string pattern_line(const Pattern& pattern) {
+  std::vector<int64_t> segments, rates;
+  for (const Group& group : pattern.groups()) {
+    segments.push_back(group.segment);
+    rates.push_back(group.rate);
+  }
+  const DilatedOptions& options = pattern.options();
+  std::string line = fmt::format("segments {}; rates {}; {}", fmt::join(segments, ", "), fmt::join(rates, ", "),
+                                 options.causal ? "causal" : "not causal");
+  line += options.offsets ? "; offsets given" : fmt::format("; offsets {}", name(options.head_offset));
+  if (options.mixing != Mixing::kJoint) line += fmt::format("; {}", name(options.mixing));
+  if (options.average) line += ", averaged";
+  if (options.padding != Padding::kMasked) line += fmt::format("; padding {}", name(options.padding));
+  return line;
+}
+
+std::string extent_line(const Extent& extent) {
+  std::string line = fmt::format("{} tokens", extent.len_k);
+  if (!extent.cu_seqlens.empty()) line += fmt::format(" in {} documents", extent.cu_seqlens.size() - 1);
+  if (extent.len_q != extent.len_k) line += fmt::format(", {} queries from {} on", extent.len_q, extent.query_start);
+  return line;
+}
+
+}  // namespace longstride::cli

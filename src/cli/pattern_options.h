@@ -1,0 +1,47 @@
+// The options that name a pattern and the lengths it meets, the same for show and bench. Torch-free.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "longstride/pattern.h"
+
+namespace longstride::cli {
+
+struct PatternOptions {
+  std::vector<int64_t> segments;
+  std::vector<int64_t> rates;
+  std::string head_offset = "modulo";
+  std::vector<int64_t> offsets;  // groups x kv_heads, in place of the rule
+  std::string mixing = "joint";
+  std::string padding = "masked";
+  bool causal = false;
+  bool average = false;
+  Pattern pattern() const;  // throws Error
+};
+
+struct LengthOptions {
+  int64_t len = 0;
+  int64_t heads = 1;
+  std::optional<int64_t> kv_heads;     // unset: as heads
+  std::vector<int64_t> documents;      // lengths of packed documents, which add up to len
+  std::optional<int64_t> query_start;  // queries are the positions from here on
+  Extent extent() const;               // throws Error; batch 1
+};
+
+// A whole number of tokens, where 'k' is 1024 and 'm' is 1024 * 1024: 32k, 1m, 4096.
+CLI::Validator token_count();
+
+// Adds --segments --rates --causal --offset --offsets --mixing --average --padding; defaults are what `into` holds.
+void add_pattern_options(CLI::App& command, PatternOptions& into);
+
+// One line: segments, rates and whatever differs from the defaults.
+std::string pattern_line(const Pattern& pattern);
+
+// One line: tokens, documents and query start.
+std::string extent_line(const Extent& extent);
+
+}  // namespace longstride::cli
