@@ -1,0 +1,337 @@
+// Builds the cases of cases.h: the covering array, the options behind each level, the tensors and their poison.
+#include "test/engine/cases.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <sstream>
+
+#include "core/half.h"
+
+namespace longstride::test {
+namespace {
+
+// Draws that do not depend on the standard library's distributions.
+class Draw {
+ public:
+  explicit Draw(uint64_t seed) : engine_(seed * 0x9E3779B97F4A7C15ull + 1) {}
+  int64_t below(int64_t n) { return static_cast<int64_t>(engine_() % static_cast<uint64_t>(n)); }
+  double real() { return static_cast<double>(engine_() >> 11) * 0x1p-53; }
+  double value() { return 2 * (real() + real() + real()) - 3; }  // near enough to normal, variance 1
+  int64_t one_of(std::initializer_list<int64_t> list) { return list.begin()[below(static_cast<int64_t>(list.size()))]; }
+  uint64_t bits() { return engine_(); }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+// Greedy all-pairs: each choice starts from a pair that is still missing, then takes factor by factor the level that
+// adds most missing pairs.
+std::vector<Choice> cover_pairs(const std::vector<int>& levels) {
+  const int factors = static_cast<int>(levels.size());
+  const int width = *std::max_element(levels.begin(), levels.end());
+  const auto at = [&](int f, int x, int g, int y) { return ((f * width + x) * factors + g) * width + y; };
+  std::vector<bool> missing(factors * width * factors * width, false);
+  for (int f = 0; f < factors; ++f) {
+    for (int g = 0; g < factors; ++g) {
+      if (f == g) continue;
+      for (int x = 0; x < levels[f]; ++x) {
+        for (int y = 0; y < levels[g]; ++y) missing[at(f, x, g, y)] = true;
+      }
+    }
+  }
+  std::vector<Choice> choices;
+  for (int f = 0; f < factors; ++f) {
+    for (int g = f + 1; g < factors; ++g) {
+      for (int x = 0; x < levels[f]; ++x) {
+        for (int y = 0; y < levels[g]; ++y) {
+          if (!missing[at(f, x, g, y)]) continue;
+          Choice choice(factors, -1);
+          choice[f] = x;
+          choice[g] = y;
+          for (int n = 0; n < factors; ++n) {
+            if (choice[n] >= 0) continue;
+            int best_gain = -1;
+            for (int i = 0; i < levels[n]; ++i) {
+              // Ties go to a level that turns with the choice's number, so that levels are used evenly.
+              const int level = (i + static_cast<int>(choices.size())) % levels[n];
+              int gain = 0;
+              for (int m = 0; m < factors; ++m) gain += choice[m] >= 0 && missing[at(n, level, m, choice[m])];
+              if (gain > best_gain) {
+                best_gain = gain;
+                choice[n] = level;
+              }
+            }
+          }
+          for (int n = 0; n < factors; ++n) {
+            for (int m = 0; m < factors; ++m) {
+              if (n != m) missing[at(n, choice[n], m, choice[m])] = false;
+            }
+          }
+          choices.push_back(std::move(choice));
+        }
+      }
+    }
+  }
+  return choices;
+}
+
+void set_groups(oracle::Options& o, int level, Draw& draw) {
+  switch (level) {
+    case 0:
+      o.segments = {16, 32, 64}, o.rates = {1, 2, 4};
+      return;
+    case 1:
+      o.segments = {1000}, o.rates = {1};
+      return;
+    case 2:
+      o.segments = {10, 24, 70}, o.rates = {1, 3, 5};
+      return;
+    case 3:
+      o.segments = {4, 50}, o.rates = {6, 7};
+      return;
+    case 4:
+      o.segments = {8, 16, 32, 64, 128}, o.rates = {1, 2, 4, 6, 12};
+      return;
+    case 5:
+      o.segments = {7}, o.rates = {3};
+      return;
+    default:
+      break;
+  }
+  const int64_t groups = 1 + draw.below(4);
+  for (int64_t g = 0; g < groups; ++g) {
+    o.segments.push_back(1 + draw.below(draw.one_of({4, 20, 100, 300})));
+    o.rates.push_back(1 + draw.below(draw.one_of({1, 4, 9, 17})));
+  }
+}
+
+void set_documents(oracle::Options& o, int level, Draw& draw) {
+  if (level == 1) {
+    o.cu_seqlens = {0, o.len_k};
+    for (int64_t n = draw.below(4); n > 0; --n) o.cu_seqlens.push_back(draw.below(o.len_k + 1));
+    std::sort(o.cu_seqlens.begin(), o.cu_seqlens.end());
+  }
+  if (level == 2) {
+    for (int64_t b = 0; b < o.batch; ++b) {
+      const int64_t some = draw.below(o.len_k + 1);
+      o.lengths.push_back(draw.one_of({some, some, some, o.len_k, 0}));
+    }
+  }
+}
+
+// Marks what no pair reads: NaN in rows of q and d_out (and d_lse) that see nothing, of k and v that nobody sees.
+void poison_unread(Case& c) {
+  const oracle::Options& o = c.options;
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto spoil = [&](std::vector<double>& x, int64_t row) {
+    for (int64_t d = 0; d < o.dim; ++d) x[row * o.dim + d] = nan;
+  };
+  for (int64_t b = 0; b < o.batch; ++b) {
+    for (int64_t j = 0; j < o.kv_heads; ++j) {
+      const oracle::Sight sight(o, b, j);
+      std::vector<bool> read(o.len_k, false);
+      for (int64_t i = 0; i < o.len_q; ++i) {
+        bool sees = false;
+        for (int64_t p = 0; p < o.len_k; ++p) {
+          if (sight.multiplicity(o.query_start + i, p) == 0) continue;
+          sees = true;
+          read[p] = true;
+        }
+        const int64_t group = o.heads / o.kv_heads;
+        for (int64_t h = j * group; !sees && h < (j + 1) * group; ++h) {
+          spoil(c.q, (b * o.len_q + i) * o.heads + h);
+          spoil(c.d_out, (b * o.len_q + i) * o.heads + h);
+          if (c.has_d_lse) c.d_lse[(b * o.heads + h) * o.len_q + i] = nan;
+        }
+      }
+      for (int64_t p = 0; p < o.len_k; ++p) {
+        if (read[p]) continue;
+        spoil(c.k, (b * o.len_k + p) * o.kv_heads + j);
+        spoil(c.v, (b * o.len_k + p) * o.kv_heads + j);
+      }
+    }
+  }
+}
+
+std::string list(const std::vector<int64_t>& values) {
+  std::ostringstream text;
+  text << "[";
+  for (size_t i = 0; i < values.size(); ++i) text << (i ? "," : "") << values[i];
+  text << "]";
+  return text.str();
+}
+
+}  // namespace
+
+const std::vector<int>& levels_of_factors() {
+  static const std::vector<int> levels = {4, 3, 2, 2, 3, 2, 2, 6, 7, 2, 3, 3, 4, 6, 8, 4};
+  return levels;
+}
+
+const std::vector<Choice>& pairwise_choices() {
+  static const std::vector<Choice> choices = cover_pairs(levels_of_factors());
+  return choices;
+}
+
+Choice random_choice(uint64_t seed) {
+  Draw draw(seed ^ 0xC0FFEEull);
+  Choice choice;
+  for (const int levels : levels_of_factors()) choice.push_back(static_cast<int>(draw.below(levels)));
+  // Half of the random cases draw what the tables fix.
+  if (draw.below(2)) choice[kGroups] = 6;
+  if (draw.below(2)) choice[kLength] = 7;
+  return choice;
+}
+
+Case make_case(const Choice& choice, uint64_t seed, Poison poison) {
+  Draw draw(seed);
+  Case c;
+  c.choice = choice;
+  c.seed = seed;
+  c.dtype = static_cast<core::DType>(choice[kDType]);
+  c.has_d_lse = choice[kDLse] == 1;
+  const int64_t tile = std::vector<int64_t>{8, 4, 16, 128}[choice[kTile]];
+  c.geometry.tile_rows = static_cast<int32_t>(tile);
+  c.geometry.column_block = static_cast<int32_t>(draw.one_of({4, 8, 16, 128}));
+  c.geometry.row_quantum = static_cast<int32_t>(draw.one_of({1, 4, 16}));
+  c.geometry.merge_columns = static_cast<double>(draw.one_of({0, 2, 16, 64}));
+  c.geometry.run_columns = static_cast<double>(draw.one_of({0, 2, 8}));
+
+  oracle::Options& o = c.options;
+  o.batch = 1 + draw.below(2);
+  set_groups(o, choice[kGroups], draw);
+  const std::vector<std::pair<int64_t, int64_t>> heads = {{4, 4}, {1, 1}, {6, 3}, {5, 5}, {8, 4}, {3, 1}};
+  o.heads = heads[choice[kHeads]].first;
+  o.kv_heads = heads[choice[kHeads]].second;
+  o.head_partition = choice[kMixing] >= 1;
+  o.average = choice[kMixing] == 2;
+  if (o.head_partition && o.kv_heads < o.groups()) {
+    o.heads = o.heads / o.kv_heads * o.groups();
+    o.kv_heads = o.groups();
+  }
+  o.dim = std::vector<int64_t>{8, 1, 3, 16, 20, 33}[choice[kDim]];
+  o.len_k = std::vector<int64_t>{61, 0, 1, tile - 1, tile, tile + 1, 139, draw.below(151)}[choice[kLength]];
+  o.query_start = choice[kStart] == 1 ? draw.below(o.len_k + 1) : 0;
+  o.len_q = choice[kStart] == 1 ? draw.below(o.len_k - o.query_start + 1) : o.len_k;
+  o.causal = choice[kCausal] == 1;
+  o.zero_keys = choice[kPadding] == 1;
+  if (choice[kRule] == 3) {
+    for (int64_t n = 0; n < o.groups() * o.kv_heads; ++n) o.offsets.push_back(draw.below(30));
+  } else {
+    o.rule = static_cast<oracle::OffsetRule>(choice[kRule]);
+  }
+  set_documents(o, choice[kDocuments], draw);
+  if (choice[kScale] == 1) o.scale = 0.0;
+  if (choice[kScale] == 2) o.scale = -0.7;
+  o.dropout_p = choice[kDropoutP] == 1 ? 0.3 : 0.0;
+  o.dropout_seed = draw.bits();
+
+  const auto fill = [&](std::vector<double>& x, int64_t n, core::DType dtype) {
+    x.resize(n);
+    for (double& value : x) value = rounded(draw.value(), dtype);
+  };
+  fill(c.q, o.batch * o.len_q * o.heads * o.dim, c.dtype);
+  fill(c.k, o.batch * o.len_k * o.kv_heads * o.dim, c.dtype);
+  fill(c.v, o.batch * o.len_k * o.kv_heads * o.dim, c.dtype);
+  fill(c.d_out, o.batch * o.len_q * o.heads * o.dim, c.dtype);
+  const core::DType lse_dtype = c.dtype == core::DType::kFloat64 ? core::DType::kFloat64 : core::DType::kFloat32;
+  if (c.has_d_lse) fill(c.d_lse, o.batch * o.heads * o.len_q, lse_dtype);
+  if (poison == Poison::kUnread) poison_unread(c);
+  return c;
+}
+
+Pattern Case::pattern() const {
+  DilatedOptions d;
+  d.causal = options.causal;
+  d.head_offset = options.rule == oracle::OffsetRule::kModulo  ? HeadOffset::kModulo
+                  : options.rule == oracle::OffsetRule::kBlock ? HeadOffset::kBlock
+                                                               : HeadOffset::kGroup;
+  if (!options.offsets.empty()) d.offsets = options.offsets;
+  d.mixing = options.head_partition ? Mixing::kHeadPartition : Mixing::kJoint;
+  d.average = options.average;
+  d.padding = options.zero_keys ? Padding::kZeroKeys : Padding::kMasked;
+  return Pattern::dilated(options.segments, options.rates, d);
+}
+
+Extent Case::extent() const {
+  Extent e;
+  e.batch = options.batch;
+  e.heads = options.heads;
+  e.kv_heads = options.kv_heads;
+  e.len_q = options.len_q;
+  e.len_k = options.len_k;
+  e.query_start = options.query_start;
+  e.cu_seqlens = options.cu_seqlens;
+  e.lengths = options.lengths;
+  return e;
+}
+
+std::string Case::words() const {
+  const oracle::Options& o = options;
+  std::ostringstream text;
+  text << "segments " << list(o.segments) << " rates " << list(o.rates) << " offsets "
+       << (o.offsets.empty() ? std::vector<std::string>{"modulo", "block", "group"}[static_cast<int>(o.rule)]
+                             : list(o.offsets))
+       << (o.head_partition ? " head_partition" : "") << (o.average ? " average" : "") << (o.causal ? " causal" : "")
+       << (o.zero_keys ? " zero_keys" : "") << "; batch " << o.batch << " heads " << o.heads << "/" << o.kv_heads
+       << " len_q " << o.len_q << " len_k " << o.len_k << " query_start " << o.query_start << " dim " << o.dim;
+  if (!o.cu_seqlens.empty()) text << " cu_seqlens " << list(o.cu_seqlens);
+  if (!o.lengths.empty()) text << " lengths " << list(o.lengths);
+  text << " dropout " << o.dropout_p << " scale " << o.scale_used() << " " << core::name(dtype) << " layout "
+       << choice[kLayout] << (has_d_lse ? " d_lse" : "") << "; tile_rows " << geometry.tile_rows << " column_block "
+       << geometry.column_block << " row_quantum " << geometry.row_quantum << " merge_columns "
+       << geometry.merge_columns << " run_columns " << geometry.run_columns << "\n  rerun: LONGSTRIDE_CASE=" << seed
+       << ":";
+  for (size_t f = 0; f < choice.size(); ++f) text << (f ? "," : "") << choice[f];
+  text << " and this test's --gtest_filter";
+  return text.str();
+}
+
+double rounded(double x, core::DType dtype) {
+  switch (dtype) {
+    case core::DType::kFloat64:
+      return x;
+    case core::DType::kFloat32:
+      return static_cast<float>(x);
+    case core::DType::kBFloat16:
+      return core::to_float(core::to_bfloat16(static_cast<float>(x)));
+    case core::DType::kFloat16:
+      return core::to_float(core::to_float16(static_cast<float>(x)));
+  }
+  return x;
+}
+
+double roundoff(core::DType dtype) {
+  switch (dtype) {
+    case core::DType::kFloat64:
+      return 0x1p-53;
+    case core::DType::kFloat32:
+      return 0x1p-24;
+    case core::DType::kBFloat16:
+      return 0x1p-8;
+    case core::DType::kFloat16:
+      return 0x1p-11;
+  }
+  return 0;
+}
+
+void for_each_case(int64_t random_count, Poison poison, const std::function<void(const Case&)>& check) {
+  if (const char* only = std::getenv("LONGSTRIDE_CASE")) {
+    std::istringstream text(only);
+    uint64_t seed = 0;
+    char separator = 0;
+    text >> seed;
+    Choice choice;
+    for (int level = 0; text >> separator >> level;) choice.push_back(level);
+    check(make_case(choice, seed, poison));
+    return;
+  }
+  const std::vector<Choice>& grid = pairwise_choices();
+  for (size_t n = 0; n < grid.size(); ++n) check(make_case(grid[n], 1000000 + n, poison));
+  for (int64_t n = 0; n < random_count; ++n) check(make_case(random_choice(n), n, poison));
+}
+
+}  // namespace longstride::test

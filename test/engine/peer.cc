@@ -1,0 +1,124 @@
+// Computes the yardstick of peer.h. Only pairs that are seen are touched, so that poison stays where it is.
+#include "test/engine/peer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace longstride::test {
+namespace {
+
+template <typename Sum>
+class PlainHead {
+ public:
+  PlainHead(const Case& c, Peer& peer) : c_(c), o_(c.options), peer_(peer) {
+    dk_.resize(c.k.size());
+    dv_.resize(c.v.size());
+  }
+
+  void run(const oracle::Sight& sight, int64_t b, int64_t h) {
+    const int64_t j = o_.kv_head(h);
+    const auto scale = static_cast<Sum>(o_.scale_used());
+    const auto out_scale = static_cast<Sum>(o_.average ? 1.0 / static_cast<double>(o_.groups()) : 1.0);
+    for (int64_t i = 0; i < o_.len_q; ++i) {
+      const int64_t query = ((b * o_.len_q + i) * o_.heads + h) * o_.dim;
+      const int64_t stat = (b * o_.heads + h) * o_.len_q + i;
+      std::vector<int64_t> keys;  // offsets of their rows
+      std::vector<Sum> scores, gains, weights;
+      const auto phantoms = static_cast<Sum>(sight.phantoms(o_.query_start + i));
+      Sum top = phantoms > 0 ? Sum{0} : -std::numeric_limits<Sum>::infinity();
+      for (int64_t p = 0; p < o_.len_k; ++p) {
+        const int64_t m = sight.multiplicity(o_.query_start + i, p);
+        if (m == 0) continue;
+        keys.push_back(((b * o_.len_k + p) * o_.kv_heads + j) * o_.dim);
+        scores.push_back(scale * dot(c_.q, query, c_.k, keys.back()));
+        weights.push_back(static_cast<Sum>(m));
+        const bool kept =
+            o_.dropout_p == 0 || oracle::keeps(o_.dropout_seed, o_.dropout_p, o_.heads, b, h, o_.query_start + i, p);
+        gains.push_back(kept ? static_cast<Sum>(1.0 / (1.0 - o_.dropout_p)) : Sum{0});
+        top = std::max(top, scores.back());
+      }
+      if (keys.empty() && phantoms == 0) continue;
+      Sum sum = phantoms > 0 ? phantoms * std::exp(-top) : Sum{0};
+      for (size_t n = 0; n < keys.size(); ++n) sum += weights[n] * std::exp(scores[n] - top);
+      peer_.forward.lse[stat] = top + std::log(sum);
+      std::vector<Sum> shares;
+      std::vector<Sum> out(o_.dim);
+      for (size_t n = 0; n < keys.size(); ++n) {
+        shares.push_back(round(weights[n] * std::exp(scores[n] - top) / sum));
+        for (int64_t d = 0; d < o_.dim; ++d) {
+          out[d] += round(shares[n] * gains[n]) * static_cast<Sum>(c_.v[keys[n] + d]);
+        }
+      }
+      Sum delta = 0;
+      for (int64_t d = 0; d < o_.dim; ++d) {
+        peer_.forward.out[query + d] = round(out_scale * round(out[d]));
+        delta += static_cast<Sum>(peer_.forward.out[query + d]) * static_cast<Sum>(c_.d_out[query + d]);
+      }
+      const Sum d_lse = c_.has_d_lse ? static_cast<Sum>(c_.d_lse[stat]) : Sum{0};
+      std::vector<Sum> dq(o_.dim);
+      for (size_t n = 0; n < keys.size(); ++n) {
+        const Sum gain = round(out_scale * gains[n] * dot(c_.d_out, query, c_.v, keys[n]));
+        const Sum d_score = round(shares[n] * (gain - delta + d_lse));
+        for (int64_t d = 0; d < o_.dim; ++d) {
+          dq[d] += scale * d_score * static_cast<Sum>(c_.k[keys[n] + d]);
+          dk_[keys[n] + d] += scale * d_score * static_cast<Sum>(c_.q[query + d]);
+          dv_[keys[n] + d] += out_scale * round(shares[n] * gains[n]) * static_cast<Sum>(c_.d_out[query + d]);
+        }
+      }
+      for (int64_t d = 0; d < o_.dim; ++d) peer_.backward.dq[query + d] = round(dq[d]);
+    }
+  }
+
+  void finish() {
+    for (size_t n = 0; n < dk_.size(); ++n) {
+      peer_.backward.dk[n] = round(dk_[n]);
+      peer_.backward.dv[n] = round(dv_[n]);
+    }
+  }
+
+ private:
+  Sum round(Sum x) const { return static_cast<Sum>(rounded(static_cast<double>(x), c_.dtype)); }
+  Sum dot(const std::vector<double>& a, int64_t at_a, const std::vector<double>& b, int64_t at_b) const {
+    Sum sum = 0;
+    for (int64_t d = 0; d < o_.dim; ++d) sum += static_cast<Sum>(a[at_a + d]) * static_cast<Sum>(b[at_b + d]);
+    return sum;
+  }
+
+  const Case& c_;
+  const oracle::Options& o_;
+  Peer& peer_;
+  std::vector<Sum> dk_;
+  std::vector<Sum> dv_;
+};
+
+template <typename Sum>
+void compute(const Case& c, Peer& peer) {
+  PlainHead<Sum> head(c, peer);
+  for (int64_t b = 0; b < c.options.batch; ++b) {
+    for (int64_t h = 0; h < c.options.heads; ++h) {
+      head.run(oracle::Sight(c.options, b, c.options.kv_head(h)), b, h);
+    }
+  }
+  head.finish();
+}
+
+}  // namespace
+
+Peer peer_results(const Case& c) {
+  Peer peer;
+  peer.forward.out.assign(c.q.size(), 0.0);
+  peer.forward.lse.assign(c.options.batch * c.options.heads * c.options.len_q,
+                          -std::numeric_limits<double>::infinity());
+  peer.backward.dq.assign(c.q.size(), 0.0);
+  peer.backward.dk.assign(c.k.size(), 0.0);
+  peer.backward.dv.assign(c.v.size(), 0.0);
+  if (c.dtype == core::DType::kFloat64) {
+    compute<double>(c, peer);
+  } else {
+    compute<float>(c, peer);
+  }
+  return peer;
+}
+
+}  // namespace longstride::test

@@ -1,0 +1,62 @@
+// Runs a torch-free engine on a Case: lays the tensors out in memory as the case says, NaN wherever no value stands,
+// fills the outputs with NaN, and reads the results back into dense doubles. Called by the engine tests.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/contract.h"
+#include "test/engine/cases.h"
+
+namespace longstride::test {
+
+struct Engine {
+  std::string name;
+  std::function<void(const engine::Problem&, const PlanView&, const engine::Workspace&)> forward;
+  std::function<void(const engine::Problem&, const engine::Gradients&, const PlanView&, const engine::Workspace&)>
+      backward;
+};
+
+struct Results {
+  std::vector<double> out;  // [batch, len_q, heads, dim]
+  std::vector<double> lse;  // [batch, heads, len_q]
+  std::vector<double> dq;
+  std::vector<double> dk;
+  std::vector<double> dv;
+  bool strayed = false;  // something was written outside the rows of an output
+  bool operator==(const Results&) const = default;
+};
+
+// A [batch, len, heads, dim] tensor of some dtype in memory, in the case's layout; the gaps hold NaN.
+class TensorBuffer {
+ public:
+  TensorBuffer(core::DType dtype, int64_t batch, int64_t len, int64_t heads, int64_t dim, int layout);
+  TensorBuffer(core::DType dtype, int64_t batch, int64_t len, int64_t heads, int64_t dim, int layout,
+               const std::vector<double>& values);
+  engine::ConstTensorRef read() const;
+  engine::TensorRef write();
+  std::vector<double> values() const;
+  bool gaps_untouched() const;
+
+ private:
+  size_t index(int64_t b, int64_t i, int64_t h) const;
+  double at(size_t element) const;
+  void set(size_t element, double value);
+  core::DType dtype_;
+  int64_t batch_, len_, heads_, dim_;
+  int64_t batch_stride_, len_stride_, head_stride_;
+  std::vector<unsigned char> bytes_;
+};
+
+// Compiles both plans with the case's geometry (or those given) and runs forward, then backward on the engine's own out
+// and lse.
+Results run_case(const Engine& engine, const Case& c, const engine::Workspace& workspace = {});
+Results run_case(const Engine& engine, const Case& c, const Plan& forward, const Plan& transposed,
+                 const engine::Workspace& workspace = {});
+
+// "" or what differs from the oracle, with the case's words. `slack` multiplies the units allowed.
+std::string against_oracle(const Engine& engine, const Case& c, const Results& results, double slack = 1);
+
+}  // namespace longstride::test
