@@ -1,0 +1,89 @@
+// at::native::cpublas::brgemm behind engine::MicroGemm. A dtype is taken only after one small product has matched plain
+// loops: brgemm throws for some dtypes on some CPUs, and its could_pack() says nothing about that.
+#include "op/brgemm.h"
+
+#include <ATen/native/CPUBlas.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <cmath>
+#include <exception>
+#include <vector>
+
+namespace longstride::op {
+namespace {
+
+using core::DType;
+
+template <class T>
+void multiply(int64_t m, int64_t n, int64_t k, const void* a, int64_t lda, const void* b, int64_t ldb, float* c,
+              int64_t ldc, bool accumulate, bool pairs) {
+  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, accumulate, static_cast<const T*>(a), static_cast<const T*>(b), c,
+                              pairs);
+}
+
+// One product of the engine's shape and one that adds, against plain loops. Small integers are exact in every dtype.
+template <class T>
+bool matches(bool pairs) {
+  constexpr int64_t kM = 16, kN = 64, kK = 32;
+  std::vector<T> a(kM * kK), b(kK * kN), packed(kK * kN);
+  std::vector<float> c(kM * kN, 1.0f);
+  for (int64_t i = 0; i < kM * kK; ++i) a[i] = static_cast<T>(static_cast<float>(i * 7 % 11 - 5));
+  for (int64_t i = 0; i < kK * kN; ++i) b[i] = static_cast<T>(static_cast<float>(i * 5 % 13 - 6));
+  for (int64_t k = 0; k < kK; ++k) {
+    for (int64_t n = 0; n < kN; ++n) packed[pairs ? k / 2 * 2 * kN + 2 * n + k % 2 : k * kN + n] = b[k * kN + n];
+  }
+  try {
+    for (const bool accumulate : {false, true}) {
+      multiply<T>(kM, kN, kK, a.data(), kK, packed.data(), kN, c.data(), kN, accumulate, pairs);
+    }
+    at::native::cpublas::brgemm_release(pairs);
+  } catch (const std::exception&) {
+    return false;
+  }
+  for (int64_t m = 0; m < kM; ++m) {
+    for (int64_t n = 0; n < kN; ++n) {
+      float sum = 0;
+      for (int64_t k = 0; k < kK; ++k) sum += static_cast<float>(a[m * kK + k]) * static_cast<float>(b[k * kN + n]);
+      if (c[m * kN + n] != 2 * sum) return false;
+    }
+  }
+  return true;
+}
+
+class Brgemm final : public engine::MicroGemm {
+ public:
+  Brgemm()
+      : float32_(matches<float>(false)), bfloat16_(matches<c10::BFloat16>(true)), float16_(matches<c10::Half>(true)) {}
+
+  const char* name() const override { return "brgemm"; }
+  bool takes(DType t) const override {
+    return t == DType::kFloat32 ? float32_ : t == DType::kBFloat16 ? bfloat16_ : t == DType::kFloat16 && float16_;
+  }
+  bool wants_pairs(DType t) const override { return t != DType::kFloat32; }
+  void run(DType t, int64_t m, int64_t n, int64_t k, const void* a, int64_t lda, const void* b, int64_t ldb, float* c,
+           int64_t ldc, bool accumulate) const override {
+    if (t == DType::kFloat32) {
+      multiply<float>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, false);
+    } else if (t == DType::kBFloat16) {
+      multiply<c10::BFloat16>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, true);
+    } else {
+      multiply<c10::Half>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, true);
+    }
+  }
+  void release() const override { at::native::cpublas::brgemm_release(true); }
+
+ private:
+  bool float32_;
+  bool bfloat16_;
+  bool float16_;
+};
+
+}  // namespace
+
+const engine::MicroGemm* brgemm() {
+  static const Brgemm instance;
+  return instance.takes(DType::kFloat32) ? &instance : nullptr;
+}
+
+}  // namespace longstride::op

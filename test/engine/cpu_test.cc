@@ -1,0 +1,263 @@
+// The CPU engine against the oracle on the whole case grid, with each product, cell and thread count that it can use.
+#include "engine/cpu/cpu.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <thread>
+
+#include "core/half.h"
+#include "engine/cpu/kernels.h"
+#include "longstride/error.h"
+#include "test/engine/cases.h"
+#include "test/engine/run.h"
+
+namespace longstride::test {
+namespace {
+
+// Plain loops over bfloat16 pairs (and float32): shows that the engine packs as the contract says.
+class PairsGemm final : public engine::MicroGemm {
+ public:
+  const char* name() const override { return "pairs"; }
+  bool takes(core::DType t) const override { return t == core::DType::kBFloat16 || t == core::DType::kFloat32; }
+  bool wants_pairs(core::DType t) const override { return t == core::DType::kBFloat16; }
+  void run(core::DType t, int64_t m, int64_t n, int64_t k, const void* a, int64_t lda, const void* b, int64_t ldb,
+           float* c, int64_t ldc, bool accumulate) const override {
+    ++calls;
+    if (t == core::DType::kFloat32) {
+      engine::cpu::multiply(m, n, k, static_cast<const float*>(a), lda, static_cast<const float*>(b), ldb, c, ldc,
+                            accumulate);
+      return;
+    }
+    ASSERT_EQ(k % 2, 0);
+    const auto* left = static_cast<const core::BFloat16*>(a);
+    const auto* right = static_cast<const core::BFloat16*>(b);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        float sum = accumulate ? c[i * ldc + j] : 0.0f;
+        for (int64_t x = 0; x < k; ++x) {
+          sum += core::to_float(left[i * lda + x]) * core::to_float(right[x / 2 * 2 * ldb + 2 * j + x % 2]);
+        }
+        c[i * ldc + j] = sum;
+      }
+    }
+  }
+  mutable std::atomic<int64_t> calls{0};
+};
+
+engine::Workspace threads(int count, const engine::MicroGemm* gemm = nullptr) {
+  engine::Workspace w;
+  w.threads = count;
+  w.gemm = gemm;
+  w.parallel_for = [count](int64_t n, const std::function<void(int64_t, int)>& body) {
+    std::vector<std::thread> team;
+    std::atomic<int64_t> next{0};
+    for (int t = 0; t < count; ++t) {
+      team.emplace_back([&, t] {
+        for (int64_t i = next++; i < n; i = next++) body(i, t);
+      });
+    }
+    for (std::thread& member : team) member.join();
+  };
+  return w;
+}
+
+const Engine kCpu{
+    "cpu", [](const auto& p, const auto& plan, const auto& w) { engine::cpu::forward(p, plan, w); },
+    [](const auto& p, const auto& g, const auto& plan, const auto& w) { engine::cpu::backward(p, g, plan, w); }};
+
+void check_grid(int64_t random_count, const engine::Workspace& w) {
+  int64_t checked = 0;
+  for_each_case(random_count, Poison::kUnread, [&](const Case& c) {
+    if (c.dtype == core::DType::kFloat64) return;
+    ++checked;
+    EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, w)), "");
+  });
+  EXPECT_GT(checked, 0);
+}
+
+TEST(Cpu, GridWithThePortableProduct) { check_grid(400, {}); }
+
+TEST(Cpu, GridWithPairsOnTwoThreads) {
+  const PairsGemm gemm;
+  check_grid(200, threads(2, &gemm));
+  EXPECT_GT(gemm.calls, 0);
+}
+
+TEST(Cpu, GridOnThreeThreads) { check_grid(100, threads(3)); }
+
+// Choice of a random seed with some factors set.
+Choice choose(uint64_t seed, std::initializer_list<std::pair<Factor, int>> set) {
+  Choice choice = random_choice(seed);
+  for (const auto& [factor, level] : set) choice[factor] = level;
+  return choice;
+}
+
+// dims that need padding, several vectors, several packed groups; lengths beyond a block of 64 columns.
+void resize(Case& c, int64_t dim, int64_t len) {
+  c.options.dim = dim;
+  c.options.len_k = c.options.len_q = len;
+  c.options.query_start = 0;
+  c.options.cu_seqlens.clear();
+  c.options.lengths.clear();
+  std::mt19937 random(static_cast<uint32_t>(c.seed));
+  std::normal_distribution<double> normal;
+  const auto fill = [&](std::vector<double>& x, int64_t heads) {
+    x.resize(c.options.batch * len * heads * dim);
+    for (double& value : x) value = rounded(normal(random), c.dtype);
+  };
+  fill(c.q, c.options.heads);
+  fill(c.k, c.options.kv_heads);
+  fill(c.v, c.options.kv_heads);
+  fill(c.d_out, c.options.heads);
+  if (c.has_d_lse) {
+    c.d_lse.resize(c.options.batch * c.options.heads * len);
+    for (double& value : c.d_lse) value = static_cast<float>(normal(random));
+  }
+}
+
+TEST(Cpu, AnyDim) {
+  const PairsGemm gemm;
+  uint64_t seed = 40;
+  for (const int64_t dim : {1, 5, 8, 33, 48, 64, 80, 128, 256}) {
+    for (const int dtype : {1, 2, 3}) {
+      for (const int causal : {0, 1}) {
+        ++seed;
+        Case c = make_case(choose(seed, {{kDType, dtype}, {kCausal, causal}, {kHeads, 1}, {kMixing, 0}}), seed);
+        resize(c, dim, 77);
+        EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, threads(1, dtype == 2 ? &gemm : nullptr))), "");
+      }
+    }
+  }
+}
+
+// The tiles that the engine asks for itself, on lengths of many blocks.
+TEST(Cpu, ItsOwnGeometry) {
+  const PairsGemm gemm;
+  uint64_t seed = 90;
+  for (const int64_t len : {192, 300, 513}) {
+    for (const int dtype : {1, 2, 3}) {
+      for (const int causal : {0, 1}) {
+        ++seed;
+        Case c = make_case(choose(seed, {{kDType, dtype}, {kCausal, causal}, {kHeads, 2}, {kMixing, 0}}), seed);
+        resize(c, 24, len);
+        c.options.segments = {64, 128, 512};
+        c.options.rates = {1, 2, 4};
+        c.options.offsets.clear();
+        const auto plan = [&](Direction d) {
+          return compile(c.pattern(), c.extent(), engine::cpu::geometry(c.dtype, c.options.dim, causal, d), d);
+        };
+        const Plan forward = plan(Direction::kForward);
+        const Plan transposed = plan(Direction::kTransposed);
+        for (const int count : {1, 2}) {
+          EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, forward, transposed, threads(count, &gemm))), "");
+        }
+      }
+    }
+  }
+}
+
+// Bits, so that NaN equals itself.
+bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0);
+}
+
+TEST(Cpu, RepeatsAreBitwiseEqual) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    const Case c = make_case(choose(seed, {{kDType, 1 + static_cast<int>(seed % 3)}}), seed);
+    for (const int count : {1, 3}) {
+      const Results a = run_case(kCpu, c, threads(count));
+      const Results b = run_case(kCpu, c, threads(count));
+      EXPECT_TRUE(same_bits(a.out, b.out) && same_bits(a.lse, b.lse) && same_bits(a.dq, b.dq) &&
+                  same_bits(a.dk, b.dk) && same_bits(a.dv, b.dv))
+          << c.words();
+    }
+  }
+}
+
+// Changing k[p] and v[p], even to NaN, moves no query before p beyond its own tile, and a finite change none at all.
+TEST(Cpu, CausalLeakProbe) {
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    Case c = make_case(choose(seed, {{kDType, 1 + static_cast<int>(seed % 3)},
+                                     {kCausal, 1},
+                                     {kStart, 0},
+                                     {kDocuments, 0},
+                                     {kLength, 6},
+                                     {kDropoutP, 0}}),
+                       seed, Poison::kNone);
+    const oracle::Options& o = c.options;
+    const Results before = run_case(kCpu, c, threads(2));
+    const int64_t p = static_cast<int64_t>(seed * 13) % o.len_k;
+    const int64_t row = o.kv_heads * o.dim;
+    for (int64_t b = 0; b < o.batch; ++b) {
+      for (int64_t i = 0; i < row; ++i) {
+        c.k[(b * o.len_k + p) * row + i] = rounded(3.5, c.dtype);
+        c.v[(b * o.len_k + p) * row + i] = rounded(-9.25, c.dtype);
+      }
+    }
+    const Results after = run_case(kCpu, c, threads(2));
+    const int64_t out_row = o.heads * o.dim;
+    bool later_moved = false;
+    for (int64_t b = 0; b < o.batch; ++b) {
+      for (int64_t i = 0; i < o.len_q; ++i) {
+        for (int64_t x = 0; x < out_row; ++x) {
+          const size_t at = static_cast<size_t>((b * o.len_q + i) * out_row + x);
+          if (i < p) {
+            ASSERT_EQ(before.out[at], after.out[at]) << c.words();
+          } else {
+            later_moved = later_moved || before.out[at] != after.out[at];
+          }
+        }
+      }
+    }
+    const oracle::Sight sight(o, 0, 0);
+    if (sight.multiplicity(p, p) > 0) {
+      EXPECT_TRUE(later_moved) << c.words();
+    }
+  }
+}
+
+// A non-finite key reaches exactly the rows that attend to it.
+TEST(Cpu, NanKeyReachesItsRowsOnly) {
+  const PairsGemm gemm;
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    Case c = make_case(choose(seed, {{kDType, 1 + static_cast<int>(seed % 3)}, {kLength, 6}, {kStart, 0}}), seed,
+                       Poison::kNone);
+    const oracle::Options& o = c.options;
+    const int64_t p = static_cast<int64_t>(seed * 29) % o.len_k;
+    for (int64_t j = 0; j < o.kv_heads; ++j) c.k[(p * o.kv_heads + j) * o.dim] = std::nan("");
+    const Results r = run_case(kCpu, c, threads(1, seed % 2 ? &gemm : nullptr));
+    const int64_t queries = o.heads / o.kv_heads;
+    for (int64_t h = 0; h < o.heads; ++h) {
+      const oracle::Sight sight(o, 0, h / queries);
+      for (int64_t i = 0; i < o.len_q; ++i) {
+        const bool hit = sight.multiplicity(i, p) > 0;
+        ASSERT_EQ(std::isnan(r.lse[h * o.len_q + i]), hit) << "head " << h << " query " << i << "\n" << c.words();
+        ASSERT_EQ(std::isnan(r.out[(i * o.heads + h) * o.dim]), hit) << "head " << h << " query " << i << "\n"
+                                                                     << c.words();
+      }
+    }
+  }
+}
+
+TEST(Cpu, RefusesFloat64AndForeignPlans) {
+  engine::Problem p;
+  p.dtype = core::DType::kFloat64;
+  p.dim = 8;
+  EXPECT_FALSE(engine::cpu::capability(p).yes);
+  p.dtype = core::DType::kFloat32;
+  EXPECT_TRUE(engine::cpu::capability(p).yes);
+  Extent e;
+  e.len_q = e.len_k = 4;
+  p.batch = p.heads = p.kv_heads = 1;
+  p.len_q = p.len_k = 4;
+  const Plan transposed = compile(Pattern::dilated({4}, {1}), e, {}, Direction::kTransposed);
+  EXPECT_THROW(engine::cpu::forward(p, transposed.view(), {}), Error);
+}
+
+}  // namespace
+}  // namespace longstride::test
