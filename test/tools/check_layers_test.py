@@ -33,6 +33,8 @@ RIGHT = {
     "src/nn/module.h": "#include <torch/torch.h>\n",
     "src/cli/main.cc": '#include "longstride/attention.h"\n#include "longstride/plan.h"\n#include "words.h"\n',
     "src/cli/words.h": "#include <string>\n",
+    "src/cli/doctor.cc": '#include "commit.h"\n',
+    "src/cli/CMakeLists.txt": "add_custom_target(commit COMMAND x\n  BYPRODUCTS ${CMAKE_CURRENT_BINARY_DIR}/commit.h)\n",
     "oracle/attention.h": '#include <vector>\n#include "oracle/philox.h"\n',
     "oracle/philox.h": "#include <cstdint>\n",
 }
@@ -80,6 +82,7 @@ WRONG = {
     "plan_knows_cuda": ("src/plan/cost.h", "#include <cuda_runtime.h>\n", "know CUDA"),
     "cpu_knows_cuda": ("src/engine/cpu/pack.h", "#include <cuda_fp16.h>\n", "know CUDA"),
     "op_knows_nn": ("src/op/call.h", '#include "nn/module.h"\n', "of room 'nn'"),
+    "generated_elsewhere": ("src/op/call.h", '#include "commit.h"\n', "neither beside it nor in src"),
     "no_such_file": ("src/op/call.h", '#include "op/cal.h"\n', "neither beside it nor in src"),
     "cli_knows_op": ("src/cli/main.cc", '#include "op/call.h"\n', "of room 'op'"),
     "public_knows_private": ("include/longstride/plan.h", '#include "core/refuse.h"\n', "public header includes"),
