@@ -263,7 +263,7 @@ void add_show(CLI::App& app, int& exit_code) {
       ->group(plan);
   const char* output = "Output";
   command->add_option("--head", options->head, "The head that is drawn")->capture_default_str()->group(output);
-  command->add_option("--picture", options->picture, "Write who sees whom as a picture: FILE.svg or FILE.png")
+  command->add_option("--picture,--out", options->picture, "Write who sees whom as a picture: FILE.svg or FILE.png")
       ->group(output);
   command->add_option("--plan-picture", options->plan_picture, "Write the plan as a picture: FILE.svg or FILE.png")
       ->group(output);

@@ -1,0 +1,203 @@
+// `longstride bench`: attention beside dense SDPA and LongNet's group-by-group algorithm, in one process and one table.
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bench_case.h"
+#include "bench_memory.h"
+#include "bench_report.h"
+#include "bench_suite.h"
+#include "commands.h"
+#include "longstride/error.h"
+#include "machine_line.h"
+#include "peers.h"
+#include "terminal.h"
+
+namespace longstride::cli {
+namespace {
+
+struct BenchOptions {
+  BenchCase bench_case;
+  std::optional<int64_t> kv_heads;
+  std::vector<int64_t> lens;
+  std::string suite;
+  int64_t repeats = 5;
+  double seconds = 0;
+  int64_t dense_limit = 16384;
+  int64_t threads = 0;
+  bool no_memory = false;
+  bool no_dense = false;
+  bool no_per_group = false;
+  bool check = false;
+  bool json = false;
+  std::string save;
+  std::string curve;
+  std::string memory_of;
+};
+
+std::vector<std::pair<BenchCase, Bar>> wanted_cases(const BenchOptions& options) {
+  if (!options.suite.empty()) return suite_cases(options.suite);
+  std::vector<std::pair<BenchCase, Bar>> cases;
+  std::vector<int64_t> lens = options.lens;
+  if (lens.empty()) lens = {options.bench_case.len};
+  for (const int64_t len : lens) {
+    BenchCase entry = options.bench_case;
+    entry.len = len;
+    entry.kv_heads = options.kv_heads.value_or(entry.heads);
+    entry.dense = !options.no_dense && len <= options.dense_limit;
+    entry.per_group = !options.no_per_group;
+    cases.push_back({entry, {}});
+  }
+  return cases;
+}
+
+void measure_brgemm(BenchReport& report, const std::string& dtype) {
+  if (report.brgemm_gflops.count(dtype) > 0) return;
+  const GemmRate rate = brgemm_rate(dtype == "float32" ? at::kFloat : dtype == "bfloat16" ? at::kBFloat16 : at::kHalf);
+  report.brgemm_gflops[dtype] = rate.gflops;
+  if (rate.gflops <= 0) report.brgemm_refusals[dtype] = rate.reason;
+}
+
+void check_options(const BenchOptions& options) {
+  if (options.repeats < 1) throw Error(fmt::format("--repeats: got {}, expected at least 1", options.repeats));
+  if (!(options.seconds >= 0)) throw Error(fmt::format("--seconds: got {}, expected 0 or more", options.seconds));
+  if (!options.curve.empty()) {
+    if (options.curve.size() < 4 || options.curve.substr(options.curve.size() - 4) != ".svg")
+      throw Error(fmt::format("--curve: got '{}', expected a file name that ends in .svg", options.curve));
+    if (options.lens.empty()) throw Error("--curve: needs the lengths of the curve: --lens 1k,2k,4k,8k");
+  }
+  if (options.check && options.suite.empty()) throw Error("--check: needs --suite, which has bars to check");
+}
+
+void bench(const BenchOptions& options, int& exit_code) {
+  check_options(options);
+  use_threads(options.threads);
+  const std::vector<std::pair<BenchCase, Bar>> cases = wanted_cases(options);
+  for (const auto& [entry, bar] : cases) check_case(entry);
+  if (!options.memory_of.empty()) {
+    std::cout << measure_extra_bytes(cases.front().first, options.memory_of) << "\n";
+    return;
+  }
+
+  BenchReport report;
+  report.machine = this_machine();
+  const auto say = [&](const std::string& text) {
+    if (!options.json) std::cout << text << std::flush;
+  };
+  say(machine_words(report.machine) + "\n");
+  for (const auto& [entry, bar] : cases) {
+    if (report.brgemm_gflops.count(entry.dtype) > 0) continue;
+    measure_brgemm(report, entry.dtype);
+    const double gflops = report.brgemm_gflops[entry.dtype];
+    say(gflops > 0 ? fmt::format("brgemm on 64 x 64 x 64 tiles, {}: {:.0f} GFLOP/s\n", entry.dtype, gflops)
+                   : fmt::format("brgemm, {}: not available: {}\n", entry.dtype, report.brgemm_refusals[entry.dtype]));
+  }
+  if (!options.suite.empty())
+    say(fmt::format("suite {}: LongNet's five groups (rates 1, 2, 4, 8, 16); plain attention at the end\n",
+                    options.suite));
+  else
+    say("pattern: " + pattern_line(cases.front().first.pattern.pattern()) + "\n");
+  say("times: median of interleaved rounds after one warm-up; extra memory: beyond inputs and outputs\n");
+
+  const BenchBudget budget{options.repeats, options.seconds / static_cast<double>(cases.size())};
+  for (const auto& [entry, bar] : cases) {
+    BenchLine line{run_case(entry, budget), bar, {}};
+    if (!options.no_memory) {
+      for (const Runs& runs : line.result.runs)
+        line.extra_bytes[runs.name] = extra_bytes_in_own_process(entry, runs.name, report.machine.threads);
+    }
+    say("\n" + times_text(line, report));
+    if (!options.no_dense && !entry.dense && options.suite.empty())
+      say(fmt::format("  dense did not run: more than --dense-limit {} tokens\n", options.dense_limit));
+    report.lines.push_back(std::move(line));
+  }
+  if (const std::string bars = bars_text(report); !bars.empty()) say("\n" + bars);
+  if (!options.curve.empty()) {
+    write_curve(options.curve, report);
+    say("wrote " + options.curve + "\n");
+  }
+  if (!options.save.empty()) {
+    std::ofstream file(options.save);
+    file << report_json(report).dump(1) << "\n";
+    file.close();
+    if (!file) throw std::runtime_error("cannot write " + options.save);
+    say("wrote " + options.save + "\n");
+  }
+  if (options.json) std::cout << report_json(report).dump() << "\n";
+  if (options.check && !all_accepted(report)) exit_code = kFailure;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, int& exit_code) {
+  auto options = std::make_shared<BenchOptions>();
+  BenchCase& entry = options->bench_case;
+  entry.pattern.segments = {1024, 2048, 4096, 8192, 16384};
+  entry.pattern.rates = {1, 2, 4, 8, 16};
+  entry.len = 16384;
+  CLI::App* command =
+      app.add_subcommand("bench", "Measure attention beside dense attention and LongNet's published algorithm");
+  add_pattern_options(*command, entry.pattern);
+  const char* shape = "Shape";
+  CLI::Option* len = command->add_option("--len", entry.len, "Tokens (32k = 32768)");
+  len->transform(token_count())->capture_default_str()->group(shape);
+  command->add_option("--lens", options->lens, "Several lengths, one after the other, in place of --len")
+      ->delimiter(',')
+      ->transform(token_count())
+      ->excludes(len)
+      ->group(shape);
+  command->add_option("--heads", entry.heads, "Query heads")->capture_default_str()->group(shape);
+  command->add_option("--kv-heads", options->kv_heads, "KV heads; they divide the heads (default: as --heads)")
+      ->group(shape);
+  command->add_option("--dim", entry.dim, "Numbers in a head")->capture_default_str()->group(shape);
+  command->add_option("--dtype", entry.dtype, "float32, bfloat16 or float16")->capture_default_str()->group(shape);
+  command->add_flag("--backward", entry.backward, "Forward and backward together; default: forward alone")
+      ->group(shape);
+  const char* effort = "Measurement";
+  CLI::Option* suite = command->add_option(
+      "--suite", options->suite, "cpu: the table that releases are held against, with its own patterns and shapes");
+  suite->group(effort);
+  for (CLI::Option* option : command->get_options()) {
+    if (option->get_group() == "Pattern" || option->get_group() == shape) suite->excludes(option);
+  }
+  command->add_option("--repeats", options->repeats, "Rounds, in each of which everybody runs once")
+      ->capture_default_str()
+      ->group(effort);
+  command
+      ->add_option("--seconds", options->seconds,
+                   "Start no further round after this much time, shared among the cases; one round always runs")
+      ->group(effort);
+  command->add_option("--dense-limit", options->dense_limit, "Leave dense attention out beyond this many tokens")
+      ->transform(token_count())
+      ->capture_default_str()
+      ->group(effort);
+  command->add_flag("--no-dense", options->no_dense, "Leave dense attention out")->group(effort);
+  command->add_flag("--no-per-group", options->no_per_group, "Leave LongNet's published algorithm out")->group(effort);
+  command->add_flag("--no-memory", options->no_memory, "Do not measure memory, which takes a process for each who")
+      ->group(effort);
+  command->add_option("--threads", options->threads, "Threads (default: LibTorch's choice)")->group(effort);
+  command->add_flag("--check", options->check, "With --suite: exit code 1 if a bar is missed")->group(effort);
+  command->add_option("--memory-of", options->memory_of, "Print the extra bytes of one call")
+      ->check(CLI::IsMember({"dense", "per_group", "longstride"}))
+      ->group("");
+  const char* output = "Output";
+  command->add_option("--curve", options->curve, "With --lens: draw time over length: FILE.svg")->group(output);
+  command->add_option("--save", options->save, "Write all that was measured as JSON to a file")->group(output);
+  command->add_flag("--json", options->json, "Print JSON instead of tables")->group(output);
+  command->footer(
+      "Examples:\n"
+      "  longstride bench --len 16k --causal --backward\n"
+      "  longstride bench --lens 1k,2k,4k,8k,16k,32k --curve curve.svg --save bench.json\n"
+      "  longstride bench --suite cpu --save suite.json");
+  command->callback([options, &exit_code] { bench(*options, exit_code); });
+}
+
+}  // namespace longstride::cli

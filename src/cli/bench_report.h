@@ -1,0 +1,48 @@
+// What bench prints: tables for a person and JSON for a script. Called by bench.cc. Torch-free.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "bench_case.h"
+#include "doctor_machine.h"
+
+namespace longstride::cli {
+
+// What a case is held against. Ratios are medians: peer / ours; a share is per_group / dense.
+struct Bar {
+  std::string against;  // "per_group" or "dense"; empty: nothing is asked
+  double accept = 0;    // at least this many times faster; 0: not asked
+  double goal = 0;
+  double peer_share = 0;  // per_group may take at most this share of dense's time; 0: not asked
+};
+
+struct BenchLine {
+  BenchResult result;
+  Bar bar;
+  std::map<std::string, int64_t> extra_bytes;  // by name of who ran; left out: not measured
+};
+
+struct BenchReport {
+  Machine machine;
+  std::map<std::string, double> brgemm_gflops;         // by dtype; 0: not available
+  std::map<std::string, std::string> brgemm_refusals;  // by dtype, why not
+  std::vector<BenchLine> lines;
+};
+
+// Median of `peer` over that of longstride; 0 if the peer did not run.
+double speedup(const BenchResult& result, const std::string& peer);
+// Whether every accept bar and every peer share that the report holds is met.
+bool all_accepted(const BenchReport& report);
+
+std::string times_text(const BenchLine& line, const BenchReport& report);
+std::string bars_text(const BenchReport& report);  // empty if nothing is asked
+nlohmann::json report_json(const BenchReport& report);
+
+// Milliseconds over length, one curve for each who, as SVG.
+void write_curve(const std::string& path, const BenchReport& report);
+
+}  // namespace longstride::cli

@@ -1,0 +1,126 @@
+// `longstride doctor`: what this machine has, which engine is picked and why, and whether attention is right here.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "commands.h"
+#include "doctor_check.h"
+#include "doctor_machine.h"
+#include "longstride/attention.h"
+#include "machine_line.h"
+#include "peers.h"
+#include "terminal.h"
+
+namespace longstride::cli {
+namespace {
+
+struct Found {
+  Machine machine;
+  std::vector<EngineReport> engines;
+  std::vector<std::pair<std::string, GemmRate>> rates;
+  std::vector<CheckResult> checks;
+  std::vector<std::string> faults;
+};
+
+Found examine() {
+  Found found{this_machine(), capabilities(), {}, {}, {}};
+  found.rates = {{"float32", brgemm_rate(at::kFloat)},
+                 {"bfloat16", brgemm_rate(at::kBFloat16)},
+                 {"float16", brgemm_rate(at::kHalf)}};
+  found.checks = check_attention();
+  bool any = false;
+  for (const EngineReport& engine : found.engines) any = any || engine.yes;
+  if (!any) found.faults.push_back("no engine can run on this machine");
+  for (const CheckResult& check : found.checks) {
+    if (!check.fault.empty()) found.faults.push_back("attention in " + check.dtype + ": " + check.fault);
+  }
+  return found;
+}
+
+nlohmann::json to_json(const Found& found) {
+  nlohmann::json engines = nlohmann::json::array(), checks = nlohmann::json::array();
+  nlohmann::json rates = nlohmann::json::object();
+  for (const EngineReport& engine : found.engines)
+    engines.push_back({{"engine", engine.engine}, {"yes", engine.yes}, {"reason", engine.reason}});
+  for (const auto& [dtype, rate] : found.rates) {
+    rates[dtype] = {{"available", rate.gflops > 0}, {"gflops", rate.gflops}};
+    if (!rate.reason.empty()) rates[dtype]["reason"] = rate.reason;
+  }
+  for (const CheckResult& check : found.checks) {
+    checks.push_back({{"dtype", check.dtype},
+                      {"engine", check.engine},
+                      {"out_error", check.out_error},
+                      {"grad_error", check.grad_error},
+                      {"allowed", check.allowed},
+                      {"fault", check.fault}});
+  }
+  return {{"machine", machine_json(found.machine)},
+          {"engines", engines},
+          {"brgemm", rates},
+          {"checks", checks},
+          {"faults", found.faults},
+          {"healthy", found.faults.empty()}};
+}
+
+void print_text(const Found& found) {
+  const Machine& machine = found.machine;
+  std::cout << "machine\n"
+            << text_table({{"processor", machine.processor},
+                           {"instructions", fmt::format("{}", fmt::join(machine.instructions, " "))},
+                           {"threads", fmt::format("{} of {} processors", machine.threads, machine.processors)},
+                           {"memory", fmt::format("{}, {} free", bytes_label(static_cast<double>(machine.memory_bytes)),
+                                                  bytes_label(static_cast<double>(machine.free_bytes)))},
+                           {"LibTorch", fmt::format("{}, uses {}", machine.torch_version, machine.torch_instructions)},
+                           {"longstride", fmt::format("{}, gcc {}", machine.commit, machine.compiler)}});
+  std::cout << "\nengines\n";
+  for (const EngineReport& engine : found.engines)
+    std::cout << fmt::format("  {:<10} {:<4} {}\n", engine.engine, engine.yes ? "yes" : "no", engine.reason);
+  std::cout << "\nmicro-GEMM: LibTorch's brgemm on 64 x 64 x 64 tiles, all threads\n";
+  for (const auto& [dtype, rate] : found.rates) {
+    std::cout << fmt::format("  {:<10} {}\n", dtype,
+                             rate.gflops > 0 ? fmt::format("{:.0f} GFLOP/s", rate.gflops)
+                                             : "not available, another product is used: " + rate.reason);
+  }
+  std::cout << "\nself-check: attention and its gradients against the dense formula in float64\n";
+  std::vector<std::vector<std::string>> rows = {{"dtype", "engine", "largest error", "of gradients", "allowed", ""}};
+  for (const CheckResult& check : found.checks)
+    rows.push_back({check.dtype, check.engine.empty() ? "none" : check.engine, fmt::format("{:.1e}", check.out_error),
+                    fmt::format("{:.1e}", check.grad_error), fmt::format("{:.0e}", check.allowed),
+                    check.fault.empty() ? "ok" : "WRONG"});
+  std::cout << text_table(rows) << "\n";
+  for (const std::string& fault : found.faults) std::cout << "broken: " << fault << "\n";
+  if (found.faults.empty()) std::cout << "All is well.\n";
+}
+
+}  // namespace
+
+void add_doctor(CLI::App& app, int& exit_code) {
+  struct Options {
+    bool json = false;
+    int64_t threads = 0;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "doctor", "Tell what this machine has and which engine is picked, and check that attention is right here");
+  command->add_option("--threads", options->threads, "Threads (default: LibTorch's choice)");
+  command->add_flag("--json", options->json, "Print JSON instead of text");
+  command->footer("Exit code: 0 all is well, 1 something is broken.");
+  command->callback([options, &exit_code] {
+    use_threads(options->threads);
+    const Found found = examine();
+    if (options->json) {
+      std::cout << to_json(found).dump() << "\n";
+    } else {
+      print_text(found);
+    }
+    if (!found.faults.empty()) exit_code = kFailure;
+  });
+}
+
+}  // namespace longstride::cli

@@ -1,0 +1,106 @@
+// attention() against the formula of docs/semantics.md, written out densely in float64 on torch's operators
+// (doctor_check.h).
+#include "doctor_check.h"
+
+#include <ATen/Context.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/exp.h>
+#include <ATen/ops/floor_divide.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/remainder.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+
+#include "longstride/attention.h"
+
+namespace longstride::cli {
+namespace {
+
+using at::Tensor;
+
+// Lengths that fill no tile, heads that share KV heads, groups that overlap.
+constexpr int64_t kLen = 301, kHeads = 4, kKvHeads = 2, kDim = 40;
+
+struct Dense {
+  Tensor out;  // [1, len, heads, dim]
+  Tensor lse;  // [1, heads, len]
+};
+
+Dense dense_formula(const Tensor& q, const Tensor& k, const Tensor& v, const Pattern& pattern) {
+  const Tensor position = at::arange(kLen);
+  std::vector<Tensor> outs, lses;
+  for (int64_t h = 0; h < kHeads; ++h) {
+    const int64_t kv_head = h / (kHeads / kKvHeads);
+    Tensor multiplicity = at::zeros({kLen, kLen}, at::kDouble);
+    for (int64_t g = 0; g < static_cast<int64_t>(pattern.groups().size()); ++g) {
+      const Group& group = pattern.groups()[static_cast<size_t>(g)];
+      const Tensor segment = at::floor_divide(position, group.segment);
+      const Tensor sampled =
+          at::remainder(position - segment * group.segment, group.rate).eq(pattern.offset(g, kv_head, kKvHeads));
+      Tensor seen = segment.unsqueeze(1).eq(segment.unsqueeze(0));
+      seen = seen.logical_and(sampled.unsqueeze(1)).logical_and(sampled.unsqueeze(0));
+      if (pattern.causal()) seen = seen.logical_and(position.unsqueeze(1).ge(position.unsqueeze(0)));
+      multiplicity = multiplicity + seen;
+    }
+    const Tensor scores = at::matmul(q.select(2, h), k.select(2, kv_head).transpose(1, 2)) / std::sqrt(double{kDim});
+    const Tensor weights = scores.exp() * multiplicity;
+    const Tensor sum = weights.sum(-1, true);
+    outs.push_back(at::matmul(weights / sum, v.select(2, kv_head)));
+    lses.push_back(sum.squeeze(-1).log());
+  }
+  return {at::stack(outs, 2), at::stack(lses, 1)};
+}
+
+double distance(const Tensor& ours, const Tensor& truth) {
+  // A NaN must not pass as a small number.
+  const Tensor gap = (ours.to(at::kDouble) - truth).abs();
+  return gap.isfinite().all().item<bool>() ? gap.max().item<double>() : INFINITY;
+}
+
+CheckResult check(const char* name, at::ScalarType dtype, double allowed) {
+  CheckResult result{name, "", 0, 0, allowed, ""};
+  DilatedOptions options;
+  options.causal = true;
+  const Pattern pattern = Pattern::dilated({64, 128, 512}, {1, 2, 3}, options);
+  at::globalContext().defaultGenerator(at::kCPU).set_current_seed(7);
+  const auto normal = [&](int64_t heads) { return at::randn({1, kLen, heads, kDim}).to(dtype); };
+  const Tensor q = normal(kHeads).requires_grad_(), k = normal(kKvHeads).requires_grad_();
+  const Tensor v = normal(kKvHeads).requires_grad_(), d_out = normal(kHeads);
+  const auto truth_of = [](const Tensor& x) { return x.detach().to(at::kDouble).requires_grad_(); };
+  const Tensor q64 = truth_of(q), k64 = truth_of(k), v64 = truth_of(v);
+  try {
+    const AttentionResult ours = attention(q, k, v, pattern);
+    result.engine = last_engine();
+    const auto gradients = torch::autograd::grad({ours.out}, {q, k, v}, {d_out});
+    const Dense truth = dense_formula(q64, k64, v64, pattern);
+    const auto truths = torch::autograd::grad({truth.out}, {q64, k64, v64}, {d_out.to(at::kDouble)});
+    result.out_error = std::max(distance(ours.out, truth.out), distance(ours.lse, truth.lse));
+    for (size_t i = 0; i < gradients.size(); ++i)
+      result.grad_error = std::max(result.grad_error, distance(gradients[i], truths[i]));
+    if (!(std::max(result.out_error, result.grad_error) <= allowed))
+      result.fault = fmt::format("differs from the dense formula by {:.2g} (gradients {:.2g}), allowed {:.2g}",
+                                 result.out_error, result.grad_error, allowed);
+  } catch (const std::exception& error) {
+    result.fault = error.what();
+    result.fault = result.fault.substr(0, result.fault.find('\n'));
+  }
+  return result;
+}
+
+}  // namespace
+
+std::vector<CheckResult> check_attention() {
+  // Gradients reach about 8 here, so half an ulp of a bfloat16 is 1/64 there and rounding P costs as much again.
+  return {check("float32", at::kFloat, 5e-5), check("bfloat16", at::kBFloat16, 0.08), check("float16", at::kHalf, 0.01),
+          check("float64", at::kDouble, 1e-11)};
+}
+
+}  // namespace longstride::cli
