@@ -209,14 +209,14 @@ TEST(Reference, RunsAHandWrittenPlan) {
   Tile partial{0, 2, 0, 1, 0, 0, 0, 0};
   Tile base{0, 4, 1, 1, 0, 0, 1, 1};
   plan.tiles = {partial, base};
-  Run sparse;  // rows 0, 2 see columns 1, 3 of two classes (0 + 1): 0, 2, 1, 3 with weight 2
+  longstride::Run sparse;  // rows 0, 2 see columns 1, 3 of two classes (0 + 1): 0, 2, 1, 3 with weight 2
   sparse.column0 = 0;
   sparse.columns = 2;
   sparse.class_step = 1;
   sparse.classes = 2;
   sparse.weight = 2;
   sparse.row_end = 2;
-  Run near;  // row j sees columns 0..j, rows 1..3 only
+  longstride::Run near;  // row j sees columns 0..j, rows 1..3 only
   near.columns = 4;
   near.diagonal = 1;
   near.row_begin = 1;
