@@ -1,5 +1,5 @@
-// The gradient of a call: saves q, k, v, out, lse (and the dropout seed) and asks the backward operator, so that a traced
-// graph holds both operators. The backward finds its plan by key; nothing else is kept.
+// The gradient of a call: saves q, k, v, out, lse (and the dropout seed) and asks the backward operator, so that a
+// traced graph holds both operators. The backward finds its plan by key; nothing else is kept.
 #include <ATen/Functions.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -83,7 +83,11 @@ struct Attention : torch::autograd::Function<Attention> {
     const Call call = load(context->saved_data, saved[5]);
     const BackwardInputs in{d_out.defined() ? d_out : at::zeros_like(saved[3]),
                             d_lse.defined() ? std::optional<Tensor>(d_lse) : std::nullopt,
-                            saved[0], saved[1], saved[2], saved[3], saved[4]};
+                            saved[0],
+                            saved[1],
+                            saved[2],
+                            saved[3],
+                            saved[4]};
     auto [dq, dk, dv] = dispatch_backward(in, call);
     return {dq, dk, dv, Tensor()};
   }

@@ -38,7 +38,7 @@ Call make_call(const Pattern&, const AttentionOptions&);
 // The pattern that a call names. Throws Error.
 Pattern pattern_of(const Call&);
 
-using Outputs = std::tuple<at::Tensor, at::Tensor>;                // out, lse
+using Outputs = std::tuple<at::Tensor, at::Tensor>;                 // out, lse
 using InputGrads = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // dq, dk, dv
 
 // What the backward is given besides the call.

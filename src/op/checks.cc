@@ -48,9 +48,11 @@ void check_tensors(const Tensor& q, const Tensor& k, const Tensor& v) {
     case at::kFloat:
     case at::kDouble:
     case at::kHalf:
-    case at::kBFloat16: break;
+    case at::kBFloat16:
+      break;
     default:
-      refuse("q", "must be float32, bfloat16, float16 or float64", at::toString(q.scalar_type()), "convert it with .to()");
+      refuse("q", "must be float32, bfloat16, float16 or float64", at::toString(q.scalar_type()),
+             "convert it with .to()");
   }
   for (const auto& [name, t] : {std::pair<const char*, const Tensor&>{"k", k}, {"v", v}}) {
     if (t.scalar_type() != q.scalar_type())
@@ -62,10 +64,8 @@ void check_tensors(const Tensor& q, const Tensor& k, const Tensor& v) {
   }
   for (int64_t d = 0; d < 4; ++d)
     if (differ(k.sym_size(d), v.sym_size(d))) refuse("v", "must have the shape of k, " + text(k.sym_sizes()), shape(v));
-  if (differ(q.sym_size(0), k.sym_size(0)))
-    refuse("k", "must have the batch of q, " + text(q.sym_sizes()), shape(k));
-  if (differ(q.sym_size(3), k.sym_size(3)))
-    refuse("k", "must have the dim of q, " + text(q.sym_sizes()), shape(k));
+  if (differ(q.sym_size(0), k.sym_size(0))) refuse("k", "must have the batch of q, " + text(q.sym_sizes()), shape(k));
+  if (differ(q.sym_size(3), k.sym_size(3))) refuse("k", "must have the dim of q, " + text(q.sym_sizes()), shape(k));
   if (certain(q.sym_size(3).sym_lt(1))) refuse("q", "must have a dim of at least 1", shape(q));
   if (certain(q.sym_size(2).sym_lt(1))) refuse("q", "must have at least one head", shape(q));
   if (certain(k.sym_size(2).sym_lt(1))) refuse("k", "must have at least one head", shape(k));
@@ -84,7 +84,8 @@ void check_lengths(const Tensor& q, const Tensor& k, const Call& call) {
       refuse("len of q", "must equal the len of k, " + text(len_k) + ", when query_start is not given", text(len_q),
              "give query_start, the position of query 0 among the keys");
   } else if (certain(call.query_start->sym_lt(0)) || certain(call.query_start->sym_gt(len_k - len_q))) {
-    refuse("query_start", fmt::format("must be in [0, len_k - len_q] with len_q {} and len_k {}", text(len_q), text(len_k)),
+    refuse("query_start",
+           fmt::format("must be in [0, len_k - len_q] with len_q {} and len_k {}", text(len_q), text(len_k)),
            text(*call.query_start), "every query stands at a position that has a key");
   }
   if (call.cu_seqlens && call.lengths)
@@ -187,10 +188,14 @@ bool has_numbers(const Tensor& q, const Tensor& k, const Call& call) {
 
 core::DType dtype_of(const Tensor& q) {
   switch (q.scalar_type()) {
-    case at::kDouble: return core::DType::kFloat64;
-    case at::kHalf: return core::DType::kFloat16;
-    case at::kBFloat16: return core::DType::kBFloat16;
-    default: return core::DType::kFloat32;
+    case at::kDouble:
+      return core::DType::kFloat64;
+    case at::kHalf:
+      return core::DType::kFloat16;
+    case at::kBFloat16:
+      return core::DType::kBFloat16;
+    default:
+      return core::DType::kFloat32;
   }
 }
 

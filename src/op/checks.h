@@ -1,5 +1,5 @@
-// What is refused before any work, for every kernel of this room. Shapes may be symbolic (a traced graph): what cannot be
-// told from symbols is left to the run.
+// What is refused before any work, for every kernel of this room. Shapes may be symbolic (a traced graph): what cannot
+// be told from symbols is left to the run.
 #pragma once
 
 #include "core/dtype.h"

@@ -76,9 +76,11 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const Tensor dq = at::empty(in.q.sizes(), in.q.options());  // [batch, len_q, heads, dim]
   const Tensor dk = at::empty(in.k.sizes(), in.k.options());  // [batch, len_k, kv_heads, dim]
   const Tensor dv = at::empty(in.v.sizes(), in.v.options());
-  // Gradients come in whatever layout autograd made (a sum gives an expanded scalar), and out may have been laid out anew
-  // by a compiler: these two are copied if they must be; q, k and v never.
-  const auto with_contiguous_dim = [](const Tensor& t) { return t.stride(3) == 1 || t.size(3) == 1 ? t : t.contiguous(); };
+  // Gradients come in whatever layout autograd made (a sum gives an expanded scalar), and out may have been laid out
+  // anew by a compiler: these two are copied if they must be; q, k and v never.
+  const auto with_contiguous_dim = [](const Tensor& t) {
+    return t.stride(3) == 1 || t.size(3) == 1 ? t : t.contiguous();
+  };
   const Tensor d_out = with_contiguous_dim(in.d_out);
   const Tensor out = with_contiguous_dim(in.out);
   const Tensor lse = in.lse.contiguous();

@@ -8,21 +8,10 @@
 #include <atomic>
 
 #include "core/refuse.h"
-#if __has_include("engine/cpu/forward.cc") && __has_include("engine/cpu/backward.cc")
 #include "engine/cpu/cpu.h"
-#define LONGSTRIDE_INTERIM_CPU 1
-#endif
 #include "engine/reference/reference.h"
-#if __has_include("op/brgemm.h")
 #include "op/brgemm.h"
-#else
-namespace longstride::op {
-inline const engine::MicroGemm* brgemm() { return nullptr; }
-}
-#endif
-#if __has_include("plan/cache.h")
 #include "plan/cache.h"
-#endif
 
 namespace longstride {
 namespace op {
@@ -30,16 +19,14 @@ namespace {
 
 thread_local const char* engine_of_thread = "";
 
+std::atomic<int64_t> plan_limit_bytes = plan::PlanCache::kDefaultCapacityBytes;
+
 Geometry reference_geometry(core::DType, int64_t, bool, Direction) { return {}; }
 
 constexpr Engine kReference = {"reference", reference_geometry, engine::reference::capability,
                                engine::reference::forward, engine::reference::backward};
-#ifdef LONGSTRIDE_INTERIM_CPU
 constexpr Engine kCpu = {"cpu", engine::cpu::geometry, engine::cpu::capability, engine::cpu::forward,
                          engine::cpu::backward};
-#else
-constexpr Engine kCpu = kReference;
-#endif
 
 // Calls body for 0..count on torch's threads. Indices are handed out one by one, in order: the tiles of a plan stand
 // longest first, and those that share keys are near each other.
@@ -67,11 +54,7 @@ const Engine& choose_engine(const c10::Device& device, const engine::Problem& pr
 std::shared_ptr<const Plan> plan_for(const Engine& engine, const engine::Problem& problem, const Pattern& pattern,
                                      const Extent& extent, Direction direction) {
   const Geometry geometry = engine.geometry(problem.dtype, problem.dim, pattern.causal(), direction);
-#if __has_include("plan/cache.h")
   return plan::process_cache().get(pattern, extent, geometry, direction);
-#else
-  return std::make_shared<const Plan>(compile(pattern, extent, geometry, direction));
-#endif
 }
 
 engine::Workspace workspace() {
@@ -119,5 +102,18 @@ std::vector<EngineReport> capabilities() {
   reports.push_back({"cuda", false, "this build has no CUDA engine"});
   return reports;
 }
+
+PlanCacheStats plan_cache_stats() {
+  const plan::CacheStatistics seen = plan::process_cache().statistics();
+  return {seen.plans, seen.bytes, op::plan_limit_bytes, seen.hits, seen.misses, seen.evictions};
+}
+
+void set_plan_cache_limit(int64_t bytes) {
+  if (bytes < 0) core::refuse("plan cache limit", "must be a number of bytes >= 0", fmt::format("{}", bytes));
+  plan::process_cache().set_capacity_bytes(bytes);
+  op::plan_limit_bytes = bytes;
+}
+
+void clear_plan_cache() { plan::process_cache().clear(); }
 
 }  // namespace longstride

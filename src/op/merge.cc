@@ -1,5 +1,5 @@
-// Merges partial results by their softmax denominators: out = sum_i e^(lse_i - lse) out_i, lse = ln sum_i e^lse_i. Written
-// in torch's differentiable operators: the gradient is exact and can be differentiated again.
+// Merges partial results by their softmax denominators: out = sum_i e^(lse_i - lse) out_i, lse = ln sum_i e^lse_i.
+// Written in torch's differentiable operators: the gradient is exact and can be differentiated again.
 #include <ATen/Functions.h>
 #include <fmt/format.h>
 
@@ -26,7 +26,8 @@ void check(const std::vector<AttentionResult>& parts) {
     const auto& [out, lse] = parts[i];
     const std::string name = fmt::format("parts[{}]", i);
     if (!out.defined() || !lse.defined()) core::refuse(name, "must have out and lse", "an undefined tensor");
-    if (out.dim() != 4) core::refuse(name + ".out", "must have the 4 dimensions [batch, len_q, heads, dim]", shape(out));
+    if (out.dim() != 4)
+      core::refuse(name + ".out", "must have the 4 dimensions [batch, len_q, heads, dim]", shape(out));
     const Tensor rows = out.select(3, 0).transpose(1, 2);  // [batch, heads, len_q]
     if (lse.sym_sizes() != rows.sym_sizes())
       core::refuse(name + ".lse", "must be [batch, heads, len_q] of its out, " + shape(rows), shape(lse));
@@ -34,8 +35,9 @@ void check(const std::vector<AttentionResult>& parts) {
     if (out.sym_sizes() != first_out.sym_sizes())
       core::refuse(name + ".out", "must have the shape of the first part, " + shape(first_out), shape(out));
     if (out.scalar_type() != first_out.scalar_type() || lse.scalar_type() != first_lse.scalar_type())
-      core::refuse(name, fmt::format("must have the dtypes of the first part, {} and {}",
-                                     at::toString(first_out.scalar_type()), at::toString(first_lse.scalar_type())),
+      core::refuse(name,
+                   fmt::format("must have the dtypes of the first part, {} and {}",
+                               at::toString(first_out.scalar_type()), at::toString(first_lse.scalar_type())),
                    fmt::format("{} and {}", at::toString(out.scalar_type()), at::toString(lse.scalar_type())));
     if (out.device() != first_out.device() || lse.device() != first_out.device())
       core::refuse(name, "must be on the device of the first part, " + first_out.device().str(),
@@ -50,11 +52,11 @@ AttentionResult merge(const std::vector<AttentionResult>& parts) {
   constexpr double kNothing = -std::numeric_limits<double>::infinity();
   std::vector<Tensor> all;
   for (const AttentionResult& part : parts) all.push_back(part.lse);
-  const Tensor lses = at::stack(all);                     // [parts, batch, heads, len_q]
-  const Tensor largest = lses.detach().amax(0);           // a shift that cancels: no gradient goes through it
-  const Tensor nothing = largest == kNothing;             // rows that see nothing anywhere
-  const Tensor shift = largest.masked_fill(nothing, 0);   // -inf - -inf would be NaN
-  const Tensor shares = (lses - shift).exp();             // in [0, 1], the largest 1
+  const Tensor lses = at::stack(all);                    // [parts, batch, heads, len_q]
+  const Tensor largest = lses.detach().amax(0);          // a shift that cancels: no gradient goes through it
+  const Tensor nothing = largest == kNothing;            // rows that see nothing anywhere
+  const Tensor shift = largest.masked_fill(nothing, 0);  // -inf - -inf would be NaN
+  const Tensor shares = (lses - shift).exp();            // in [0, 1], the largest 1
   // ln 0 and 1 / 0 are kept out of the gradient too: these rows get the constant in their place.
   const Tensor sum = shares.sum(0).masked_fill(nothing, 1);
   const Tensor weights = (shares / sum).transpose(2, 3).unsqueeze(-1);  // [parts, batch, len_q, heads, 1]

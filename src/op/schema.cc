@@ -11,7 +11,8 @@ using at::Tensor;
 using SymIntList = at::OptionalArrayRef<c10::SymInt>;
 
 constexpr const char* kForward =
-    "dilated_attention(Tensor q, Tensor k, Tensor v, int[] segment_lengths, int[] dilation_rates, *, bool causal=False, "
+    "dilated_attention(Tensor q, Tensor k, Tensor v, int[] segment_lengths, int[] dilation_rates, *, bool "
+    "causal=False, "
     "float? scale=None, str head_offset=\"modulo\", int[]? offsets=None, str mixing=\"joint\", bool average=False, "
     "str padding=\"masked\", SymInt[]? cu_seqlens=None, SymInt[]? lengths=None, SymInt? query_start=None, "
     "float dropout_p=0.0, Tensor? dropout_seed=None, bool deterministic=False) -> (Tensor out, Tensor lse)";
@@ -37,9 +38,9 @@ Outputs unpack_forward(const Tensor& q, const Tensor& k, const Tensor& v, at::In
                        std::optional<c10::SymInt> query_start, double dropout_p,
                        const std::optional<Tensor>& dropout_seed, bool deterministic) {
   return kernel(q, k, v,
-                Call{segment_lengths.vec(), dilation_rates.vec(), causal, scale, std::string(head_offset), owned(offsets),
-                     std::string(mixing), average, std::string(padding), owned(cu_seqlens), owned(lengths),
-                     std::move(query_start), dropout_p, dropout_seed, deterministic});
+                Call{segment_lengths.vec(), dilation_rates.vec(), causal, scale, std::string(head_offset),
+                     owned(offsets), std::string(mixing), average, std::string(padding), owned(cu_seqlens),
+                     owned(lengths), std::move(query_start), dropout_p, dropout_seed, deterministic});
 }
 
 template <InputGrads (*kernel)(const BackwardInputs&, const Call&)>
@@ -51,9 +52,9 @@ InputGrads unpack_backward(const Tensor& d_out, const std::optional<Tensor>& d_l
                            std::optional<c10::SymInt> query_start, double dropout_p,
                            const std::optional<Tensor>& dropout_seed, bool deterministic) {
   return kernel(BackwardInputs{d_out, d_lse, q, k, v, out, lse},
-                Call{segment_lengths.vec(), dilation_rates.vec(), causal, scale, std::string(head_offset), owned(offsets),
-                     std::string(mixing), average, std::string(padding), owned(cu_seqlens), owned(lengths),
-                     std::move(query_start), dropout_p, dropout_seed, deterministic});
+                Call{segment_lengths.vec(), dilation_rates.vec(), causal, scale, std::string(head_offset),
+                     owned(offsets), std::string(mixing), average, std::string(padding), owned(cu_seqlens),
+                     owned(lengths), std::move(query_start), dropout_p, dropout_seed, deterministic});
 }
 
 // All that the kernels get is used by them alone, so unpack_* of any kernel has the signature of the operator.
@@ -69,9 +70,8 @@ at::OptionalArrayRef<T> borrowed(const std::optional<std::vector<T>>& list) {
 }  // namespace
 
 Outputs dispatch_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  static const auto handle = c10::Dispatcher::singleton()
-                                 .findSchemaOrThrow("longstride::dilated_attention", "")
-                                 .typed<ForwardSignature>();
+  static const auto handle =
+      c10::Dispatcher::singleton().findSchemaOrThrow("longstride::dilated_attention", "").typed<ForwardSignature>();
   return handle.call(q, k, v, call.segment_lengths, call.dilation_rates, call.causal, call.scale, call.head_offset,
                      borrowed(call.offsets), call.mixing, call.average, call.padding, borrowed(call.cu_seqlens),
                      borrowed(call.lengths), call.query_start, call.dropout_p, call.dropout_seed, call.deterministic);
@@ -88,7 +88,8 @@ InputGrads dispatch_backward(const BackwardInputs& in, const Call& call) {
 }
 
 TORCH_LIBRARY(longstride, m) {
-  // The strides of q, k, v are part of the contract (dim contiguous): a compiler that lays tensors out anew must keep them.
+  // The strides of q, k, v are part of the contract (dim contiguous): a compiler that lays tensors out anew must keep
+  // them.
   m.def(kForward, {at::Tag::pt2_compliant_tag, at::Tag::needs_fixed_stride_order});
   m.def(kBackward, {at::Tag::pt2_compliant_tag, at::Tag::needs_fixed_stride_order});
 }
