@@ -1,0 +1,247 @@
+"""longstride train: it learns, resumes bit for bit, survives Ctrl-C and kill -9, and refuses bad input."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+
+import program
+from program import TINY, ProgramTest
+
+MODEL, MOMENTS = "model.safetensors", "training.safetensors"
+
+
+class Train(ProgramTest):
+    def files(self, out):
+        return {name: (self.folder / out / "latest" / name).read_bytes() for name in (MODEL, MOMENTS)}
+
+    def start(self, out, *words):
+        """A long run in the background, with a checkpoint a step."""
+        process = subprocess.Popen([program.PROGRAM, "train", self.text, "--out", self.folder / out, *TINY, "--steps", "100000",
+                                    "--eval-windows", "0", "--quiet", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(lambda: (process.kill(), process.communicate()))
+        return process
+
+    def wait_for_steps(self, out, log, steps):
+        for _ in range(3000):
+            if log.exists() and log.read_text().count('"event":"step"') >= steps:
+                return
+            time.sleep(0.02)
+        self.fail("the run made no steps in a minute")
+
+    def test_loss_falls_and_the_log_tells(self):
+        log = self.folder / "log.jsonl"
+        result = self.train("run", "--lr", "1e-2", "--batch", "4", "--log", log, steps=60)
+        self.assertEqual(result["status"], "finished")
+        self.assertEqual(result["steps"], 60)
+        before, after = result["held_out_bits_per_byte_before"], result["held_out_bits_per_byte"]
+        self.assertGreater(before, 7.0)
+        self.assertLess(after, 4.5)  # 8 bits untrained; the letters and spaces alone, without any context, cost 4.1
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        steps = [line for line in lines if line["event"] == "step"]
+        self.assertEqual([line["step"] for line in steps], list(range(1, 61)))
+        self.assertEqual(lines[0]["event"], "start")
+        self.assertEqual(lines[-1]["event"], "end")
+        self.assertLess(steps[0]["lr"], steps[3]["lr"])
+        self.assertLess(steps[-1]["lr"], 0.002)
+        self.assertGreater(result["peak_memory_bytes"], 10 << 20)
+
+    def resumes_bit_for_bit(self, *words):
+        once = self.train("once", *words, steps=6)
+        self.assertEqual(self.train("parts", *words, "--stop-after", "3", steps=6)["status"], "paused")
+        parts = self.json("train", "--resume", self.folder / "parts")
+        self.assertEqual((parts["status"], parts["steps"], parts["steps_this_sitting"]), ("finished", 6, 3))
+        self.assertEqual(self.files("once"), self.files("parts"))
+        self.assertEqual(once["loss"], parts["loss"])
+
+    def test_resume_is_bit_for_bit_with_dropout_and_accumulation(self):
+        self.resumes_bit_for_bit("--dropout", "0.1", "--attention-dropout", "0.1", "--accumulate", "2", "--batch", "2")
+
+    def test_resume_is_bit_for_bit_in_bf16_with_recomputation(self):
+        self.resumes_bit_for_bit("--precision", "bf16", "--checkpoint-activations", "--dropout", "0.1")
+
+    def test_resume_is_bit_for_bit_over_epochs(self):
+        one = self.folder / "one.txt"
+        one.write_bytes(b"".join(bytes([65 + i % 26]) for i in range(700)))
+        once = self.train("once", "--batch", "3", steps=9, text=one)
+        self.train("parts", "--batch", "3", "--stop-after", "4", steps=9, text=one)
+        self.assertEqual(self.json("train", "--resume", self.folder / "parts")["loss"], once["loss"])
+        self.assertEqual(self.files("once"), self.files("parts"))
+
+    def test_the_seed_matters_and_repeats(self):
+        for out, seed in ("a", 1), ("b", 1), ("c", 2):
+            self.train(out, "--seed", seed, "--eval-windows", "0")
+        self.assertEqual(self.files("a"), self.files("b"))
+        self.assertNotEqual(self.files("a"), self.files("c"))
+
+    def test_recomputing_activations_changes_nothing(self):
+        self.train("kept", "--dropout", "0.1", "--attention-dropout", "0.1")
+        self.train("recomputed", "--dropout", "0.1", "--attention-dropout", "0.1", "--checkpoint-activations")
+        self.assertEqual(self.files("kept"), self.files("recomputed"))
+
+    def test_ctrl_c_saves_and_stops(self):
+        log = self.folder / "log"
+        process = self.start("run", "--log", log)
+        self.wait_for_steps("run", log, 3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130, err)
+        step = json.loads((self.folder / "run/latest/state.json").read_text())["position"]["step"]
+        self.assertGreaterEqual(step, 3)
+        self.assertEqual(step, json.loads(log.read_text().splitlines()[-1])["steps"])
+        self.assertIn(b"interrupted", out)
+        again = self.json("train", "--resume", self.folder / "run", "--stop-after", "2", "--eval-windows", "0")
+        self.assertEqual(again["steps"], step + 2)
+
+    def test_kill_leaves_a_whole_checkpoint(self):
+        log = self.folder / "log"
+        process = self.start("run", "--log", log, "--save-every", "1")
+        killed_between = 0
+        for round in range(5):
+            self.wait_for_steps("run", log, 3)
+            time.sleep(0.013 * round)
+            process.kill()
+            process.communicate()
+            log.unlink()
+            run = self.folder / "run"
+            self.call("generate", run, "--length", "2", "--quiet")  # checks the digests of all files
+            killed_between += sum(1 for p in run.iterdir() if p.name != os.readlink(run / "latest"))
+            process = subprocess.Popen([program.PROGRAM, "train", "--resume", run, "--save-every", "1", "--quiet", "--log", log,
+                                        "--eval-windows", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.addCleanup(lambda p=process: (p.kill(), p.communicate()))
+        self.wait_for_steps("run", log, 2)
+        self.assertGreater(killed_between, 0)
+
+    def test_a_failed_save_leaves_the_checkpoint_before(self):
+        self.train("run", "--stop-after", "2", "--eval-windows", "0")
+        before = self.files("run")
+
+        def limit_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+        done = self.call("train", "--resume", self.folder / "run", "--eval-windows", "0", "--quiet", code=1,
+                         preexec_fn=limit_files)
+        self.assertIn(b"could not save", done.stderr)
+        self.assertEqual(self.files("run"), before)
+        self.assertEqual(self.json("train", "--resume", self.folder / "run")["status"], "finished")
+        leftovers = [p.name for p in (self.folder / "run").iterdir() if not p.name.startswith("step-") and p.name != "latest"]
+        self.assertEqual(leftovers, [])
+
+    def test_old_checkpoints_go(self):
+        self.train("run", "--save-every", "1", "--keep", "2", steps=5)
+        names = sorted(p.name for p in (self.folder / "run").iterdir())
+        self.assertEqual(names, ["latest", "step-00000004", "step-00000005"])
+        self.assertEqual(os.readlink(self.folder / "run/latest"), "step-00000005")
+
+    def test_a_budget_in_minutes_ends_and_counts_over_sittings(self):
+        result = self.json("train", self.text, "--out", self.folder / "run", *TINY, "--minutes", "0.05", "--eval-windows", "0")
+        self.assertEqual(result["status"], "finished")
+        self.assertGreaterEqual(result["seconds"], 3.0)
+        again = self.json("train", "--resume", self.folder / "run")
+        self.assertEqual((again["status"], again["steps"]), ("finished", result["steps"]))
+        more = self.json("train", "--resume", self.folder / "run", "--minutes", "0.08")
+        self.assertGreater(more["steps"], result["steps"])
+
+    def test_presets_and_config_files_are_laid_over_each_other(self):
+        config = self.folder / "c.json"
+        config.write_text(json.dumps({"dim": 16, "layers": 1, "heads": 2, "context": 64, "steps": 2}))
+        self.json("train", self.text, "--preset", "demo", "--config", config, "--layers", "2", "--out", self.folder / "run")
+        model = json.loads((self.folder / "run/latest/config.json").read_text())
+        self.assertEqual((model["dim"], model["layers"]), (16, 2))
+        state = json.loads((self.folder / "run/latest/state.json").read_text())
+        self.assertEqual((state["settings"]["context"], state["settings"]["precision"]), (64, "bf16"))
+
+    def test_plain_output_has_no_control_characters(self):
+        done = self.call("train", self.text, "--out", self.folder / "run", *TINY, "--steps", "3")
+        self.assertIn(b"held-out bits per byte", done.stdout)
+        self.assertIn(b"LibTorch", done.stderr)
+        self.assertNotIn(b"\x1b", done.stderr + done.stdout)
+        self.assertNotIn(b"\r", done.stderr)
+
+
+class Refusals(ProgramTest):
+    def refuses(self, *words, says):
+        out = self.folder / "out"
+        self.refused("train", self.text, "--out", out, "--steps", "2", *words, says=says)
+        self.assertFalse(out.exists())
+
+    def test_bad_options(self):
+        for words, says in [
+            (["--context", "0"], "--context must be at least 1, got 0"),
+            (["--context", "1000000"], "too few for a --context of 1000000"),
+            (["--layers", "0"], "--layers must be at least 1"),
+            (["--dim", "30", "--heads", "4"], "dim"),
+            (["--segments", "64,128", "--rates", "1"], "same length"),
+            (["--segments", "64", "--rates", "0"], "positive"),
+            (["--dropout", "1.5"], "[0, 1)"),
+            (["--lr", "0"], "--lr must be a positive number"),
+            (["--warmup", "1"], "--warmup must be in [0, 1)"),
+            (["--precision", "fp8"], "one of [fp32, bf16]"),
+            (["--minutes", "3"], "give one of them"),
+            (["--keep", "0"], "--keep must be at least 1"),
+            (["--held-out-share", "1"], "--held-out-share must be in [0, 1)"),
+            (["--ext", "xyz"], "no files ending in xyz"),
+            (["--activation", "gleu"], "did you mean 'gelu'"),
+            (["--lerning-rate", "1"], "unknown option '--lerning-rate'"),
+            (["--layer", "1"], "did you mean '--layers'"),
+            (["--dim", "many"], "--dim"),
+            (["--preset", "dmeo"], "did you mean 'demo'"),
+            (["--threads", "0"], "--threads"),
+            (["--log", self.folder / "no/where.jsonl"], "--log"),
+        ]:
+            with self.subTest(words=words):
+                self.refuses(*words, says=says)
+
+    def test_bad_commands_and_paths(self):
+        self.refused("trian", says="did you mean 'train'")
+        self.refused("train", self.folder / "absent", "--steps", "2", says="no such file or folder")
+        self.refused("train", "--steps", "2", says="no text given")
+        self.refused("train", self.text, says="no budget given")
+        self.refused("train", self.text, "--steps", "0", says="--steps must be at least 1")
+        (self.folder / "file").write_text("x")
+        self.refused("train", self.text, "--steps", "2", "--out", self.folder / "file", says="is a file")
+        (self.folder / "bad.json").write_text('{"layer": 2}')
+        self.refused("train", self.text, "--steps", "2", "--config", self.folder / "bad.json", says="did you mean 'layers'")
+        (self.folder / "bad.json").write_text('{"layers": "two"}')
+        self.refused("train", self.text, "--steps", "2", "--config", self.folder / "bad.json", says="setting 'layers'")
+
+    def test_a_run_is_not_overwritten(self):
+        self.train("run", "--eval-windows", "0", steps=1)
+        self.refused("train", self.text, *TINY, "--steps", "2", "--out", self.folder / "run", says="already holds a run")
+
+    def test_bad_resumes(self):
+        self.refused("train", "--resume", self.folder / "absent", says="no such folder")
+        self.refused("train", "--resume", self.text, says="is not a checkpoint")
+        self.train("run", "--stop-after", "1", "--eval-windows", "0")
+        run = self.folder / "run"
+        self.refused("train", "--resume", run, "--layers", "3", says="'layers' cannot be changed on --resume")
+        first = next(iter(sorted(self.text.iterdir())))
+        first.write_text(first.read_text() + "x")
+        self.refused("train", "--resume", run, says="the text is not what the run was trained on")
+
+    def test_corrupt_checkpoints(self):
+        self.train("run", "--stop-after", "1", "--eval-windows", "0")
+        run = self.folder / "run"
+        for name in "model.safetensors", "training.safetensors", "config.json", "state.json":
+            file = run / "latest" / name
+            whole = file.read_bytes()
+            flipped = bytearray(whole)
+            flipped[len(whole) // 2] ^= 1
+            for damaged in whole[:len(whole) // 2], bytes(flipped), b"":
+                if name == "state.json" and len(damaged) == len(whole):
+                    continue  # it holds the digests; a flipped bit in a setting of its own is beyond them
+                file.write_bytes(damaged)
+                with self.subTest(name=name, bytes=len(damaged)):
+                    self.refused("train", "--resume", run, says="corrupt")
+            file.unlink()
+            with self.subTest(name=name, absent=True):
+                self.refused("train", "--resume", run, says="" if name == "config.json" else name)
+            file.write_bytes(whole)
+        self.assertEqual(self.json("train", "--resume", run)["status"], "finished")
+
+
+if __name__ == "__main__":
+    program.main()
