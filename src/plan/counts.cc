@@ -1,9 +1,11 @@
 // What a plan executes, counted from the plan itself. Called by tests, benchmarks and describe().
 #include <algorithm>
+#include <vector>
 
 #include "core/checked.h"
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
+#include "plan/run_cost.h"
 
 namespace longstride {
 namespace {
@@ -29,17 +31,6 @@ int64_t seen_pairs(const Run& run, Direction direction) {
   return pairs * run.classes;
 }
 
-// Columns of one class in the blocks in which some row sees some column.
-int64_t computed_columns(const Run& run, Direction direction, int64_t block) {
-  if (direction == Direction::kForward) {
-    if (run.diagonal == Run::kEverything) return run.columns;
-    const int64_t visible = std::clamp<int64_t>(run.row_end - 1 + run.diagonal, 0, run.columns);
-    return std::min(run.columns, core::ceil_divide(visible, block) * block);
-  }
-  if (run.diagonal == -Run::kEverything) return run.columns;
-  return run.columns - std::clamp<int64_t>(run.row_begin + run.diagonal, 0, run.columns) / block * block;
-}
-
 void add(PlanCounts& total, const PlanCounts& part, int64_t times) {
   total.tiles += part.tiles * times;
   total.runs += part.runs * times;
@@ -51,22 +42,23 @@ void add(PlanCounts& total, const PlanCounts& part, int64_t times) {
 
 }  // namespace
 
-PlanCounts count(const PlanView& plan, int64_t class_id) {
+PlanCounts count(const PlanView& view, int64_t class_id) {
   PlanCounts counts;
-  const PlanClass& c = plan.classes[class_id];
-  for (const Level& level : plan.levels.subspan(c.level_begin, c.level_count)) {
-    for (const Section& section : plan.sections.subspan(level.section_begin, level.section_count)) {
+  const bool transposed = view.direction == Direction::kTransposed;
+  const PlanClass& c = view.classes[class_id];
+  for (const Level& level : view.levels.subspan(c.level_begin, c.level_count)) {
+    for (const Section& section : view.sections.subspan(level.section_begin, level.section_count)) {
       PlanCounts once;
-      for (const Tile& tile : plan.tiles.subspan(section.tile_begin, section.tile_count)) {
+      for (const Tile& tile : view.tiles.subspan(section.tile_begin, section.tile_count)) {
         ++once.tiles;
         once.runs += tile.run_count;
         if (!level.partial) once.rows += tile.rows;
-        const int64_t rows = core::ceil_divide(tile.rows, plan.row_quantum) * plan.row_quantum;
-        for (const Run& run : plan.runs.subspan(tile.run_begin, tile.run_count)) {
-          once.seen_pairs += seen_pairs(run, plan.direction);
-          once.computed_pairs += rows * run.classes * computed_columns(run, plan.direction, plan.column_block);
+        const int64_t rows = core::ceil_divide(tile.rows, view.row_quantum) * view.row_quantum;
+        for (const Run& run : view.runs.subspan(tile.run_begin, tile.run_count)) {
+          once.seen_pairs += seen_pairs(run, view.direction);
+          once.computed_pairs += rows * run.classes * plan::computed_columns(run, transposed, view.column_block);
         }
-        for (const Merge& merge : plan.merges.subspan(tile.merge_begin, tile.merge_count))
+        for (const Merge& merge : view.merges.subspan(tile.merge_begin, tile.merge_count))
           once.merged_rows += merge.rows;
       }
       add(counts, once, section.repeats);
@@ -75,17 +67,17 @@ PlanCounts count(const PlanView& plan, int64_t class_id) {
   return counts;
 }
 
-PlanCounts count(const PlanView& plan, const Extent& extent) {
+PlanCounts count(const PlanView& view, const Extent& extent) {
   PlanCounts total;
   const int64_t query_heads = extent.heads / extent.kv_heads;
-  std::vector<int64_t> uses(plan.classes.size());
-  for (const int32_t c : plan.class_of) uses[c] += query_heads;
-  for (size_t c = 0; c < uses.size(); ++c) add(total, count(plan, static_cast<int64_t>(c)), uses[c]);
+  std::vector<int64_t> uses(view.classes.size());
+  for (const int32_t c : view.class_of) uses[c] += query_heads;
+  for (size_t c = 0; c < uses.size(); ++c) add(total, count(view, static_cast<int64_t>(c)), uses[c]);
   return total;
 }
 
-double useful_flops(const PlanView& plan, const Extent& extent, int64_t dim) {
-  return 4.0 * static_cast<double>(dim) * static_cast<double>(count(plan, extent).seen_pairs);
+double useful_flops(const PlanView& view, const Extent& extent, int64_t dim) {
+  return 4.0 * static_cast<double>(dim) * static_cast<double>(count(view, extent).seen_pairs);
 }
 
 double nominal_flops(const Pattern& pattern, const Extent& extent, int64_t dim) {

@@ -1,0 +1,39 @@
+// Writes one class of a plan: its levels as sections of ordered tiles, linked by merges. Called by compile().
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "longstride/plan.h"
+#include "plan/level.h"
+#include "plan/tiler.h"
+
+namespace longstride::plan {
+
+class ClassWriter {
+ public:
+  // Both must outlive the writer; scope's geometry is the plan's.
+  ClassWriter(const Scope& scope, Plan& plan) : scope_(scope), plan_(plan) {}
+
+  // `levels`: the base level last.
+  void add(const ClassSpec& spec, const std::vector<LevelShape>& levels);
+
+ private:
+  // Rows [begin, end), planned once and executed `repeats` times, each `end - begin` further than the last.
+  struct Span {
+    int64_t begin = 0;
+    int64_t end = 0;
+    int64_t repeats = 1;
+  };
+
+  std::vector<Span> spans(const ClassSpec&, const std::vector<LevelShape>&) const;
+  Section add_tiles(Tiler&, const Documents&, const LevelShape&, const Span&, bool partial);
+  void add_line(Tiler&, int64_t stride, int64_t begin, int64_t end, bool partial);
+  void order_tiles(const LevelShape&, const Span&, int64_t tile_begin);
+
+  const Scope& scope_;
+  Plan& plan_;
+  std::vector<int64_t> costs_;  // of the tiles of the section being written
+};
+
+}  // namespace longstride::plan

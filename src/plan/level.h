@@ -1,0 +1,41 @@
+// What compile() is asked to plan, and the shape of one level: the words that the planner's files share.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "longstride/plan.h"
+#include "plan/classes.h"
+
+namespace longstride::plan {
+
+// Rows and columns that exist, as positions, and what decides which pairs of them are seen.
+struct Scope {
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  int64_t column_begin = 0;
+  int64_t column_end = 0;
+  bool causal = false;
+  bool zero_keys = false;
+  bool transposed = false;
+  Geometry geometry;
+};
+
+// Residues of a fused level are handled as the bits of one word; wider levels hold one group each.
+inline constexpr int64_t kMostFusedStride = 64;
+
+struct LevelShape {
+  std::vector<Sampling> samplings;
+  int64_t stride = 1;
+  // Tiles end where a segment of at least this many tokens ends, and between documents that are both at least as long.
+  // Shorter ones share tiles by ranges of rows.
+  int64_t cut_segment = 0;
+};
+
+// Whether no segment has a second sample, so that any stride serves.
+inline bool samples_once(const Sampling& s) { return s.offset >= s.segment || s.rate >= s.segment - s.offset; }
+
+// The least stride that serves all samplings, or 0 if they cannot share a level.
+int64_t fused_stride(const std::vector<Sampling>& samplings);
+
+}  // namespace longstride::plan

@@ -1,0 +1,235 @@
+#include "plan/levels.h"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <numeric>
+
+#include "plan/cost.h"
+
+namespace longstride::plan {
+namespace {
+
+constexpr double kNever = std::numeric_limits<double>::infinity();
+// Up to so many groups every way to share levels is tried; beyond, levels are ranges of the groups in order of rate.
+constexpr size_t kMostFreelyCombined = 6;
+constexpr size_t kMostGroupsOfALevel = 6;
+// Groups are bits of a word; those beyond get levels of their own.
+constexpr size_t kMostSearched = 64;
+
+int64_t log2_floor(int64_t x) { return x <= 0 ? -1 : 63 - std::countl_zero(static_cast<uint64_t>(x)); }
+
+// The values of LevelShape::cut_segment that are tried: everything cuts; what spans a quantum of rows; what spans a
+// tile.
+int64_t cut_segment(int32_t candidate, int64_t stride, const Geometry& geometry) {
+  return candidate == 0 ? 0 : candidate == 1 ? stride * geometry.row_quantum : stride * geometry.tile_rows;
+}
+constexpr int32_t kCutCandidates = 3;
+
+std::vector<Sampling> members_of(uint64_t members, const std::vector<Sampling>& samplings) {
+  std::vector<Sampling> chosen;
+  for (; members != 0; members &= members - 1) chosen.push_back(samplings[std::countr_zero(members)]);
+  return chosen;
+}
+
+// What the partition depends on; equal keys share one search.
+std::vector<int64_t> key_of(const std::vector<Sampling>& samplings, const Documents& documents) {
+  std::vector<int64_t> key;
+  for (const Sampling& s : samplings) {
+    key.push_back(log2_floor(s.segment));
+    key.push_back(samples_once(s) ? 0 : s.rate);
+  }
+  uint64_t meet = 0;  // which pairs of groups sample common rows
+  int64_t pairs = 0;
+  for (size_t a = 0; a < samplings.size(); ++a) {
+    for (size_t b = 0; b < a; ++b) {
+      const int64_t common = std::gcd(samplings[a].rate, samplings[b].rate);
+      meet = meet * 2 + ((samplings[a].offset - samplings[b].offset) % common == 0);
+      if (++pairs % 64 == 0) key.push_back(static_cast<int64_t>(meet));
+    }
+  }
+  key.push_back(static_cast<int64_t>(meet));
+  const auto count = static_cast<int64_t>(documents.size()) - 1;
+  key.push_back(log2_floor(count));
+  key.push_back(count > 0 ? log2_floor(documents.back() / count) : -1);
+  return key;
+}
+
+}  // namespace
+
+int64_t fused_stride(const std::vector<Sampling>& samplings) {
+  int64_t stride = 1;
+  for (const Sampling& s : samplings) {
+    if (samples_once(s)) continue;
+    if (s.rate > kMostFusedStride) return samplings.size() == 1 ? s.rate : 0;
+    stride = std::lcm(stride, s.rate);
+    if (stride > kMostFusedStride) return 0;
+  }
+  return stride;
+}
+
+std::vector<LevelSearch::Part> LevelSearch::search(const std::vector<Sampling>& samplings,
+                                                   const Documents& documents) const {
+  struct Option {
+    double as_partial = kNever;
+    double as_base = kNever;
+    int32_t partial_cut = 0;
+    int32_t base_cut = 0;
+  };
+  const auto evaluate = [&](uint64_t members) {
+    Option best;
+    LevelShape level{.samplings = members_of(members, samplings)};
+    level.stride = fused_stride(level.samplings);
+    if (level.stride == 0) return best;
+    // Candidates that cut the same segments are one.
+    int64_t shortest = documents.size() > 2 ? documents.back() / (static_cast<int64_t>(documents.size()) - 1)
+                                            : std::numeric_limits<int64_t>::max();
+    for (const Sampling& s : level.samplings) shortest = std::min(shortest, s.segment);
+    for (int32_t c = 0; c < kCutCandidates; ++c) {
+      level.cut_segment = cut_segment(c, level.stride, scope_.geometry);
+      if (c > 0 && shortest >= level.cut_segment) continue;
+      const LevelPrice p = price(level, scope_, documents);
+      if (p.as_partial < best.as_partial) {
+        best.as_partial = p.as_partial;
+        best.partial_cut = c;
+      }
+      // The base tiles every row: a stride beyond the fused ones would leave it too many lines.
+      if (level.stride <= kMostFusedStride && p.as_base < best.as_base) {
+        best.as_base = p.as_base;
+        best.base_cut = c;
+      }
+    }
+    return best;
+  };
+
+  const size_t groups = samplings.size();
+  const Option bare = evaluate(0);
+  std::vector<Part> parts;
+  if (groups <= kMostFreelyCombined) {
+    const uint64_t all = (uint64_t{1} << groups) - 1;
+    std::vector<Option> options(all + 1);
+    options[0] = bare;
+    for (uint64_t m = 1; m <= all; ++m) options[m] = evaluate(m);
+    // partial[m]: the cheapest way to have the groups of m in partial levels; first[m]: one of these levels.
+    std::vector<double> partial(all + 1, kNever);
+    std::vector<uint64_t> first(all + 1, 0);
+    partial[0] = 0;
+    for (uint64_t m = 1; m <= all; ++m) {
+      const uint64_t lowest = m & -m;
+      for (uint64_t sub = m; sub != 0; sub = (sub - 1) & m) {
+        if ((sub & lowest) == 0) continue;
+        const double cost = options[sub].as_partial + partial[m ^ sub];
+        if (cost < partial[m]) {
+          partial[m] = cost;
+          first[m] = sub;
+        }
+      }
+    }
+    uint64_t base = 0;
+    double best = kNever;
+    for (uint64_t m = 0; m <= all; ++m) {
+      const double cost = options[m].as_base + partial[all ^ m];
+      if (cost < best) {
+        best = cost;
+        base = m;
+      }
+    }
+    for (uint64_t rest = all ^ base; rest != 0; rest ^= first[rest]) {
+      parts.push_back({first[rest], options[first[rest]].partial_cut});
+    }
+    parts.push_back({base, options[base].base_cut});
+    return parts;
+  }
+
+  // Ranges of the groups in order of rate: the same, along a line.
+  std::vector<size_t> order(groups);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return samplings[a].rate < samplings[b].rate; });
+  struct Step {
+    double cost = kNever;
+    Part part;
+    size_t from = 0;
+    bool is_base = false;
+  };
+  // reached[based][i]: the first i groups are placed, the base level among them or not.
+  std::vector<Step> reached[2] = {std::vector<Step>(groups + 1), std::vector<Step>(groups + 1)};
+  reached[0][0].cost = 0;
+  for (size_t end = 1; end <= groups; ++end) {
+    uint64_t members = 0;
+    for (size_t begin = end; begin-- > 0 && end - begin <= kMostGroupsOfALevel;) {
+      members |= uint64_t{1} << order[begin];
+      const Option option = evaluate(members);
+      const auto relax = [&](int from, int to, double cost, int32_t cut, bool is_base) {
+        if (reached[from][begin].cost + cost < reached[to][end].cost) {
+          reached[to][end] = {reached[from][begin].cost + cost, {members, cut}, begin, is_base};
+        }
+      };
+      relax(0, 0, option.as_partial, option.partial_cut, false);
+      relax(1, 1, option.as_partial, option.partial_cut, false);
+      relax(0, 1, option.as_base, option.base_cut, true);
+    }
+  }
+  Part base{0, bare.base_cut};
+  int based = reached[1][groups].cost < reached[0][groups].cost + bare.as_base ? 1 : 0;
+  for (size_t end = groups; end > 0;) {
+    const Step& step = reached[based][end];
+    if (step.is_base) {
+      base = step.part;
+      based = 0;
+    } else {
+      parts.push_back(step.part);
+    }
+    end = step.from;
+  }
+  parts.push_back(base);
+  return parts;
+}
+
+std::vector<LevelShape> LevelSearch::choose(const ClassSpec& spec) {
+  std::vector<Sampling> samplings, beyond;
+  const bool one_row = scope_.row_end - scope_.row_begin == 1;
+  for (const Sampling& s : spec.samplings) {
+    if (s.offset >= s.segment) continue;  // samples nothing
+    if (one_row && scope_.row_begin < spec.documents->back()) {
+      // A decoding step: only the groups that sample the row matter.
+      const auto d = std::upper_bound(spec.documents->begin(), spec.documents->end(), scope_.row_begin);
+      if ((scope_.row_begin - *(d - 1)) % s.segment % s.rate != s.offset) continue;
+    }
+    (samplings.size() < kMostSearched ? samplings : beyond).push_back(s);
+  }
+  std::vector<Part> parts;
+  if (one_row) {
+    // Not worth a search: what fits is fused.
+    std::vector<Sampling> fused;
+    Part base;
+    for (size_t i = 0; i < samplings.size(); ++i) {
+      fused.push_back(samplings[i]);
+      const int64_t stride = fused_stride(fused);
+      if (stride > 0 && stride <= kMostFusedStride) {
+        base.members |= uint64_t{1} << i;
+      } else {
+        fused.pop_back();
+        parts.push_back({uint64_t{1} << i, 0});
+      }
+    }
+    parts.push_back(base);
+  } else {
+    const auto [found, inserted] = found_.try_emplace(key_of(samplings, *spec.documents));
+    if (inserted) found->second = search(samplings, *spec.documents);
+    parts = found->second;
+  }
+  std::vector<LevelShape> levels;
+  for (const Sampling& s : beyond) {
+    levels.push_back({{s}, fused_stride({s}), 0});
+  }
+  for (const Part& part : parts) {
+    LevelShape level{.samplings = members_of(part.members, samplings)};
+    level.stride = fused_stride(level.samplings);
+    level.cut_segment = cut_segment(part.cut, level.stride, scope_.geometry);
+    levels.push_back(std::move(level));
+  }
+  return levels;
+}
+
+}  // namespace longstride::plan

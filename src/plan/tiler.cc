@@ -1,0 +1,352 @@
+#include "plan/tiler.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "core/checked.h"
+
+namespace longstride::plan {
+namespace {
+
+using core::ceil_divide;
+using core::floor_divide;
+using core::floor_modulo;
+
+constexpr int64_t kWordBits = 64;
+static_assert(kMostFusedStride <= kWordBits);
+
+// Bits 0, rate, 2 * rate, ... of a word.
+constexpr std::array<uint64_t, kWordBits + 1> make_combs() {
+  std::array<uint64_t, kWordBits + 1> combs{};
+  for (int64_t rate = 1; rate <= kWordBits; ++rate) {
+    for (int64_t bit = 0; bit < kWordBits; bit += rate) combs[rate] |= uint64_t{1} << bit;
+  }
+  return combs;
+}
+constexpr std::array<uint64_t, kWordBits + 1> kCombs = make_combs();
+
+uint64_t low_bits(int64_t n) { return n <= 0 ? 0 : n >= kWordBits ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
+
+// How many members first, first + step, ... of `set` follow each other without a gap.
+int64_t chain(uint64_t set, int64_t first, int64_t step) {
+  int64_t n = 0;
+  for (int64_t bit = first; bit < kWordBits && (set >> bit & 1) != 0; bit += step) ++n;
+  return n;
+}
+
+}  // namespace
+
+// The residues handled together are bits: bit b is the columns origin + b + i * L. Those below count_edge have
+// `columns`
+// + 1 columns, the others `columns`; under causal those up to diagonal_edge have `diagonal`, the others one less.
+struct Tiler::Interval {
+  int64_t origin = 0;
+  int64_t columns = 0;
+  int64_t count_edge = 0;
+  int64_t diagonal = 0;
+  int64_t diagonal_edge = kWordBits;
+};
+
+void Tiler::enter(const LevelShape& level) {
+  level_ = &level;
+  stride_ = level.stride;
+  cutting_.clear();
+  for (const Sampling& s : level.samplings) {
+    if (s.segment >= level.cut_segment) cutting_.push_back(s);
+  }
+}
+
+size_t Tiler::document_at(int64_t position) const {
+  if (documents_.size() == 2) return 0;
+  return std::upper_bound(documents_.begin(), documents_.end(), position) - documents_.begin() - 1;
+}
+
+int64_t Tiler::next_cut(int64_t position) const {
+  const int64_t reach =
+      std::min(scope_.row_end - position, core::saturating_multiply(scope_.geometry.tile_rows, stride_)) + position;
+  if (position >= documents_.back()) return reach;
+  for (size_t d = document_at(position);; ++d) {
+    const int64_t begin = documents_[d], end = documents_[d + 1];
+    int64_t cut = end;
+    for (const Sampling& s : cutting_) {
+      if (s.segment < end - begin) {
+        cut = std::min(cut, begin + ((position - begin) / s.segment + 1) * s.segment);
+      }
+    }
+    if (cut < end) return cut;
+    if (end >= reach) return reach;
+    if (d + 2 == documents_.size()) return end;
+    if (std::min(end - begin, documents_[d + 2] - end) >= level_->cut_segment) return end;
+    position = end;
+  }
+}
+
+int64_t Tiler::previous_cut(int64_t position) const {
+  if (position >= documents_.back()) return std::max(scope_.row_begin, documents_.back());
+  const int64_t reach = position - core::saturating_multiply(scope_.geometry.tile_rows, stride_);
+  for (size_t d = document_at(position);; --d) {
+    const int64_t begin = documents_[d];
+    int64_t cut = begin;
+    for (const Sampling& s : cutting_) cut = std::max(cut, begin + (position - begin) / s.segment * s.segment);
+    const bool document_cuts =
+        d == 0 || std::min(documents_[d + 1] - begin, begin - documents_[d - 1]) >= level_->cut_segment;
+    if (cut > begin || document_cuts || cut <= reach) return std::max(scope_.row_begin, cut);
+    position = begin - 1;
+  }
+}
+
+void Tiler::gather(int64_t row0, int64_t rows) {
+  row0_ = row0;
+  rows_ = rows;
+  pieces_.clear();
+  if (row0 >= documents_.back()) return;
+  for (const Sampling& s : level_->samplings) gather_sampling(s);
+}
+
+void Tiler::gather_sampling(const Sampling& s) {
+  const bool once = samples_once(s);
+  if (once && s.offset >= s.segment) return;
+  const int64_t end = std::min(documents_.back(), row0_ + (rows_ - 1) * stride_ + 1);
+  const auto row_at_or_after = [&](int64_t p) { return p <= row0_ ? 0 : ceil_divide(p - row0_, stride_); };
+  size_t d = document_at(row0_);
+  for (int64_t position = row0_; position < end;) {
+    while (documents_[d + 1] <= position) ++d;
+    const int64_t begin = documents_[d];
+    const int64_t low = begin + (position - begin) / s.segment * s.segment;
+    const int64_t high = std::min(low + s.segment, documents_[d + 1]);
+    const int64_t next_row = std::min(rows_, row_at_or_after(high));
+    Piece piece{.rate = s.rate, .phase = low + s.offset};
+    if (once) {
+      // The one sample stands for itself; its line is any.
+      const int64_t sample = low + s.offset;
+      if (sample >= row0_ && sample < std::min(high, end) && (sample - row0_) % stride_ == 0) {
+        piece.row_begin = (sample - row0_) / stride_;
+        piece.row_end = piece.row_begin + 1;
+        piece.low = sample;
+        piece.high = sample + 1;
+        piece.rate = 1;
+      }
+    } else if (low + s.offset < high && (row0_ - piece.phase) % s.rate == 0) {
+      piece.row_begin = row_at_or_after(low);
+      piece.row_end = next_row;
+      piece.low = low;
+      piece.high = high;
+    }
+    piece.low = std::max(piece.low, scope_.column_begin);
+    piece.high = std::min(piece.high, scope_.column_end);
+    if (piece.row_begin < piece.row_end && piece.low < piece.high) {
+      if (scope_.zero_keys && !scope_.causal && !scope_.transposed) {
+        const int64_t whole = std::min(s.segment, documents_[d + 1] - begin);
+        piece.phantoms = ceil_divide(whole, s.rate) - ceil_divide(high - low - s.offset, s.rate);
+      }
+      pieces_.push_back(piece);
+    }
+    position = row0_ + next_row * stride_;
+    if (next_row >= rows_) break;
+  }
+}
+
+std::pair<int64_t, int64_t> Tiler::first_touched() const {
+  int64_t first = rows_;
+  for (const Piece& p : pieces_) first = std::min(first, p.row_begin);
+  int64_t end = first;
+  for (bool grown = true; grown;) {
+    grown = false;
+    for (const Piece& p : pieces_) {
+      if (p.row_begin <= end && p.row_end > end) {
+        end = p.row_end;
+        grown = true;
+      }
+    }
+  }
+  return {first, end};
+}
+
+void Tiler::emit(int64_t rows, std::vector<Run>& runs, std::vector<Phantoms>* phantoms) {
+  if (pieces_.empty()) return;
+  const int64_t last = row0_ + (rows - 1) * stride_;
+  bounds_.clear();
+  for (Piece& p : pieces_) {
+    p.row_end = std::min(p.row_end, rows);
+    // Clipped alike for all groups, so that their intervals end together.
+    if (scope_.causal && !scope_.transposed) p.high = std::min(p.high, last + 1);
+    if (scope_.causal && scope_.transposed) p.low = std::max(p.low, row0_);
+    if (p.row_begin >= p.row_end || p.low >= p.high) continue;
+    bounds_.push_back(p.low);
+    bounds_.push_back(p.high);
+  }
+  std::sort(bounds_.begin(), bounds_.end());
+  bounds_.erase(std::unique(bounds_.begin(), bounds_.end()), bounds_.end());
+  for (size_t i = 1; i < bounds_.size(); ++i) emit_interval(bounds_[i - 1], bounds_[i], runs);
+  if (phantoms != nullptr) emit_phantoms(rows, *phantoms);
+}
+
+void Tiler::emit_interval(int64_t low, int64_t high, std::vector<Run>& runs) {
+  covering_.clear();
+  for (const Piece& p : pieces_) {
+    if (p.low <= low && high <= p.high && p.row_begin < p.row_end) covering_.push_back(&p);
+  }
+  if (covering_.empty()) return;
+  row_edges_.clear();
+  for (const Piece* p : covering_) {
+    row_edges_.push_back(p->row_begin);
+    row_edges_.push_back(p->row_end);
+  }
+  std::sort(row_edges_.begin(), row_edges_.end());
+  row_edges_.erase(std::unique(row_edges_.begin(), row_edges_.end()), row_edges_.end());
+
+  Interval interval{.origin = low, .columns = (high - low) / stride_, .count_edge = (high - low) % stride_};
+  if (scope_.causal) {
+    // forward: i < j + floor((row0 - column0) / L) + 1; transposed: i >= j + ceil((row0 - column0) / L).
+    const int64_t ahead = row0_ - low + (scope_.transposed ? stride_ - 1 : 0);
+    interval.diagonal = floor_divide(ahead, stride_) + (scope_.transposed ? 0 : 1);
+    interval.diagonal_edge = floor_modulo(ahead, stride_) + 1;
+  }
+  if (stride_ <= kMostFusedStride) {
+    const uint64_t all = low_bits(std::min(stride_, high - low));
+    masks_.clear();
+    for (const Piece* p : covering_) {
+      masks_.emplace_back(p, p->rate == 1 ? all : all & (kCombs[p->rate] << floor_modulo(p->phase - low, p->rate)));
+    }
+    emit_residues(interval, masks_, runs);
+    return;
+  }
+  // A wide level: every piece has one residue; each distinct one is taken by itself, as bit 0.
+  std::vector<std::pair<int64_t, const Piece*>> by_residue;
+  for (const Piece* p : covering_) {
+    const int64_t residue = p->rate == 1 ? 0 : floor_modulo(p->phase - low, stride_);
+    if (residue < high - low) by_residue.emplace_back(residue, p);
+  }
+  std::stable_sort(by_residue.begin(), by_residue.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (size_t i = 0; i < by_residue.size();) {
+    const int64_t residue = by_residue[i].first;
+    masks_.clear();
+    for (; i < by_residue.size() && by_residue[i].first == residue; ++i) masks_.emplace_back(by_residue[i].second, 1);
+    Interval one = interval;
+    one.origin += residue;
+    one.count_edge -= residue;
+    one.diagonal_edge -= residue;
+    emit_residues(one, masks_, runs);
+  }
+}
+
+// Adds the pieces' weights up, range of rows by range of rows, and joins ranges in which a residue has one weight.
+void Tiler::emit_residues(const Interval& interval, const std::vector<std::pair<const Piece*, uint64_t>>& masks,
+                          std::vector<Run>& runs) {
+  const auto ranges = static_cast<int64_t>(row_edges_.size()) - 1;
+  const auto weights = static_cast<int64_t>(masks.size()) + 1;
+  // sets_[range * weights + v]: the residues of weight v.
+  sets_.assign(ranges * weights, 0);
+  for (int64_t range = 0; range < ranges; ++range) {
+    uint64_t* sets = &sets_[range * weights];
+    sets[0] = ~uint64_t{0};
+    int64_t heaviest = 0;
+    for (const auto& [piece, mask] : masks) {
+      if (piece->row_begin > row_edges_[range] || piece->row_end < row_edges_[range + 1]) continue;
+      for (int64_t v = heaviest; v >= 0; --v) {
+        sets[v + 1] |= sets[v] & mask;
+        sets[v] &= ~mask;
+      }
+      ++heaviest;
+    }
+  }
+  for (int64_t range = 0; range < ranges; ++range) {
+    for (int64_t v = 1; v < weights; ++v) {
+      uint64_t open = sets_[range * weights + v] & ~(range > 0 ? sets_[(range - 1) * weights + v] : 0);
+      for (int64_t end = range + 1; open != 0; ++end) {
+        const uint64_t on = end < ranges ? open & sets_[end * weights + v] : 0;
+        if (on != open) {
+          emit_set(interval, open & ~on, row_edges_[range], row_edges_[end], static_cast<int32_t>(v), runs);
+        }
+        open = on;
+      }
+    }
+  }
+}
+
+// Splits a set of residues where counts of columns or diagonals differ, then into arithmetic progressions.
+void Tiler::emit_set(const Interval& interval, uint64_t set, int64_t row_begin, int64_t row_end, int32_t weight,
+                     std::vector<Run>& runs) const {
+  const std::array<int64_t, 4> edges = {0, std::min(interval.count_edge, interval.diagonal_edge),
+                                        std::max(interval.count_edge, interval.diagonal_edge), kWordBits};
+  Run pending;  // of the zones before, as long as they agree
+  uint64_t pending_set = 0;
+  const auto flush = [&] {
+    while (pending_set != 0) {
+      const int64_t first = std::countr_zero(pending_set);
+      const uint64_t rest = pending_set & (pending_set - 1);
+      int64_t step = 0, classes = 1;
+      for (uint64_t others = rest; others != 0; others &= others - 1) {
+        const int64_t candidate = std::countr_zero(others) - first;
+        const int64_t n = chain(pending_set, first, candidate);
+        if (n > classes) {
+          classes = n;
+          step = candidate;
+        }
+        if (classes * 2 > std::popcount(pending_set)) break;  // no other step reaches more
+      }
+      Run run = pending;
+      run.column0 += first;
+      run.classes = static_cast<int32_t>(classes);
+      run.class_step = step;
+      runs.push_back(run);
+      for (int64_t c = 0; c < classes; ++c) pending_set &= ~(uint64_t{1} << (first + c * step));
+    }
+  };
+  for (size_t zone = 0; zone < 3; ++zone) {
+    const uint64_t part = set & low_bits(edges[zone + 1]) & ~low_bits(edges[zone]);
+    if (part == 0) continue;
+    const int64_t columns = interval.columns + (edges[zone] < interval.count_edge ? 1 : 0);
+    Run run{.column0 = interval.origin,
+            .columns = columns,
+            .weight = weight,
+            .row_begin = static_cast<int16_t>(row_begin),
+            .row_end = static_cast<int16_t>(row_end)};
+    if (scope_.transposed) {
+      run.diagonal = -Run::kEverything;
+      if (scope_.causal) {
+        run.diagonal = interval.diagonal - (edges[zone] < interval.diagonal_edge ? 0 : 1);
+        const int64_t hidden = std::max<int64_t>(0, row_begin + run.diagonal);
+        run.column0 += hidden * stride_;
+        run.columns -= hidden;
+        run.diagonal -= hidden;
+        if (row_end - 1 + run.diagonal <= 0) run.diagonal = -Run::kEverything;
+      }
+    } else if (scope_.causal) {
+      run.diagonal = interval.diagonal - (edges[zone] < interval.diagonal_edge ? 0 : 1);
+      run.columns = std::min(columns, row_end - 1 + run.diagonal);
+      if (run.columns <= row_begin + run.diagonal) run.diagonal = Run::kEverything;
+    }
+    if (run.columns <= 0) continue;
+    if (run.column0 != pending.column0 || run.columns != pending.columns || run.diagonal != pending.diagonal) {
+      flush();
+      pending = run;
+    }
+    pending_set |= part;
+  }
+  flush();
+}
+
+void Tiler::emit_phantoms(int64_t rows, std::vector<Phantoms>& phantoms) {
+  row_edges_.clear();
+  for (const Piece& p : pieces_) {
+    if (p.phantoms == 0 || p.row_begin >= p.row_end) continue;
+    row_edges_.push_back(p.row_begin);
+    row_edges_.push_back(std::min(p.row_end, rows));
+  }
+  std::sort(row_edges_.begin(), row_edges_.end());
+  row_edges_.erase(std::unique(row_edges_.begin(), row_edges_.end()), row_edges_.end());
+  for (size_t i = 1; i < row_edges_.size(); ++i) {
+    int64_t count = 0;
+    for (const Piece& p : pieces_) {
+      if (p.row_begin <= row_edges_[i - 1] && row_edges_[i] <= p.row_end) count += p.phantoms;
+    }
+    if (count > 0) {
+      phantoms.push_back({static_cast<int32_t>(row_edges_[i - 1]), static_cast<int32_t>(row_edges_[i]), count});
+    }
+  }
+}
+
+}  // namespace longstride::plan

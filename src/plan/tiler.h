@@ -1,0 +1,73 @@
+// Makes the tiles of one level: where a line of rows is cut, and which runs a tile has. Called by the level search,
+// which prices tiles, and by compile(), which keeps them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "longstride/plan.h"
+#include "plan/level.h"
+
+namespace longstride::plan {
+
+class Tiler {
+ public:
+  // `scope` and `documents` must outlive the tiler.
+  Tiler(const Scope& scope, const Documents& documents) : scope_(scope), documents_(documents) {}
+
+  // The level that the calls below are about; it must outlive them.
+  void enter(const LevelShape& level);
+
+  // The next position after `position` at which tiles end; not looked for beyond the rows of one whole tile or of the
+  // scope, which are answered instead.
+  int64_t next_cut(int64_t position) const;
+  // The last position at or before `position` at which a tile begins, as far as the cuts within a tile's reach say.
+  int64_t previous_cut(int64_t position) const;
+
+  // Looks up what the rows row0 + j * stride, 0 <= j < rows, see in the level.
+  void gather(int64_t row0, int64_t rows);
+  // The first unbroken range of gathered rows that see something: [first, second), empty if there is none.
+  std::pair<int64_t, int64_t> first_touched() const;
+  // Appends the runs (and, if asked, phantoms) of the first `rows` of the gathered rows.
+  void emit(int64_t rows, std::vector<Run>& runs, std::vector<Phantoms>* phantoms);
+
+ private:
+  // One group's segment as a tile meets it: rows [row_begin, row_end) of the tile see the columns of [low, high) that
+  // are `phase` modulo `rate`.
+  struct Piece {
+    int64_t row_begin = 0;
+    int64_t row_end = 0;
+    int64_t low = 0;
+    int64_t high = 0;
+    int64_t rate = 1;
+    int64_t phase = 0;
+    int64_t phantoms = 0;
+  };
+  // Columns of one interval from which all runs of it are cut.
+  struct Interval;
+
+  size_t document_at(int64_t position) const;
+  void gather_sampling(const Sampling&);
+  void emit_interval(int64_t low, int64_t high, std::vector<Run>& runs);
+  void emit_residues(const Interval&, const std::vector<std::pair<const Piece*, uint64_t>>&, std::vector<Run>& runs);
+  void emit_set(const Interval&, uint64_t set, int64_t row_begin, int64_t row_end, int32_t weight,
+                std::vector<Run>& runs) const;
+  void emit_phantoms(int64_t rows, std::vector<Phantoms>& phantoms);
+
+  const Scope& scope_;
+  const Documents& documents_;
+  const LevelShape* level_ = nullptr;
+  int64_t stride_ = 1;
+  std::vector<Sampling> cutting_;  // samplings of the level whose segments end tiles
+  int64_t row0_ = 0;
+  int64_t rows_ = 0;
+  std::vector<Piece> pieces_;
+  // Scratch, kept to save allocations.
+  std::vector<int64_t> bounds_;
+  std::vector<const Piece*> covering_;
+  std::vector<std::pair<const Piece*, uint64_t>> masks_;
+  std::vector<int64_t> row_edges_;
+  std::vector<uint64_t> sets_;
+};
+
+}  // namespace longstride::plan
