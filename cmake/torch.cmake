@@ -1,7 +1,7 @@
 # Finds LibTorch and leaves TORCH_LIBRARIES. Included by src/ when LONGSTRIDE_TORCH is on, and by the installed package.
 # Order: Torch_DIR or CMAKE_PREFIX_PATH as the caller set them; the checkout's own .venv; the torch of `python3`.
-# A torch built for CUDA refuses find_package on a machine without the CUDA toolkit, though its CPU half is whole: then
-# its libraries are named here by hand.
+# A torch built for CUDA refuses find_package on a machine without a whole CUDA toolkit, though its CPU half is all that
+# is used: then the libraries of that half are named here by hand.
 
 function(longstride_torch_root out)
   foreach(python ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../.venv/bin/python python3)
@@ -14,17 +14,6 @@ function(longstride_torch_root out)
     endif()
   endforeach()
   set(${out} "" PARENT_SCOPE)
-endfunction()
-
-function(longstride_torch_is_bare_cuda root out)
-  set(${out} FALSE PARENT_SCOPE)
-  if(NOT EXISTS ${root}/lib/libtorch_cuda.so)
-    return()
-  endif()
-  find_program(LONGSTRIDE_NVCC nvcc PATHS /usr/local/cuda/bin)
-  if(NOT LONGSTRIDE_NVCC)
-    set(${out} TRUE PARENT_SCOPE)
-  endif()
 endfunction()
 
 if(NOT TARGET torch AND NOT TARGET longstride_torch_cpu)
@@ -49,10 +38,8 @@ if(NOT TARGET torch AND NOT TARGET longstride_torch_cpu)
 
   set(LONGSTRIDE_TORCH_ROOT ${longstride_torch_root} CACHE INTERNAL "the torch folder in use")
 
-  longstride_torch_is_bare_cuda(${longstride_torch_root} bare_cuda)
-  if(bare_cuda)
-    message(STATUS "torch at ${longstride_torch_root} is built for CUDA, and there is no CUDA toolkit here: "
-                   "linking its CPU libraries")
+  if(EXISTS ${longstride_torch_root}/lib/libtorch_cuda.so)
+    message(STATUS "torch at ${longstride_torch_root} is built for CUDA: linking its CPU libraries")
     foreach(part torch_cpu c10)
       add_library(longstride_${part} SHARED IMPORTED GLOBAL)
       set_target_properties(longstride_${part} PROPERTIES
