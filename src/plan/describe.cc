@@ -1,0 +1,108 @@
+// describe(): a plan in words and a small table, for a person.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "longstride/pattern.h"
+#include "longstride/plan.h"
+
+namespace longstride {
+namespace {
+
+std::string bytes_in_words(int64_t bytes) {
+  if (bytes < 1024) return fmt::format("{} bytes", bytes);
+  if (bytes < 1024 * 1024) return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024);
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024 * 1024));
+}
+
+int64_t bytes_of(const PlanView& p) {
+  return static_cast<int64_t>(p.class_of.size_bytes() + p.classes.size_bytes() + p.levels.size_bytes() +
+                              p.sections.size_bytes() + p.tiles.size_bytes() + p.runs.size_bytes() +
+                              p.phantoms.size_bytes() + p.merges.size_bytes());
+}
+
+// "1 query", "2 queries".
+std::string counted(int64_t n, const char* one, const char* many) {
+  return fmt::format("{} {}", n, n == 1 ? one : many);
+}
+
+// One line of the table: a level of a class.
+std::string level_line(const PlanView& plan, const Level& level, int64_t number) {
+  int64_t tiles = 0, stored = 0, rows = 0, runs = 0, heaviest = 0, merged = 0;
+  double column_sum = 0;
+  for (const Section& section : plan.sections.subspan(level.section_begin, level.section_count)) {
+    for (const Tile& tile : plan.tiles.subspan(section.tile_begin, section.tile_count)) {
+      ++stored;
+      tiles += section.repeats;
+      rows += tile.rows * section.repeats;
+      runs += static_cast<int64_t>(tile.run_count) * section.repeats;
+      for (const Run& run : plan.runs.subspan(tile.run_begin, tile.run_count)) {
+        heaviest = std::max<int64_t>(heaviest, run.weight);
+        column_sum += static_cast<double>(run.row_end - run.row_begin) *
+                      static_cast<double>(run.columns * run.classes) * static_cast<double>(section.repeats);
+      }
+      for (const Merge& merge : plan.merges.subspan(tile.merge_begin, tile.merge_count)) {
+        merged += merge.rows * section.repeats;
+      }
+    }
+  }
+  const double columns = rows ? column_sum / static_cast<double>(rows) : 0;
+  return fmt::format("  {:>5}  {:<7}  {:>6}  {:>9}  {:>8}  {:>8}  {:>8}  {:>11.1f}  {:>10}  {:>9}\n", number,
+                     level.partial ? "partial" : "base", level.stride, rows, tiles, stored, runs, columns, heaviest,
+                     merged);
+}
+
+std::string class_table(const PlanView& plan, int64_t c, int64_t members) {
+  const PlanCounts counts = count(plan, c);
+  const bool forward = plan.direction == Direction::kForward;
+  const char* column = forward ? "keys" : "queries";
+  std::string text = fmt::format("class {}, {}: {:.1f} {} seen and {:.1f} computed a {}\n", c,
+                                 counted(members, "(batch row, KV head)", "of (batch row, KV head)"),
+                                 counts.seen_per_row(), column, counts.computed_per_row(), forward ? "query" : "key");
+  text += "  level  kind     stride       rows     tiles    stored      runs  columns/row  max weight     merged\n";
+  const PlanClass& its = plan.classes[c];
+  for (int64_t n = 0; n < its.level_count; ++n) {
+    text += level_line(plan, plan.levels[its.level_begin + n], n);
+  }
+  if (its.partial_rows > 0) text += fmt::format("  {} kept for merging\n", counted(its.partial_rows, "row", "rows"));
+  return text;
+}
+
+}  // namespace
+
+std::string describe(const PlanView& plan, const Extent& e) {
+  const bool forward = plan.direction == Direction::kForward;
+  std::string text = fmt::format("{} plan: {} on {}, {}, {} on {}; {}, tiles of {} rows, {}\n",
+                                 forward ? "forward" : "transposed", counted(e.len_q, "query", "queries"),
+                                 counted(e.len_k, "key", "keys"), counted(e.batch, "batch row", "batch rows"),
+                                 counted(e.heads, "head", "heads"), counted(e.kv_heads, "KV head", "KV heads"),
+                                 counted(static_cast<int64_t>(plan.classes.size()), "class", "classes"), plan.tile_rows,
+                                 bytes_in_words(bytes_of(plan)));
+  if (e.query_start != 0) text += fmt::format("query 0 stands at position {}\n", e.query_start);
+  if (!e.cu_seqlens.empty()) {
+    text += fmt::format("{} packed one after another\n",
+                        counted(static_cast<int64_t>(e.cu_seqlens.size()) - 1, "document", "documents"));
+  }
+  if (!e.lengths.empty()) {
+    const auto [least, most] = std::minmax_element(e.lengths.begin(), e.lengths.end());
+    text += fmt::format("lengths from {} to {}\n", *least, *most);
+  }
+  std::map<int32_t, int64_t> members;
+  for (const int32_t c : plan.class_of) ++members[c];
+  // Classes differ by offsets only as a rule; eight tell the story.
+  constexpr size_t kShown = 8;
+  for (size_t c = 0; c < std::min(plan.classes.size(), kShown); ++c) {
+    text += class_table(plan, static_cast<int64_t>(c), members[static_cast<int32_t>(c)]);
+  }
+  if (plan.classes.size() > kShown) text += fmt::format("and {} classes more\n", plan.classes.size() - kShown);
+  const PlanCounts total = count(plan, e);
+  text += fmt::format("in all: {} tiles, {} runs, {:.1f} {} computed a {}, of which {:.1f} are seen\n", total.tiles,
+                      total.runs, total.computed_per_row(), forward ? "keys" : "queries", forward ? "query" : "key",
+                      total.seen_per_row());
+  return text;
+}
+
+}  // namespace longstride
