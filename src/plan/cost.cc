@@ -15,6 +15,9 @@ using core::floor_modulo;
 
 // Enough that the mean over causal tiles, whose costs rise along every segment, is within about 2 %.
 constexpr int64_t kSamples = 32;
+// Short calls are compiled often and cost little whatever the choice.
+constexpr int64_t kRowsASample = 64;
+constexpr int64_t kFewestSamples = 4;
 
 // A row position and the share of all rows for which it stands.
 struct Representative {
@@ -33,7 +36,7 @@ class Pricer {
     const int64_t begin = scope_.row_begin, end = std::min(scope_.row_end, documents_.back());
     LevelPrice total;
     if (begin >= end) return total;
-    const int64_t samples = std::min(kSamples, end - begin);
+    const int64_t samples = std::min(end - begin, std::clamp((end - begin) / kRowsASample, kFewestSamples, kSamples));
     double fraction = 0.5;
     for (int64_t i = 0; i < samples; ++i) {
       // Stratified; the place within a stratum follows the golden ratio, so that no segment length resonates.
@@ -48,6 +51,7 @@ class Pricer {
     }
     total.as_base /= static_cast<double>(samples);
     total.as_partial /= static_cast<double>(samples);
+    total.touched /= static_cast<double>(samples);
     return total;
   }
 
@@ -120,7 +124,9 @@ class Pricer {
                         geometry.run_columns * static_cast<double>(geometry.tile_rows * blocks);
     const double a_row = cost / static_cast<double>(rows) * r.share;
     total.as_base += a_row;
-    if (!runs_.empty()) total.as_partial += a_row + geometry.merge_columns * r.share;
+    if (runs_.empty()) return;
+    total.as_partial += a_row;
+    total.touched += r.share;
   }
 
   const LevelShape& level_;

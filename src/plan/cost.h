@@ -5,10 +5,11 @@
 
 namespace longstride::plan {
 
-// Columns a row of the class, whether the row is touched or not, in the currency of Geometry.
+// Columns a row of the class, whether the row is touched or not, in the currency of Geometry. Merging is not included.
 struct LevelPrice {
-  double as_partial = 0;  // merging included; untouched rows cost nothing
+  double as_partial = 0;  // untouched rows cost nothing
   double as_base = 0;
+  double touched = 0;  // the share of rows that a partial level would hold
 };
 
 // Deterministic. Rows beyond the last document are not sampled.

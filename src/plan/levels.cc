@@ -68,80 +68,109 @@ int64_t fused_stride(const std::vector<Sampling>& samplings) {
   return stride;
 }
 
+// What a set of groups costs as one level, at the best cut for each use.
+struct LevelSearch::Option {
+  double as_partial = kNever;
+  double as_base = kNever;
+  double touched = 0;
+  int32_t partial_cut = 0;
+  int32_t base_cut = 0;
+  double partial(double merge_columns) const { return as_partial + merge_columns * touched; }
+};
+
+LevelSearch::Option LevelSearch::evaluate(uint64_t members, const std::vector<Sampling>& samplings,
+                                          const Documents& documents) const {
+  Option best;
+  LevelShape level{.samplings = members_of(members, samplings)};
+  level.stride = fused_stride(level.samplings);
+  if (level.stride == 0) return best;
+  int64_t shortest = documents.size() > 2 ? documents.back() / (static_cast<int64_t>(documents.size()) - 1)
+                                          : std::numeric_limits<int64_t>::max();
+  for (const Sampling& s : level.samplings) shortest = std::min(shortest, s.segment);
+  for (int32_t c = 0; c < kCutCandidates; ++c) {
+    level.cut_segment = cut_segment(c, level.stride, scope_.geometry);
+    if (c > 0 && shortest >= level.cut_segment) continue;  // cuts no less than the candidate before
+    const LevelPrice p = price(level, scope_, documents);
+    best.touched = p.touched;
+    if (p.as_partial < best.as_partial) {
+      best.as_partial = p.as_partial;
+      best.partial_cut = c;
+    }
+    // The base tiles every row: a stride beyond the fused ones would leave it too many lines.
+    if (level.stride <= kMostFusedStride && p.as_base < best.as_base) {
+      best.as_base = p.as_base;
+      best.base_cut = c;
+    }
+  }
+  return best;
+}
+
 std::vector<LevelSearch::Part> LevelSearch::search(const std::vector<Sampling>& samplings,
                                                    const Documents& documents) const {
-  struct Option {
-    double as_partial = kNever;
-    double as_base = kNever;
-    int32_t partial_cut = 0;
-    int32_t base_cut = 0;
-  };
-  const auto evaluate = [&](uint64_t members) {
-    Option best;
-    LevelShape level{.samplings = members_of(members, samplings)};
-    level.stride = fused_stride(level.samplings);
-    if (level.stride == 0) return best;
-    // Candidates that cut the same segments are one.
-    int64_t shortest = documents.size() > 2 ? documents.back() / (static_cast<int64_t>(documents.size()) - 1)
-                                            : std::numeric_limits<int64_t>::max();
-    for (const Sampling& s : level.samplings) shortest = std::min(shortest, s.segment);
-    for (int32_t c = 0; c < kCutCandidates; ++c) {
-      level.cut_segment = cut_segment(c, level.stride, scope_.geometry);
-      if (c > 0 && shortest >= level.cut_segment) continue;
-      const LevelPrice p = price(level, scope_, documents);
-      if (p.as_partial < best.as_partial) {
-        best.as_partial = p.as_partial;
-        best.partial_cut = c;
-      }
-      // The base tiles every row: a stride beyond the fused ones would leave it too many lines.
-      if (level.stride <= kMostFusedStride && p.as_base < best.as_base) {
-        best.as_base = p.as_base;
-        best.base_cut = c;
-      }
-    }
-    return best;
-  };
-
-  const size_t groups = samplings.size();
-  const Option bare = evaluate(0);
+  // Partial results cost memory too: when more than a quarter of the rows would have them, merging is priced up.
+  constexpr double kMostMerged = 0.25 + 1e-3;
+  constexpr double kPriceSteps[] = {1, 2, 4};
+  Options options;
   std::vector<Part> parts;
-  if (groups <= kMostFreelyCombined) {
-    const uint64_t all = (uint64_t{1} << groups) - 1;
-    std::vector<Option> options(all + 1);
-    options[0] = bare;
-    for (uint64_t m = 1; m <= all; ++m) options[m] = evaluate(m);
-    // partial[m]: the cheapest way to have the groups of m in partial levels; first[m]: one of these levels.
-    std::vector<double> partial(all + 1, kNever);
-    std::vector<uint64_t> first(all + 1, 0);
-    partial[0] = 0;
-    for (uint64_t m = 1; m <= all; ++m) {
-      const uint64_t lowest = m & -m;
-      for (uint64_t sub = m; sub != 0; sub = (sub - 1) & m) {
-        if ((sub & lowest) == 0) continue;
-        const double cost = options[sub].as_partial + partial[m ^ sub];
-        if (cost < partial[m]) {
-          partial[m] = cost;
-          first[m] = sub;
-        }
-      }
-    }
-    uint64_t base = 0;
-    double best = kNever;
-    for (uint64_t m = 0; m <= all; ++m) {
-      const double cost = options[m].as_base + partial[all ^ m];
-      if (cost < best) {
-        best = cost;
-        base = m;
-      }
-    }
-    for (uint64_t rest = all ^ base; rest != 0; rest ^= first[rest]) {
-      parts.push_back({first[rest], options[first[rest]].partial_cut});
-    }
-    parts.push_back({base, options[base].base_cut});
-    return parts;
+  for (const double step : kPriceSteps) {
+    const double merge_columns = step * scope_.geometry.merge_columns;
+    const Choice choice = samplings.size() <= kMostFreelyCombined
+                              ? combine_freely(samplings, documents, merge_columns, options)
+                              : combine_ranges(samplings, documents, merge_columns, options);
+    parts = choice.parts;
+    if (choice.touched <= kMostMerged) break;
   }
+  return parts;
+}
 
-  // Ranges of the groups in order of rate: the same, along a line.
+const LevelSearch::Option& LevelSearch::option(uint64_t members, const std::vector<Sampling>& samplings,
+                                               const Documents& documents, Options& options) const {
+  const auto [found, inserted] = options.try_emplace(members);
+  if (inserted) found->second = evaluate(members, samplings, documents);
+  return found->second;
+}
+
+LevelSearch::Choice LevelSearch::combine_freely(const std::vector<Sampling>& samplings, const Documents& documents,
+                                                double merge_columns, Options& options) const {
+  const uint64_t all = (uint64_t{1} << samplings.size()) - 1;
+  std::vector<const Option*> of(all + 1);
+  for (uint64_t m = 0; m <= all; ++m) of[m] = &option(m, samplings, documents, options);
+  // partial[m]: the cheapest way to have the groups of m in partial levels; first[m]: one of these levels.
+  std::vector<double> partial(all + 1, kNever);
+  std::vector<uint64_t> first(all + 1, 0);
+  partial[0] = 0;
+  for (uint64_t m = 1; m <= all; ++m) {
+    const uint64_t lowest = m & -m;
+    for (uint64_t sub = m; sub != 0; sub = (sub - 1) & m) {
+      if ((sub & lowest) == 0) continue;
+      const double cost = of[sub]->partial(merge_columns) + partial[m ^ sub];
+      if (cost < partial[m]) {
+        partial[m] = cost;
+        first[m] = sub;
+      }
+    }
+  }
+  uint64_t base = 0;
+  double best = kNever;
+  for (uint64_t m = 0; m <= all; ++m) {
+    const double cost = of[m]->as_base + partial[all ^ m];
+    if (cost < best) {
+      best = cost;
+      base = m;
+    }
+  }
+  Choice choice;
+  for (uint64_t rest = all ^ base; rest != 0; rest ^= first[rest]) {
+    choice.parts.push_back({first[rest], of[first[rest]]->partial_cut});
+    choice.touched += of[first[rest]]->touched;
+  }
+  choice.parts.push_back({base, of[base]->base_cut});
+  return choice;
+}
+
+LevelSearch::Choice LevelSearch::combine_ranges(const std::vector<Sampling>& samplings, const Documents& documents,
+                                                double merge_columns, Options& options) const {
+  const size_t groups = samplings.size();
   std::vector<size_t> order(groups);
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(),
@@ -149,6 +178,7 @@ std::vector<LevelSearch::Part> LevelSearch::search(const std::vector<Sampling>& 
   struct Step {
     double cost = kNever;
     Part part;
+    double touched = 0;
     size_t from = 0;
     bool is_base = false;
   };
@@ -159,31 +189,35 @@ std::vector<LevelSearch::Part> LevelSearch::search(const std::vector<Sampling>& 
     uint64_t members = 0;
     for (size_t begin = end; begin-- > 0 && end - begin <= kMostGroupsOfALevel;) {
       members |= uint64_t{1} << order[begin];
-      const Option option = evaluate(members);
+      const Option& o = option(members, samplings, documents, options);
       const auto relax = [&](int from, int to, double cost, int32_t cut, bool is_base) {
         if (reached[from][begin].cost + cost < reached[to][end].cost) {
-          reached[to][end] = {reached[from][begin].cost + cost, {members, cut}, begin, is_base};
+          reached[to][end] = {
+              reached[from][begin].cost + cost, {members, cut}, is_base ? 0 : o.touched, begin, is_base};
         }
       };
-      relax(0, 0, option.as_partial, option.partial_cut, false);
-      relax(1, 1, option.as_partial, option.partial_cut, false);
-      relax(0, 1, option.as_base, option.base_cut, true);
+      relax(0, 0, o.partial(merge_columns), o.partial_cut, false);
+      relax(1, 1, o.partial(merge_columns), o.partial_cut, false);
+      relax(0, 1, o.as_base, o.base_cut, true);
     }
   }
+  const Option& bare = option(0, samplings, documents, options);
   Part base{0, bare.base_cut};
   int based = reached[1][groups].cost < reached[0][groups].cost + bare.as_base ? 1 : 0;
+  Choice choice;
   for (size_t end = groups; end > 0;) {
     const Step& step = reached[based][end];
+    choice.touched += step.touched;
     if (step.is_base) {
       base = step.part;
       based = 0;
     } else {
-      parts.push_back(step.part);
+      choice.parts.push_back(step.part);
     }
     end = step.from;
   }
-  parts.push_back(base);
-  return parts;
+  choice.parts.push_back(base);
+  return choice;
 }
 
 std::vector<LevelShape> LevelSearch::choose(const ClassSpec& spec) {

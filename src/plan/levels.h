@@ -24,7 +24,20 @@ class LevelSearch {
     int32_t cut = 0;       // index into cut candidates
   };
 
-  std::vector<Part> search(const std::vector<Sampling>& samplings, const Documents& documents) const;
+  struct Option;
+  using Options = std::map<uint64_t, Option>;  // by members: what has been priced
+  struct Choice {
+    std::vector<Part> parts;  // the base last
+    double touched = 0;       // partial rows a row of the class
+  };
+
+  std::vector<Part> search(const std::vector<Sampling>&, const Documents&) const;
+  // Every way to share levels: up to 3^groups sums over 2^groups priced levels.
+  Choice combine_freely(const std::vector<Sampling>&, const Documents&, double merge_columns, Options&) const;
+  // Levels are ranges of the groups in order of rate: a shortest path.
+  Choice combine_ranges(const std::vector<Sampling>&, const Documents&, double merge_columns, Options&) const;
+  const Option& option(uint64_t members, const std::vector<Sampling>&, const Documents&, Options&) const;
+  Option evaluate(uint64_t members, const std::vector<Sampling>&, const Documents&) const;
 
   const Scope& scope_;
   std::map<std::vector<int64_t>, std::vector<Part>> found_;
