@@ -109,7 +109,7 @@ std::vector<LevelSearch::Part> LevelSearch::search(const std::vector<Sampling>& 
                                                    const Documents& documents) const {
   // Partial results cost memory too: when more than a quarter of the rows would have them, merging is priced up.
   constexpr double kMostMerged = 0.25 + 1e-3;
-  constexpr double kPriceSteps[] = {1, 2, 4};
+  constexpr double kPriceSteps[] = {1, 2, 4, 8, 16};
   Options options;
   std::vector<Part> parts;
   for (const double step : kPriceSteps) {

@@ -1,0 +1,137 @@
+// How large plans may be and how long compiling may take. Times are of the thread's own CPU clock, the best of several,
+// so that a busy machine does not decide.
+#include <gtest/gtest.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "longstride/pattern.h"
+#include "longstride/plan.h"
+
+namespace longstride {
+namespace {
+
+// Instrumented and unoptimised builds run the same checks with more time.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(NDEBUG)
+constexpr double kPatience = 30;
+#else
+constexpr double kPatience = 1;
+#endif
+
+constexpr int64_t kMillion = 1 << 20;
+const std::vector<int64_t> kFixed = {2048, 4096, 8192, 16384, 32768};
+const std::vector<int64_t> kGrowing = {2048, 16384, 65536, 262144, kMillion};
+const std::vector<int64_t> kDoubling = {1, 2, 4, 8, 16};
+const std::vector<int64_t> kLongNet = {1, 2, 4, 6, 12};
+
+double now_us() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) * 1e-3;
+}
+
+struct Timed {
+  Plan plan;
+  double best_us = std::numeric_limits<double>::infinity();
+};
+
+Timed timed(const Pattern& pattern, const Extent& extent, int tries, Direction direction = Direction::kForward) {
+  Timed timed;
+  for (int i = 0; i < tries; ++i) {
+    const double begin = now_us();
+    timed.plan = compile(pattern, extent, {}, direction);
+    timed.best_us = std::min(timed.best_us, now_us() - begin);
+  }
+  return timed;
+}
+
+Extent million(int64_t heads) { return {.heads = heads, .kv_heads = heads, .len_q = kMillion, .len_k = kMillion}; }
+
+TEST(Bounds, LongNetPlansAreSmall) {
+  for (const auto& segments : {kFixed, kGrowing}) {
+    for (const auto& rates : {kDoubling, kLongNet}) {
+      for (const bool causal : {false, true}) {
+        for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+          const Plan plan = compile(Pattern::dilated(segments, rates, {.causal = causal}), million(16), {}, direction);
+          const auto classes = static_cast<int64_t>(plan.classes.size());
+          EXPECT_LE(plan.bytes(), 4 * kMillion * classes)
+              << "longest segment " << segments.back() << " last rate " << rates.back() << " causal " << causal;
+        }
+      }
+    }
+  }
+}
+
+TEST(Bounds, PlansTakeNoMoreThanTheirTilesAndRuns) {
+  const Extent packed{
+      .heads = 4, .kv_heads = 4, .len_q = 50'000, .len_k = 50'000, .cu_seqlens = {0, 7, 9000, 9001, 50'000}};
+  const Plan plan =
+      compile(Pattern::dilated({100, 1000, 20'000}, {1, 3, 7}, {.padding = Padding::kZeroKeys}), packed, {});
+  const auto of = [](const auto& array) { return static_cast<int64_t>(array.size()); };
+  EXPECT_LE(plan.bytes(), 32 * of(plan.tiles) + 48 * of(plan.runs) + 32 * of(plan.merges) + 16 * of(plan.phantoms) +
+                              40 * of(plan.sections) + 24 * of(plan.levels) + 16 * of(plan.classes) +
+                              4 * of(plan.class_of));
+}
+
+TEST(Bounds, ARepeatingPatternIsStoredOnce) {
+  const Plan plan = compile(Pattern::dilated(kFixed, kDoubling, {.causal = true}), million(1), {});
+  EXPECT_LT(plan.bytes(), 200'000);
+  const PlanCounts counts = count(plan.view(), million(1));
+  EXPECT_EQ(counts.rows, kMillion);
+  EXPECT_GE(counts.tiles, kMillion / 128);
+}
+
+TEST(Bounds, AMillionTokensOfSixteenHeads) {
+  for (const bool causal : {false, true}) {
+    for (const HeadOffset offset : {HeadOffset::kModulo, HeadOffset::kBlock}) {
+      const Timed t =
+          timed(Pattern::dilated(kFixed, kDoubling, {.causal = causal, .head_offset = offset}), million(16), 5);
+      EXPECT_LE(t.best_us, 50'000 * kPatience);
+    }
+  }
+}
+
+TEST(Bounds, ARunTakesAFifthOfAMicrosecond) {
+  for (const bool causal : {false, true}) {
+    for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+      const Timed t = timed(Pattern::dilated(kGrowing, kDoubling, {.causal = causal}), million(16), 3, direction);
+      // Twice the figure: shared machines run at half their speed.
+      EXPECT_LE(t.best_us / static_cast<double>(t.plan.runs.size()), 2 * 0.2 * kPatience);
+    }
+  }
+}
+
+TEST(Bounds, ADecodingStepDoesNotDependOnTheKeys) {
+  for (const auto& segments : {kFixed, kGrowing}) {
+    for (const int64_t len : {int64_t{4096}, kMillion, int64_t{1} << 40}) {
+      const Extent step{.heads = 16, .kv_heads = 16, .len_q = 1, .len_k = len, .query_start = len - 1};
+      const Timed t = timed(Pattern::dilated(segments, kLongNet, {.causal = true}), step, 20);
+      EXPECT_LE(t.best_us, 50 * kPatience) << len;
+      EXPECT_EQ(count(t.plan.view(), step).rows, 16);
+      EXPECT_LE(t.plan.tiles.size(), 16u);
+    }
+  }
+}
+
+TEST(Bounds, HugeNumbersDoNotOverflow) {
+  constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
+  const Extent e{.heads = 2, .kv_heads = 2, .len_q = 100, .len_k = 100};
+  for (const bool causal : {false, true}) {
+    const Pattern p = Pattern::dilated({kHuge, kHuge - 1, 3, kHuge}, {1, kHuge, kHuge - 1, 7}, {.causal = causal});
+    for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+      const Plan plan = compile(p, e, {}, direction);
+      EXPECT_EQ(verify(plan.view(), p, e), "");
+    }
+  }
+  // A step far out, and rates that no level can share.
+  const int64_t far = int64_t{1} << 60;
+  const Extent step{.len_q = 1, .len_k = far, .query_start = far - 1};
+  const Plan plan = compile(Pattern::dilated({far, far - 1, far}, {61, 59, far - 3}, {.causal = true}), step, {});
+  EXPECT_EQ(count(plan.view(), step).rows, 1);
+}
+
+}  // namespace
+}  // namespace longstride
