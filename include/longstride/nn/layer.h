@@ -62,6 +62,7 @@ class TransformerLayerImpl : public torch::nn::Cloneable<TransformerLayerImpl> {
  public:
   explicit TransformerLayerImpl(TransformerLayerOptions options, AttentionFn attend = {});
   void reset() override;
+  void reset_parameters();
   at::Tensor forward(const at::Tensor& x, const MultiheadCall& call = {});
 
   TransformerLayerOptions options;

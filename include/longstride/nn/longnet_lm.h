@@ -98,6 +98,9 @@ class LongNetLMImpl : public torch::nn::Cloneable<LongNetLMImpl> {
   torch::nn::Linear head{nullptr};  // none if tied
 
  private:
+  void reset_own_parameters();
+  at::Tensor embed(const at::Tensor& tokens);
+  RotaryFactors factors(const at::Tensor& x, int64_t position0) const;
   at::Tensor hidden(const at::Tensor& tokens, const LongNetLMCall& call);
   at::Tensor project_to_vocab(const at::Tensor& hidden) const;
 

@@ -1,0 +1,71 @@
+// DilatedAttention: a pattern, a scale and dropout around an AttentionFn. Called by users and
+// MultiheadDilatedAttention.
+#include "longstride/nn/attention.h"
+
+#include <torch/torch.h>
+
+#include "nn/require.h"
+
+namespace longstride {
+
+AttentionFn local_attention(Pattern pattern) {
+  return [pattern = std::move(pattern)](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                        const AttentionOptions& call) { return attention(q, k, v, pattern, call); };
+}
+
+Pattern DilatedAttentionOptions::pattern() const {
+  DilatedOptions o;
+  o.causal = causal;
+  o.head_offset = head_offset;
+  o.offsets = offsets;
+  o.mixing = mixing;
+  o.average = average;
+  o.padding = padding;
+  return Pattern::dilated(segment_lengths, dilation_rates, o);
+}
+
+void DilatedAttentionOptions::validate() const {
+  (void)pattern();
+  nn::require_dropout("attention_dropout", attention_dropout);
+  if (softmax_scale && !std::isfinite(*softmax_scale)) {
+    core::refuse("softmax_scale", "must be finite", fmt::format("{}", *softmax_scale));
+  }
+}
+
+DilatedAttentionImpl::DilatedAttentionImpl(DilatedAttentionOptions given, AttentionFn attend)
+    : options(std::move(given)), attend_(std::move(attend)) {
+  options.validate();
+  if (!attend_) attend_ = local_attention(options.pattern());
+}
+
+void DilatedAttentionImpl::reset() {}
+
+void DilatedAttentionImpl::pretty_print(std::ostream& stream) const {
+  stream << fmt::format("longstride::DilatedAttention(segment_lengths=[{}], dilation_rates=[{}], causal={})",
+                        fmt::join(options.segment_lengths, ", "), fmt::join(options.dilation_rates, ", "),
+                        options.causal);
+}
+
+AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                              AttentionOptions call) const {
+  if (call.scale) {
+    core::refuse("call.scale", "must be unset", fmt::format("{}", *call.scale),
+                 "set softmax_scale in the module's options");
+  }
+  if (call.dropout_p != 0 || call.dropout_seed) {
+    core::refuse("call.dropout_p", "must be 0, and dropout_seed unset", fmt::format("{}", call.dropout_p),
+                 "set attention_dropout in the module's options");
+  }
+  if (q.defined() && q.dim() == 4 && (q.size(3) % 8 != 0 || q.size(3) > 128)) {
+    TORCH_WARN_ONCE("longstride: a head dim that is not a multiple of 8 or above 128 takes a slower path; got ",
+                    q.size(3));
+  }
+  call.scale = options.softmax_scale;
+  if (is_training() && options.attention_dropout > 0 && q.defined()) {
+    call.dropout_p = options.attention_dropout;
+    call.dropout_seed = draw_dropout_seed(q.device());
+  }
+  return attend_(q, k, v, call);
+}
+
+}  // namespace longstride

@@ -1,0 +1,169 @@
+// Weights by name, and the directory of a model. Called by users and the program.
+#include "longstride/nn/checkpoint.h"
+
+#include <torch/torch.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "nn/files.h"
+#include "nn/require.h"
+
+namespace longstride {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+using Tensors = std::map<std::string, at::Tensor>;
+
+constexpr const char* kConfigFile = "config.json";
+constexpr const char* kWeightsFile = "model.safetensors";
+constexpr const char* kModelName = "LongNetLM";
+constexpr int kFormatVersion = 1;
+constexpr uintmax_t kMaxConfigBytes = 1 << 20;
+const std::array<std::string, 3> kParts = {"q_proj", "k_proj", "v_proj"};
+
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+// `given`, with projections fused or split where `wanted` has them the other way. What does not fit stays, and is
+// reported by the comparison that follows.
+Tensors adapt_projections(Tensors given, const Tensors& wanted) {
+  for (const char* leaf : {"weight", "bias"}) {
+    const std::string fused_end = std::string("qkv_proj.") + leaf;
+    const std::string split_end = std::string("q_proj.") + leaf;
+    const auto part_names = [&](const std::string& prefix) {
+      std::vector<std::string> names;
+      for (const auto& part : kParts) names.push_back(prefix + part + "." + leaf);
+      return names;
+    };
+    for (const auto& [key, parameter] : wanted) {
+      if (ends_with(key, fused_end) && !given.contains(key)) {
+        std::vector<at::Tensor> parts;
+        const auto names = part_names(key.substr(0, key.size() - fused_end.size()));
+        for (const auto& n : names) {
+          const auto found = given.find(n);
+          if (found != given.end() && found->second.dim() == parameter.dim()) parts.push_back(found->second);
+        }
+        const bool same_width =
+            parts.size() == 3 &&
+            (parameter.dim() < 2 || (parts[0].size(1) == parts[1].size(1) && parts[1].size(1) == parts[2].size(1)));
+        if (!same_width) continue;
+        given[key] = at::cat(parts);
+        for (const auto& n : names) given.erase(n);
+      } else if (ends_with(key, split_end) && !given.contains(key)) {
+        const std::string prefix = key.substr(0, key.size() - split_end.size());
+        const auto fused = given.find(prefix + fused_end);
+        const auto names = part_names(prefix);
+        if (fused == given.end() || fused->second.dim() < 1) continue;
+        std::vector<int64_t> rows;
+        for (const auto& n : names) rows.push_back(wanted.contains(n) ? wanted.at(n).size(0) : 0);
+        if (rows[0] + rows[1] + rows[2] != fused->second.size(0)) continue;
+        const auto parts = fused->second.split_with_sizes(rows);
+        for (size_t i = 0; i < 3; ++i) given[names[i]] = parts[i];
+        given.erase(prefix + fused_end);
+      }
+    }
+  }
+  return given;
+}
+
+std::string read_text(const fs::path& path) {
+  const nn::InputFile file(path);
+  if (file.bytes() > kMaxConfigBytes) nn::refuse_file(path, "it is too long for a config");
+  std::string text(file.bytes(), '\0');
+  file.read(0, text.data(), text.size());
+  return text;
+}
+
+LongNetLMConfig read_config(const fs::path& path) {
+  const Json json = Json::parse(read_text(path), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || json.value("model", Json()) != kModelName || !json.contains("config")) {
+    nn::refuse_file(path, fmt::format("it is not the config of a {} checkpoint", kModelName));
+  }
+  if (json.value("format_version", Json()) != kFormatVersion) {
+    nn::refuse_file(path, fmt::format("its format_version is {}; this build reads {}",
+                                      json.value("format_version", Json()).dump(), kFormatVersion));
+  }
+  try {
+    return LongNetLMConfig::from_json(json["config"].dump());
+  } catch (const Error& e) {
+    nn::refuse_file(path, e.what());
+  }
+}
+
+}  // namespace
+
+Tensors weights(const torch::nn::Module& module) {
+  Tensors all;
+  for (const auto& item : module.named_parameters()) all.emplace(item.key(), item.value().detach());
+  for (const auto& item : module.named_buffers()) all.emplace(item.key(), item.value().detach());
+  return all;
+}
+
+void load_weights(torch::nn::Module& module, const Tensors& tensors) {
+  const Tensors wanted = weights(module);
+  const Tensors given = adapt_projections(tensors, wanted);
+  std::vector<std::string> wrong;
+  for (const auto& [key, parameter] : wanted) {
+    const auto found = given.find(key);
+    if (found == given.end()) {
+      wrong.push_back("missing " + key);
+    } else if (!found->second.defined() || found->second.sizes() != parameter.sizes()) {
+      wrong.push_back(
+          fmt::format("{} is {} and must be {}", key, nn::shape_text(found->second), nn::shape_text(parameter)));
+    } else if (found->second.is_floating_point() != parameter.is_floating_point()) {
+      wrong.push_back(fmt::format("{} is {} and must be {}", key, c10::toString(found->second.scalar_type()),
+                                  c10::toString(parameter.scalar_type())));
+    }
+  }
+  for (const auto& [key, tensor] : given) {
+    if (!wanted.contains(key)) wrong.push_back("unknown " + key);
+  }
+  if (!wrong.empty()) {
+    throw Error(fmt::format("the weights do not fit the module: {}; nothing was loaded", fmt::join(wrong, ", ")));
+  }
+  const at::NoGradGuard no_grad;
+  for (const auto& [key, parameter] : wanted) at::Tensor(parameter).copy_(given.at(key));
+}
+
+void save_checkpoint(const fs::path& directory, LongNetLM& model, const std::function<void(const fs::path&)>& more) {
+  if (model.is_empty()) core::refuse("model", "must hold a module", "an empty holder");
+  std::error_code error;
+  if (fs::is_directory(directory, error) && !fs::is_empty(directory, error) &&
+      !fs::exists(directory / kConfigFile, error)) {
+    nn::refuse_file(directory, "it holds files but no checkpoint; choose an empty or a new directory");
+  }
+  Json json;
+  json["model"] = kModelName;
+  json["format_version"] = kFormatVersion;
+  json["config"] = Json::parse(model->config.to_json());
+  const std::string text = json.dump(2) + "\n";
+  nn::replace_directory(directory, [&](const fs::path& folder) {
+    nn::OutputFile config(folder / kConfigFile);
+    config.write(text.data(), text.size());
+    config.commit();
+    // "format": "pt" is what readers of other libraries look for.
+    save_tensors(folder / kWeightsFile, weights(*model), {{"format", "pt"}, {"model", kModelName}});
+    if (more) more(folder);
+  });
+}
+
+LongNetLM load_checkpoint(const fs::path& directory) {
+  const LongNetLMConfig config = read_config(directory / kConfigFile);
+  const TensorFile file = load_tensors(directory / kWeightsFile);
+  std::set<at::ScalarType> types;
+  for (const auto& [key, tensor] : file.tensors) types.insert(tensor.scalar_type());
+  LongNetLM model(config);
+  if (types.size() == 1 && at::isFloatingType(*types.begin())) model->to(*types.begin());
+  try {
+    load_weights(*model, file.tensors);
+  } catch (const Error& e) {
+    nn::refuse_file(directory / kWeightsFile, e.what());
+  }
+  return model;
+}
+
+}  // namespace longstride

@@ -1,0 +1,141 @@
+// Feed-forward and the pre-LN transformer layer with sub-LN. Called by LongNetLM and users.
+#include "longstride/nn/layer.h"
+
+#include <torch/torch.h>
+
+#include <array>
+
+#include "nn/require.h"
+
+namespace longstride {
+namespace {
+
+struct NamedActivation {
+  const char* name;
+  Activation function;
+};
+
+at::Tensor relu(const at::Tensor& x) { return at::relu(x); }
+at::Tensor gelu(const at::Tensor& x) { return at::gelu(x); }
+at::Tensor gelu_tanh(const at::Tensor& x) { return at::gelu(x, "tanh"); }
+at::Tensor silu(const at::Tensor& x) { return at::silu(x); }
+at::Tensor tanh(const at::Tensor& x) { return at::tanh(x); }
+
+constexpr std::array<NamedActivation, 6> kActivations = {
+    {{"relu", relu}, {"gelu", gelu}, {"gelu_tanh", gelu_tanh}, {"silu", silu}, {"swish", silu}, {"tanh", tanh}}};
+
+torch::nn::LayerNorm layer_norm(int64_t dim, double eps) {
+  return torch::nn::LayerNorm(torch::nn::LayerNormOptions({dim}).eps(eps));
+}
+
+// The layer's switches rule over those of its parts.
+MultiheadDilatedAttentionOptions attention_of(const TransformerLayerOptions& o) {
+  MultiheadDilatedAttentionOptions attention = o.attention;
+  attention.sub_layer_norm = o.sub_layer_norm;
+  attention.layer_norm_eps = o.layer_norm_eps;
+  attention.gamma_init = o.gamma_init;
+  return attention;
+}
+
+FeedForwardOptions feed_forward_of(const TransformerLayerOptions& o) {
+  return {o.attention.embed_dim, o.dim_feedforward, o.activation, o.dropout,
+          o.sub_layer_norm,      o.layer_norm_eps,  o.gamma_init};
+}
+
+}  // namespace
+
+const std::vector<std::string>& activation_names() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all;
+    for (const auto& a : kActivations) all.emplace_back(a.name);
+    return all;
+  }();
+  return names;
+}
+
+Activation activation_from_name(const std::string& text) {
+  for (const auto& a : kActivations) {
+    if (text == a.name) return a.function;
+  }
+  core::refuse_unknown("activation", text, activation_names());
+}
+
+void FeedForwardOptions::validate() const {
+  nn::require_positive("dim", dim);
+  nn::require_positive("dim_feedforward", hidden);
+  (void)activation_from_name(activation);
+  nn::require_dropout("dropout", dropout);
+  nn::require_positive_finite("layer_norm_eps", layer_norm_eps);
+  nn::require_positive_finite("gamma_init", gamma_init);
+}
+
+FeedForwardImpl::FeedForwardImpl(FeedForwardOptions given) : options(std::move(given)) {
+  options.validate();
+  reset();
+}
+
+void FeedForwardImpl::reset() {
+  fc1 = register_module("fc1", torch::nn::Linear(options.dim, options.hidden));
+  fc2 = register_module("fc2", torch::nn::Linear(options.hidden, options.dim));
+  if (options.sub_layer_norm) {
+    inner_norm = register_module("inner_norm", layer_norm(options.hidden, options.layer_norm_eps));
+  }
+  dropout = register_module("dropout", torch::nn::Dropout(options.dropout));
+  reset_parameters();
+}
+
+void FeedForwardImpl::reset_parameters() {
+  const at::NoGradGuard no_grad;
+  for (auto& projection : {fc1, fc2}) {
+    torch::nn::init::xavier_uniform_(projection->weight, options.gamma_init);
+    projection->bias.zero_();
+  }
+  if (options.sub_layer_norm) {
+    inner_norm->weight.fill_(1);
+    inner_norm->bias.zero_();
+  }
+}
+
+at::Tensor FeedForwardImpl::forward(const at::Tensor& x) {
+  at::Tensor h = dropout(activation_from_name(options.activation)(fc1(x)));  // [..., hidden]
+  if (options.sub_layer_norm) h = inner_norm(h);
+  return fc2(h);
+}
+
+void TransformerLayerOptions::validate() const {
+  attention_of(*this).validate();
+  feed_forward_of(*this).validate();
+}
+
+TransformerLayerImpl::TransformerLayerImpl(TransformerLayerOptions given, AttentionFn attend)
+    : options(std::move(given)), attend_(std::move(attend)) {
+  options.validate();
+  reset();
+}
+
+void TransformerLayerImpl::reset() {
+  const int64_t dim = options.attention.embed_dim;
+  attention_norm = register_module("attention_norm", layer_norm(dim, options.layer_norm_eps));
+  attention = register_module("attention", MultiheadDilatedAttention(attention_of(options), attend_));
+  feed_forward_norm = register_module("feed_forward_norm", layer_norm(dim, options.layer_norm_eps));
+  feed_forward = register_module("feed_forward", FeedForward(feed_forward_of(options)));
+  dropout = register_module("dropout", torch::nn::Dropout(options.dropout));
+}
+
+void TransformerLayerImpl::reset_parameters() {
+  attention_norm->reset_parameters();
+  feed_forward_norm->reset_parameters();
+  attention->reset_parameters();
+  feed_forward->reset_parameters();
+}
+
+at::Tensor TransformerLayerImpl::forward(const at::Tensor& x, const MultiheadCall& call) {
+  if (call.need_lse) {
+    core::refuse("need_lse", "must be false in a layer, which returns one tensor", "true",
+                 "call MultiheadDilatedAttention for the lse");
+  }
+  const at::Tensor attended = x + dropout(attention->forward(attention_norm(x), call).first);
+  return attended + dropout(feed_forward(feed_forward_norm(attended)));
+}
+
+}  // namespace longstride

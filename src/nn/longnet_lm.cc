@@ -1,0 +1,191 @@
+// LongNetLM: embedding, layers, head, loss and the decode step. Called by generation, checkpoints and the program.
+#include "longstride/nn/longnet_lm.h"
+
+#include <ATen/autocast_mode.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "nn/require.h"
+
+namespace longstride {
+namespace {
+
+namespace F = torch::nn::functional;
+
+// Logits of one chunk of the loss: 2^22 float32 make 16 MiB, a few of which live at a time.
+constexpr int64_t kChunkLogits = int64_t{1} << 22;
+
+void check_ids(const char* argument, const at::Tensor& ids, int64_t vocab, std::optional<int64_t> also) {
+  if (!ids.defined() || ids.dim() != 2 || ids.scalar_type() != at::kLong) {
+    core::refuse(argument, "must be int64 [batch, len]",
+                 ids.defined() ? fmt::format("{} {}", c10::toString(ids.scalar_type()), nn::shape_text(ids))
+                               : nn::shape_text(ids));
+  }
+  if (ids.numel() == 0) return;
+  at::Tensor outside = (ids < 0).logical_or(ids >= vocab);
+  if (also) outside = outside.logical_and(ids != *also);
+  if (!outside.any().item<bool>()) return;
+  core::refuse(argument, fmt::format("must be in [0, {})", vocab),
+               std::to_string(ids.masked_select(outside)[0].item<int64_t>()));
+}
+
+}  // namespace
+
+LongNetLMImpl::LongNetLMImpl(LongNetLMConfig given, AttentionFn attend)
+    : config(std::move(given)), attend_(std::move(attend)) {
+  config.validate();
+  reset();
+}
+
+void LongNetLMImpl::reset() {
+  embedding = register_module("embedding", torch::nn::Embedding(config.vocab, config.dim));
+  dropout = register_module("dropout", torch::nn::Dropout(config.dropout));
+  layers = register_module("layers", torch::nn::ModuleList());
+  for (int64_t i = 0; i < config.layers; ++i) layers->push_back(TransformerLayer(config.layer(), attend_));
+  const auto norm = torch::nn::LayerNormOptions({config.dim}).eps(config.layer_norm_eps);
+  final_norm = register_module("final_norm", torch::nn::LayerNorm(norm));
+  if (!config.tied_head) {
+    head = register_module("head", torch::nn::Linear(torch::nn::LinearOptions(config.dim, config.vocab).bias(false)));
+  }
+  reset_own_parameters();
+}
+
+void LongNetLMImpl::reset_own_parameters() {
+  const at::NoGradGuard no_grad;
+  // Rows of norm 1: with the factor sqrt(dim) of hidden() the stream starts at unit variance, and logits of a
+  // normalised hidden state do too.
+  const double deviation = 1 / std::sqrt(static_cast<double>(config.dim));
+  embedding->weight.normal_(0, deviation);
+  if (!config.tied_head) head->weight.normal_(0, deviation);
+  final_norm->reset_parameters();
+}
+
+void LongNetLMImpl::reset_parameters() {
+  reset_own_parameters();
+  for (const auto& layer : *layers) layer->as<TransformerLayer>()->reset_parameters();
+}
+
+at::Tensor LongNetLMImpl::embed(const at::Tensor& tokens) {
+  return dropout(embedding(tokens) * std::sqrt(static_cast<double>(config.dim)));
+}
+
+RotaryFactors LongNetLMImpl::factors(const at::Tensor& x, int64_t position0) const {
+  const auto device = x.device();
+  // The type in which attention will run.
+  const auto dtype = at::autocast::is_autocast_enabled(device.type()) && x.scalar_type() != at::kDouble
+                         ? at::autocast::get_autocast_dtype(device.type())
+                         : x.scalar_type();
+  const PositionOptions positions = config.layer().attention.positions;
+  return rotary_factors(positions, position0, x.size(1), config.dim / config.heads, dtype, device);
+}
+
+at::Tensor LongNetLMImpl::hidden(const at::Tensor& tokens, const LongNetLMCall& call) {
+  check_ids("tokens", tokens, config.vocab, std::nullopt);
+  if (tokens.size(1) > config.max_len) {
+    core::refuse("tokens", fmt::format("must not be longer than max_len {}", config.max_len),
+                 std::to_string(tokens.size(1)), "raise max_len in the config");
+  }
+  at::Tensor x = embed(tokens);  // [batch, len, dim]
+  const RotaryFactors rotary = factors(x, 0);
+  const bool draws_random = is_training() && (config.dropout > 0 || config.attention_dropout > 0);
+  for (const auto& child : *layers) {
+    const auto layer = std::dynamic_pointer_cast<TransformerLayerImpl>(child);
+    // Holds all that it reads: the backward may run it long after this call.
+    const auto run = [layer, call, rotary](const at::Tensor& in) {
+      MultiheadCall layer_call;
+      layer_call.cu_seqlens = call.cu_seqlens;
+      layer_call.lengths = call.lengths;
+      layer_call.deterministic = call.deterministic;
+      if (rotary.defined()) layer_call.rotary = &rotary;
+      return layer->forward(in, layer_call);
+    };
+    x = config.activation_checkpointing ? checkpoint(run, x, layer->parameters(), draws_random) : run(x);
+  }
+  return final_norm(x);
+}
+
+at::Tensor LongNetLMImpl::project_to_vocab(const at::Tensor& h) const {
+  return F::linear(h, config.tied_head ? embedding->weight : head->weight);
+}
+
+at::Tensor LongNetLMImpl::forward(const at::Tensor& tokens, const LongNetLMCall& call) {
+  return project_to_vocab(hidden(tokens, call));
+}
+
+at::Tensor LongNetLMImpl::token_losses(const at::Tensor& tokens, const at::Tensor& targets, const LongNetLMCall& call) {
+  check_ids("targets", targets, config.vocab, kIgnored);
+  if (tokens.defined() && tokens.sizes() != targets.sizes()) {
+    core::refuse("targets", fmt::format("must have the shape of tokens {}", nn::shape_text(tokens)),
+                 nn::shape_text(targets));
+  }
+  const at::Tensor h = hidden(tokens, call).flatten(0, 1);  // [batch * len, dim]
+  const auto loss_type = h.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  if (h.size(0) == 0) return h.new_empty(targets.sizes(), loss_type);
+  const at::Tensor wanted = targets.flatten();
+  const int64_t chunk = std::max<int64_t>(1, kChunkLogits / config.vocab);
+  const at::Tensor weight = config.tied_head ? embedding->weight : head->weight;
+  std::vector<at::Tensor> losses;
+  int64_t begin = 0;
+  for (const at::Tensor& part : h.split(chunk)) {
+    const at::Tensor part_wanted = wanted.narrow(0, begin, part.size(0));
+    const auto run = [weight, part_wanted, loss_type](const at::Tensor& in) {
+      return F::cross_entropy(F::linear(in, weight).to(loss_type), part_wanted,
+                              F::CrossEntropyFuncOptions().reduction(torch::kNone).ignore_index(kIgnored));
+    };
+    losses.push_back(checkpoint(run, part, {weight}, false));
+    begin += part.size(0);
+  }
+  return at::cat(losses).view(targets.sizes());
+}
+
+at::Tensor LongNetLMImpl::loss(const at::Tensor& tokens, const at::Tensor& targets, const LongNetLMCall& call) {
+  const int64_t counted = targets.defined() ? (targets != kIgnored).sum().item<int64_t>() : 1;
+  if (counted == 0) core::refuse("targets", "must hold one that counts", "none");
+  return token_losses(tokens, targets, call).sum() / static_cast<double>(counted);
+}
+
+DecodeState LongNetLMImpl::start_decoding(int64_t batch, int64_t capacity) const {
+  nn::require_positive("batch", batch);
+  if (capacity <= 0 || capacity > config.max_len) {
+    core::refuse("capacity", fmt::format("must be in [1, max_len {}]", config.max_len), std::to_string(capacity),
+                 capacity > config.max_len ? "ask for fewer tokens, or raise max_len in the config" : "");
+  }
+  DecodeState state;
+  state.capacity = capacity;
+  for (const auto& layer : *layers) {
+    state.layers.push_back(layer->as<TransformerLayer>()->attention->make_cache(batch, capacity));
+  }
+  return state;
+}
+
+at::Tensor LongNetLMImpl::decode(const at::Tensor& tokens, DecodeState& state) {
+  const at::NoGradGuard no_grad;
+  if (is_training()) core::refuse("model", "must be in eval mode to decode", "training mode", "call eval()");
+  check_ids("tokens", tokens, config.vocab, std::nullopt);
+  if (state.layers.size() != layers->size()) {
+    core::refuse("state", "must be made by start_decoding() of this model",
+                 fmt::format("one of {} layers for a model of {}", state.layers.size(), layers->size()));
+  }
+  const int64_t len = tokens.size(1);
+  if (len == 0) core::refuse("tokens", "must hold at least one token a row", nn::shape_text(tokens));
+  if (state.length + len > state.capacity) {
+    core::refuse("tokens", fmt::format("must fit behind {} of {} tokens", state.length, state.capacity),
+                 std::to_string(len), "start decoding with a larger capacity");
+  }
+  at::Tensor x = embed(tokens);  // [batch, n, dim]
+  const RotaryFactors rotary = factors(x, state.length);
+  for (size_t i = 0; i < state.layers.size(); ++i) {
+    // Taken from the state, so that a step that failed half-way can be run again.
+    state.layers[i].length = state.length;
+    MultiheadCall call;
+    call.cache = &state.layers[i];
+    if (rotary.defined()) call.rotary = &rotary;
+    x = layers[i]->as<TransformerLayer>()->forward(x, call);
+  }
+  state.length += len;
+  return project_to_vocab(final_norm(x.select(1, len - 1)));
+}
+
+}  // namespace longstride

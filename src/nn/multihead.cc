@@ -1,0 +1,289 @@
+// MultiheadDilatedAttention: projections, positions, cache and norms around DilatedAttention. Called by users and the
+// transformer layer.
+#include <ATen/autocast_mode.h>
+#include <torch/torch.h>
+
+#include "longstride/nn/attention.h"
+#include "nn/require.h"
+
+namespace longstride {
+namespace {
+
+namespace F = torch::nn::functional;
+
+torch::nn::Linear linear(int64_t in, int64_t out, bool bias) {
+  return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(bias));
+}
+
+torch::nn::LayerNorm layer_norm(int64_t dim, double eps) {
+  return torch::nn::LayerNorm(torch::nn::LayerNormOptions({dim}).eps(eps));
+}
+
+// The lengths that a mask of trailing padding says.
+std::vector<int64_t> lengths_of(const at::Tensor& mask, int64_t batch, int64_t len) {
+  constexpr const char* kRemedy = "padding at the end of rows only; say anything else with lengths or cu_seqlens";
+  if (!mask.defined() || mask.scalar_type() != at::kBool || mask.dim() != 2 || mask.size(0) != batch ||
+      mask.size(1) != len) {
+    core::refuse("key_padding_mask", fmt::format("must be bool [{}, {}], true where a key is padding", batch, len),
+                 mask.defined() ? fmt::format("{} {}", c10::toString(mask.scalar_type()), nn::shape_text(mask))
+                                : nn::shape_text(mask),
+                 kRemedy);
+  }
+  const at::Tensor rows = mask.cpu();
+  const at::Tensor lengths = len - rows.sum(1);  // [batch]
+  const at::Tensor trailing = at::arange(len).unsqueeze(0) >= lengths.unsqueeze(1);
+  if (!at::equal(rows, trailing)) {
+    core::refuse("key_padding_mask", "must be true at the end of rows only", "a mask of another kind", kRemedy);
+  }
+  return {lengths.data_ptr<int64_t>(), lengths.data_ptr<int64_t>() + batch};
+}
+
+void check_input(const char* argument, const at::Tensor& x, int64_t embed_dim, const at::Tensor& weight) {
+  if (!x.defined() || x.dim() != 3 || x.size(2) != embed_dim) {
+    core::refuse(argument, fmt::format("must be [batch, len, {}]", embed_dim), nn::shape_text(x));
+  }
+  const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
+  if (!x.is_floating_point() || (!autocast && x.scalar_type() != weight.scalar_type())) {
+    core::refuse(argument, fmt::format("must have the module's dtype {}", c10::toString(weight.scalar_type())),
+                 c10::toString(x.scalar_type()), "convert one of them with to()");
+  }
+  if (x.device() != weight.device()) {
+    core::refuse(argument, fmt::format("must be on the module's device {}", weight.device().str()), x.device().str(),
+                 "move one of them with to()");
+  }
+}
+
+void check_cache(const KeyValueCache& cache, const at::Tensor& k) {
+  if (!cache.k.defined() || !cache.v.defined()) {
+    core::refuse("cache", "must be made by make_cache()", "an empty one");
+  }
+  const auto fits = [&](const at::Tensor& t) {
+    return t.dim() == 4 && t.size(0) == k.size(0) && t.size(2) == k.size(2) && t.size(3) == k.size(3) &&
+           t.scalar_type() == k.scalar_type() && t.device() == k.device();
+  };
+  if (!fits(cache.k) || !fits(cache.v) || cache.k.size(1) != cache.v.size(1)) {
+    core::refuse("cache",
+                 fmt::format("must be [{}, capacity, {}, {}] {}", k.size(0), k.size(2), k.size(3),
+                             c10::toString(k.scalar_type())),
+                 fmt::format("{} {}", nn::shape_text(cache.k), c10::toString(cache.k.scalar_type())),
+                 "make it with make_cache() of this module");
+  }
+  if (cache.length < 0 || cache.length + k.size(1) > cache.capacity()) {
+    core::refuse("cache", fmt::format("must have room for {} more rows", k.size(1)),
+                 fmt::format("{} of {} filled", cache.length, cache.capacity()), "make it with a larger capacity");
+  }
+}
+
+}  // namespace
+
+void MultiheadDilatedAttentionOptions::validate() const {
+  nn::require_positive("embed_dim", embed_dim);
+  nn::require_positive("num_heads", num_heads);
+  if (embed_dim % num_heads != 0) {
+    core::refuse("embed_dim", fmt::format("must be a multiple of num_heads {}", num_heads), std::to_string(embed_dim));
+  }
+  if (kv_heads < 0 || num_heads % key_value_heads() != 0) {
+    core::refuse("kv_heads", fmt::format("must divide num_heads {}, or be 0 for as many", num_heads),
+                 std::to_string(kv_heads));
+  }
+  attention.validate();
+  positions.validate();
+  nn::require_positive_finite("layer_norm_eps", layer_norm_eps);
+  nn::require_positive_finite("gamma_init", gamma_init);
+  const auto groups = static_cast<int64_t>(attention.segment_lengths.size());
+  if (attention.mixing == Mixing::kHeadPartition && key_value_heads() < groups) {
+    core::refuse("kv_heads", fmt::format("must be at least the number of groups {} under head_partition", groups),
+                 std::to_string(key_value_heads()), "use joint mixing, which has no such limit");
+  }
+  if (attention.offsets && static_cast<int64_t>(attention.offsets->size()) != groups * key_value_heads()) {
+    core::refuse("offsets", fmt::format("must have groups x kv_heads = {} entries", groups * key_value_heads()),
+                 std::to_string(attention.offsets->size()));
+  }
+  if (positions.kind != Positions::kNone && head_dim() % 2 != 0) {
+    core::refuse("embed_dim / num_heads", fmt::format("must be even for {} positions", name(positions.kind)),
+                 std::to_string(head_dim()));
+  }
+}
+
+MultiheadDilatedAttentionImpl::MultiheadDilatedAttentionImpl(MultiheadDilatedAttentionOptions given, AttentionFn attend)
+    : options(std::move(given)), attend_(std::move(attend)) {
+  options.validate();
+  reset();
+}
+
+void MultiheadDilatedAttentionImpl::reset() {
+  const int64_t embed = options.embed_dim;
+  const int64_t key_value = options.key_value_heads() * options.head_dim();
+  if (options.fused_qkv) {
+    qkv_proj = register_module("qkv_proj", linear(embed, embed + 2 * key_value, options.bias));
+  } else {
+    q_proj = register_module("q_proj", linear(embed, embed, options.bias));
+    k_proj = register_module("k_proj", linear(embed, key_value, options.bias));
+    v_proj = register_module("v_proj", linear(embed, key_value, options.bias));
+  }
+  if (options.qk_norm) {
+    q_norm = register_module("q_norm", layer_norm(options.head_dim(), options.layer_norm_eps));
+    k_norm = register_module("k_norm", layer_norm(options.head_dim(), options.layer_norm_eps));
+  }
+  if (options.sub_layer_norm) inner_norm = register_module("inner_norm", layer_norm(embed, options.layer_norm_eps));
+  out_proj = register_module("out_proj", linear(embed, embed, options.bias));
+  attention = register_module("attention", DilatedAttention(options.attention, attend_));
+  reset_parameters();
+}
+
+void MultiheadDilatedAttentionImpl::reset_parameters() {
+  const at::NoGradGuard no_grad;
+  const int64_t embed = options.embed_dim;
+  const int64_t key_value = options.key_value_heads() * options.head_dim();
+  at::Tensor q, k, v;
+  if (options.fused_qkv) {
+    // Each part has the fans of its own projection.
+    q = qkv_proj->weight.narrow(0, 0, embed);
+    k = qkv_proj->weight.narrow(0, embed, key_value);
+    v = qkv_proj->weight.narrow(0, embed + key_value, key_value);
+  } else {
+    q = q_proj->weight;
+    k = k_proj->weight;
+    v = v_proj->weight;
+  }
+  torch::nn::init::xavier_uniform_(q);
+  torch::nn::init::xavier_uniform_(k);
+  torch::nn::init::xavier_uniform_(v, options.gamma_init);
+  torch::nn::init::xavier_uniform_(out_proj->weight, options.gamma_init);
+  for (auto& projection : {qkv_proj, q_proj, k_proj, v_proj, out_proj}) {
+    if (!projection.is_empty() && options.bias) projection->bias.zero_();
+  }
+  for (auto& norm : {q_norm, k_norm, inner_norm}) {
+    if (norm.is_empty()) continue;
+    norm->weight.fill_(1);
+    norm->bias.zero_();
+  }
+}
+
+void MultiheadDilatedAttentionImpl::pretty_print(std::ostream& stream) const {
+  stream << fmt::format("longstride::MultiheadDilatedAttention(embed_dim={}, num_heads={}, kv_heads={}, positions={})",
+                        options.embed_dim, options.num_heads, options.key_value_heads(),
+                        longstride::name(options.positions.kind));
+}
+
+MultiheadDilatedAttentionImpl::Projected MultiheadDilatedAttentionImpl::project(const at::Tensor& query,
+                                                                                const at::Tensor& key,
+                                                                                const at::Tensor& value) {
+  const int64_t embed = options.embed_dim;
+  const int64_t key_value = options.key_value_heads() * options.head_dim();
+  at::Tensor q, k, v;  // [batch, len, heads * dim]
+  if (!options.fused_qkv) {
+    q = q_proj(query);
+    k = k_proj(key);
+    v = v_proj(value);
+  } else if (query.is_same(key) && query.is_same(value)) {
+    // Views of one product: attention takes any strides with dim contiguous.
+    const auto parts = qkv_proj(query).split_with_sizes({embed, key_value, key_value}, 2);
+    q = parts[0];
+    k = parts[1];
+    v = parts[2];
+  } else {
+    const auto weight = qkv_proj->weight.split_with_sizes({embed, key_value, key_value}, 0);
+    std::vector<at::Tensor> bias(3);
+    if (options.bias) bias = qkv_proj->bias.split_with_sizes({embed, key_value, key_value}, 0);
+    q = F::linear(query, weight[0], bias[0]);
+    k = F::linear(key, weight[1], bias[1]);
+    v = F::linear(value, weight[2], bias[2]);
+  }
+  const auto heads = [&](const at::Tensor& t, int64_t count) { return t.unflatten(2, {count, options.head_dim()}); };
+  return {heads(q, options.num_heads), heads(k, options.key_value_heads()), heads(v, options.key_value_heads())};
+}
+
+std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::forward(const at::Tensor& x,
+                                                                                        const MultiheadCall& call) {
+  return forward(x, x, x, call);
+}
+
+std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::forward(const at::Tensor& query,
+                                                                                        const at::Tensor& key,
+                                                                                        const at::Tensor& value,
+                                                                                        const MultiheadCall& call) {
+  check_input("query", query, options.embed_dim, out_proj->weight);
+  check_input("key", key, options.embed_dim, out_proj->weight);
+  check_input("value", value, options.embed_dim, out_proj->weight);
+  if (query.sizes() != key.sizes() || key.sizes() != value.sizes()) {
+    core::refuse("query, key and value", "must have equal shapes",
+                 fmt::format("{}, {} and {}", nn::shape_text(query), nn::shape_text(key), nn::shape_text(value)),
+                 "mark shorter rows with lengths");
+  }
+  const int64_t batch = query.size(0);
+  const int64_t len = query.size(1);
+  if (call.position0 < 0) core::refuse("position0", "must not be negative", std::to_string(call.position0));
+  AttentionOptions attention_call;
+  attention_call.cu_seqlens = call.cu_seqlens;
+  attention_call.lengths = call.lengths;
+  attention_call.deterministic = call.deterministic;
+  if (call.key_padding_mask) {
+    if (call.lengths || call.cu_seqlens) {
+      core::refuse("key_padding_mask", "must not come together with lengths or cu_seqlens", "both", "give one of them");
+    }
+    attention_call.lengths = lengths_of(*call.key_padding_mask, batch, len);
+  }
+  KeyValueCache* cache = call.cache;
+  if (cache != nullptr) {
+    if (attention_call.cu_seqlens || attention_call.lengths) {
+      core::refuse("cache", "must not come together with lengths, cu_seqlens or a mask", "both",
+                   "a cache holds one document a batch row");
+    }
+    if (!query.is_same(key) || !key.is_same(value)) {
+      core::refuse("cache", "needs self-attention", "different query, key and value", "pass one tensor");
+    }
+    if (torch::GradMode::is_enabled()) {
+      core::refuse("cache", "needs grad mode off", "grad mode on", "put a torch::NoGradGuard around decoding");
+    }
+  }
+
+  Projected p = project(query, key, value);
+  if (options.qk_norm) {
+    p.q = q_norm(p.q);
+    p.k = k_norm(p.k);
+  }
+  RotaryFactors factors;
+  if (call.rotary != nullptr) {
+    if (options.positions.kind == Positions::kNone) {
+      core::refuse("rotary", "must be unset in a module without positions", "factors", "set positions.kind");
+    }
+    factors = *call.rotary;
+  } else {
+    const int64_t position0 = call.position0 + (cache != nullptr ? cache->length : 0);
+    factors = rotary_factors(options.positions, position0, len, options.head_dim(), p.v.scalar_type(), query.device());
+  }
+  if (factors.defined()) {
+    p.q = rotate(p.q, factors.q);
+    p.k = rotate(p.k, factors.k);
+  }
+  // Under autocast norms return float32 where projections return a lower type.
+  p.q = p.q.to(p.v.scalar_type());
+  p.k = p.k.to(p.v.scalar_type());
+  if (cache != nullptr) {
+    check_cache(*cache, p.k);
+    cache->k.narrow(1, cache->length, len).copy_(p.k);
+    cache->v.narrow(1, cache->length, len).copy_(p.v);
+    attention_call.query_start = cache->length;
+    p.k = cache->k.narrow(1, 0, cache->length + len);
+    p.v = cache->v.narrow(1, 0, cache->length + len);
+  }
+  const AttentionResult result = attention->forward(p.q, p.k, p.v, attention_call);
+  if (cache != nullptr) cache->length += len;
+  at::Tensor out = result.out.flatten(2);  // [batch, len, embed_dim]
+  if (options.sub_layer_norm) out = inner_norm(out);
+  out = out_proj(out);
+  return {out, call.need_lse ? std::optional<at::Tensor>(result.lse) : std::nullopt};
+}
+
+KeyValueCache MultiheadDilatedAttentionImpl::make_cache(int64_t batch, int64_t capacity) const {
+  nn::require_positive("batch", batch);
+  nn::require_positive("capacity", capacity);
+  auto like = out_proj->weight.options().requires_grad(false);
+  const auto device_type = out_proj->weight.device().type();
+  if (at::autocast::is_autocast_enabled(device_type)) like = like.dtype(at::autocast::get_autocast_dtype(device_type));
+  const std::vector<int64_t> shape = {batch, capacity, options.key_value_heads(), options.head_dim()};
+  return {at::empty(shape, like), at::empty(shape, like), 0};
+}
+
+}  // namespace longstride

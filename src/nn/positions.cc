@@ -1,0 +1,106 @@
+// RoPE and xPos factors and their application. Called by MultiheadDilatedAttention and LongNetLM.
+#include "longstride/nn/positions.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <array>
+
+#include "nn/require.h"
+
+namespace longstride {
+namespace {
+
+// log2(1.4 / 0.4): what xPos scales the first pair by in scale_base tokens.
+constexpr double kXposLog2 = 1.81;
+// float32 and bfloat16 hold 2^127: at 2^60 the product of a query and a key still fits with room for the data. float16
+// holds 2^16.
+constexpr double kWideRangeLog2 = 60;
+constexpr double kHalfRangeLog2 = 12;
+// Rows of the float64 intermediates held at a time: 32 pairs of 16 bytes each make 32 MiB.
+constexpr int64_t kChunkRows = 65536;
+
+const std::array<std::string, 3> kNames = {"none", "rope", "xpos"};
+
+void check_xpos_range(const PositionOptions& options, int64_t end, at::ScalarType dtype) {
+  const double limit = dtype == at::kHalf ? kHalfRangeLog2 : kWideRangeLog2;
+  const double scale_base = options.scale_base();
+  if (kXposLog2 * static_cast<double>(end) / scale_base <= limit) return;
+  const auto works = static_cast<int64_t>(std::ceil(kXposLog2 * static_cast<double>(end) / limit));
+  core::refuse("len", fmt::format("must satisfy 1.81 * len / xpos_scale_base <= {} in {}", limit, c10::toString(dtype)),
+               fmt::format("len {} with xpos_scale_base {}", end, scale_base),
+               fmt::format("xpos_scale_base = {} works", works));
+}
+
+}  // namespace
+
+Positions positions_from_name(const std::string& text) {
+  const auto found = std::find(kNames.begin(), kNames.end(), text);
+  if (found == kNames.end()) core::refuse_unknown("positions", text, kNames);
+  return static_cast<Positions>(found - kNames.begin());
+}
+
+const char* name(Positions kind) { return kNames.at(static_cast<size_t>(kind)).c_str(); }
+
+double PositionOptions::scale_base() const {
+  return xpos_scale_base > 0 ? xpos_scale_base : std::max(512.0, static_cast<double>(max_len) / 32);
+}
+
+void PositionOptions::validate() const {
+  if (!(base > 1) || !std::isfinite(base)) {
+    core::refuse("rope_base", "must be finite and above 1", fmt::format("{}", base));
+  }
+  if (!(xpos_scale_base >= 0) || !std::isfinite(xpos_scale_base)) {
+    core::refuse("xpos_scale_base", "must be positive, or 0 for the default", fmt::format("{}", xpos_scale_base));
+  }
+  nn::require_positive("max_len", max_len);
+}
+
+RotaryFactors rotary_factors(const PositionOptions& options, int64_t position0, int64_t len, int64_t dim,
+                             at::ScalarType dtype, at::Device device) {
+  if (options.kind == Positions::kNone) return {};
+  options.validate();
+  if (position0 < 0) core::refuse("position0", "must not be negative", std::to_string(position0));
+  if (len < 0) core::refuse("len", "must not be negative", std::to_string(len));
+  if (dim <= 0 || dim % 2 != 0) {
+    core::refuse("head dim", fmt::format("must be even for {} positions", name(options.kind)), std::to_string(dim),
+                 "change the number of heads or use positions none");
+  }
+  const bool scaled = options.kind == Positions::kXpos;
+  if (scaled) check_xpos_range(options, position0 + len, dtype);
+
+  const at::NoGradGuard no_grad;
+  const auto real = at::TensorOptions().dtype(at::kDouble).device(device);
+  const auto complex = real.dtype(dtype == at::kDouble ? at::kComplexDouble : at::kComplexFloat);
+  const int64_t pairs = dim / 2;
+  const at::Tensor pair = at::arange(pairs, real);                                  // [dim/2]
+  const at::Tensor frequency = at::pow(options.base, pair * (-2.0 / double(dim)));  // [dim/2]
+  const at::Tensor log_zeta = at::log((pair * (2.0 / double(dim)) + 0.4) / 1.4);    // [dim/2]
+  RotaryFactors factors{at::empty({len, 1, pairs}, complex), {}};
+  factors.k = scaled ? at::empty({len, 1, pairs}, complex) : factors.q;
+  for (int64_t begin = 0; begin < len; begin += kChunkRows) {
+    const int64_t rows = std::min(kChunkRows, len - begin);
+    const at::Tensor n = at::arange(position0 + begin, position0 + begin + rows, real).view({rows, 1, 1});
+    const at::Tensor angle = n * frequency;  // [rows, 1, dim/2]
+    const at::Tensor exponent = scaled ? n * (log_zeta / options.scale_base()) : at::zeros_like(angle);
+    factors.q.narrow(0, begin, rows).copy_(at::polar(at::exp(exponent), angle));
+    if (scaled) factors.k.narrow(0, begin, rows).copy_(at::polar(at::exp(-exponent), angle));
+  }
+  return factors;
+}
+
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& factors) {
+  if (x.dim() != 4 || factors.dim() != 3 || factors.size(0) != x.size(1) || 2 * factors.size(2) != x.size(3)) {
+    core::refuse("x", "must be [batch, len, heads, dim] with factors [len, 1, dim/2]",
+                 nn::shape_text(x) + " with " + nn::shape_text(factors));
+  }
+  at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+  // view_as_complex wants dim contiguous and every other stride even.
+  bool viewable = wide.stride(3) == 1 && wide.storage_offset() % 2 == 0;
+  for (int64_t d = 0; d < 3; ++d) viewable = viewable && wide.stride(d) % 2 == 0;
+  if (!viewable) wide = wide.contiguous();
+  const at::Tensor turned = at::view_as_complex(wide.unflatten(3, {x.size(3) / 2, 2})) * factors;
+  return at::view_as_real(turned).flatten(3).to(x.scalar_type());
+}
+
+}  // namespace longstride

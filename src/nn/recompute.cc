@@ -1,0 +1,155 @@
+// Activation checkpointing: an autograd function that keeps a function's input and runs it again in the backward.
+// Called by LongNetLM, for its layers and for the chunks of its loss.
+#include <ATen/autocast_mode.h>
+#include <torch/torch.h>
+
+#include <mutex>
+
+#include "core/refuse.h"
+#include "longstride/nn/layer.h"
+
+namespace longstride {
+namespace {
+
+// The autocast settings of one device type. The weight cache stays off inside: a cast cached by the first run, which
+// has no graph, would cut the gradients of whoever finds it later.
+struct AutocastState {
+  at::DeviceType device;
+  bool enabled;
+  at::ScalarType dtype;
+  bool cache;
+
+  static AutocastState now(at::DeviceType device) {
+    return {device, at::autocast::is_autocast_enabled(device), at::autocast::get_autocast_dtype(device),
+            at::autocast::is_autocast_cache_enabled()};
+  }
+  void apply() const {
+    at::autocast::set_autocast_enabled(device, enabled);
+    at::autocast::set_autocast_dtype(device, dtype);
+    at::autocast::set_autocast_cache_enabled(cache);
+  }
+};
+
+class AutocastGuard {
+ public:
+  explicit AutocastGuard(AutocastState state) : before_(AutocastState::now(state.device)) {
+    state.cache = false;
+    state.apply();
+  }
+  ~AutocastGuard() { before_.apply(); }
+  AutocastGuard(const AutocastGuard&) = delete;
+  AutocastGuard& operator=(const AutocastGuard&) = delete;
+
+ private:
+  AutocastState before_;
+};
+
+// The states of the generators that a function on one device may draw from: the CPU's, and the device's own.
+struct GeneratorStates {
+  at::Device device = at::kCPU;
+  at::Tensor cpu, own;
+
+  static at::Tensor read(at::Device of) {
+    at::Generator generator = at::globalContext().defaultGenerator(of);
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    return generator.get_state();
+  }
+  static void write(at::Device of, const at::Tensor& state) {
+    at::Generator generator = at::globalContext().defaultGenerator(of);
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(state);
+  }
+  static GeneratorStates now(at::Device device) {
+    GeneratorStates states{device, read(at::kCPU), {}};
+    if (!device.is_cpu()) states.own = read(device);
+    return states;
+  }
+  void apply() const {
+    write(at::kCPU, cpu);
+    if (own.defined()) write(device, own);
+  }
+};
+
+class GeneratorGuard {
+ public:
+  explicit GeneratorGuard(const std::optional<GeneratorStates>& states) {
+    if (!states) return;
+    before_ = GeneratorStates::now(states->device);
+    states->apply();
+  }
+  ~GeneratorGuard() {
+    if (before_) before_->apply();
+  }
+  GeneratorGuard(const GeneratorGuard&) = delete;
+  GeneratorGuard& operator=(const GeneratorGuard&) = delete;
+
+ private:
+  std::optional<GeneratorStates> before_;
+};
+
+// What the backward needs besides tensors.
+struct Rerun : torch::CustomClassHolder {
+  Rerun(std::function<at::Tensor(const at::Tensor&)> run, at::Device device, bool draws_random)
+      : function(std::move(run)), autocast(AutocastState::now(device.type())) {
+    if (draws_random) generators = GeneratorStates::now(device);
+  }
+  std::function<at::Tensor(const at::Tensor&)> function;
+  AutocastState autocast;
+  std::optional<GeneratorStates> generators;
+};
+
+class Recompute : public torch::autograd::Function<Recompute> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const c10::intrusive_ptr<Rerun>& rerun,
+                            const at::Tensor& x, const std::vector<at::Tensor>& parameters) {
+    context->saved_data["rerun"] = c10::IValue::make_capsule(rerun);
+    std::vector<at::Tensor> kept = {x};
+    kept.insert(kept.end(), parameters.begin(), parameters.end());
+    context->save_for_backward(std::move(kept));
+    const AutocastGuard autocast(rerun->autocast);
+    return rerun->function(x);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& grad_outputs) {
+    if (torch::GradMode::is_enabled()) {
+      core::refuse("create_graph", "must be false through activation checkpointing", "true",
+                   "switch activation_checkpointing off for second derivatives");
+    }
+    const auto kept = context->get_saved_variables();
+    const auto capsule = context->saved_data["rerun"].toCapsule();
+    const auto* rerun = static_cast<const Rerun*>(capsule.get());
+    const bool want_x = context->needs_input_grad(1);
+    const at::Tensor x = kept[0].detach().set_requires_grad(want_x);
+    std::vector<at::Tensor> inputs;
+    if (want_x) inputs.push_back(x);
+    inputs.insert(inputs.end(), kept.begin() + 1, kept.end());
+
+    at::Tensor y;
+    {
+      const GeneratorGuard generators(rerun->generators);
+      const AutocastGuard autocast(rerun->autocast);
+      const at::AutoGradMode grad_mode(true);
+      y = rerun->function(x);
+    }
+    auto grads = torch::autograd::grad({y}, inputs, {grad_outputs[0]}, std::nullopt, false, /*allow_unused=*/true);
+    torch::autograd::variable_list result(kept.size() + 1);
+    size_t next = 0;
+    if (want_x) result[1] = grads[next++];
+    for (size_t i = 2; i < result.size(); ++i) result[i] = grads[next++];
+    return result;
+  }
+};
+
+}  // namespace
+
+at::Tensor checkpoint(std::function<at::Tensor(const at::Tensor&)> function, const at::Tensor& x,
+                      std::vector<at::Tensor> parameters, bool draws_random) {
+  if (!torch::GradMode::is_enabled()) return function(x);
+  std::erase_if(parameters, [](const at::Tensor& p) { return !p.defined() || !p.requires_grad(); });
+  if (parameters.empty() && !x.requires_grad()) return function(x);
+  auto rerun = c10::make_intrusive<Rerun>(std::move(function), x.device(), draws_random);
+  return Recompute::apply(rerun, x, parameters);
+}
+
+}  // namespace longstride

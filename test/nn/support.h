@@ -1,0 +1,43 @@
+// What the tests of the modules share: plain attention in torch operations to compare with, small patterns, folders.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <string>
+
+#include "longstride/nn.h"
+
+namespace longstride::nn_test {
+
+// out and lse from the definition: a dense [heads, len_q, len_k] multiplicity matrix and torch operations. Knows
+// documents, lengths and query_start; joint mixing, modulo offsets, no dropout.
+AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                const DilatedAttentionOptions& pattern, const AttentionOptions& call = {});
+
+// max |a - b|; NaN if either holds one.
+double distance(const at::Tensor& a, const at::Tensor& b);
+
+// A small language model whose three groups leave rows of a short text sparse.
+LongNetLMConfig small_config();
+
+// Random token ids [batch, len] below vocab, from a generator of the test's own.
+at::Tensor random_tokens(int64_t batch, int64_t len, int64_t vocab, uint64_t seed);
+
+// Runs what must refuse and returns the message of its Error; "" (with a test failure) if it did not throw one.
+std::string refusal(const std::function<void()>& action);
+
+// An empty folder that goes away with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace longstride::nn_test
