@@ -196,13 +196,11 @@ MultiheadDilatedAttentionImpl::Projected MultiheadDilatedAttentionImpl::project(
 
 std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::forward(const at::Tensor& x,
                                                                                         const MultiheadCall& call) {
-  return forward(x, x, x, call);
+  return forward_cross(x, x, x, call);
 }
 
-std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::forward(const at::Tensor& query,
-                                                                                        const at::Tensor& key,
-                                                                                        const at::Tensor& value,
-                                                                                        const MultiheadCall& call) {
+std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::forward_cross(
+    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const MultiheadCall& call) {
   check_input("query", query, options.embed_dim, out_proj->weight);
   check_input("key", key, options.embed_dim, out_proj->weight);
   check_input("value", value, options.embed_dim, out_proj->weight);

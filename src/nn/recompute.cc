@@ -119,11 +119,14 @@ class Recompute : public torch::autograd::Function<Recompute> {
     const auto kept = context->get_saved_variables();
     const auto capsule = context->saved_data["rerun"].toCapsule();
     const auto* rerun = static_cast<const Rerun*>(capsule.get());
-    const bool want_x = context->needs_input_grad(1);
-    const at::Tensor x = kept[0].detach().set_requires_grad(want_x);
+    // Edges are counted over the tensors alone: x, then the parameters.
+    std::vector<size_t> wanted;
+    for (size_t i = 0; i < kept.size(); ++i) {
+      if (context->needs_input_grad(i)) wanted.push_back(i);
+    }
+    const at::Tensor x = kept[0].detach().set_requires_grad(context->needs_input_grad(0));
     std::vector<at::Tensor> inputs;
-    if (want_x) inputs.push_back(x);
-    inputs.insert(inputs.end(), kept.begin() + 1, kept.end());
+    for (const size_t i : wanted) inputs.push_back(i == 0 ? x : kept[i]);
 
     at::Tensor y;
     {
@@ -133,10 +136,9 @@ class Recompute : public torch::autograd::Function<Recompute> {
       y = rerun->function(x);
     }
     auto grads = torch::autograd::grad({y}, inputs, {grad_outputs[0]}, std::nullopt, false, /*allow_unused=*/true);
+    // One entry an argument of forward(), of which the first is no tensor.
     torch::autograd::variable_list result(kept.size() + 1);
-    size_t next = 0;
-    if (want_x) result[1] = grads[next++];
-    for (size_t i = 2; i < result.size(); ++i) result[i] = grads[next++];
+    for (size_t n = 0; n < wanted.size(); ++n) result[wanted[n] + 1] = grads[n];
     return result;
   }
 };

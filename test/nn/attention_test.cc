@@ -114,7 +114,7 @@ TEST(Multihead, EqualsStraightforwardTorchCode) {
     AttentionOptions call;
     call.scale = o.attention.softmax_scale;
     EXPECT_LT(distance(module(x).first, straightforward(module, x, x, x, call)), 1e-11);
-    EXPECT_LT(distance(module(x, y, z).first, straightforward(module, x, y, z, call)), 1e-11);
+    EXPECT_LT(distance(module->forward_cross(x, y, z).first, straightforward(module, x, y, z, call)), 1e-11);
     MultiheadCall shifted;
     shifted.position0 = 100;
     EXPECT_LT(distance(module(x, shifted).first, straightforward(module, x, x, x, call, 100)), 1e-11);
@@ -334,7 +334,7 @@ TEST(Multihead, RefusesBadInput) {
   EXPECT_THAT(refusal([&] { module(x.to(at::kDouble)); }), HasSubstr("dtype"));
   EXPECT_THAT(refusal([&] { module(x.to(at::kLong)); }), HasSubstr("dtype"));
   EXPECT_THAT(refusal([&] { module(Tensor()); }), HasSubstr("undefined"));
-  EXPECT_THAT(refusal([&] { module(x, x.narrow(1, 0, 8), x.narrow(1, 0, 8)); }),
+  EXPECT_THAT(refusal([&] { module->forward_cross(x, x.narrow(1, 0, 8), x.narrow(1, 0, 8)); }),
               AllOf(HasSubstr("[2, 9, 32]"), HasSubstr("[2, 8, 32]")));
   MultiheadCall call;
   call.lengths = {1, 2, 3};
@@ -358,7 +358,7 @@ TEST(Multihead, CacheRefusals) {
   EXPECT_THAT(refusal([&] { module(x, call); }), HasSubstr("NoGradGuard"));
   const at::NoGradGuard no_grad;
   EXPECT_THAT(refusal([&] { module(at::randn({2, 4, 32}), call); }), HasSubstr("make_cache"));
-  EXPECT_THAT(refusal([&] { module(x, at::randn({1, 4, 32}), x, call); }), HasSubstr("self-attention"));
+  EXPECT_THAT(refusal([&] { module->forward_cross(x, at::randn({1, 4, 32}), x, call); }), HasSubstr("self-attention"));
   module(x, call);
   EXPECT_EQ(cache.length, 4);
   EXPECT_THAT(refusal([&] { module(x, call); }), AllOf(HasSubstr("room for 4"), HasSubstr("4 of 6")));

@@ -101,8 +101,8 @@ struct MultiheadCall {
   bool deterministic = false;
 };
 
-// Multi-head attention: query, key, value [batch, len, embed_dim] -> (output [batch, len, embed_dim], lse [batch,
-// heads, len] if need_lse, else nothing). Self-attention when one tensor is given; cross-attention needs equal lengths.
+// Multi-head attention. forward(): self-attention of x [batch, len, embed_dim] -> (output [batch, len, embed_dim], lse
+// [batch, heads, len] if need_lse, else nothing). forward_cross(): query, key and value of equal shapes.
 // Decoding with a cache needs a module without active dropout and grad mode off.
 class MultiheadDilatedAttentionImpl : public torch::nn::Cloneable<MultiheadDilatedAttentionImpl> {
  public:
@@ -112,8 +112,10 @@ class MultiheadDilatedAttentionImpl : public torch::nn::Cloneable<MultiheadDilat
   void pretty_print(std::ostream& stream) const override;
 
   std::pair<at::Tensor, std::optional<at::Tensor>> forward(const at::Tensor& x, const MultiheadCall& call = {});
-  std::pair<at::Tensor, std::optional<at::Tensor>> forward(const at::Tensor& query, const at::Tensor& key,
-                                                           const at::Tensor& value, const MultiheadCall& call = {});
+  // The name differs, because torch's holders call modules whose forward() is not overloaded.
+  std::pair<at::Tensor, std::optional<at::Tensor>> forward_cross(const at::Tensor& query, const at::Tensor& key,
+                                                                 const at::Tensor& value,
+                                                                 const MultiheadCall& call = {});
   // An empty cache for this module's keys and values.
   KeyValueCache make_cache(int64_t batch, int64_t capacity) const;
 
