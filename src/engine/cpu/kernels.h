@@ -33,12 +33,14 @@ void pack_transposed(Cell, const void* cells, int64_t rows, int64_t dim_padded, 
 void pack_rows(Cell, const void* cells, int64_t rows, int64_t dim_padded, void* to);
 // rows x dim_padded cells -> dim_padded x width, row-major, no pairs.
 void transpose_cells(Cell, const void* cells, int64_t rows, int64_t dim_padded, int64_t width, void* to);
-// dtype(from[i] * factor) -> to[i]
-void store_row(core::DType, const float* from, float factor, int64_t dim, void* to);
-// sum of a[i] * b[i]
-float dot(core::DType, const void* a, const void* b, int64_t dim);
-// to[i] += from[i * step]
-void add_strided(const float* from, int64_t step, int64_t count, float* to);
+// Row j of from (ld floats a row), times factors[j], as dtype to base + j * stride (elements).
+void store_rows(core::DType, const float* from, int64_t ld, const float* factors, int64_t rows, int64_t dim, void* base,
+                int64_t stride);
+// to[j] = the dot product of row j of cells with row base + j * stride.
+void dot_rows(core::DType, const void* base, int64_t stride, int64_t rows, int64_t dim, Cell cell, int64_t dim_padded,
+              const void* cells, float* to);
+// to[i] += from[i]
+void add(const float* from, int64_t count, float* to);
 
 // Where the pairs of a chunk stand, for the draws of dropout: row r is at row0 + r * stride, column c at
 // column0 + c * stride.

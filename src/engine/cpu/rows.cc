@@ -3,6 +3,7 @@
 #define HWY_TARGET_INCLUDE "engine/cpu/rows.cc"
 #include <hwy/foreach_target.h>
 // foreach_target comes first: it includes this file once per instruction set.
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -15,6 +16,16 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace longstride::engine::cpu::HWY_NAMESPACE {
+
+// Rows at a large stride are each a miss in the caches and often in the TLB: they are asked for so many rows ahead. Row
+// j + kAhead may lie beyond the tensor; a prefetch does not read.
+constexpr int64_t kAhead = 12;
+HWY_INLINE void prefetch_row(const void* base, int64_t offset_bytes, int64_t size_bytes) {
+  const auto at = reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(offset_bytes);
+  for (int64_t i = 0; i < size_bytes; i += 64) {
+    hwy::Prefetch(reinterpret_cast<const char*>(at + static_cast<uintptr_t>(i)));
+  }
+}
 
 HWY_INLINE void halves_to_floats(const uint16_t* from, int64_t count, float* to) {
   const Floats d;
@@ -45,6 +56,7 @@ void gather_rows(core::DType dtype, const void* base, int64_t stride, int64_t ro
   if (cell == Cell::kNarrow) {
     const uint16_t sign = negate ? 0x8000 : 0;
     for (int64_t j = 0; j < rows; ++j) {
+      prefetch_row(base, (j + kAhead) * step, dim * 2);
       auto* row = static_cast<uint16_t*>(to) + j * dim_padded;
       const auto* bits = reinterpret_cast<const uint16_t*>(from + j * step);
       for (int64_t i = 0; i < dim; ++i) row[i] = bits[i] ^ sign;
@@ -53,6 +65,7 @@ void gather_rows(core::DType dtype, const void* base, int64_t stride, int64_t ro
     return;
   }
   for (int64_t j = 0; j < rows; ++j) {
+    prefetch_row(base, (j + kAhead) * step, dim * static_cast<int64_t>(core::size_bytes(dtype)));
     float* row = static_cast<float*>(to) + j * dim_padded;
     row_to_floats(dtype, from + j * step, dim, row);
     if (negate) {
@@ -118,7 +131,7 @@ void transpose_cells(Cell cell, const void* cells, int64_t rows, int64_t dim_pad
   }
 }
 
-void store_row(core::DType dtype, const float* from, float factor, int64_t dim, void* to) {
+HWY_INLINE void store_row(core::DType dtype, const float* from, float factor, int64_t dim, void* to) {
   if (dtype == core::DType::kFloat32) {
     for (int64_t i = 0; i < dim; ++i) static_cast<float*>(to)[i] = from[i] * factor;
   } else if (dtype == core::DType::kBFloat16) {
@@ -137,37 +150,45 @@ void store_row(core::DType dtype, const float* from, float factor, int64_t dim, 
   }
 }
 
-float dot(core::DType dtype, const void* a, const void* b, int64_t dim) {
+void store_rows(core::DType dtype, const float* from, int64_t ld, const float* factors, int64_t rows, int64_t dim,
+                void* base, int64_t stride) {
+  const auto size = static_cast<int64_t>(core::size_bytes(dtype));
+  for (int64_t j = 0; j < rows; ++j) {
+    prefetch_row(base, (j + kAhead) * stride * size, dim * size);
+    store_row(dtype, from + j * ld, factors[j], dim, static_cast<char*>(base) + j * stride * size);
+  }
+}
+
+void dot_rows(core::DType dtype, const void* base, int64_t stride, int64_t rows, int64_t dim, Cell cell,
+              int64_t dim_padded, const void* cells, float* to) {
   const Floats d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   constexpr int64_t kPart = 64;
   HWY_ALIGN float x[kPart];
   HWY_ALIGN float y[kPart];
-  Vector sum = hn::Zero(d);
   const auto size = static_cast<int64_t>(core::size_bytes(dtype));
-  for (int64_t i = 0; i < dim; i += kPart) {
-    const int64_t count = std::min(kPart, dim - i);
-    if (count < kPart) {
-      std::fill_n(x, kPart, 0.0f);
-      std::fill_n(y, kPart, 0.0f);
+  const core::DType of_cells = cell == Cell::kNarrow ? core::DType::kBFloat16 : core::DType::kFloat32;
+  for (int64_t j = 0; j < rows; ++j) {
+    prefetch_row(base, (j + kAhead) * stride * size, dim * size);
+    const char* row = static_cast<const char*>(base) + j * stride * size;
+    const char* other = static_cast<const char*>(cells) + j * dim_padded * cell_bytes(cell);
+    Vector sum = hn::Zero(d);
+    for (int64_t i = 0; i < dim; i += kPart) {
+      const int64_t count = std::min(kPart, dim - i);
+      if (count < kPart) {
+        std::fill_n(x, kPart, 0.0f);
+        std::fill_n(y, kPart, 0.0f);
+      }
+      row_to_floats(dtype, row + i * size, count, x);
+      row_to_floats(of_cells, other + i * cell_bytes(cell), count, y);
+      for (int64_t k = 0; k < kPart; k += lanes) sum = hn::MulAdd(hn::Load(d, x + k), hn::Load(d, y + k), sum);
     }
-    row_to_floats(dtype, static_cast<const char*>(a) + i * size, count, x);
-    row_to_floats(dtype, static_cast<const char*>(b) + i * size, count, y);
-    for (int64_t k = 0; k < kPart; k += lanes) sum = hn::MulAdd(hn::Load(d, x + k), hn::Load(d, y + k), sum);
+    to[j] = hn::GetLane(hn::SumOfLanes(d, sum));
   }
-  return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
-void add_strided(const float* from, int64_t step, int64_t count, float* to) {
-  const Floats d;
-  const hn::RebindToSigned<Floats> di;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto steps = hn::Mul(hn::Iota(di, 0), hn::Set(di, static_cast<int32_t>(step)));
-  int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    hn::StoreU(hn::Add(hn::LoadU(d, to + i), hn::GatherIndex(d, from + i * step, steps)), d, to + i);
-  }
-  for (; i < count; ++i) to[i] += from[i * step];
+void add(const float* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
 }
 
 }  // namespace longstride::engine::cpu::HWY_NAMESPACE
@@ -180,9 +201,9 @@ HWY_EXPORT(any_nonfinite);
 HWY_EXPORT(pack_transposed);
 HWY_EXPORT(pack_rows);
 HWY_EXPORT(transpose_cells);
-HWY_EXPORT(store_row);
-HWY_EXPORT(dot);
-HWY_EXPORT(add_strided);
+HWY_EXPORT(store_rows);
+HWY_EXPORT(dot_rows);
+HWY_EXPORT(add);
 
 void gather_rows(core::DType dtype, const void* base, int64_t stride, int64_t rows, int64_t dim, bool negate, Cell cell,
                  int64_t dim_padded, void* to) {
@@ -200,14 +221,14 @@ void pack_rows(Cell cell, const void* cells, int64_t rows, int64_t dim_padded, v
 void transpose_cells(Cell cell, const void* cells, int64_t rows, int64_t dim_padded, int64_t width, void* to) {
   HWY_DYNAMIC_DISPATCH(transpose_cells)(cell, cells, rows, dim_padded, width, to);
 }
-void store_row(core::DType dtype, const float* from, float factor, int64_t dim, void* to) {
-  HWY_DYNAMIC_DISPATCH(store_row)(dtype, from, factor, dim, to);
+void store_rows(core::DType dtype, const float* from, int64_t ld, const float* factors, int64_t rows, int64_t dim,
+                void* base, int64_t stride) {
+  HWY_DYNAMIC_DISPATCH(store_rows)(dtype, from, ld, factors, rows, dim, base, stride);
 }
-float dot(core::DType dtype, const void* a, const void* b, int64_t dim) {
-  return HWY_DYNAMIC_DISPATCH(dot)(dtype, a, b, dim);
+void dot_rows(core::DType dtype, const void* base, int64_t stride, int64_t rows, int64_t dim, Cell cell,
+              int64_t dim_padded, const void* cells, float* to) {
+  HWY_DYNAMIC_DISPATCH(dot_rows)(dtype, base, stride, rows, dim, cell, dim_padded, cells, to);
 }
-void add_strided(const float* from, int64_t step, int64_t count, float* to) {
-  HWY_DYNAMIC_DISPATCH(add_strided)(from, step, count, to);
-}
+void add(const float* from, int64_t count, float* to) { HWY_DYNAMIC_DISPATCH(add)(from, count, to); }
 }  // namespace longstride::engine::cpu
 #endif
