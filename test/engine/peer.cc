@@ -14,6 +14,8 @@ class PlainHead {
   PlainHead(const Case& c, Peer& peer) : c_(c), o_(c.options), peer_(peer) {
     dk_.resize(c.k.size());
     dv_.resize(c.v.size());
+    dk_terms_.resize(c.k.size());
+    dv_terms_.resize(c.v.size());
   }
 
   void run(const oracle::Sight& sight, int64_t b, int64_t h) {
@@ -32,6 +34,7 @@ class PlainHead {
         if (m == 0) continue;
         keys.push_back(((b * o_.len_k + p) * o_.kv_heads + j) * o_.dim);
         scores.push_back(scale * dot(c_.q, query, c_.k, keys.back()));
+        raise(peer_.sizes.lse, std::abs(o_.scale_used()) * terms(c_.q, query, c_.k, keys.back()));
         weights.push_back(static_cast<Sum>(m));
         const bool kept =
             o_.dropout_p == 0 || oracle::keeps(o_.dropout_seed, o_.dropout_p, o_.heads, b, h, o_.query_start + i, p);
@@ -44,29 +47,43 @@ class PlainHead {
       peer_.forward.lse[stat] = top + std::log(sum);
       std::vector<Sum> shares;
       std::vector<Sum> out(o_.dim);
+      std::vector<double> out_terms(o_.dim), dq_terms(o_.dim);
       for (size_t n = 0; n < keys.size(); ++n) {
         shares.push_back(round(weights[n] * std::exp(scores[n] - top) / sum));
         for (int64_t d = 0; d < o_.dim; ++d) {
           out[d] += round(shares[n] * gains[n]) * static_cast<Sum>(c_.v[keys[n] + d]);
+          out_terms[d] += std::abs(static_cast<double>(shares[n] * gains[n]) * c_.v[keys[n] + d]);
         }
       }
       Sum delta = 0;
+      double delta_terms = 0;
       for (int64_t d = 0; d < o_.dim; ++d) {
         peer_.forward.out[query + d] = round(out_scale * round(out[d]));
         delta += static_cast<Sum>(peer_.forward.out[query + d]) * static_cast<Sum>(c_.d_out[query + d]);
+        delta_terms += out_terms[d] * std::abs(c_.d_out[query + d]);
+        raise(peer_.sizes.out, out_terms[d]);
       }
       const Sum d_lse = c_.has_d_lse ? static_cast<Sum>(c_.d_lse[stat]) : Sum{0};
       std::vector<Sum> dq(o_.dim);
       for (size_t n = 0; n < keys.size(); ++n) {
         const Sum gain = round(out_scale * gains[n] * dot(c_.d_out, query, c_.v, keys[n]));
         const Sum d_score = round(shares[n] * (gain - delta + d_lse));
+        const double gain_terms = static_cast<double>(gains[n]) * terms(c_.d_out, query, c_.v, keys[n]);
+        const double d_score_terms = static_cast<double>(shares[n]) * std::abs(o_.scale_used()) *
+                                     (gain_terms + delta_terms + std::abs(static_cast<double>(d_lse)));
         for (int64_t d = 0; d < o_.dim; ++d) {
           dq[d] += scale * d_score * static_cast<Sum>(c_.k[keys[n] + d]);
           dk_[keys[n] + d] += scale * d_score * static_cast<Sum>(c_.q[query + d]);
           dv_[keys[n] + d] += out_scale * round(shares[n] * gains[n]) * static_cast<Sum>(c_.d_out[query + d]);
+          dq_terms[d] += d_score_terms * std::abs(c_.k[keys[n] + d]);
+          dk_terms_[keys[n] + d] += d_score_terms * std::abs(c_.q[query + d]);
+          dv_terms_[keys[n] + d] += static_cast<double>(shares[n] * gains[n]) * std::abs(c_.d_out[query + d]);
         }
       }
-      for (int64_t d = 0; d < o_.dim; ++d) peer_.backward.dq[query + d] = round(dq[d]);
+      for (int64_t d = 0; d < o_.dim; ++d) {
+        peer_.backward.dq[query + d] = round(dq[d]);
+        raise(peer_.sizes.dq, dq_terms[d]);
+      }
     }
   }
 
@@ -74,6 +91,8 @@ class PlainHead {
     for (size_t n = 0; n < dk_.size(); ++n) {
       peer_.backward.dk[n] = round(dk_[n]);
       peer_.backward.dv[n] = round(dv_[n]);
+      raise(peer_.sizes.dk, dk_terms_[n]);
+      raise(peer_.sizes.dv, dv_terms_[n]);
     }
   }
 
@@ -85,11 +104,21 @@ class PlainHead {
     return sum;
   }
 
+  // Of a product, the sum of the absolute terms.
+  double terms(const std::vector<double>& a, int64_t at_a, const std::vector<double>& b, int64_t at_b) const {
+    double sum = 0;
+    for (int64_t d = 0; d < o_.dim; ++d) sum += std::abs(a[at_a + d] * b[at_b + d]);
+    return sum;
+  }
+  static void raise(double& size, double to) { size = std::max(size, to); }
+
   const Case& c_;
   const oracle::Options& o_;
   Peer& peer_;
   std::vector<Sum> dk_;
   std::vector<Sum> dv_;
+  std::vector<double> dk_terms_;
+  std::vector<double> dv_terms_;
 };
 
 template <typename Sum>

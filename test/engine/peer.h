@@ -7,9 +7,20 @@
 
 namespace longstride::test {
 
+// The greatest sum of absolute terms behind any element of a result: what rounding errors are relative to where terms
+// cancel (a query that sees one key has dq = 0, as the difference of two numbers that need not be small).
+struct TermSizes {
+  double out = 0;
+  double lse = 0;
+  double dq = 0;
+  double dk = 0;
+  double dv = 0;
+};
+
 struct Peer {
   oracle::Forward forward;
   oracle::Backward backward;
+  TermSizes sizes;
 };
 
 Peer peer_results(const Case& c);

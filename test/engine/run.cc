@@ -207,20 +207,20 @@ std::string against_oracle(const Engine& engine, const Case& c, const Results& r
     return most;
   };
   const auto compare = [&](const char* name, const std::vector<double>& actual, const std::vector<double>& expected,
-                           const std::vector<double>& plain, core::DType dtype) {
-    // A tensor of few elements may be met by the plain formula exactly, by luck: what its accumulator (float32, or
-    // float64) can do in a sum of some ten terms of the tensor's size is granted in any case.
-    const double accumulator = dtype == core::DType::kFloat64 ? 2e-13 : 0x1p-20;
-    double size = 1;
-    for (const double x : expected) size = std::isfinite(x) ? std::max(size, std::abs(x)) : size;
-    const double granted = std::max(greatest(plain, expected), accumulator * size);
+                           const std::vector<double>& plain, double terms, core::DType dtype, double unit = 0) {
+    // Few elements, or elements whose terms cancel, may be met by the plain formula exactly, by luck: 16 roundings of
+    // the accumulator (float32, or some more of float64) of the terms behind them are granted in any case.
+    const double accumulator = dtype == core::DType::kFloat64 ? 2e-13 : 16 * 0x1p-24;
+    const double granted = std::max(greatest(plain, expected), std::max(unit, accumulator) * std::max(terms, 1.0));
     return difference(name, actual, expected, roundoff(dtype), slack * granted);
   };
-  std::string wrong = compare("out", results.out, f.out, peer.forward.out, c.dtype);
-  if (wrong.empty()) wrong = compare("lse", results.lse, f.lse, peer.forward.lse, lse_dtype(c.dtype));
-  if (wrong.empty()) wrong = compare("dq", results.dq, g.dq, peer.backward.dq, c.dtype);
-  if (wrong.empty()) wrong = compare("dk", results.dk, g.dk, peer.backward.dk, c.dtype);
-  if (wrong.empty()) wrong = compare("dv", results.dv, g.dv, peer.backward.dv, c.dtype);
+  const TermSizes& size = peer.sizes;
+  const double unit = roundoff(c.dtype);  // delta is made from an out that was rounded to the dtype
+  std::string wrong = compare("out", results.out, f.out, peer.forward.out, size.out, c.dtype);
+  if (wrong.empty()) wrong = compare("lse", results.lse, f.lse, peer.forward.lse, size.lse, lse_dtype(c.dtype));
+  if (wrong.empty()) wrong = compare("dq", results.dq, g.dq, peer.backward.dq, size.dq, c.dtype, unit);
+  if (wrong.empty()) wrong = compare("dk", results.dk, g.dk, peer.backward.dk, size.dk, c.dtype, unit);
+  if (wrong.empty()) wrong = compare("dv", results.dv, g.dv, peer.backward.dv, size.dv, c.dtype);
   if (wrong.empty() && results.strayed) wrong = "memory between the rows of an output was written";
   return wrong.empty() ? "" : engine.name + ": " + wrong + "\n  " + c.words();
 }
