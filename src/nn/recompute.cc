@@ -101,7 +101,7 @@ struct Rerun : torch::CustomClassHolder {
 class Recompute : public torch::autograd::Function<Recompute> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const c10::intrusive_ptr<Rerun>& rerun,
-                            const at::Tensor& x, const std::vector<at::Tensor>& parameters) {
+                            const at::Tensor& x, at::TensorList parameters) {
     context->saved_data["rerun"] = c10::IValue::make_capsule(rerun);
     std::vector<at::Tensor> kept = {x};
     kept.insert(kept.end(), parameters.begin(), parameters.end());
@@ -151,7 +151,8 @@ at::Tensor checkpoint(std::function<at::Tensor(const at::Tensor&)> function, con
   std::erase_if(parameters, [](const at::Tensor& p) { return !p.defined() || !p.requires_grad(); });
   if (parameters.empty() && !x.requires_grad()) return function(x);
   auto rerun = c10::make_intrusive<Rerun>(std::move(function), x.device(), draws_random);
-  return Recompute::apply(rerun, x, parameters);
+  // A TensorList, for the tensors of a std::vector would not be taken as inputs that want gradients.
+  return Recompute::apply(rerun, x, at::TensorList(parameters));
 }
 
 }  // namespace longstride
