@@ -177,9 +177,6 @@ int TrainCommand::run() {
   TrainSettings settings;
   if (!preset_name.empty()) settings = settings_from_json(preset(preset_name), settings);
   if (!config_path.empty()) settings = settings_from_json(read_config(config_path), settings);
-  // One budget takes the other's place; two on one command line are refused by validate().
-  if (given.contains("steps") && !given.contains("minutes")) settings.minutes = 0.0;
-  if (given.contains("minutes") && !given.contains("steps")) settings.steps = 0;
   return train(settings_from_json(given, settings), sitting);
 }
 

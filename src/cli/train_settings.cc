@@ -134,6 +134,9 @@ TrainSettings settings_from_json(const nlohmann::json& given, const TrainSetting
     }
     all[key] = value;
   }
+  // One budget takes the place of the other; two at once are refused by validate().
+  if (given.contains("steps") && !given.contains("minutes")) all["minutes"] = 0.0;
+  if (given.contains("minutes") && !given.contains("steps")) all["steps"] = 0;
   TrainSettings settings;
   try {
     from_json(all, settings);

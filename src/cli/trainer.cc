@@ -131,8 +131,6 @@ void Run::prepare_resumed() {
   }
   LoadedRun loaded = load_run(find_checkpoint(sitting_.run));
   settings_ = loaded.settings;
-  if (sitting_.changes.contains("steps")) settings_.minutes = 0.0;
-  if (sitting_.changes.contains("minutes")) settings_.steps = 0;
   settings_ = settings_from_json(sitting_.changes, settings_);
   settings_.validate();
   position_ = loaded.position;
