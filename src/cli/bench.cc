@@ -17,9 +17,9 @@
 #include "bench_suite.h"
 #include "commands.h"
 #include "longstride/error.h"
-#include "machine_line.h"
 #include "peers.h"
 #include "terminal.h"
+#include "threads.h"
 
 namespace longstride::cli {
 namespace {

@@ -1,7 +1,7 @@
 // Timing and memory of one case (bench_case.h).
 #include "bench_case.h"
 
-#include <ATen/Context.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
@@ -39,9 +39,9 @@ struct Inputs {
 };
 
 Inputs make_inputs(const BenchCase& bench_case, int64_t len) {
-  at::globalContext().defaultGenerator(at::kCPU).set_current_seed(20231105);
+  at::Generator chance = at::detail::createCPUGenerator(20231105);
   const at::ScalarType dtype = dtype_from_name(bench_case.dtype);
-  const auto normal = [&](int64_t heads) { return at::randn({1, len, heads, bench_case.dim}).to(dtype); };
+  const auto normal = [&](int64_t heads) { return at::randn({1, len, heads, bench_case.dim}, chance).to(dtype); };
   Inputs inputs{normal(bench_case.heads), normal(bench_case.kv_heads), normal(bench_case.kv_heads), {}};
   if (bench_case.backward) inputs.d_out = normal(bench_case.heads);
   return inputs;

@@ -13,9 +13,9 @@
 #include "doctor_check.h"
 #include "doctor_machine.h"
 #include "longstride/attention.h"
-#include "machine_line.h"
 #include "peers.h"
 #include "terminal.h"
+#include "threads.h"
 
 namespace longstride::cli {
 namespace {
@@ -77,7 +77,7 @@ void print_text(const Found& found) {
                            {"memory", fmt::format("{}, {} free", bytes_label(static_cast<double>(machine.memory_bytes)),
                                                   bytes_label(static_cast<double>(machine.free_bytes)))},
                            {"LibTorch", fmt::format("{}, uses {}", machine.torch_version, machine.torch_instructions)},
-                           {"longstride", fmt::format("{}, gcc {}", machine.commit, machine.compiler)}});
+                           {"longstride", fmt::format("{}, {}", machine.commit, machine.compiler)}});
   std::cout << "\nengines\n";
   for (const EngineReport& engine : found.engines)
     std::cout << fmt::format("  {:<10} {:<4} {}\n", engine.engine, engine.yes ? "yes" : "no", engine.reason);

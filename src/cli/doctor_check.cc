@@ -2,7 +2,8 @@
 // (doctor_check.h).
 #include "doctor_check.h"
 
-#include <ATen/Context.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/exp.h>
@@ -70,8 +71,8 @@ CheckResult check(const char* name, at::ScalarType dtype, double allowed) {
   DilatedOptions options;
   options.causal = true;
   const Pattern pattern = Pattern::dilated({64, 128, 512}, {1, 2, 3}, options);
-  at::globalContext().defaultGenerator(at::kCPU).set_current_seed(7);
-  const auto normal = [&](int64_t heads) { return at::randn({1, kLen, heads, kDim}).to(dtype); };
+  at::Generator chance = at::detail::createCPUGenerator(7);
+  const auto normal = [&](int64_t heads) { return at::randn({1, kLen, heads, kDim}, chance).to(dtype); };
   const Tensor q = normal(kHeads).requires_grad_(), k = normal(kKvHeads).requires_grad_();
   const Tensor v = normal(kKvHeads).requires_grad_(), d_out = normal(kHeads);
   const auto truth_of = [](const Tensor& x) { return x.detach().to(at::kDouble).requires_grad_(); };

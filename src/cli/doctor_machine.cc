@@ -65,7 +65,11 @@ Machine this_machine() {
   machine.memory_bytes = kibibytes("MemTotal");
   machine.free_bytes = kibibytes("MemAvailable");
   machine.commit = LONGSTRIDE_COMMIT;
-  machine.compiler = __VERSION__;
+#ifdef __clang__
+  machine.compiler = __VERSION__;  // begins with its name
+#else
+  machine.compiler = "gcc " __VERSION__;
+#endif
   return machine;
 }
 

@@ -12,13 +12,6 @@
 
 namespace longstride::cli {
 
-int64_t use_threads(int64_t threads) {
-  if (threads < 0) throw Error(fmt::format("--threads must be at least 1, got {}", threads));
-  if (threads > 4096) throw Error(fmt::format("--threads must be at most 4096, got {}", threads));
-  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
-  return at::get_num_threads();
-}
-
 std::string machine_line(const LongNetLMConfig& config, int64_t context, bool bf16) {
   // One short row of zeros is enough to learn which engine takes this shape and type.
   const int64_t len = std::min<int64_t>(context, 16);

@@ -5,11 +5,9 @@
 #include <string>
 
 #include "longstride/nn.h"
+#include "threads.h"
 
 namespace longstride::cli {
-
-// Sets LibTorch's threads; 0 leaves its own choice. Throws Error if negative. Returns the number in use.
-int64_t use_threads(int64_t threads);
 
 // "2 threads of 2, AVX512, LibTorch 2.13.0, engine cpu": `bf16` and the model decide the engine.
 std::string machine_line(const LongNetLMConfig& config, int64_t context, bool bf16);

@@ -1,0 +1,42 @@
+"""longstride doctor: JSON that a script can read, the engines that are there, and a self-check that ran."""
+
+import os
+
+import program
+from program import ProgramTest
+
+
+class Doctor(ProgramTest):
+    def test_json(self):
+        found = self.json("doctor", "--threads", "2")
+        self.assertTrue(found["healthy"], found["faults"])
+        self.assertEqual(found["machine"]["threads"], 2)
+        self.assertEqual(found["machine"]["processors"], len(os.sched_getaffinity(0)))
+        self.assertGreater(found["machine"]["memory_bytes"], 2**28)
+        engines = {engine["engine"]: engine for engine in found["engines"]}
+        self.assertTrue(engines["cpu"]["yes"])
+        self.assertTrue(engines["reference"]["yes"])
+        self.assertTrue(all(engine["reason"] for engine in engines.values()))
+        self.assertEqual([check["dtype"] for check in found["checks"]], ["float32", "bfloat16", "float16", "float64"])
+        for check in found["checks"]:
+            # An error of exactly nothing would mean that the formula was compared with itself.
+            self.assertGreater(check["grad_error"], 0)
+            self.assertLessEqual(max(check["out_error"], check["grad_error"]), check["allowed"])
+        self.assertEqual({check["dtype"]: check["engine"] for check in found["checks"]},
+                         {"float32": "cpu", "bfloat16": "cpu", "float16": "cpu", "float64": "reference"})
+        for rate in found["brgemm"].values():
+            self.assertEqual(rate["available"], rate["gflops"] > 0)
+            self.assertTrue(rate["available"] or rate["reason"])
+
+    def test_text(self):
+        text = self.call("doctor").stdout.decode()
+        for words in ("machine", "engines", "micro-GEMM", "self-check", "All is well."):
+            self.assertIn(words, text)
+
+    def test_bad_input(self):
+        self.refused("doctor", "--jsno", says="did you mean '--json'")
+        self.refused("doctor", "--threads", "-2", says="--threads")
+
+
+if __name__ == "__main__":
+    program.main()

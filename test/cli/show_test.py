@@ -1,0 +1,179 @@
+"""longstride show: counts and pictures are what the definition of the pattern says, and bad input is refused."""
+
+import pathlib
+import struct
+import xml.etree.ElementTree
+import zlib
+
+import program
+from program import ProgramTest
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def multiplicity(length, segments, rates, kv_head, kv_heads, causal=False, offset="modulo", documents=None, start=0):
+    """m(h, q, k) from docs/semantics.md, pair by pair."""
+    starts, begin = [], 0
+    for document in documents or [length]:
+        starts += [begin] * document
+        begin += document
+
+    def shown(q, k, g):
+        if starts[q] != starts[k] or (causal and k > q):
+            return False
+        w, r = segments[g], rates[g]
+        o = {"modulo": kv_head, "block": kv_head // -(-kv_heads // r), "group": g}[offset] % r
+        a, b = q - starts[q], k - starts[k]
+        return a // w == b // w and a % w % r == o and b % w % r == o
+
+    return [[sum(shown(q, k, g) for g in range(len(segments))) for k in range(length)] for q in range(start, length)]
+
+
+def read_png(path):
+    """Width, height and rows of (r, g, b) of a PNG of 8-bit RGB, undoing its filters."""
+    data = pathlib.Path(path).read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n", data[:8]
+    at, packed = 8, b""
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + size]
+        assert zlib.crc32(kind + body) == struct.unpack(">I", data[at + 8 + size:at + 12 + size])[0], kind
+        if kind == b"IHDR":
+            width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", body)
+            assert (depth, color, interlaced) == (8, 2, 0)
+        if kind == b"IDAT":
+            packed += body
+        at += 12 + size
+    raw, rows, above = zlib.decompress(packed), [], bytes(3 * width)
+    for y in range(height):
+        mode, line = raw[y * (3 * width + 1)], bytearray(raw[y * (3 * width + 1) + 1:(y + 1) * (3 * width + 1)])
+        for x in range(3 * width):
+            left, up = line[x - 3] if x >= 3 else 0, above[x]
+            corner = above[x - 3] if x >= 3 else 0
+            guess = left + up - corner
+            nearest = min((abs(guess - left), 0, left), (abs(guess - up), 1, up), (abs(guess - corner), 2, corner))[2]
+            line[x] = (line[x] + (0, left, up, (left + up) // 2, nearest)[mode]) % 256
+        rows.append([tuple(line[3 * x:3 * x + 3]) for x in range(width)])
+        above = bytes(line)
+    return width, height, rows
+
+
+class Show(ProgramTest):
+    def test_multiplicity_is_the_definition(self):
+        cases = [
+            dict(length=24, segments=[4, 8, 24], rates=[1, 2, 3], heads=4),
+            dict(length=23, segments=[5, 9], rates=[2, 3], heads=3, causal=True),
+            dict(length=20, segments=[8, 64], rates=[1, 4], heads=6, offset="block", causal=True),
+            dict(length=21, segments=[3, 7], rates=[2, 5], heads=2, offset="group", documents=[0, 10, 11]),
+            dict(length=19, segments=[6, 12], rates=[1, 2], heads=2, start=7, causal=True),
+        ]
+        for case in cases:
+            heads = case.pop("heads")
+            words = ["--len", case["length"], "--segments", ",".join(map(str, case["segments"])),
+                     "--rates", ",".join(map(str, case["rates"])), "--heads", heads, "--offset", case.get("offset", "modulo")]
+            words += ["--causal"] if case.get("causal") else []
+            words += ["--documents", ",".join(map(str, case["documents"]))] if case.get("documents") else []
+            words += ["--query-start", case["start"]] if case.get("start") else []
+            for head in range(heads):
+                with self.subTest(case, head=head):
+                    shown = self.json("show", *words, "--head", head, "--tile-rows", "8", "--verify")
+                    self.assertEqual(shown["multiplicity"], multiplicity(kv_head=head, kv_heads=heads, **case))
+                    self.assertEqual(shown["verify"], "ok")
+
+    def test_counts_add_up(self):
+        shown = self.json("show", "--len", "96", "--segments", "16,96", "--rates", "1,4", "--heads", "4", "--causal",
+                          "--tile-rows", "16")
+        classes = shown["plan"]["classes"]
+        for name, total in shown["counts"].items():
+            self.assertEqual(total, sum(classes[c]["counts"][name] for c in shown["plan"]["class_of"]), name)
+        self.assertEqual(shown["counts"]["rows"], 4 * 96)
+        self.assertAlmostEqual(shown["per_row"]["seen"], shown["counts"]["seen_pairs"] / (4 * 96))
+        self.assertGreaterEqual(shown["per_row"]["computed"], shown["per_row"]["seen"])
+        self.assertGreater(shown["plan"]["bytes"], 0)
+
+    def test_groups_that_show_different_pairs_are_counted_exactly(self):
+        # One group: what is seen is what the definition shows, whatever the tiles are.
+        shown = self.json("show", "--len", "50", "--segments", "20", "--rates", "3", "--heads", "2", "--causal")
+        pairs = sum(sum(map(sum, multiplicity(50, [20], [3], head, 2, causal=True))) for head in range(2))
+        self.assertEqual(shown["counts"]["seen_pairs"], pairs)
+
+    def test_svg_shows_each_pair(self):
+        path = self.folder / "pattern.svg"
+        self.call("show", "--len", "16", "--segments", "4,16", "--rates", "1,4", "--heads", "1", "--picture", path)
+        root = xml.etree.ElementTree.parse(path).getroot()
+        self.assertEqual(root.tag, SVG + "svg")
+        want = multiplicity(16, [4, 16], [1, 4], 0, 1)
+        side = 560 / 16
+        seen = [[False] * 16 for _ in range(16)]
+        for box in root.iter(SVG + "rect"):
+            x, y, w, h = (float(box.get(name, 0)) for name in ("x", "y", "width", "height"))
+            if abs(h - side) < 0.01 and 84 <= x < 644 and 118 <= y < 678:  # of the large panel
+                row = round((y - 118) / side)
+                for column in range(round((x - 84) / side), round((x + w - 84) / side)):
+                    seen[row][column] = True
+        self.assertEqual(seen, [[m > 0 for m in row] for row in want])
+        words = " ".join(text.text for text in root.iter(SVG + "text"))
+        for word in ("key position", "query position", "segment 4, rate 1", "segment 16, rate 4"):
+            self.assertIn(word, words)
+
+    def test_png_has_a_color_for_each_pair(self):
+        path = self.folder / "pattern.png"
+        self.call("show", "--len", "8", "--segments", "4,8", "--rates", "1,2", "--heads", "1", "--picture", path)
+        width, height, rows = read_png(path)
+        self.assertEqual(width, 2000)
+        self.assertEqual(height, len(rows))
+        want = multiplicity(8, [4, 8], [1, 2], 0, 1)
+        colors = {}
+        for q in range(8):
+            for k in range(8):
+                pixel = rows[2 * 118 + 140 * q + 70][2 * 84 + 140 * k + 70]
+                group = None if want[q][k] == 0 else "short" if q // 4 == k // 4 else "long"
+                colors.setdefault((want[q][k], group), set()).add(pixel)
+        self.assertEqual(colors.pop((0, None)), {(255, 255, 255)})
+        self.assertEqual(set(colors), {(1, "short"), (2, "short"), (1, "long")})
+        self.assertTrue(all(len(found) == 1 for found in colors.values()), colors)
+        self.assertEqual(len(set.union(*colors.values())), 3, "a colour for each group and multiplicity")
+
+    def test_plan_picture(self):
+        for ending in ("svg", "png"):
+            path = self.folder / f"plan.{ending}"
+            self.call("show", "--len", "64", "--tile-rows", "8", "--causal", "--plan-picture", path)
+            if ending == "png":
+                read_png(path)
+            else:
+                words = " ".join(t.text for t in xml.etree.ElementTree.parse(path).getroot().iter(SVG + "text"))
+                self.assertIn("level 0: stride", words)
+                self.assertIn("base", words)
+                self.assertIn("weight 1", words)
+
+    def test_text(self):
+        text = self.call("show", "--len", "16", "--segments", "4,16", "--rates", "1,4", "--heads", "1").stdout.decode()
+        rows = [line.split()[-1] for line in text.splitlines() if line and set(line.split()[-1]) <= set(".12")
+                and len(line.split()[-1]) == 16]
+        want = multiplicity(16, [4, 16], [1, 4], 0, 1)
+        self.assertEqual(rows, ["".join(str(m) if m else "." for m in row) for row in want])
+        self.assertIn("computed", text)
+        self.assertIn("nominal", text)
+        self.assertNotIn("\x1b", text)
+
+    def test_bad_input(self):
+        self.refused("show", "--segments", "8,16", "--rates", "1", says="must have the same length")
+        self.refused("show", "--segments", "8,0", "--rates", "1,2", says="segment")
+        self.refused("show", "--offset", "modolu", says="did you mean 'modulo'")
+        self.refused("show", "--heads", "4", "--kv-heads", "3", says="heads")
+        self.refused("show", "--head", "4", says="--head: got 4, expected 0 to 3")
+        self.refused("show", "--documents", "10,20", says="add up to 30, expected --len, which is 64")
+        self.refused("show", "--query-start", "65", says="--query-start: got 65")
+        self.refused("show", "--picture", "p.gif", says=".svg or .png")
+        self.refused("show", "--mixing", "head_partition", "--heads", "2", says="head_partition")
+        self.refused("show", "--segmets", "8", says="did you mean '--segments'")
+        self.refused("show", "--tile-rows", "0", says="--tile-rows")
+        self.refused("show", "--transposed", "--plan-picture", "p.svg", says="--plan-picture")
+        self.refused("show", "--len", "32k", "--segments", "32k", "--rates", "1", "--heads", "1", "--causal",
+                     "--tile-rows", "4", "--plan-picture", self.folder / "p.svg", says="take a smaller --len")
+        self.assertFalse((self.folder / "p.svg").exists())
+        self.call("show", "--picture", self.folder / "absent" / "p.svg", code=1)
+
+
+if __name__ == "__main__":
+    program.main()
