@@ -155,7 +155,8 @@ Plan compile(const Pattern&, const Extent&, const Geometry&, Direction = Directi
 struct PlanCounts {
   int64_t tiles = 0;           // executed (repeats counted)
   int64_t runs = 0;            // executed
-  int64_t seen_pairs = 0;      // (query, key) pairs of all runs, each counted once whatever its weight
+  // (query, key) pairs of all runs, each counted once whatever its weight; a pair that two levels execute counts twice.
+  int64_t seen_pairs = 0;
   // What the engine multiplies, masked pairs included, over the tiles of all levels: tile rows rounded up to
   // Geometry::row_quantum, times the columns of the tile's runs and classes, less the column blocks that no row sees.
   int64_t computed_pairs = 0;

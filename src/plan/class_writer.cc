@@ -117,18 +117,33 @@ Section ClassWriter::add_tiles(Tiler& tiler, const Documents& documents, const L
 }
 
 void ClassWriter::add_line(Tiler& tiler, int64_t stride, int64_t begin, int64_t end, bool partial) {
+  // How far a partial level is looked at in one step: it grows while nothing breaks off, so that many short documents
+  // are not looked up again for each of their tiles.
+  constexpr int64_t kFirstLook = 8;
+  int64_t look = kFirstLook;
   for (int64_t row0 = begin; row0 < end;) {
     const int64_t cut = std::min(tiler.next_cut(row0), end);
     int64_t rows = std::min<int64_t>(scope_.geometry.tile_rows, ceil_divide(cut - row0, stride));
-    tiler.gather(row0, rows);
     if (partial) {
       // Only touched rows are tiled: begin at the first, end where they break off.
-      const auto [touched_begin, touched_end] = tiler.first_touched();
+      const int64_t most = rows;
+      rows = std::min(look, most);
+      tiler.gather(row0, rows);
+      auto [touched_begin, touched_end] = tiler.first_touched();
       if (touched_begin > 0) {
         row0 += touched_begin * stride;
+        look = touched_begin == rows ? std::min<int64_t>(look * 2, scope_.geometry.tile_rows) : kFirstLook;
         continue;
       }
+      while (touched_end == rows && rows < most) {
+        rows = std::min(rows * 4, most);
+        tiler.gather(row0, rows);
+        touched_end = tiler.first_touched().second;
+      }
+      look = rows;
       rows = touched_end;
+    } else {
+      tiler.gather(row0, rows);
     }
     Tile tile{.row0 = row0,
               .rows = static_cast<int32_t>(rows),

@@ -59,7 +59,12 @@ void Tiler::enter(const LevelShape& level) {
 
 size_t Tiler::document_at(int64_t position) const {
   if (documents_.size() == 2) return 0;
-  return std::upper_bound(documents_.begin(), documents_.end(), position) - documents_.begin() - 1;
+  // Lines are walked in order: most often it is the document of the last question, or the one after it.
+  const size_t count = documents_.size() - 1;
+  for (size_t d = last_document_; d < std::min(last_document_ + 2, count); ++d) {
+    if (documents_[d] <= position && position < documents_[d + 1]) return last_document_ = d;
+  }
+  return last_document_ = std::upper_bound(documents_.begin(), documents_.end(), position) - documents_.begin() - 1;
 }
 
 int64_t Tiler::next_cut(int64_t position) const {
@@ -113,7 +118,7 @@ void Tiler::gather_sampling(const Sampling& s) {
   for (int64_t position = row0_; position < end;) {
     while (documents_[d + 1] <= position) ++d;
     const int64_t begin = documents_[d];
-    const int64_t low = begin + (position - begin) / s.segment * s.segment;
+    const int64_t low = position - begin < s.segment ? begin : begin + (position - begin) / s.segment * s.segment;
     const int64_t high = std::min(low + s.segment, documents_[d + 1]);
     const int64_t next_row = std::min(rows_, row_at_or_after(high));
     Piece piece{.rate = s.rate, .phase = low + s.offset};

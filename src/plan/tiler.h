@@ -56,6 +56,7 @@ class Tiler {
 
   const Scope& scope_;
   const Documents& documents_;
+  mutable size_t last_document_ = 0;  // a hint
   const LevelShape* level_ = nullptr;
   int64_t stride_ = 1;
   std::vector<Sampling> cutting_;  // samplings of the level whose segments end tiles
