@@ -96,14 +96,18 @@ int GenerateCommand::run() {
     throw Error(fmt::format("'{}' is no model over bytes: its vocabulary has {} entries", folder.string(),
                             model->config.vocab));
   }
+  const std::string read = given.empty() ? std::string(1, kFileSeparator) : given;  // a file begins behind a separator
+  const int64_t longest = model->config.max_len;
+  if (static_cast<int64_t>(read.size()) > longest || length > longest - static_cast<int64_t>(read.size())) {
+    throw Error(fmt::format("the prompt and --length must not exceed the model's max_len of {}, got {} and {}", longest,
+                            read.size(), length));
+  }
   model->eval();
   if (!quiet && !json) {
     fmt::print(stderr, "{}; seed {}\n",
                machine_line(model->config, static_cast<int64_t>(given.size()) + 1, precision == "bf16"), *options.seed);
   }
 
-  // A file begins behind a separator, as in training.
-  const std::string read = given.empty() ? std::string(1, kFileSeparator) : given;
   at::Tensor tokens = torch::empty({1, static_cast<int64_t>(read.size())}, torch::kInt64);
   for (size_t i = 0; i < read.size(); ++i) tokens[0][static_cast<int64_t>(i)] = static_cast<unsigned char>(read[i]);
 

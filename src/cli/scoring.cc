@@ -43,7 +43,9 @@ std::vector<double> window_bits(LongNetLM& model, const Text& text, const Scorin
       starts.push_back(plan.starts[i] + static_cast<size_t>(plan.window_bytes - plan.context));
     }
     const at::Tensor samples = byte_tensor(text, starts, plan.context + 1);  // [rows, context + 1]
-    at::Tensor targets = samples.slice(1, 1).contiguous();
+    // A copy: what is not scored is blotted out, and of a single row contiguous() would hand back the samples
+    // themselves.
+    at::Tensor targets = samples.slice(1, 1).clone();
     targets.slice(1, 0, plan.context - plan.scored_bytes).fill_(LongNetLMImpl::kIgnored);
     at::Tensor nats;  // [rows, context]
     {

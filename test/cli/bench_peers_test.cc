@@ -1,6 +1,6 @@
 // The peers of bench compute what longstride computes, where the published algorithm is exact: otherwise a comparison
 // of their times would mean nothing.
-#include <ATen/ops/randn.h>
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 

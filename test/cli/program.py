@@ -46,7 +46,7 @@ class ProgramTest(unittest.TestCase):
         """Runs the program, checks its exit code and returns the finished process."""
         words = [str(PROGRAM), *(str(w) for w in words)]
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, **more)
-        self.assertEqual(done.returncode, code, f"{' '.join(words)}\n{done.stdout.decode()}\n{done.stderr.decode()}")
+        self.assertEqual(done.returncode, code, f"{' '.join(words)}\n{done.stdout!r}\n{done.stderr.decode()}")
         return done
 
     def json(self, *words, **more):

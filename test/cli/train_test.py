@@ -149,10 +149,10 @@ class Train(ProgramTest):
         config = self.folder / "c.json"
         config.write_text(json.dumps({"dim": 16, "layers": 1, "heads": 2, "context": 64, "steps": 2}))
         self.json("train", self.text, "--preset", "demo", "--config", config, "--layers", "2", "--out", self.folder / "run")
-        model = json.loads((self.folder / "run/latest/config.json").read_text())
+        model = json.loads((self.folder / "run/latest/config.json").read_text())["config"]
         self.assertEqual((model["dim"], model["layers"]), (16, 2))
         state = json.loads((self.folder / "run/latest/state.json").read_text())
-        self.assertEqual((state["settings"]["context"], state["settings"]["precision"]), (64, "bf16"))
+        self.assertEqual((state["settings"]["context"], state["settings"]["held_out_share"]), (64, 0.1))
 
     def test_plain_output_has_no_control_characters(self):
         done = self.call("train", self.text, "--out", self.folder / "run", *TINY, "--steps", "3")
