@@ -166,21 +166,16 @@ TEST_F(Refusals, Lengths) {
 }
 
 // Lists reach the operator unchecked when Python calls it.
-using Op = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef, at::IntArrayRef,
-                                      bool, std::optional<double>, std::string_view, at::OptionalIntArrayRef,
-                                      std::string_view, bool, std::string_view, at::OptionalSymIntArrayRef,
-                                      at::OptionalSymIntArrayRef, std::optional<c10::SymInt>, double,
-                                      const std::optional<Tensor>&, bool);
-
 TEST_F(Refusals, PatternArguments) {
-  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("longstride::dilated_attention", "").typed<Op>();
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("longstride::dilated_attention", "");
   const auto with = [&](std::vector<int64_t> segments, std::vector<int64_t> rates, const char* offset = "modulo",
                         const char* mixing = "joint", bool average = false, const char* padding = "masked",
                         std::optional<std::vector<int64_t>> offsets = std::nullopt) {
     return refusal([&] {
-      const at::OptionalIntArrayRef table = offsets ? at::OptionalIntArrayRef(*offsets) : at::OptionalIntArrayRef();
-      op.call(q, k, v, segments, rates, false, std::nullopt, offset, table, mixing, average, padding, std::nullopt,
-              std::nullopt, std::nullopt, 0.0, std::nullopt, false);
+      torch::jit::Stack stack = {
+          q,      k,       v,       segments,      rates,         false,         c10::IValue(), offset,        offsets,
+          mixing, average, padding, c10::IValue(), c10::IValue(), c10::IValue(), 0.0,           c10::IValue(), false};
+      op.callBoxed(stack);
     });
   };
   EXPECT_THAT(with({}, {}), HasSubstr("cannot be empty"));

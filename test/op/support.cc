@@ -84,7 +84,7 @@ OpResults run_op(const Case& c) {
   return {values(result.out), values(result.lse), values(d[0]), values(d[1]), values(d[2])};
 }
 
-OpResults run_peer(const Case& c) {
+OpForward run_peer(const Case& c) {
   const oracle::Options& o = c.options;
   const at::ScalarType dtype = scalar_type(c.dtype);
   const int64_t share = o.heads / o.kv_heads;
@@ -104,12 +104,12 @@ OpResults run_peer(const Case& c) {
       }
     }
   }
-  const auto leaf = [&](const std::vector<double>& x, at::IntArrayRef shape) {
-    return dense(x, shape, dtype).nan_to_num(0.0).requires_grad_();  // poison is read by no pair
+  const auto tensor = [&](const std::vector<double>& x, at::IntArrayRef shape) {
+    return dense(x, shape, dtype).nan_to_num(0.0);  // poison is read by no pair
   };
-  const at::Tensor q = leaf(c.q, {o.batch, o.len_q, o.heads, o.dim});
-  const at::Tensor k = leaf(c.k, {o.batch, o.len_k, o.kv_heads, o.dim});
-  const at::Tensor v = leaf(c.v, {o.batch, o.len_k, o.kv_heads, o.dim});
+  const at::Tensor q = tensor(c.q, {o.batch, o.len_q, o.heads, o.dim});
+  const at::Tensor k = tensor(c.k, {o.batch, o.len_k, o.kv_heads, o.dim});
+  const at::Tensor v = tensor(c.v, {o.batch, o.len_k, o.kv_heads, o.dim});
   const at::Tensor keys = k.repeat_interleave(share, 2).transpose(1, 2);  // [batch, heads, len_k, dim]
   const at::Tensor vals = v.repeat_interleave(share, 2).transpose(1, 2);
   const std::vector<int64_t> rows = {o.batch, o.heads, o.len_q};
@@ -126,14 +126,7 @@ OpResults run_peer(const Case& c) {
       at::softmax(scores.masked_fill(blind, 0), -1).masked_fill(blind, 0).narrow(-1, 0, o.len_k);
   at::Tensor out = at::matmul(share_of * dense(kept, pairs, dtype), vals).transpose(1, 2);
   if (o.average) out = out / static_cast<double>(o.groups());
-  std::vector<at::Tensor> outputs = {out};
-  std::vector<at::Tensor> grads = {dense(c.d_out, {o.batch, o.len_q, o.heads, o.dim}, dtype).nan_to_num(0.0)};
-  if (c.has_d_lse) {
-    outputs.push_back(lse);
-    grads.push_back(dense(c.d_lse, rows, lse.scalar_type()).nan_to_num(0.0));
-  }
-  const auto d = torch::autograd::grad(outputs, {q, k, v}, grads);
-  return {values(out), values(lse), values(d[0]), values(d[1]), values(d[2])};
+  return {values(out), values(lse)};
 }
 
 at::Tensor normal(uint64_t seed, at::IntArrayRef shape, at::ScalarType dtype) {
