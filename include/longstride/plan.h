@@ -37,8 +37,8 @@ struct Run {
 };
 static_assert(sizeof(Run) == 48);
 
-// Rows [row_begin, row_end) of a tile see `count` phantom keys each: logit 0, value 0. The counts of one row add, over the
-// entries of a tile and over the tiles of all levels in which the row lies. Transposed plans have none.
+// Rows [row_begin, row_end) of a tile see `count` phantom keys each: logit 0, value 0. The counts of one row add, over
+// the entries of a tile and over the tiles of all levels in which the row lies. Transposed plans have none.
 struct Phantoms {
   int32_t row_begin = 0;
   int32_t row_end = 0;
@@ -153,15 +153,15 @@ Plan compile(const Pattern&, const Extent&, const Geometry&, Direction = Directi
 
 // What a plan executes, counted from the plan itself, per class and in total over batch x query heads.
 struct PlanCounts {
-  int64_t tiles = 0;           // executed (repeats counted)
-  int64_t runs = 0;            // executed
+  int64_t tiles = 0;  // executed (repeats counted)
+  int64_t runs = 0;   // executed
   // (query, key) pairs of all runs, each counted once whatever its weight; a pair that two levels execute counts twice.
   int64_t seen_pairs = 0;
   // What the engine multiplies, masked pairs included, over the tiles of all levels: tile rows rounded up to
   // Geometry::row_quantum, times the columns of the tile's runs and classes, less the column blocks that no row sees.
   int64_t computed_pairs = 0;
-  int64_t rows = 0;            // rows of base levels
-  int64_t merged_rows = 0;     // rows that a Merge names
+  int64_t rows = 0;         // rows of base levels
+  int64_t merged_rows = 0;  // rows that a Merge names
   double computed_per_row() const { return rows ? static_cast<double>(computed_pairs) / static_cast<double>(rows) : 0; }
   double seen_per_row() const { return rows ? static_cast<double>(seen_pairs) / static_cast<double>(rows) : 0; }
 };

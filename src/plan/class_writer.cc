@@ -1,3 +1,4 @@
+// Walks the lines of every level into tiles, a period once, and puts the tiles into their order.
 #include "plan/class_writer.h"
 
 #include <algorithm>

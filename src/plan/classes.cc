@@ -1,3 +1,4 @@
+// Lists the distinct classes of a call: equal documents and equal offsets are one class.
 #include "plan/classes.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Prices levels by the tiles at a few dozen positions, one for each set of groups that samples rows there.
 #include "plan/cost.h"
 
 #include <algorithm>

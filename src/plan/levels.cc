@@ -1,3 +1,4 @@
+// Searches the ways to share levels among the groups of a class: sums of priced levels, the least of them.
 #include "plan/levels.h"
 
 #include <algorithm>
@@ -39,12 +40,12 @@ std::vector<int64_t> key_of(const std::vector<Sampling>& samplings, const Docume
     key.push_back(log2_floor(s.segment));
     key.push_back(samples_once(s) ? 0 : s.rate);
   }
-  uint64_t meet = 0;  // which pairs of groups sample common rows
+  uint64_t meet = 0;  // which pairs of groups sample the same rows
   int64_t pairs = 0;
   for (size_t a = 0; a < samplings.size(); ++a) {
     for (size_t b = 0; b < a; ++b) {
-      const int64_t common = std::gcd(samplings[a].rate, samplings[b].rate);
-      meet = meet * 2 + ((samplings[a].offset - samplings[b].offset) % common == 0);
+      const int64_t divisor = std::gcd(samplings[a].rate, samplings[b].rate);
+      meet = meet * 2 + ((samplings[a].offset - samplings[b].offset) % divisor == 0);
       if (++pairs % 64 == 0) key.push_back(static_cast<int64_t>(meet));
     }
   }

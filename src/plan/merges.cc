@@ -1,3 +1,4 @@
+// Intersects the rows of partial tiles with those of base tiles: both are arithmetic progressions.
 #include "plan/merges.h"
 
 #include <algorithm>
@@ -25,10 +26,10 @@ void link_merges(const SectionOfLevel& base, const std::vector<SectionOfLevel>& 
 
   std::vector<std::pair<int32_t, Merge>> found;  // (tile of the base section, merge)
   for (const SectionOfLevel& partial : partials) {
-    const int64_t common = std::gcd(base_stride, partial.stride);
-    const int64_t slot_step = base_stride / common;    // partial rows from one row of a base line to the next
-    const int64_t row_step = partial.stride / common;  // base rows between the same two
-    const int64_t apart = slot_step * partial.stride;  // in tokens
+    const int64_t divisor = std::gcd(base_stride, partial.stride);
+    const int64_t slot_step = base_stride / divisor;    // partial rows from one row of a base line to the next
+    const int64_t row_step = partial.stride / divisor;  // base rows between the same two
+    const int64_t apart = slot_step * partial.stride;   // in tokens
     const int64_t slot_shift = partial.section.tile_count * plan.geometry.tile_rows;
     for (int64_t t = 0; t < partial.section.tile_count; ++t) {
       const Tile& tile = plan.tiles[partial.section.tile_begin + t];

@@ -1,3 +1,6 @@
+// Rows into tiles, segments into runs. The segments that a tile's rows sample are gathered as pieces; their ends cut
+// the columns into intervals; in an interval the pieces' weights are added residue by residue (as bits of a word), and
+// residues that agree in weight, count and diagonal become the classes of one run.
 #include "plan/tiler.h"
 
 #include <algorithm>
