@@ -193,7 +193,7 @@ TEST(PlanCache, ThreadsMixedWithEvictionAndClearing) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 6; ++t) {
     threads.emplace_back([&, t] {
-      for (int64_t n = 0; n < 400; ++n) {
+      for (int64_t n = 0; n < 200; ++n) {
         const int64_t len = 1 + (n * 7 + t * 13) % 23;
         const auto plan = cache.get(pattern(), extent(len), {}, kForward, n % 97 == 0 && t == 0);
         wrong += static_cast<int64_t>(plan->tiles.size()) != kTilesPerToken * len;
@@ -205,7 +205,7 @@ TEST(PlanCache, ThreadsMixedWithEvictionAndClearing) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
   const CacheStatistics s = cache.statistics();
-  EXPECT_EQ(s.hits + s.misses, 6 * 400);
+  EXPECT_EQ(s.hits + s.misses, 6 * 200);
   cache.clear();
   EXPECT_EQ(cache.statistics().plans, cache.statistics().pinned);
 }
