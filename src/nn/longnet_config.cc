@@ -67,7 +67,10 @@ void read(const std::string& key, const Json& value, std::string& field) {
 void read(const std::string& key, const Json& value, std::vector<int64_t>& field) {
   if (!value.is_array()) refuse_type(key, "a list of integers", value);
   field.clear();
-  for (const Json& entry : value) read(fmt::format("{}[{}]", key, field.size()), entry, field.emplace_back());
+  for (const Json& entry : value) {
+    const std::string place = fmt::format("{}[{}]", key, field.size());
+    read(place, entry, field.emplace_back());
+  }
 }
 
 }  // namespace
