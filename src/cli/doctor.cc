@@ -71,13 +71,13 @@ nlohmann::json to_json(const Found& found) {
 void print_text(const Found& found) {
   const Machine& machine = found.machine;
   std::cout << "machine\n"
-            << text_table({{"processor", machine.processor},
-                           {"instructions", fmt::format("{}", fmt::join(machine.instructions, " "))},
-                           {"threads", fmt::format("{} of {} processors", machine.threads, machine.processors)},
-                           {"memory", fmt::format("{}, {} free", bytes_label(static_cast<double>(machine.memory_bytes)),
-                                                  bytes_label(static_cast<double>(machine.free_bytes)))},
-                           {"LibTorch", fmt::format("{}, uses {}", machine.torch_version, machine.torch_instructions)},
-                           {"longstride", fmt::format("{}, {}", machine.commit, machine.compiler)}});
+            << fmt::format("  {:<13} {}\n", "processor", machine.processor)
+            << fmt::format("  {:<13} {}\n", "instructions", fmt::join(machine.instructions, " "))
+            << fmt::format("  {:<13} {} of {} processors\n", "threads", machine.threads, machine.processors)
+            << fmt::format("  {:<13} {}, {} free\n", "memory", bytes_label(static_cast<double>(machine.memory_bytes)),
+                           bytes_label(static_cast<double>(machine.free_bytes)))
+            << fmt::format("  {:<13} {}, uses {}\n", "LibTorch", machine.torch_version, machine.torch_instructions)
+            << fmt::format("  {:<13} {}, {}\n", "longstride", machine.commit, machine.compiler);
   std::cout << "\nengines\n";
   for (const EngineReport& engine : found.engines)
     std::cout << fmt::format("  {:<10} {:<4} {}\n", engine.engine, engine.yes ? "yes" : "no", engine.reason);
