@@ -12,7 +12,7 @@
 namespace longstride::cli {
 namespace {
 
-constexpr int kBarCells = 24;
+constexpr int kBarCells = 24, kLeastBarCells = 8;
 constexpr double kRedrawSeconds = 0.1;
 
 size_t terminal_columns() {
@@ -35,9 +35,12 @@ void ProgressLine::update(double share, const std::string& text) {
   if (quiet_) return;
   const int percent = static_cast<int>(std::floor(100.0 * std::clamp(share, 0.0, 1.0)));
   if (terminal_) {
-    const int full = static_cast<int>(std::lround(kBarCells * std::clamp(share, 0.0, 1.0)));
+    // The bar gives way before the text does: what stands beside it is "[] 100%  ".
+    const int room = static_cast<int>(terminal_columns()) - 1 - 9 - static_cast<int>(text.size());
+    const int cells = std::clamp(room, kLeastBarCells, kBarCells);
+    const int full = static_cast<int>(std::lround(cells * std::clamp(share, 0.0, 1.0)));
     std::string bar;
-    for (int i = 0; i < kBarCells; ++i) bar += i < full ? '=' : i == full ? '>' : ' ';
+    for (int i = 0; i < cells; ++i) bar += i < full ? '=' : i == full ? '>' : ' ';
     line_ = fmt::format("[{}] {:3}%  {}", bar, percent, text);
     line_.resize(std::min(line_.size(), terminal_columns() - 1));
   } else {

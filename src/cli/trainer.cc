@@ -289,10 +289,11 @@ bool Run::save_due() const {
 std::string Run::status_text(double loss) const {
   const double left = settings_.steps > 0 ? step_seconds_ * static_cast<double>(settings_.steps - position_.step)
                                           : 60.0 * settings_.minutes - seconds();
-  return fmt::format("step {}{}  loss {:.3f}  {:.3f} bits/byte{}  {}B/s  {} left", position_.step,
+  // What matters least stands last, where a narrow terminal cuts it off.
+  return fmt::format("{} left  step {}{}  loss {:.3f}  {:.3f} bits/byte  {}B/s{}", clock_text(left), position_.step,
                      settings_.steps > 0 ? fmt::format("/{}", settings_.steps) : "", loss, loss / std::numbers::ln2,
-                     position_.held_out_latest ? fmt::format("  held out {:.3f}", *position_.held_out_latest) : "",
-                     rate_text(static_cast<double>(settings_.bytes_a_step()) / step_seconds_), clock_text(left));
+                     rate_text(static_cast<double>(settings_.bytes_a_step()) / step_seconds_),
+                     position_.held_out_latest ? fmt::format("  held out {:.3f}", *position_.held_out_latest) : "");
 }
 
 int Run::summarize(const char* status) const {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import resource
 import signal
 import subprocess
@@ -160,6 +161,28 @@ class Train(ProgramTest):
         self.assertIn(b"LibTorch", done.stderr)
         self.assertNotIn(b"\x1b", done.stderr + done.stdout)
         self.assertNotIn(b"\r", done.stderr)
+
+    def test_a_terminal_shows_one_line_that_is_rewritten(self):
+        ours, theirs = pty.openpty()
+        # Steps of a tenth of a second and more, for the bar is drawn ten times a second at most.
+        process = subprocess.Popen([program.PROGRAM, "train", self.text, "--out", self.folder / "run", *TINY, "--batch", "64",
+                                    "--steps", "8", "--eval-windows", "0"], stdout=subprocess.DEVNULL, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            shown += part
+        os.close(ours)
+        self.assertEqual(process.wait(), 0)
+        self.assertIn(b"\r[", shown)
+        self.assertIn(b"bits/byte", shown)
+        self.assertIn(b"left", shown)
+        self.assertTrue(all(len(line) < 80 + 8 for line in shown.split(b"\r") if line.startswith(b"[")), shown)
 
 
 class Refusals(ProgramTest):
