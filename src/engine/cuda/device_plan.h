@@ -1,0 +1,162 @@
+// A plan as the kernels read it: arrays on the device, and the walk from a work item to its tile and from a tile to its
+// blocks of columns. Filled by upload.cc, read by every kernel.
+#pragma once
+
+#include <cstdint>
+
+#include "longstride/plan.h"
+
+#if defined(__CUDACC__)
+#define LONGSTRIDE_DEVICE __host__ __device__ __forceinline__
+#else
+#define LONGSTRIDE_DEVICE inline
+#endif
+
+namespace longstride::engine::cuda {
+
+struct PlanArrays {
+  const Section* sections = nullptr;
+  const Tile* tiles = nullptr;
+  const Run* runs = nullptr;
+  const Phantoms* phantoms = nullptr;
+  const Merge* merges = nullptr;
+  int32_t tile_rows = 0;
+};
+
+// The items of one (batch row, KV head) in one launch: its class's level(s) of that launch, tiles x query heads.
+struct Lane {
+  int64_t item_end = 0;  // items of this lane and those before it
+  int64_t stride = 1;
+  int32_t section_begin = 0;
+  int32_t section_count = 0;
+  int32_t batch = 0;
+  int32_t kv_head = 0;
+  int32_t map = 0;  // which tensor maps: one set a stride
+};
+
+// Where an item stands. Positions are 32 bits in the kernels (capability() refuses longer sequences): registers are
+// dear there.
+struct Place {
+  int64_t tile;
+  int64_t slot;
+  int32_t repeat;
+  int32_t shift;  // of this repeat
+  int32_t stride;
+  int32_t batch;
+  int32_t kv_head;
+  int32_t member;  // query head within the KV head's group
+  int32_t map;
+};
+
+LONGSTRIDE_DEVICE Place locate(const Lane* lanes, int32_t lane_count, int32_t group, int64_t item,
+                               const PlanArrays& plan) {
+  int32_t low = 0, high = lane_count - 1;  // the first lane whose end lies beyond the item
+  while (low < high) {
+    const int32_t middle = (low + high) / 2;
+    if (lanes[middle].item_end > item) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  const Lane& lane = lanes[low];
+  int64_t rest = item - (low == 0 ? 0 : lanes[low - 1].item_end);
+  Place at;
+  at.batch = lane.batch;
+  at.kv_head = lane.kv_head;
+  at.stride = static_cast<int32_t>(lane.stride);
+  at.map = lane.map;
+  at.member = static_cast<int32_t>(rest % group);  // query heads of one KV head run side by side: they share K and V
+  rest /= group;
+  int32_t section = lane.section_begin;
+  for (; section + 1 < lane.section_begin + lane.section_count; ++section) {
+    const int64_t tiles = plan.sections[section].tile_count * plan.sections[section].repeats;
+    if (rest < tiles) break;
+    rest -= tiles;
+  }
+  const Section& in = plan.sections[section];
+  at.repeat = static_cast<int32_t>(rest / in.tile_count);
+  const int64_t tile = rest - at.repeat * in.tile_count;
+  at.tile = in.tile_begin + tile;
+  at.shift = static_cast<int32_t>(at.repeat * in.shift);
+  at.slot = in.slot_begin + rest * plan.tile_rows;
+  return at;
+}
+
+// One block of columns of a tile.
+struct Block {
+  int32_t column0;
+  int32_t columns;
+  int32_t diagonal;  // row j and column i of the block are a pair iff i < j + diagonal (forward), i >= j + diagonal
+                     // (transposed)
+  int32_t rows;      // row_begin | row_end << 16
+  int32_t weight;
+  bool masked;  // some pair of the block is none
+};
+
+// The blocks of a tile in the order of its runs; blocks in which no row sees a column are left out. It holds a place,
+// not a run: the run is read again (from L1) at each block, since the producer has few registers.
+class BlockWalk {
+ public:
+  LONGSTRIDE_DEVICE BlockWalk(const Run* runs, uint32_t count, Direction direction, int32_t width)
+      : run_(runs), end_(runs + count), width_(width), transposed_(direction == Direction::kTransposed) {
+    enter();
+  }
+
+  LONGSTRIDE_DEVICE bool done() const { return run_ == end_; }
+
+  LONGSTRIDE_DEVICE Block at(int32_t rows, int32_t stride, int32_t shift) const {
+    const int32_t first = block_ * width_;
+    const int32_t left = static_cast<int32_t>(run_->columns) - first;
+    const int64_t diagonal = run_->diagonal - first;
+    Block block;
+    block.column0 =
+        static_cast<int32_t>(run_->column0) + shift + class_ * static_cast<int32_t>(run_->class_step) + first * stride;
+    block.columns = left < width_ ? left : width_;
+    block.diagonal = static_cast<int32_t>(diagonal > width_ ? width_ : diagonal < -kMostRows ? -kMostRows : diagonal);
+    block.rows = run_->row_begin | run_->row_end << 16;
+    block.weight = run_->weight;
+    const bool diagonal_cuts =
+        transposed_ ? run_->row_end - 1 + block.diagonal > 0 : run_->row_begin + block.diagonal < width_;
+    block.masked = block.columns < width_ || diagonal_cuts || run_->row_begin > 0 || run_->row_end < rows;
+    return block;
+  }
+
+  LONGSTRIDE_DEVICE void advance() {
+    if (++block_ < blocks_) return;
+    if (++class_ < run_->classes) {
+      block_ = begin();
+      return;
+    }
+    ++run_;
+    enter();
+  }
+
+ private:
+  static constexpr int32_t kMostRows = 1 << 15;  // Run::row_end is an int16
+
+  // The first block with a pair: forward 0; transposed, that of column row_begin + diagonal.
+  LONGSTRIDE_DEVICE int32_t begin() const {
+    const int64_t reach = run_->row_begin + run_->diagonal;
+    return transposed_ && reach > 0 ? static_cast<int32_t>(reach / width_) : 0;
+  }
+
+  LONGSTRIDE_DEVICE void enter() {
+    for (; run_ != end_; ++run_) {
+      // Forward: the last row sees columns i < row_end - 1 + diagonal.
+      const int64_t reach = run_->row_end - 1 + run_->diagonal;
+      const int64_t seen = !transposed_ && reach < run_->columns ? reach : run_->columns;
+      blocks_ = seen > 0 ? static_cast<int32_t>((seen + width_ - 1) / width_) : 0;
+      block_ = begin();
+      class_ = 0;
+      if (block_ < blocks_) return;
+    }
+  }
+
+  const Run* run_;
+  const Run* end_;
+  int32_t width_, block_ = 0, blocks_ = 0, class_ = 0;
+  bool transposed_;
+};
+
+}  // namespace longstride::engine::cuda

@@ -1,0 +1,443 @@
+// The backward kernel for Hopper: one tile of keys against its runs of queries. dK and dV stay in registers; dQ is
+// added to a float32 buffer by the copy engine. Launched by backward_launch.cu, once for partial and once for base
+// levels of the transposed plan. Everything is computed transposed, keys as rows, so that P and dS feed the next
+// product from registers.
+#pragma once
+
+#include <cutlass/arch/barrier.h>
+#include <cutlass/arch/reg_reconfig.h>
+
+#include <cute/tensor.hpp>
+
+#include "engine/cuda/sm90/backward_store.cuh"
+#include "engine/cuda/sm90/backward_values.h"
+#include "engine/cuda/sm90/load.cuh"
+#include "engine/cuda/sm90/pipeline.cuh"
+
+namespace longstride::engine::cuda::sm90 {
+
+template <class Element_, int kDim_>
+struct BackwardShape {
+  using Element = Element_;
+  static constexpr int kDim = kDim_;
+  static constexpr int kBox = kDim <= 32 ? 32 : 64;
+  static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;
+  static constexpr int kConsumers = 2;
+  static constexpr int kRows = 64 * kConsumers;  // keys
+  static constexpr int kColumns = 64;            // queries: dK, dV, scores and dP share the registers
+  static constexpr int kStages = 2;
+  static constexpr int kThreads = 128 * (kConsumers + 1);
+  static constexpr int kSlice = kWidth / kConsumers;  // columns of dQ that one warpgroup computes
+  static constexpr int kQueryParts = kColumns / 64;   // dQ is computed 64 queries at a time
+  static constexpr int kBoxes = kWidth / 32;          // boxes of 32 floats of dQ
+
+  using Atom =
+      std::conditional_t<kBox == 32, cute::GMMA::Layout_K_SW64_Atom<Element>, cute::GMMA::Layout_K_SW128_Atom<Element>>;
+  template <int kN, class... Stage>
+  using Rows = decltype(cute::tile_to_shape(Atom{}, cute::Shape<cute::Int<kN>, cute::Int<kWidth>, Stage...>{}));
+  template <int kN, class Layout, int kS>
+  using Turned = decltype(cute::composition(
+      Layout{}, cute::make_layout(cute::Shape<cute::Int<kWidth>, cute::Int<kN>, cute::Int<kS>>{},
+                                  cute::Stride<cute::Int<kN>, cute::_1, cute::Int<kN * kWidth>>{})));
+  using LayoutK = Rows<kRows, cute::_1>;
+  using LayoutKt = Turned<kRows, LayoutK, 1>;
+  using LayoutQ = Rows<kColumns, cute::Int<kStages>>;
+  using LayoutQt = Turned<kColumns, LayoutQ, kStages>;
+  // dS as keys x queries, queries contiguous: the A operand of dQ = dS^T K read the other way round.
+  using LayoutS = decltype(cute::tile_to_shape(cute::GMMA::Layout_MN_SW128_Atom<Element>{},
+                                               cute::Shape<cute::Int<kColumns>, cute::Int<kRows>>{},
+                                               cute::Step<cute::_2, cute::_1>{}));
+  using MmaScores = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kColumns>, cute::_16>>()));
+  using MmaKeys = decltype(cute::make_tiled_mma(
+      cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kDim>, cute::_16>,
+                                 cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
+  using MmaQueries = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kSlice>, cute::_16>,
+                                 cute::GMMA::Major::MN, cute::GMMA::Major::MN>()));
+  static constexpr int kKeyBytes = kRows * kWidth * sizeof(Element);
+  static constexpr int kQueryBytes = kColumns * kWidth * sizeof(Element);
+};
+
+template <class Shape>
+struct BackwardStorage {
+  using Element = typename Shape::Element;
+  alignas(1024) Element k[Shape::kRows * Shape::kWidth];
+  alignas(1024) Element v[Shape::kRows * Shape::kWidth];
+  alignas(1024) Element q[Shape::kStages * Shape::kColumns * Shape::kWidth];
+  alignas(1024) Element d_out[Shape::kStages * Shape::kColumns * Shape::kWidth];
+  alignas(1024) Element ds[2][Shape::kColumns * Shape::kRows];  // a warpgroup may write while the other still reads
+  alignas(1024) float dq[Shape::kBoxes * 64 * 32];
+  alignas(16) float2 row[Shape::kStages][Shape::kColumns];  // lse_log2, delta
+  // barrier           arrives                                        waits        count
+  // kv_full           producer lane + TMA bytes                      consumers    1
+  // kv_empty          a thread of each consumer warpgroup            producer     kConsumers
+  // q_full[s]         producer warp (row copies) + lane 0 + bytes    consumers    32 + 1
+  // q_empty[s]        a thread of each consumer warpgroup            producer     kConsumers
+  // named barrier 1: dS or zeroed rows are written, all consumers; 2, 3: a warpgroup's slice of dq is free, is written
+  cutlass::arch::ClusterTransactionBarrier kv_full, q_full[Shape::kStages];
+  cutlass::arch::ClusterBarrier kv_empty, q_empty[Shape::kStages];
+  KeyBlockNote block[Shape::kStages];
+  KeyItemNote item[2];
+};
+
+template <class Shape>
+__device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& maps, BackwardStorage<Shape>& s) {
+  const int lane = threadIdx.x % 32;
+  int stage = 0, phase = 1, kv_phase = 1, note = 0;
+  int64_t index = blockIdx.x;
+  while (index < p.items) {
+    const Place at = locate(p.lanes, p.lane_count, 1, index, p.plan);
+    const Tile& tile = p.plan.tiles[at.tile];
+    const BackwardMaps& m = maps.of_stride[at.map];
+    const int32_t row0 = static_cast<int32_t>(tile.row0) + at.shift;
+    BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kTransposed, Shape::kColumns);
+    bool more = !walk.done();
+    if (lane == 0) index = atomicAdd(p.ticket, 1ull) + gridDim.x;
+    index = __shfl_sync(~0u, index, 0);
+    s.kv_empty.wait(kv_phase);
+    kv_phase ^= 1;
+    KeyItemNote& item = s.item[note];
+    note ^= 1;
+    if (lane == 0) {
+      item.row0 = row0;
+      item.stride = at.stride;
+      item.slot = at.slot;
+      item.repeat = at.repeat;
+      item.rows = tile.rows;
+      item.batch = at.batch;
+      item.kv_head = at.kv_head;
+      item.merge_begin = tile.merge_begin;
+      item.merge_count = tile.merge_count;
+      item.map = at.map;
+      item.blocks = more;
+      item.stop = 0;
+      s.kv_full.arrive_and_expect_tx(2 * Shape::kKeyBytes);
+      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.k, p.len_k, at.stride, row0, at.kv_head, at.batch,
+                                                          s.kv_full, s.k);
+      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.v, p.len_k, at.stride, row0, at.kv_head, at.batch,
+                                                          s.kv_full, s.v);
+    }
+    for (int member = 0; more;) {
+      const Block now = walk.at(tile.rows, at.stride, at.shift);
+      const int head = at.kv_head * p.group + member;
+      walk.advance();
+      if (walk.done()) {
+        if (++member == p.group) {
+          more = false;
+        } else {
+          walk = BlockWalk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kTransposed, Shape::kColumns);
+        }
+      }
+      s.q_empty[stage].wait(phase);
+      const int32_t position = now.column0 - p.query_start;
+      const float2* rows = p.rows + (int64_t(at.batch) * p.heads + head) * p.len_q;
+#pragma unroll
+      for (int i = lane; i < Shape::kColumns; i += 32) {
+        // Rows beyond the block are not read: the mask keeps them out.
+        const uint32_t to = cute::cast_smem_ptr_to_uint(&s.row[stage][i]);
+        const bool valid = i < now.columns;
+        const float2* from = rows + (valid ? position + i * at.stride : 0);
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(valid ? 8 : 0)
+                     : "memory");
+      }
+      cutlass::arch::cpasync_barrier_arrive_noinc(reinterpret_cast<uint64_t*>(&s.q_full[stage]));
+      if (lane == 0) {
+        KeyBlockNote& b = s.block[stage];
+        b.columns = now.columns;
+        b.diagonal = now.diagonal;
+        b.rows = now.rows;
+        b.weight_log2 = now.weight == 1 ? 0.f : log2f(float(now.weight));
+        b.masked = now.masked;
+        b.last = !more;
+        b.head = head;
+        b.row = position / at.stride;
+        b.residue = position - b.row * at.stride;
+        s.q_full[stage].arrive_and_expect_tx(2 * Shape::kQueryBytes);
+        const int at_stage = stage * Shape::kColumns * Shape::kWidth;
+        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.q, p.len_q, at.stride, position, head, at.batch,
+                                                               s.q_full[stage], s.q + at_stage);
+        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.d_out, p.len_q, at.stride, position, head, at.batch,
+                                                               s.q_full[stage], s.d_out + at_stage);
+      }
+      if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+    }
+  }
+  s.kv_empty.wait(kv_phase);
+  if (lane == 0) {
+    s.item[note].stop = 1;
+    s.kv_full.arrive();
+  }
+}
+
+// Adds one warpgroup's slice of a block's dQ, left in shared memory, to the float32 buffer. One thread calls it.
+template <class Shape>
+__device__ __forceinline__ void add_queries(const MapPair& maps, int len_q, const KeyItemNote& item,
+                                            const KeyBlockNote& b, int part, int group, const float* dq) {
+  constexpr int kMine = Shape::kBoxes / Shape::kConsumers;
+  const CUtensorMap* map = b.residue < len_q % item.stride ? &maps.front : &maps.all;
+#pragma unroll
+  for (int box = group * kMine; box < (group + 1) * kMine; ++box) {
+    const uint32_t from = cute::cast_smem_ptr_to_uint(dq + box * 64 * 32);
+    asm volatile(
+        "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(
+            map),
+        "r"(from), "r"(box * 32), "r"(b.residue), "r"(b.row + 64 * part), "r"(b.head), "r"(item.batch)
+        : "memory");
+  }
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+template <int kBox, int kWidth, int kTileRows, class Element>
+__device__ __forceinline__ void zero_rows(Element* tile, int first, int thread, int threads) {
+  constexpr int kPieces = kBox * sizeof(Element) / 16;
+  for (int box = 0; box < kWidth / kBox; ++box) {
+    auto* rows = reinterpret_cast<uint4*>(tile + box * kTileRows * kBox);
+    for (int i = first * kPieces + thread; i < kTileRows * kPieces; i += threads) rows[i] = make_uint4(0, 0, 0, 0);
+  }
+}
+
+template <class Shape>
+__device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& maps, BackwardStorage<Shape>& s) {
+  using namespace cute;
+  using Element = typename Shape::Element;
+  constexpr int kConsumerThreads = 128 * Shape::kConsumers;
+  const int group = threadIdx.x / 128 - 1;
+  const int thread = threadIdx.x % 128;
+  const int row0 = 64 * group + 16 * (thread / 32) + (thread % 32) / 4;
+  const int column0 = 2 * (threadIdx.x % 4);
+
+  Tensor sK = make_tensor(make_smem_ptr(s.k), typename Shape::LayoutK{});
+  Tensor sV = make_tensor(make_smem_ptr(s.v), typename Shape::LayoutK{});
+  Tensor sKt = make_tensor(make_smem_ptr(s.k), typename Shape::LayoutKt{});
+  Tensor sQ = make_tensor(make_smem_ptr(s.q), typename Shape::LayoutQ{});
+  Tensor sQt = make_tensor(make_smem_ptr(s.q), typename Shape::LayoutQt{});
+  Tensor sD = make_tensor(make_smem_ptr(s.d_out), typename Shape::LayoutQ{});
+  Tensor sDt = make_tensor(make_smem_ptr(s.d_out), typename Shape::LayoutQt{});
+  typename Shape::MmaScores mma_scores;
+  typename Shape::MmaKeys mma_keys;
+  typename Shape::MmaQueries mma_queries;
+  auto thr_scores = mma_scores.get_thread_slice(thread);
+  auto thr_keys = mma_keys.get_thread_slice(thread);
+  auto thr_queries = mma_queries.get_thread_slice(thread);
+  auto my_rows = cute::Tile<Int<64>, Int<Shape::kWidth>>{};
+  Tensor rK = thr_scores.partition_fragment_A(local_tile(sK(_, _, 0), my_rows, make_coord(group, 0)));
+  Tensor rV = thr_scores.partition_fragment_A(local_tile(sV(_, _, 0), my_rows, make_coord(group, 0)));
+  Tensor rQ = thr_scores.partition_fragment_B(sQ);
+  Tensor rD = thr_scores.partition_fragment_B(sD);
+  auto dims = cute::Tile<Int<Shape::kDim>, Int<Shape::kColumns>>{};
+  Tensor rQt = thr_keys.partition_fragment_B(local_tile(sQt, dims, make_coord(0, 0, _)));
+  Tensor rDt = thr_keys.partition_fragment_B(local_tile(sDt, dims, make_coord(0, 0, _)));
+  Tensor rKt = thr_queries.partition_fragment_B(
+      local_tile(sKt(_, _, 0), cute::Tile<Int<Shape::kSlice>, Int<Shape::kRows>>{}, make_coord(group, 0)));
+
+  Tensor scores = partition_fragment_C(mma_scores, cute::Shape<_64, Int<Shape::kColumns>>{});
+  Tensor dp = partition_fragment_C(mma_scores, cute::Shape<_64, Int<Shape::kColumns>>{});
+  Tensor dk = partition_fragment_C(mma_keys, cute::Shape<_64, Int<Shape::kDim>>{});
+  Tensor dv = partition_fragment_C(mma_keys, cute::Shape<_64, Int<Shape::kDim>>{});
+  auto operand = thr_keys.partition_fragment_A(make_tensor(make_smem_ptr(static_cast<Element*>(nullptr)),
+                                                           make_layout(cute::Shape<_64, Int<Shape::kColumns>>{})));
+  Tensor probabilities = make_tensor<Element>(operand.layout());
+  Tensor ds = make_tensor<Element>(operand.layout());
+
+  int stage = 0, phase = 0, kv_phase = 0, note = 0, odd = 0;
+  for (;;) {
+    s.kv_full.wait(kv_phase);
+    kv_phase ^= 1;
+    const KeyItemNote& item = s.item[note];
+    note ^= 1;
+    if (item.stop) break;
+    clear(dk);
+    clear(dv);
+    if (item.rows < Shape::kRows) {  // what lies in rows of no key must not spread through 0 * NaN
+      zero_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(s.k, item.rows, threadIdx.x - 128, kConsumerThreads);
+      zero_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(s.v, item.rows, threadIdx.x - 128, kConsumerThreads);
+      cutlass::arch::fence_view_async_shared();
+      cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
+    }
+    bool last = !item.blocks;
+    while (!last) {
+      s.q_full[stage].wait(phase);
+      const KeyBlockNote b = s.block[stage];
+      last = b.last;
+      if (b.columns < Shape::kColumns) {
+        const int at_stage = stage * Shape::kColumns * Shape::kWidth;
+        zero_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(s.q + at_stage, b.columns, threadIdx.x - 128,
+                                                               kConsumerThreads);
+        zero_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(s.d_out + at_stage, b.columns, threadIdx.x - 128,
+                                                               kConsumerThreads);
+        cutlass::arch::fence_view_async_shared();
+        cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
+      }
+      auto product = [&](auto& a, auto& bt, auto& c) {
+        warpgroup_fence_operand(c);
+        warpgroup_arrive();
+        mma_scores.accumulate_ = GMMA::ScaleOut::Zero;
+#pragma unroll
+        for (int k = 0; k < (Shape::kDim + 15) / 16; ++k) {
+          cute::gemm(mma_scores, a(_, _, k), bt(_, _, k, stage), c);
+          mma_scores.accumulate_ = GMMA::ScaleOut::One;
+        }
+        warpgroup_commit_batch();
+      };
+      product(rK, rQ, scores);
+      product(rV, rD, dp);
+      warpgroup_wait<1>();
+      warpgroup_fence_operand(scores);
+      // P^T = weight * exp2(score - lse)
+#pragma unroll
+      for (int n = 0; n < Shape::kColumns / 8; ++n) {
+        const float4 rows = *reinterpret_cast<const float4*>(&s.row[stage][8 * n + column0]);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          scores[4 * n + 2 * r] = exp2f(fmaf(scores[4 * n + 2 * r], p.scale_log2, b.weight_log2 - rows.x));
+          scores[4 * n + 2 * r + 1] = exp2f(fmaf(scores[4 * n + 2 * r + 1], p.scale_log2, b.weight_log2 - rows.z));
+        }
+      }
+      if (b.masked) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int row = row0 + 8 * r;
+          const int begin = row >= (b.rows & 0xffff) && row < b.rows >> 16 ? row + b.diagonal : Shape::kColumns;
+#pragma unroll
+          for (int n = 0; n < Shape::kColumns / 8; ++n)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              const int i = 8 * n + column0 + c;
+              float& x = scores[4 * n + 2 * r + c];
+              x = i >= begin && i < b.columns ? x : 0.f;
+            }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < size(scores); ++i) probabilities[i] = static_cast<Element>(scores[i]);
+      auto accumulate = [&](auto& a, auto& bt, auto& c) {
+        warpgroup_fence_operand(c);
+        warpgroup_fence_operand(a);
+        warpgroup_arrive();
+        mma_keys.accumulate_ = GMMA::ScaleOut::One;
+#pragma unroll
+        for (int k = 0; k < Shape::kColumns / 16; ++k) cute::gemm(mma_keys, a(_, _, k), bt(_, _, k, stage), c);
+        warpgroup_commit_batch();
+      };
+      accumulate(probabilities, rDt, dv);
+      warpgroup_wait<1>();
+      warpgroup_fence_operand(dp);
+      // dS^T = P^T (out_scale * dP^T - delta)
+#pragma unroll
+      for (int n = 0; n < Shape::kColumns / 8; ++n) {
+        const float4 rows = *reinterpret_cast<const float4*>(&s.row[stage][8 * n + column0]);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int i = 4 * n + 2 * r;
+          ds[i] = static_cast<Element>(scores[i] == 0.f ? 0.f : scores[i] * fmaf(dp[i], p.out_scale, -rows.y));
+          ds[i + 1] =
+              static_cast<Element>(scores[i + 1] == 0.f ? 0.f : scores[i + 1] * fmaf(dp[i + 1], p.out_scale, -rows.w));
+        }
+      }
+      // dS^T to shared memory: keys are its rows of 64 queries, in the 128-byte swizzle that the tensor cores read. The
+      // addresses are made anew in every block (opaque), or the compiler keeps them all in registers.
+      {
+        uint32_t to = cast_smem_ptr_to_uint(s.ds[odd]) + row0 * 128 + 2 * column0;
+        uint32_t swizzle = (row0 % 8) << 4;
+        asm volatile("" : "+r"(to), "+r"(swizzle));
+#pragma unroll
+        for (int n = 0; n < Shape::kColumns / 8; ++n) {
+          const uint32_t at = to + n / 8 * Shape::kRows * 128 + ((n % 8 << 4) ^ swizzle);
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            const Element pair[2] = {ds[4 * n + 2 * r], ds[4 * n + 2 * r + 1]};
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(at + r * 8 * 128),
+                         "r"(*reinterpret_cast<const uint32_t*>(pair))
+                         : "memory");
+          }
+        }
+      }
+      cutlass::arch::fence_view_async_shared();
+      cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
+      Tensor dq = partition_fragment_C(mma_queries, cute::Shape<_64, Int<Shape::kSlice>>{});
+#pragma unroll
+      for (int part = 0; part < Shape::kQueryParts; ++part) {
+        Tensor sS = make_tensor(make_smem_ptr(s.ds[odd]), typename Shape::LayoutS{});  // (query, key)
+        Tensor rS =
+            thr_queries.partition_fragment_A(local_tile(sS, cute::Tile<_64, Int<Shape::kRows>>{}, make_coord(part, 0)));
+        warpgroup_fence_operand(dq);
+        warpgroup_arrive();
+        mma_queries.accumulate_ = GMMA::ScaleOut::Zero;
+#pragma unroll
+        for (int k = 0; k < Shape::kRows / 16; ++k) {
+          cute::gemm(mma_queries, rS(_, _, k), rKt(_, _, k), dq);
+          mma_queries.accumulate_ = GMMA::ScaleOut::One;
+        }
+        warpgroup_commit_batch();
+        if (part == 0) {
+          accumulate(ds, rQt, dk);
+          warpgroup_wait<1>();
+        } else {
+          warpgroup_wait<0>();
+        }
+        warpgroup_fence_operand(dq);
+        if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+        cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is free
+        // Boxes of 32 columns, rows of 128 bytes, 16-byte pieces permuted by the row: the copy engine's 128-byte
+        // swizzle.
+        {
+          const int query = row0 % 64;
+          uint32_t to =
+              cast_smem_ptr_to_uint(s.dq) + group * (Shape::kSlice / 32) * 64 * 128 + query * 128 + column0 % 4 * 4;
+          uint32_t swizzle = (query % 8) << 4;
+          asm volatile("" : "+r"(to), "+r"(swizzle));
+#pragma unroll
+          for (int n = 0; n < Shape::kSlice / 8; ++n) {
+            const uint32_t at = to + n / 4 * 64 * 128 + ((n % 4 * 32 + column0 / 4 * 16) ^ swizzle);
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+              const bool valid = 64 * part + query + 8 * r < b.columns;
+              asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + r * 8 * 128),
+                           "f"(valid ? dq[4 * n + 2 * r] : 0.f), "f"(valid ? dq[4 * n + 2 * r + 1] : 0.f)
+                           : "memory");
+            }
+          }
+        }
+        cutlass::arch::fence_view_async_shared();
+        cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is written
+        if (thread == 0) add_queries<Shape>(maps.of_stride[item.map].dq, p.len_q, item, b, part, group, s.dq);
+      }
+      warpgroup_wait<0>();
+      warpgroup_fence_operand(dk);
+      warpgroup_fence_operand(dv);
+      release(s.q_empty[stage]);
+      odd ^= 1;
+      if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+    }
+    store_keys<Shape>(p, item, dk, dv, row0, column0);
+    release(s.kv_empty);
+  }
+  if (thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    backward_kernel(const __grid_constant__ BackwardParams p, const __grid_constant__ BackwardMapSet maps) {
+  extern __shared__ __align__(1024) char memory[];
+  auto& s = *reinterpret_cast<BackwardStorage<Shape>*>(memory);
+  if (threadIdx.x == 0) {
+    s.kv_full.init(1);
+    s.kv_empty.init(4 * Shape::kConsumers);
+    for (int i = 0; i < Shape::kStages; ++i) {
+      s.q_full[i].init(32 + 1);
+      s.q_empty[i].init(4 * Shape::kConsumers);
+    }
+    cutlass::arch::fence_barrier_init();
+  }
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    cutlass::arch::warpgroup_reg_dealloc<24>();
+    if (threadIdx.x < 32) produce_backward<Shape>(p, maps, s);
+  } else {
+    cutlass::arch::warpgroup_reg_alloc<240>();
+    consume_backward<Shape>(p, maps, s);
+  }
+}
+
+}  // namespace longstride::engine::cuda::sm90

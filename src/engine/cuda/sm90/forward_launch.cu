@@ -1,0 +1,93 @@
+// Chooses the forward kernel's instance for a problem and launches it: partial levels, then base levels.
+#include <cuda_runtime.h>
+
+#include <cfloat>
+#include <cmath>
+
+#include "engine/cuda/sm90/forward.cuh"
+#include "engine/cuda/sm90/sm90.h"
+#include "longstride/error.h"
+
+namespace longstride::engine::cuda::sm90 {
+namespace {
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+template <class Shape>
+void launch(const Problem& p, const DevicePlan& plan, const LaunchLanes& lanes, bool partial, float* partial_out,
+            float* partial_lse, unsigned long long* ticket, cudaStream_t stream) {
+  if (lanes.items == 0) return;
+  if (lanes.strides.size() > MapSet::kStrides)
+    throw Error("plan must have at most 8 strides, got " + std::to_string(lanes.strides.size()));
+  MapSet maps;
+  for (size_t i = 0; i < lanes.strides.size(); ++i) {
+    const int64_t stride = lanes.strides[i];
+    maps.of_stride[i].q = make_maps(p.q, p.dtype, p.batch, p.len_q, p.heads, p.dim, stride, Shape::kRows, Shape::kBox);
+    maps.of_stride[i].k =
+        make_maps(p.k, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kColumns, Shape::kBox);
+    maps.of_stride[i].v =
+        make_maps(p.v, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kColumns, Shape::kBox);
+  }
+  ForwardParams params;
+  params.plan = plan.arrays();
+  params.lanes = lanes.lanes;
+  params.lane_count = lanes.count;
+  params.group = static_cast<int32_t>(p.heads / p.kv_heads);
+  params.items = lanes.items;
+  params.ticket = ticket;
+  params.partial = partial;
+  params.query_start = static_cast<int32_t>(p.query_start);
+  params.len_q = static_cast<int32_t>(p.len_q);
+  params.len_k = static_cast<int32_t>(p.len_k);
+  params.heads = static_cast<int32_t>(p.heads);
+  params.dim = static_cast<int32_t>(p.dim);
+  const double scale_log2 = std::abs(p.scale) * 1.4426950408889634;
+  params.scale_log2 = scale_log2 < FLT_MIN ? FLT_MIN : static_cast<float>(scale_log2);
+  params.negate = p.scale < 0;
+  params.out_scale = static_cast<float>(p.out_scale);
+  params.out = p.out.data;
+  params.out_batch_stride = p.out.batch_stride;
+  params.out_len_stride = p.out.len_stride;
+  params.out_head_stride = p.out.head_stride;
+  params.lse = static_cast<float*>(p.lse);
+  params.partial_out = partial_out;
+  params.partial_lse = partial_lse;
+  params.partial_rows = plan.partial_rows();
+  constexpr int kBytes = sizeof(ForwardStorage<Shape>);
+  static_assert(kBytes <= 227 * 1024);
+  auto* kernel = forward_kernel<Shape>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+        "shared memory of the forward kernel");
+  int device = 0, processors = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "device");
+  const int blocks = static_cast<int>(std::min<int64_t>(processors, lanes.items));
+  kernel<<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
+  check(cudaGetLastError(), "launch of the forward kernel");
+}
+
+template <class Shape>
+void run(const Problem& p, const DevicePlan& plan, const Workspace& workspace, cudaStream_t stream) {
+  const int64_t slots = p.batch * p.heads * plan.partial_rows();
+  auto* tickets = static_cast<unsigned long long*>(workspace.allocate(256 + slots * (Shape::kDim + 1) * sizeof(float)));
+  auto* partial_out = reinterpret_cast<float*>(tickets + 32);
+  float* partial_lse = partial_out + slots * Shape::kDim;
+  check(cudaMemsetAsync(tickets, 0, 2 * sizeof(*tickets), stream), "tickets");
+  launch<Shape>(p, plan, plan.partial(), true, partial_out, partial_lse, tickets, stream);
+  launch<Shape>(p, plan, plan.base(), false, partial_out, partial_lse, tickets + 1, stream);
+  workspace.free(tickets);
+}
+
+}  // namespace
+
+void forward(const Problem& p, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
+  auto* cuda_stream = static_cast<cudaStream_t>(stream);
+  const bool bf16 = p.dtype == core::DType::kBFloat16;
+  if (p.dim == 128 && bf16) return run<ForwardShape<cutlass::bfloat16_t, 128>>(p, plan, workspace, cuda_stream);
+  if (p.dim == 64 && bf16) return run<ForwardShape<cutlass::bfloat16_t, 64>>(p, plan, workspace, cuda_stream);
+  throw Error("dim " + std::to_string(p.dim) + " is not built");
+}
+
+}  // namespace longstride::engine::cuda::sm90

@@ -1,0 +1,30 @@
+// Strided rows into shared memory by the copy engine. A level's stride is a dimension of the tensor map, so the rows of
+// a residue class arrive as one dense, swizzled tile. Used by the producer warps.
+#pragma once
+
+#include <cute/tensor.hpp>
+
+#include "engine/cuda/sm90/tensor_maps.h"
+
+namespace longstride::engine::cuda::sm90 {
+
+// Rows position, position + stride, ... (`rows` of them; those beyond len arrive as zeros) of one head.
+template <int kBox, int kWidth, int kRows, class Barrier, class Element>
+__device__ __forceinline__ void load_rows(const MapPair& maps, int len, int stride, int position, int head, int batch,
+                                          Barrier& barrier, Element* to) {
+  const int row = position / stride;
+  const int residue = position - row * stride;
+  const CUtensorMap* map = residue < len % stride ? &maps.front : &maps.all;
+  const uint32_t bar = cute::cast_smem_ptr_to_uint(&barrier);
+#pragma unroll
+  for (int box = 0; box < kWidth / kBox; ++box) {
+    const uint32_t at = cute::cast_smem_ptr_to_uint(to + box * kRows * kBox);
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], "
+        "[%2];" ::"r"(at),
+        "l"(map), "r"(bar), "r"(box * kBox), "r"(residue), "r"(row), "r"(head), "r"(batch)
+        : "memory");
+  }
+}
+
+}  // namespace longstride::engine::cuda::sm90

@@ -1,0 +1,72 @@
+// Copies a plan's arrays to the device and cuts its levels into the lanes of two launches.
+#include "engine/cuda/upload.h"
+
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "longstride/error.h"
+
+namespace longstride::engine::cuda {
+namespace {
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw Error(fmt::format("{}: {}", what, cudaGetErrorString(error)));
+}
+
+}  // namespace
+
+template <class T>
+const T* DevicePlan::copy(const T* from, size_t count) {
+  if (count == 0) return nullptr;
+  void* to = nullptr;
+  check(cudaMalloc(&to, count * sizeof(T)), "memory for a plan");
+  owned_.push_back(to);
+  bytes_ += count * sizeof(T);
+  check(cudaMemcpy(to, from, count * sizeof(T), cudaMemcpyHostToDevice), "copying a plan");
+  return static_cast<const T*>(to);
+}
+
+DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_t group) {
+  arrays_.sections = copy(plan.sections.data(), plan.sections.size());
+  arrays_.tiles = copy(plan.tiles.data(), plan.tiles.size());
+  arrays_.runs = copy(plan.runs.data(), plan.runs.size());
+  arrays_.phantoms = copy(plan.phantoms.data(), plan.phantoms.size());
+  arrays_.merges = copy(plan.merges.data(), plan.merges.size());
+  arrays_.tile_rows = plan.tile_rows;
+  for (const PlanClass& c : plan.classes) partial_rows_ = std::max(partial_rows_, c.partial_rows);
+  std::vector<Lane> lanes[2];
+  LaunchLanes* launches[2] = {&base_, &partial_};
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t j = 0; j < kv_heads; ++j) {
+      const PlanClass& c = plan.classes[plan.class_of[b * kv_heads + j]];
+      for (int32_t l = c.level_begin; l < c.level_begin + c.level_count; ++l) {
+        const Level& level = plan.levels[l];
+        LaunchLanes& launch = *launches[level.partial];
+        int64_t tiles = 0;
+        for (int32_t s = 0; s < level.section_count; ++s) {
+          const Section& section = plan.sections[level.section_begin + s];
+          tiles += section.tile_count * section.repeats;
+        }
+        if (tiles == 0) continue;
+        launch.items += tiles * group;
+        const auto found = std::find(launch.strides.begin(), launch.strides.end(), level.stride);
+        const int32_t map = static_cast<int32_t>(found - launch.strides.begin());
+        if (found == launch.strides.end()) launch.strides.push_back(level.stride);
+        lanes[level.partial].push_back({launch.items, level.stride, level.section_begin, level.section_count,
+                                        static_cast<int32_t>(b), static_cast<int32_t>(j), map});
+      }
+    }
+  }
+  for (int partial = 0; partial < 2; ++partial) {
+    launches[partial]->lanes = copy(lanes[partial].data(), lanes[partial].size());
+    launches[partial]->count = static_cast<int32_t>(lanes[partial].size());
+  }
+}
+
+DevicePlan::~DevicePlan() {
+  for (void* memory : owned_) cudaFree(memory);
+}
+
+}  // namespace longstride::engine::cuda

@@ -1,0 +1,44 @@
+// A plan on the device. Made once a plan and device, kept as long as the plan; launches borrow it.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/contract.h"
+#include "engine/cuda/device_plan.h"
+
+namespace longstride::engine::cuda {
+
+// The lanes of one launch: all partial levels of a plan, or all base levels.
+struct LaunchLanes {
+  const Lane* lanes = nullptr;  // on the device
+  int32_t count = 0;
+  int64_t items = 0;             // tiles x query heads
+  std::vector<int64_t> strides;  // Lane::map indexes it
+};
+
+class DevicePlan {
+ public:
+  // `group`: query heads per KV head. Copies synchronously; throws Error if memory is short.
+  DevicePlan(const PlanView&, int64_t batch, int64_t kv_heads, int64_t group);
+  ~DevicePlan();
+  DevicePlan(const DevicePlan&) = delete;
+  DevicePlan& operator=(const DevicePlan&) = delete;
+
+  const PlanArrays& arrays() const { return arrays_; }
+  const LaunchLanes& partial() const { return partial_; }
+  const LaunchLanes& base() const { return base_; }
+  int64_t partial_rows() const { return partial_rows_; }  // slots a query head
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  template <class T>
+  const T* copy(const T* from, size_t count);
+  std::vector<void*> owned_;
+  PlanArrays arrays_;
+  LaunchLanes partial_, base_;
+  int64_t partial_rows_ = 0;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace longstride::engine::cuda
