@@ -9,7 +9,8 @@
 
 namespace longstride::engine::cpu {
 
-// Rows of a tile that one product computes: a 64 x 64 piece of scores and its operands stay in the first cache.
+// Rows of a tile that one product computes. With blocks of 128 columns, bands of 128 rows measured the same in bfloat16
+// and a tenth worse in float32, and bands of 64 waste less at the diagonal.
 constexpr int kBandRows = 64;
 // Row counts of products are rounded up to this, so that few shapes occur.
 constexpr int kRowQuantum = 16;
