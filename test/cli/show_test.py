@@ -169,7 +169,7 @@ class Show(ProgramTest):
         self.refused("show", "--segmets", "8", says="did you mean '--segments'")
         self.refused("show", "--tile-rows", "0", says="--tile-rows")
         self.refused("show", "--transposed", "--plan-picture", "p.svg", says="--plan-picture")
-        self.refused("show", "--len", "32k", "--segments", "32k", "--rates", "1", "--heads", "1", "--causal",
+        self.refused("show", "--len", "1m", "--segments", "1m", "--rates", "1", "--heads", "1", "--causal",
                      "--tile-rows", "4", "--plan-picture", self.folder / "p.svg", says="take a smaller --len")
         self.assertFalse((self.folder / "p.svg").exists())
         self.call("show", "--picture", self.folder / "absent" / "p.svg", code=1)
