@@ -1,4 +1,4 @@
-// The CUDA engine: what of it this machine and problem can use, and the tile shapes that its kernels want.
+// The CUDA engine: the tile shapes that its kernels want.
 //
 // In the making: forward and backward for bfloat16 at dim 64 and 128 on Hopper. The forward has been checked on an H200
 // against the definition (docs/ladder.md); the backward compiles and has not run yet. src/op does not call it yet.

@@ -34,8 +34,8 @@ struct Lane {
   int32_t map = 0;  // which tensor maps: one set a stride
 };
 
-// Where an item stands. Positions are 32 bits in the kernels (capability() refuses longer sequences): registers are
-// dear there.
+// Where an item stands. Positions are 32 bits in the kernels (sm90's capability() refuses longer sequences): registers
+// are dear there.
 struct Place {
   int64_t tile;
   int64_t slot;

@@ -151,10 +151,12 @@ void run(const Problem& p, const Gradients& g, const DevicePlan& plan, const Wor
 
 void backward(const Problem& p, const Gradients& g, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
   auto* cuda_stream = static_cast<cudaStream_t>(stream);
-  const bool bf16 = p.dtype == core::DType::kBFloat16;
-  if (p.dim == 128 && bf16) return run<BackwardShape<cutlass::bfloat16_t, 128>>(p, g, plan, workspace, cuda_stream);
-  if (p.dim == 64 && bf16) return run<BackwardShape<cutlass::bfloat16_t, 64>>(p, g, plan, workspace, cuda_stream);
-  throw Error("dim " + std::to_string(p.dim) + " is not built");
+  const Capability can = capability(p);
+  if (!can.yes) throw Error("the sm90 engine cannot take this problem: " + can.reason);
+  if (p.deterministic)
+    throw Error("deterministic must be false for the sm90 backward, got true; its dQ is added in no fixed order");
+  if (p.dim == 128) return run<BackwardShape<cutlass::bfloat16_t, 128>>(p, g, plan, workspace, cuda_stream);
+  return run<BackwardShape<cutlass::bfloat16_t, 64>>(p, g, plan, workspace, cuda_stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90

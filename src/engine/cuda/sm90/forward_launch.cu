@@ -84,10 +84,10 @@ void run(const Problem& p, const DevicePlan& plan, const Workspace& workspace, c
 
 void forward(const Problem& p, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
   auto* cuda_stream = static_cast<cudaStream_t>(stream);
-  const bool bf16 = p.dtype == core::DType::kBFloat16;
-  if (p.dim == 128 && bf16) return run<ForwardShape<cutlass::bfloat16_t, 128>>(p, plan, workspace, cuda_stream);
-  if (p.dim == 64 && bf16) return run<ForwardShape<cutlass::bfloat16_t, 64>>(p, plan, workspace, cuda_stream);
-  throw Error("dim " + std::to_string(p.dim) + " is not built");
+  const Capability can = capability(p);
+  if (!can.yes) throw Error("the sm90 engine cannot take this problem: " + can.reason);
+  if (p.dim == 128) return run<ForwardShape<cutlass::bfloat16_t, 128>>(p, plan, workspace, cuda_stream);
+  return run<ForwardShape<cutlass::bfloat16_t, 64>>(p, plan, workspace, cuda_stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90
