@@ -54,8 +54,8 @@ Work work_of(const std::string& who, const BenchCase& bench_case, const Inputs& 
   const Pattern pattern = bench_case.pattern.pattern();
   const auto forward = [who, pattern](const Tensor& q, const Tensor& k, const Tensor& v) -> std::vector<Tensor> {
     if (who == "dense") return {dense_sdpa(q, k, v, pattern.causal()).out};
-    if (who == "per_group") {
-      PeerResult result = per_group(q, k, v, pattern);
+    if (who == "per_group" || who == "official") {
+      PeerResult result = who == "official" ? official(q, k, v, pattern) : per_group(q, k, v, pattern);
       return {result.out, result.lse};
     }
     AttentionResult result = attention(q, k, v, pattern);
@@ -76,6 +76,13 @@ Work work_of(const std::string& who, const BenchCase& bench_case, const Inputs& 
     for (Tensor& result : results) result = result.detach();
     return results;
   };
+}
+
+// Why a peer cannot run a case; empty: it can.
+std::string refusal_of(const std::string& who, const BenchCase& bench_case) {
+  const Pattern pattern = bench_case.pattern.pattern();
+  if (who == "official") return official_refusal(pattern, bench_case.len, bench_case.heads, bench_case.kv_heads);
+  return who == "per_group" ? per_group_refusal(pattern, bench_case.len) : "";
 }
 
 int64_t status_bytes(const std::string& key) {
@@ -157,10 +164,10 @@ BenchResult run_case(const BenchCase& bench_case, const BenchBudget& budget) {
     works.push_back(work_of(who, bench_case, inputs));
     result.runs.push_back({who, {}});
   };
-  if (bench_case.dense) enter("dense");
-  if (bench_case.per_group) {
-    result.per_group_refusal = per_group_refusal(pattern, bench_case.len);
-    if (result.per_group_refusal.empty()) enter("per_group");
+  for (const std::string& peer : bench_case.peers) {
+    const std::string refusal = refusal_of(peer, bench_case);
+    if (!refusal.empty()) result.refusals[peer] = refusal;
+    if (refusal.empty()) enter(peer);
   }
   enter("longstride");
 
@@ -184,8 +191,7 @@ int64_t measure_extra_bytes(const BenchCase& bench_case, const std::string& who)
   // A short call first: code, thread stacks and kernels made at run time are there once, whatever the length.
   BenchCase small = bench_case;
   small.len = std::min<int64_t>(bench_case.len, 256);
-  if (who != "per_group" || per_group_refusal(small.pattern.pattern(), small.len).empty())
-    work_of(who, small, make_inputs(small, small.len))();
+  if (refusal_of(who, small).empty()) work_of(who, small, make_inputs(small, small.len))();
   const Inputs inputs = make_inputs(bench_case, bench_case.len);
   const Work work = work_of(who, bench_case, inputs);
   malloc_trim(0);

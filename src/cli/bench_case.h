@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,10 +17,9 @@ struct BenchCase {
   int64_t heads = 8;
   int64_t kv_heads = 8;
   int64_t dim = 64;
-  std::string dtype = "float32";  // float32, bfloat16, float16
-  bool backward = false;          // forward and backward together
-  bool dense = true;              // dense SDPA takes part
-  bool per_group = true;
+  std::string dtype = "float32";                                        // float32, bfloat16, float16
+  bool backward = false;                                                // forward and backward together
+  std::vector<std::string> peers = {"dense", "official", "per_group"};  // who takes part beside longstride
 };
 
 // Throws Error for a case that longstride itself would refuse.
@@ -29,7 +29,7 @@ void check_case(const BenchCase& bench_case);
 std::string case_words(const BenchCase& bench_case);
 
 struct Runs {
-  std::string name;  // "longstride", "per_group", "dense"
+  std::string name;  // "longstride" or a peer
   std::vector<double> seconds;
   double median() const;
   double low() const;
@@ -38,12 +38,12 @@ struct Runs {
 
 struct BenchResult {
   BenchCase bench_case;
-  std::vector<Runs> runs;         // longstride last
-  std::string engine;             // that computed ours
-  std::string per_group_refusal;  // why per_group did not take part although asked to, or empty
-  double useful_flops = 0;        // of the timed work, counted from the plan: a backward is 2.5 forwards
-  double nominal_flops = 0;       // by the field's formula
-  double keys_per_query = 0;      // that our engine multiplies
+  std::vector<Runs> runs;                       // longstride last
+  std::string engine;                           // that computed ours
+  std::map<std::string, std::string> refusals;  // of peers that did not take part although asked to: why
+  double useful_flops = 0;                      // of the timed work, counted from the plan: a backward is 2.5 forwards
+  double nominal_flops = 0;                     // by the field's formula
+  double keys_per_query = 0;                    // that our engine multiplies
   const Runs* of(const std::string& name) const;
 };
 

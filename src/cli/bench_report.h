@@ -12,12 +12,12 @@
 
 namespace longstride::cli {
 
-// What a case is held against. Ratios are medians: peer / ours; a share is per_group / dense.
+// What a case is held against. Ratios are medians: peer / ours; a share is official / dense.
 struct Bar {
-  std::string against;  // "per_group" or "dense"; empty: nothing is asked
+  std::string against;  // a peer; empty: nothing is asked
   double accept = 0;    // at least this many times faster; 0: not asked
   double goal = 0;
-  double peer_share = 0;  // per_group may take at most this share of dense's time; 0: not asked
+  double peer_share = 0;  // the official pipeline may take at most this share of dense's time; 0: not asked
 };
 
 struct BenchLine {

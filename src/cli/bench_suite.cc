@@ -41,8 +41,8 @@ std::vector<std::pair<BenchCase, Bar>> suite_cases(const std::string& name) {
                          Row{"bfloat16", true, 6, 8, 4}}) {
     for (const bool backward : {false, true}) {
       BenchCase entry = longnet(32768, row.dtype, row.causal, backward);
-      entry.dense = false;
-      cases.push_back({entry, {"per_group", backward ? row.accept_backward : row.accept, backward ? 0 : row.goal, 0}});
+      entry.peers = {"official", "per_group"};
+      cases.push_back({entry, {"official", backward ? row.accept_backward : row.accept, backward ? 0 : row.goal, 0}});
     }
   }
   for (const char* dtype : {"float32", "bfloat16"}) {
@@ -51,7 +51,7 @@ std::vector<std::pair<BenchCase, Bar>> suite_cases(const std::string& name) {
     plain.pattern.rates = {1};
     plain.len = 16384;
     plain.dtype = dtype;
-    plain.per_group = false;
+    plain.peers = {"dense"};
     cases.push_back({plain, {"dense", std::string(dtype) == "float32" ? 1.8 : 3.0, 0, 0}});
   }
   return cases;

@@ -21,7 +21,7 @@ class Bench(ProgramTest):
                     [case] = result["cases"]
                     self.assertEqual((case["pass"], case["dtype"], case["len"], case["causal"]), (passes, dtype, 512, True))
                     self.assertEqual(case["engine"], "cpu")
-                    self.assertEqual(set(case["runs"]), {"dense", "per_group", "longstride"})
+                    self.assertEqual(set(case["runs"]), {"dense", "official", "per_group", "longstride"})
                     for run in case["runs"].values():
                         self.assertEqual(len(run["seconds"]), 3)
                         self.assertTrue(0 < run["min"] <= run["median"] <= run["max"])
@@ -46,17 +46,24 @@ class Bench(ProgramTest):
                            "--no-dense", "--threads", "2")
         runs = result["cases"][0]["runs"]
         tensor = 16384 * 4 * 64 * 4
-        self.assertGreater(runs["per_group"]["extra_bytes"], tensor)
-        self.assertLess(runs["per_group"]["extra_bytes"], 40 * tensor)
+        for peer in ("official", "per_group"):
+            self.assertGreater(runs[peer]["extra_bytes"], tensor)
+            self.assertLess(runs[peer]["extra_bytes"], 40 * tensor)
         self.assertLess(runs["longstride"]["extra_bytes"], 64 * 2**20 + 3 * tensor)
 
-    def test_per_group_says_why_it_does_not_run(self):
+    def test_a_peer_says_why_it_does_not_run(self):
         for words, why in ((["--len", "500"], "does not divide len"), (["--len", "512", "--rates", "1,3"], "multiple of its rate")):
             result = self.json("bench", *TINY[:2], *(["--rates", "1,4"] if "--rates" not in words else []), *TINY[4:], *words,
                                "--no-memory", "--no-dense")
             [case] = result["cases"]
             self.assertEqual(set(case["runs"]), {"longstride"})
-            self.assertIn(why, case["per_group_refusal"])
+            self.assertIn(why, case["refusals"]["per_group"])
+            self.assertIn(why, case["refusals"]["official"])
+
+        result = self.json("bench", *TINY, "--len", "512", "--no-memory", "--kv-heads", "2", "--no-per-group")
+        [case] = result["cases"]
+        self.assertEqual(set(case["runs"]), {"dense", "longstride"})
+        self.assertIn("as many KV heads as heads", case["refusals"]["official"])
 
     def test_curve_and_saved_file(self):
         curve, saved = self.folder / "curve.svg", self.folder / "bench.json"
@@ -66,7 +73,8 @@ class Bench(ProgramTest):
         for words in ("longstride is", "1024 tokens", "engine cpu", "brgemm", "dense did not run"):
             self.assertIn(words, text)
         root = xml.etree.ElementTree.parse(curve).getroot()
-        self.assertIn("per_group", "".join(root.itertext()))
+        for peer in ("official", "per_group", "dense"):
+            self.assertIn(peer, "".join(root.itertext()))
         cases = json.loads(saved.read_text())["cases"]
         self.assertEqual([case["len"] for case in cases], [256, 512, 1024])
         self.assertEqual(["dense" in case["runs"] for case in cases], [True, True, False])
