@@ -25,13 +25,18 @@ struct HeadSplit {
   bool modulo;
   HeadSplit(int64_t heads, int64_t rate, HeadOffset rule)
       : heads(heads), rate(rate), share((heads + rate - 1) / rate), modulo(rule == HeadOffset::kModulo) {}
-  int64_t padding() const { return share * rate - heads; }
+
+  // Dimension 2, the heads, filled up to share * rate.
+  Tensor padded(const Tensor& x) const {
+    const int64_t missing = share * rate - heads;
+    return missing > 0 ? at::constant_pad_nd(x, {0, 0, 0, missing}) : x;
+  }
 };
 
 // [segments, samples * rate, heads, dim] -> [segments, samples, heads, dim]: the diagonal of (row, residue) by head.
 Tensor gathered(const Tensor& rows, const HeadSplit& split) {
   const int64_t segments = rows.size(0), samples = rows.size(1) / split.rate, dim = rows.size(3);
-  const Tensor padded = at::constant_pad_nd(rows, {0, 0, 0, split.padding()});
+  const Tensor padded = split.padded(rows);
   const Tensor cells = split.modulo ? padded.reshape({segments, samples, split.rate, split.share, split.rate, dim})
                                     : padded.reshape({segments, samples, split.rate, split.rate, split.share, dim});
   // [segments, samples, share, dim, rate]
@@ -44,7 +49,7 @@ Tensor gathered(const Tensor& rows, const HeadSplit& split) {
 // no sample.
 Tensor scattered(const Tensor& samples, const HeadSplit& split) {
   const int64_t segments = samples.size(0), count = samples.size(1), dim = samples.size(3);
-  const Tensor padded = at::constant_pad_nd(samples, {0, 0, 0, split.padding()});
+  const Tensor padded = split.padded(samples);
   const Tensor by_residue =
       split.modulo ? padded.reshape({segments, count, split.share, split.rate, dim}).transpose(3, 4)
                    : padded.reshape({segments, count, split.rate, split.share, dim}).permute({0, 1, 3, 4, 2});
