@@ -200,20 +200,18 @@ class Backward {
     team.each((order.blocks() + kAtOnce - 1) / kAtOnce, [&](int64_t part, int thread) {
       char* cells = threads_[thread].cells;
       for (int64_t i = part * kAtOnce; i < std::min(order.blocks(), (part + 1) * kAtOnce); ++i) {
-        load_block(queries, order, i, cell_, dim_padded_, cells);
-        pack_transposed(cell_, cells, kBlock, dim_padded_, kBlock, h.queries_t + i * block_bytes);
-        pack_rows(cell_, cells, kBlock, dim_padded_, h.queries + i * block_bytes);
-        h.nonfinite[i] = any_nonfinite(cell_, cells, kBlock * dim_padded_);
-        load_block(d_out, order, i, cell_, dim_padded_, cells);
-        pack_transposed(cell_, cells, kBlock, dim_padded_, kBlock, h.d_out_t + i * block_bytes);
-        pack_rows(cell_, cells, kBlock, dim_padded_, h.d_out + i * block_bytes);
-        h.nonfinite[i] |= any_nonfinite(cell_, cells, kBlock * dim_padded_);
+        const char* loaded = pack_block(queries, order, i, cell_, dim_padded_, cells, h.queries + i * block_bytes);
+        pack_transposed(cell_, loaded, kBlock, dim_padded_, kBlock, h.queries_t + i * block_bytes);
+        h.nonfinite[i] = any_nonfinite(cell_, loaded, kBlock * dim_padded_);
+        loaded = pack_block(d_out, order, i, cell_, dim_padded_, cells, h.d_out + i * block_bytes);
+        pack_transposed(cell_, loaded, kBlock, dim_padded_, kBlock, h.d_out_t + i * block_bytes);
+        h.nonfinite[i] |= any_nonfinite(cell_, loaded, kBlock * dim_padded_);
         std::fill_n(h.lse_log2 + i * kBlock, kBlock, kInfinity);
         std::fill_n(h.delta + i * kBlock, kBlock, 0.0f);
         order.walk(i, [&](int64_t row, int64_t position, int64_t count) {
           const int64_t column = i * kBlock + row;
           dot_rows(p_.dtype, out.row(position), out.stride * order.stride(), count, p_.dim, cell_, dim_padded_,
-                   at_cell(cells, row * dim_padded_, cell_), h.delta + column);
+                   at_cell(loaded, row * dim_padded_, cell_), h.delta + column);
           for (int64_t n = 0; n < count; ++n) {
             const int64_t x = position + n * order.stride();
             h.lse_log2[column + n] = lse[x] == -kInfinity ? kInfinity : lse[x] * kLog2E;

@@ -21,13 +21,16 @@ struct Piece {
   int64_t diagonal = 0;  // of tile row 0 and the piece's column 0 (as in Chunk)
 };
 
-// A piece that the diagonal crosses is cut to so many columns, so that fewer masked pairs are computed.
-constexpr int64_t kDiagonalColumns = 32;
+// A piece that the diagonal crosses is cut to so many columns, so that fewer masked pairs are computed. The forward's
+// two products are cheaper than cutting them up: whole blocks took 3 to 8 % less time than 32 columns (causal, len
+// 32768, dim 64, two cores of an EPYC); the backward's five took 2 to 5 % more.
+constexpr int64_t diagonal_columns(Direction d) { return d == Direction::kForward ? kBlock : 32; }
 
 // Calls piece(Piece) for one residue class of a run whose column 0 is packed column `begin`.
 template <class Visit>
 void for_each_piece(const Run& run, int64_t begin, Direction direction, const Visit& visit) {
   const bool forward = direction == Direction::kForward;
+  const int64_t cut = diagonal_columns(direction);
   // Columns of the run that any row sees.
   const int64_t low = forward ? 0 : std::max<int64_t>(0, run.row_begin + run.diagonal);
   const int64_t high = forward ? std::min(run.columns, run.row_end - 1 + run.diagonal) : run.columns;
@@ -39,8 +42,7 @@ void for_each_piece(const Run& run, int64_t begin, Direction direction, const Vi
     int64_t stop = std::min(high, block_column + kBlock);
     const bool crossed = forward ? run.row_begin + run.diagonal < stop : run.row_end - 1 + run.diagonal > at;
     if (crossed) {
-      const int64_t piece_end = ((at - block_column) / kDiagonalColumns + 1) * kDiagonalColumns + block_column;
-      stop = std::min(stop, piece_end);
+      stop = std::min(stop, ((at - block_column) / cut + 1) * cut + block_column);
     }
     p.row_begin = forward ? static_cast<int>(std::max<int64_t>(run.row_begin, at - run.diagonal + 1)) : run.row_begin;
     p.row_end = forward ? run.row_end : static_cast<int>(std::min<int64_t>(run.row_end, stop - run.diagonal));

@@ -164,9 +164,8 @@ class Forward {
         if (!h.needed[i]) continue;
         load_block(keys, order, i, cell_, dim_padded_, cells);
         pack_transposed(cell_, cells, kBlock, dim_padded_, kBlock, h.keys + i * block_bytes);
-        load_block(values, order, i, cell_, dim_padded_, cells);
-        pack_rows(cell_, cells, kBlock, dim_padded_, h.values + i * block_bytes);
-        h.nonfinite[i] = any_nonfinite(cell_, cells, kBlock * dim_padded_);
+        const char* loaded = pack_block(values, order, i, cell_, dim_padded_, cells, h.values + i * block_bytes);
+        h.nonfinite[i] = any_nonfinite(cell_, loaded, kBlock * dim_padded_);
       }
     });
   }

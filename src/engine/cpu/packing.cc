@@ -22,6 +22,14 @@ void load_block(const HeadRows& rows, const LineOrder& order, int64_t block, Cel
   clear(filled, kBlock);
 }
 
+const char* pack_block(const HeadRows& rows, const LineOrder& order, int64_t block, Cell cell, int64_t dim_padded,
+                       char* cells, char* to) {
+  char* loaded = cell == Cell::kFloat32 ? to : cells;
+  load_block(rows, order, block, cell, dim_padded, loaded);
+  if (loaded != to) pack_rows(cell, loaded, kBlock, dim_padded, to);
+  return loaded;
+}
+
 void copy_live_rows(Cell cell, const void* packed, int64_t dim_padded, int64_t begin, int64_t count, int64_t first,
                     int64_t last, void* to) {
   std::memset(to, 0, static_cast<size_t>(count * dim_padded * cell_bytes(cell)));

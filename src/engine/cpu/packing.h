@@ -29,6 +29,11 @@ struct HeadRows {
 void load_block(const HeadRows& rows, const LineOrder& order, int64_t block, Cell cell, int64_t dim_padded,
                 void* cells);
 
+// The same, packed row by row (pack_rows) into `to`. Returns the block's cells, for other packings of it: `cells`, or
+// `to` where packing is nothing (float32).
+const char* pack_block(const HeadRows& rows, const LineOrder& order, int64_t block, Cell cell, int64_t dim_padded,
+                       char* cells, char* to);
+
 // Rows [first, last) of a packed block of rows, from row `begin` on, `count` rows (both multiples of kGroup); the
 // others of `to` are zero. For blocks that hold numbers that are not finite, so that zero weights do not spread them to
 // rows that no pair ties to them.

@@ -20,6 +20,24 @@ using Words = hn::RebindToUnsigned<Floats>;
 using Vector = hn::Vec<Floats>;
 
 // 2^x for x < 128 with a relative error below 3e-7; 0 below 2^-126; NaN stays NaN.
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+// AVX-512 cuts x into floor and rest, and scales by a power of two, in one instruction each: 10 in place of 15 a
+// vector.
+HWY_INLINE Vector exp2_of(Floats d, Vector x) {
+  constexpr int kRestAboveFloor = 0x01;
+  const Vector f{_mm512_reduce_ps(x.raw, kRestAboveFloor)};
+  // Minimax polynomial of 2^f on [0, 1], relative error 8.3e-8.
+  Vector p = hn::Set(d, 0.00186713f);
+  p = hn::MulAdd(p, f, hn::Set(d, 0.00901703f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.05579991f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.24016445f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.69315131f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+  // True for NaN. Powers below the normal ones are zero: products with such numbers are slow on many processors.
+  const __mmask16 normal = _mm512_cmp_ps_mask(x.raw, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return Vector{_mm512_maskz_scalef_ps(normal, p.raw, x.raw)};
+}
+#else
 HWY_INLINE Vector exp2_of(Floats d, Vector x) {
   const Words du;
   // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits of the sum; the 127 makes it an exponent.
@@ -37,6 +55,7 @@ HWY_INLINE Vector exp2_of(Floats d, Vector x) {
   // A product, not a sum of exponents: NaN times anything is NaN. The select is false for NaN.
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), hn::Mul(p, power));
 }
+#endif
 
 // Rounds to bfloat16 in the upper half of each word; ties go away from zero. For results of arithmetic only: a NaN
 // whose payload is all ones would wrap, and no operation makes one from bfloat16 inputs.
