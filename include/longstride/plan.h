@@ -155,7 +155,7 @@ Plan compile(const Pattern&, const Extent&, const Geometry&, Direction = Directi
 struct PlanCounts {
   int64_t tiles = 0;  // executed (repeats counted)
   int64_t runs = 0;   // executed
-  // (query, key) pairs of all runs, each counted once whatever its weight; a pair that two levels execute counts twice.
+  // (query, key) pairs that some run shows, each counted once, whatever its weight and however many levels execute it.
   int64_t seen_pairs = 0;
   // What the engine multiplies, masked pairs included, over the tiles of all levels: tile rows rounded up to
   // Geometry::row_quantum, times the columns of the tile's runs and classes, less the column blocks that no row sees.

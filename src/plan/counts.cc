@@ -6,30 +6,10 @@
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
 #include "plan/run_cost.h"
+#include "plan/seen_pairs.h"
 
 namespace longstride {
 namespace {
-
-// The sum of clamp(first + j, 0, limit) over 0 <= j < n.
-int64_t clamped_sum(int64_t first, int64_t n, int64_t limit) {
-  const int64_t rising_begin = std::clamp<int64_t>(-first, 0, n);                  // from here on positive
-  const int64_t rising_end = std::clamp<int64_t>(limit - first, rising_begin, n);  // from here on at the limit
-  const int64_t rising = rising_end - rising_begin;
-  return rising * (first + rising_begin) + rising * (rising - 1) / 2 + (n - rising_end) * limit;
-}
-
-int64_t seen_pairs(const Run& run, Direction direction) {
-  const int64_t rows = run.row_end - run.row_begin;
-  int64_t pairs = 0;
-  if (direction == Direction::kForward) {
-    const int64_t visible = run.diagonal == Run::kEverything ? run.columns : run.row_begin + run.diagonal;
-    pairs = run.diagonal == Run::kEverything ? rows * run.columns : clamped_sum(visible, rows, run.columns);
-  } else {
-    pairs = rows * run.columns;
-    if (run.diagonal != -Run::kEverything) pairs -= clamped_sum(run.row_begin + run.diagonal, rows, run.columns);
-  }
-  return pairs * run.classes;
-}
 
 void add(PlanCounts& total, const PlanCounts& part, int64_t times) {
   total.tiles += part.tiles * times;
@@ -55,7 +35,6 @@ PlanCounts count(const PlanView& view, int64_t class_id) {
         if (!level.partial) once.rows += tile.rows;
         const int64_t rows = core::ceil_divide(tile.rows, view.row_quantum) * view.row_quantum;
         for (const Run& run : view.runs.subspan(tile.run_begin, tile.run_count)) {
-          once.seen_pairs += seen_pairs(run, view.direction);
           once.computed_pairs += rows * run.classes * plan::computed_columns(run, transposed, view.column_block);
         }
         for (const Merge& merge : view.merges.subspan(tile.merge_begin, tile.merge_count))
@@ -64,6 +43,7 @@ PlanCounts count(const PlanView& view, int64_t class_id) {
       add(counts, once, section.repeats);
     }
   }
+  counts.seen_pairs = plan::seen_pairs(view, c);
   return counts;
 }
 
