@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,60 +10,13 @@
 #include <thread>
 
 #include "core/half.h"
-#include "engine/cpu/kernels.h"
 #include "longstride/error.h"
 #include "test/engine/cases.h"
+#include "test/engine/lent.h"
 #include "test/engine/run.h"
 
 namespace longstride::test {
 namespace {
-
-// Plain loops over bfloat16 pairs (and float32): shows that the engine packs as the contract says.
-class PairsGemm final : public engine::MicroGemm {
- public:
-  const char* name() const override { return "pairs"; }
-  bool takes(core::DType t) const override { return t == core::DType::kBFloat16 || t == core::DType::kFloat32; }
-  bool wants_pairs(core::DType t) const override { return t == core::DType::kBFloat16; }
-  void run(core::DType t, int64_t m, int64_t n, int64_t k, const void* a, int64_t lda, const void* b, int64_t ldb,
-           float* c, int64_t ldc, bool accumulate) const override {
-    ++calls;
-    if (t == core::DType::kFloat32) {
-      engine::cpu::multiply(m, n, k, static_cast<const float*>(a), lda, static_cast<const float*>(b), ldb, c, ldc,
-                            accumulate);
-      return;
-    }
-    ASSERT_EQ(k % 2, 0);
-    const auto* left = static_cast<const core::BFloat16*>(a);
-    const auto* right = static_cast<const core::BFloat16*>(b);
-    for (int64_t i = 0; i < m; ++i) {
-      for (int64_t j = 0; j < n; ++j) {
-        float sum = accumulate ? c[i * ldc + j] : 0.0f;
-        for (int64_t x = 0; x < k; ++x) {
-          sum += core::to_float(left[i * lda + x]) * core::to_float(right[x / 2 * 2 * ldb + 2 * j + x % 2]);
-        }
-        c[i * ldc + j] = sum;
-      }
-    }
-  }
-  mutable std::atomic<int64_t> calls{0};
-};
-
-engine::Workspace threads(int count, const engine::MicroGemm* gemm = nullptr) {
-  engine::Workspace w;
-  w.threads = count;
-  w.gemm = gemm;
-  w.parallel_for = [count](int64_t n, const std::function<void(int64_t, int)>& body) {
-    std::vector<std::thread> team;
-    std::atomic<int64_t> next{0};
-    for (int t = 0; t < count; ++t) {
-      team.emplace_back([&, t] {
-        for (int64_t i = next++; i < n; i = next++) body(i, t);
-      });
-    }
-    for (std::thread& member : team) member.join();
-  };
-  return w;
-}
 
 const Engine kCpu{
     "cpu", [](const auto& p, const auto& plan, const auto& w) { engine::cpu::forward(p, plan, w); },

@@ -15,8 +15,26 @@ namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-double read_element(const unsigned char* bytes, size_t element, core::DType dtype) {
-  const unsigned char* from = bytes + element * core::size_bytes(dtype);
+core::DType lse_dtype(core::DType dtype) {
+  return dtype == core::DType::kFloat64 ? core::DType::kFloat64 : core::DType::kFloat32;
+}
+
+std::vector<double> read_all(const std::vector<unsigned char>& bytes, size_t count, core::DType dtype) {
+  std::vector<double> values(count);
+  for (size_t i = 0; i < count; ++i) values[i] = read_element(bytes.data(), static_cast<int64_t>(i), dtype);
+  return values;
+}
+
+std::vector<unsigned char> write_all(const std::vector<double>& values, core::DType dtype) {
+  std::vector<unsigned char> bytes(std::max<size_t>(1, values.size()) * core::size_bytes(dtype));
+  for (size_t i = 0; i < values.size(); ++i) write_element(bytes.data(), static_cast<int64_t>(i), dtype, values[i]);
+  return bytes;
+}
+
+}  // namespace
+
+double read_element(const void* array, int64_t element, core::DType dtype) {
+  const char* from = static_cast<const char*>(array) + element * static_cast<int64_t>(core::size_bytes(dtype));
   switch (dtype) {
     case core::DType::kFloat64:
       return *reinterpret_cast<const double*>(from);
@@ -30,8 +48,8 @@ double read_element(const unsigned char* bytes, size_t element, core::DType dtyp
   return kNan;
 }
 
-void write_element(unsigned char* bytes, size_t element, core::DType dtype, double value) {
-  unsigned char* to = bytes + element * core::size_bytes(dtype);
+void write_element(void* array, int64_t element, core::DType dtype, double value) {
+  char* to = static_cast<char*>(array) + element * static_cast<int64_t>(core::size_bytes(dtype));
   switch (dtype) {
     case core::DType::kFloat64:
       *reinterpret_cast<double*>(to) = value;
@@ -47,24 +65,6 @@ void write_element(unsigned char* bytes, size_t element, core::DType dtype, doub
       return;
   }
 }
-
-core::DType lse_dtype(core::DType dtype) {
-  return dtype == core::DType::kFloat64 ? core::DType::kFloat64 : core::DType::kFloat32;
-}
-
-std::vector<double> read_all(const std::vector<unsigned char>& bytes, size_t count, core::DType dtype) {
-  std::vector<double> values(count);
-  for (size_t i = 0; i < count; ++i) values[i] = read_element(bytes.data(), i, dtype);
-  return values;
-}
-
-std::vector<unsigned char> write_all(const std::vector<double>& values, core::DType dtype) {
-  std::vector<unsigned char> bytes(std::max<size_t>(1, values.size()) * core::size_bytes(dtype));
-  for (size_t i = 0; i < values.size(); ++i) write_element(bytes.data(), i, dtype, values[i]);
-  return bytes;
-}
-
-}  // namespace
 
 TensorBuffer::TensorBuffer(core::DType dtype, int64_t batch, int64_t len, int64_t heads, int64_t dim, int layout)
     : dtype_(dtype), batch_(batch), len_(len), heads_(heads), dim_(dim) {
@@ -101,8 +101,12 @@ TensorBuffer::TensorBuffer(core::DType dtype, int64_t batch, int64_t len, int64_
 size_t TensorBuffer::index(int64_t b, int64_t i, int64_t h) const {
   return static_cast<size_t>(b * batch_stride_ + i * len_stride_ + h * head_stride_);
 }
-double TensorBuffer::at(size_t element) const { return read_element(bytes_.data(), element, dtype_); }
-void TensorBuffer::set(size_t element, double value) { write_element(bytes_.data(), element, dtype_, value); }
+double TensorBuffer::at(size_t element) const {
+  return read_element(bytes_.data(), static_cast<int64_t>(element), dtype_);
+}
+void TensorBuffer::set(size_t element, double value) {
+  write_element(bytes_.data(), static_cast<int64_t>(element), dtype_, value);
+}
 
 engine::ConstTensorRef TensorBuffer::read() const { return {bytes_.data(), batch_stride_, len_stride_, head_stride_}; }
 engine::TensorRef TensorBuffer::write() { return {bytes_.data(), batch_stride_, len_stride_, head_stride_}; }

@@ -29,6 +29,10 @@ struct Results {
   bool operator==(const Results&) const = default;
 };
 
+// Element `element` of an array of `dtype`; what is written is rounded to it.
+double read_element(const void* array, int64_t element, core::DType dtype);
+void write_element(void* array, int64_t element, core::DType dtype, double value);
+
 // A [batch, len, heads, dim] tensor of some dtype in memory, in the case's layout; the gaps hold NaN.
 class TensorBuffer {
  public:
