@@ -19,6 +19,7 @@
 #include "commands.h"
 #include "longstride/error.h"
 #include "peers.h"
+#include "picture.h"
 #include "terminal.h"
 #include "threads.h"
 
@@ -74,8 +75,7 @@ void check_options(const BenchOptions& options) {
   if (options.repeats < 1) throw Error(fmt::format("--repeats: got {}, expected at least 1", options.repeats));
   if (!(options.seconds >= 0)) throw Error(fmt::format("--seconds: got {}, expected 0 or more", options.seconds));
   if (!options.curve.empty()) {
-    if (options.curve.size() < 4 || options.curve.substr(options.curve.size() - 4) != ".svg")
-      throw Error(fmt::format("--curve: got '{}', expected a file name that ends in .svg", options.curve));
+    check_picture_path("--curve", options.curve);
     if (options.lens.empty()) throw Error("--curve: needs the lengths of the curve: --lens 1k,2k,4k,8k");
   }
   if (options.check && options.suite.empty()) throw Error("--check: needs --suite, which has bars to check");
@@ -195,7 +195,8 @@ void add_bench(CLI::App& app, int& exit_code) {
       ->check(CLI::IsMember({"dense", "official", "per_group", "longstride"}))
       ->group("");
   const char* output = "Output";
-  command->add_option("--curve", options->curve, "With --lens: draw time over length: FILE.svg")->group(output);
+  command->add_option("--curve", options->curve, "With --lens: draw time over length: FILE.svg or FILE.png")
+      ->group(output);
   command->add_option("--save", options->save, "Write all that was measured as JSON to a file")->group(output);
   command->add_flag("--json", options->json, "Print JSON instead of tables")->group(output);
   command->footer(

@@ -192,7 +192,7 @@ void write_curve(const std::string& path, const BenchReport& report) {
     }
     if (!series.x.empty()) chart.series.push_back(std::move(series));
   }
-  write_chart_svg(path, chart);
+  write_picture(path, chart_picture(chart));
 }
 
 }  // namespace longstride::cli

@@ -42,7 +42,7 @@ std::string times_text(const BenchLine& line, const BenchReport& report);
 std::string bars_text(const BenchReport& report);  // empty if nothing is asked
 nlohmann::json report_json(const BenchReport& report);
 
-// Milliseconds over length, one curve for each who, as SVG.
+// Milliseconds over length, one curve for each who, as SVG or PNG.
 void write_curve(const std::string& path, const BenchReport& report);
 
 }  // namespace longstride::cli

@@ -1,4 +1,4 @@
-// Draws line charts as SVG: see chart.h. Sizes are in SVG user units, which viewers show as pixels.
+// Draws line charts: see chart.h. Sizes are in pixels.
 #include "chart.h"
 
 #include <fmt/format.h>
@@ -6,11 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <fstream>
 #include <limits>
-#include <stdexcept>
 
 #include "longstride/error.h"
+#include "picture_glyphs.h"
 
 namespace longstride::cli {
 namespace {
@@ -18,32 +17,19 @@ namespace {
 constexpr double kWidth = 760, kHeight = 440;
 constexpr double kLeft = 78, kRight = 24, kTop = 66, kBottom = 58;
 constexpr double kLegendRow = 20;
+constexpr double kCurveWidth = 2.4;
+// Heights of lines of text (picture.h).
+constexpr double kTitleSize = 20, kLabelSize = 16, kSmallSize = 15;
 // Told apart by eye, also with the usual kinds of colour blindness (Okabe and Ito's palette, darkest first).
-constexpr std::array<const char*, 7> kColors = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
-                                                "#56b4e9", "#e69f00", "#333333"};
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
+constexpr std::array<Color, 7> kColors = {{{0x00, 0x72, 0xb2},
+                                           {0xd5, 0x5e, 0x00},
+                                           {0x00, 0x9e, 0x73},
+                                           {0xcc, 0x79, 0xa7},
+                                           {0x56, 0xb4, 0xe9},
+                                           {0xe6, 0x9f, 0x00},
+                                           {0x33, 0x33, 0x33}}};
+constexpr Color kGrid{228, 228, 228};
+constexpr Color kAxis{136, 136, 136};
 
 std::string number_label(double value) {
   if (value != 0.0 && (std::abs(value) < 1e-3 || std::abs(value) >= 1e7)) return fmt::format("{:.0e}", value);
@@ -136,79 +122,51 @@ Frame frame_of(const Chart& chart) {
   return frame;
 }
 
-std::string axes_svg(const Chart& chart, const Frame& frame) {
-  std::string svg;
+void draw_axes(const Chart& chart, const Frame& frame, Picture& picture) {
   const double bottom = kHeight - kBottom, right = kWidth - kRight;
   for (const auto& [value, label] : frame.y.ticks) {
     const double y = frame.py(value);
-    svg += fmt::format("<line class=\"grid\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft, y,
-                       right, y);
-    svg += fmt::format("<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n", kLeft - 8,
-                       y + 4, label);
+    picture.line(kLeft, y, right, y, kGrid);
+    picture.text(kLeft - 8, y + 4, label, kSmallSize, kGrey, Align::kRight);
   }
   for (const auto& [value, label] : frame.x.ticks) {
     const double x = frame.px(value);
-    svg += fmt::format("<line class=\"grid\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", x, frame.top,
-                       x, bottom);
-    svg += fmt::format("<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n", x,
-                       bottom + 18, label);
+    picture.line(x, frame.top, x, bottom, kGrid);
+    picture.text(x, bottom + 18, label, kSmallSize, kGrey, Align::kCenter);
   }
-  svg += fmt::format("<line class=\"axis\" x1=\"{0:.1f}\" y1=\"{1:.1f}\" x2=\"{2:.1f}\" y2=\"{1:.1f}\"/>\n", kLeft,
-                     bottom, right);
-  svg += fmt::format("<text class=\"label\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n",
-                     (kLeft + right) / 2, kHeight - 14, escaped(chart.x_label));
-  const double middle = (frame.top + bottom) / 2;
-  svg += fmt::format(
-      "<text class=\"label\" transform=\"rotate(-90 20 {0:.1f})\" x=\"20\" y=\"{0:.1f}\" "
-      "text-anchor=\"middle\">{1}</text>\n",
-      middle, escaped(chart.y_label));
-  return svg;
+  picture.line(kLeft, bottom, right, bottom, kAxis);
+  picture.text((kLeft + right) / 2, kHeight - 14, chart.x_label, kLabelSize, kInk, Align::kCenter);
+  picture.text(20, (frame.top + bottom) / 2, chart.y_label, kLabelSize, kInk, Align::kCenter, true);
 }
 
-std::string series_svg(const Chart& chart, const Frame& frame) {
-  std::string svg;
+void draw_series(const Chart& chart, const Frame& frame, Picture& picture) {
   for (size_t s = 0; s < chart.series.size(); ++s) {
     const ChartSeries& series = chart.series[s];
-    const char* color = kColors[s % kColors.size()];
-    std::vector<std::pair<double, double>> points;
+    const Color color = kColors[s % kColors.size()];
+    std::vector<Picture::Point> points;
     for (size_t i = 0; i < std::min(series.x.size(), series.y.size()); ++i) {
       if (drawable(chart, series.x[i], series.y[i])) points.push_back({frame.px(series.x[i]), frame.py(series.y[i])});
     }
-    std::string path;
-    for (const auto& [x, y] : points) path += fmt::format("{}{:.1f},{:.1f}", path.empty() ? "" : " ", x, y);
-    svg += fmt::format("<polyline class=\"curve\" stroke=\"{}\"{} points=\"{}\"/>\n", color,
-                       series.dashed ? " stroke-dasharray=\"6 4\"" : "", path);
+    picture.curve(points, color, kCurveWidth, series.dashed);
     // Dots tell measured points from the lines between them; a long training curve has too many to show.
-    if (points.size() <= 40) {
-      for (const auto& [x, y] : points)
-        svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" fill=\"{}\"/>\n", x, y, color);
-    }
+    if (points.size() > 40) continue;
+    for (const Picture::Point& p : points) picture.dot(p.x, p.y, 3.2, color);
   }
-  return svg;
 }
 
-struct Legend {
-  std::string svg;
-  double bottom = 0;
-};
-
-// Rows of labels under the title, each row filled from the left.
-Legend legend_svg(const Chart& chart, double top) {
-  constexpr double kGlyph = 7.0;  // mean width of a letter at 12 px, on the safe side
-  Legend legend;
+// Rows of labels from `top` on, each row filled from the left; returns the last row's baseline.
+double draw_legend(const Chart& chart, double top, Picture& picture) {
   double x = kLeft, y = top;
   for (size_t s = 0; s < chart.series.size(); ++s) {
-    const double width = 34 + kGlyph * static_cast<double>(chart.series[s].label.size()) + 14;
+    const std::string& label = chart.series[s].label;
+    // The stroke font's letters; those of an SVG's font are narrower.
+    const double width = 34 + kSmallSize * kGlyphAdvance / kGlyphLine * static_cast<double>(label.size()) + 14;
     if (x > kLeft && x + width > kWidth - kRight) x = kLeft, y += kLegendRow;
-    legend.svg += fmt::format(
-        "<line x1=\"{0:.1f}\" y1=\"{1:.1f}\" x2=\"{2:.1f}\" y2=\"{1:.1f}\" stroke=\"{3}\" stroke-width=\"2.4\"{4}/>\n",
-        x, y - 4, x + 24, kColors[s % kColors.size()], chart.series[s].dashed ? " stroke-dasharray=\"6 4\"" : "");
-    legend.svg += fmt::format("<text class=\"legend\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", x + 30, y,
-                              escaped(chart.series[s].label));
+    picture.curve({{x, y - 4}, {x + 24, y - 4}}, kColors[s % kColors.size()], kCurveWidth, chart.series[s].dashed);
+    picture.text(x + 30, y, label, kSmallSize);
     x += width;
   }
-  legend.bottom = y;
-  return legend;
+  return y;
 }
 
 }  // namespace
@@ -220,41 +178,20 @@ std::string length_label(double value) {
   return fmt::format("{:.6g}", value);
 }
 
-std::string chart_svg(const Chart& chart) {
+Picture chart_picture(const Chart& chart) {
   Frame frame = frame_of(chart);
+  Picture picture(kWidth, kHeight);
   double top = 30;
-  std::string head =
-      fmt::format("<text class=\"title\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", kLeft, top, escaped(chart.title));
+  picture.text(kLeft, top, chart.title, kTitleSize);
   if (!chart.subtitle.empty()) {
     top += 18;
-    head +=
-        fmt::format("<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", kLeft, top, escaped(chart.subtitle));
+    picture.text(kLeft, top, chart.subtitle, kSmallSize, kGrey);
   }
-  if (chart.series.size() > 1 || !chart.series.front().label.empty()) {
-    const Legend legend = legend_svg(chart, top + 22);
-    head += legend.svg;
-    top = legend.bottom;
-  }
+  if (chart.series.size() > 1 || !chart.series.front().label.empty()) top = draw_legend(chart, top + 22, picture);
   frame.top = top + 16;
-  constexpr const char* kStyle =
-      "text{font-family:system-ui,-apple-system,'Segoe UI',sans-serif;fill:#222}"
-      ".title{font-size:16px;font-weight:600}.label{font-size:13px}.legend{font-size:12px}.tick{font-size:12px;fill:#"
-      "555}"
-      ".grid{stroke:#e4e4e4;stroke-width:1}.axis{stroke:#888;stroke-width:1}"
-      ".curve{fill:none;stroke-width:2.4;stroke-linejoin:round;stroke-linecap:round}";
-  return fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\">\n"
-      "<title>{2}</title>\n<style>{3}</style>\n<rect width=\"{0}\" height=\"{1}\" "
-      "fill=\"#ffffff\"/>\n{4}{5}{6}</svg>\n",
-      kWidth, kHeight, escaped(chart.title), kStyle, head, axes_svg(chart, frame), series_svg(chart, frame));
-}
-
-void write_chart_svg(const std::string& path, const Chart& chart) {
-  const std::string svg = chart_svg(chart);
-  std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  out << svg;
-  out.close();
-  if (!out) throw std::runtime_error(fmt::format("cannot write the chart to '{}'", path));
+  draw_axes(chart, frame, picture);
+  draw_series(chart, frame, picture);
+  return picture;
 }
 
 }  // namespace longstride::cli

@@ -1,8 +1,11 @@
-// Line charts as self-contained SVG text: axes (linear or log), grid, legend. Called by eval and bench. Torch-free.
+// Line charts: axes (linear or log), grid, legend, as a picture that can be SVG or PNG. Called by eval and bench.
+// Torch-free.
 #pragma once
 
 #include <string>
 #include <vector>
+
+#include "picture.h"
 
 namespace longstride::cli {
 
@@ -24,11 +27,8 @@ struct Chart {
   bool zero_y = false;  // the y axis starts at 0 (linear axis only)
 };
 
-// The whole SVG document. Throws Error if nothing can be drawn (no finite point, or values <= 0 on a log axis).
-std::string chart_svg(const Chart& chart);
-
-// chart_svg written to `path`; throws std::runtime_error when the file cannot be written.
-void write_chart_svg(const std::string& path, const Chart& chart);
+// Throws Error if nothing can be drawn (no finite point, or values <= 0 on a log axis).
+Picture chart_picture(const Chart& chart);
 
 // 1024 -> "1k", 65536 -> "64k", 1500 -> "1500", 1048576 -> "1M": how charts and tables write lengths.
 std::string length_label(double value);

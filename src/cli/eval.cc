@@ -22,7 +22,7 @@ namespace {
 
 constexpr const char* kFooter = R"(Examples:
   longstride eval runs/demo
-  longstride eval runs/demo --contexts 1k,4k,16k,64k --windows 64 --svg curve.svg
+  longstride eval runs/demo --contexts 1k,4k,16k,64k --windows 64 --curve curve.png
   longstride eval runs/demo other-project/ --ext py --json
 
 CHECKPOINT is the folder of a run or one checkpoint in it. Without PATH, the text that the run held out is scored.
@@ -42,7 +42,7 @@ struct EvalCommand {
   bool across_files = false;
   std::string precision = "fp32";
   int64_t threads = 0;
-  std::string svg;
+  std::string curve;
   bool json = false;
   bool quiet = false;
 
@@ -117,6 +117,7 @@ int EvalCommand::run() {
   std::sort(contexts.begin(), contexts.end());
   contexts.erase(std::unique(contexts.begin(), contexts.end()), contexts.end());
   if (scored < 1) throw Error(fmt::format("--scored must be at least 1, got {}", scored));
+  if (!curve.empty()) check_picture_path("--curve", curve);
   if (windows < 1) throw Error(fmt::format("--windows must be at least 1, got {}", windows));
   if (contexts.front() < scored) {
     throw Error(
@@ -172,7 +173,7 @@ int EvalCommand::run() {
   }
   line.finish(false);
 
-  if (!svg.empty()) {
+  if (!curve.empty()) {
     Chart chart;
     chart.title = "Held-out bits per byte as the context grows";
     chart.subtitle = fmt::format("{} layers, dim {}; the last {} bytes of {} windows", model->config.layers,
@@ -186,7 +187,7 @@ int EvalCommand::run() {
       series.y.push_back(row.mean.value);
     }
     chart.series.push_back(series);
-    write_chart_svg(svg, chart);
+    write_picture(curve, chart_picture(chart));
   }
   if (json) {
     fmt::print("{}\n", nlohmann::json{{"checkpoint", folder.string()},
@@ -197,7 +198,7 @@ int EvalCommand::run() {
                            .dump());
   } else {
     fmt::print("{}", table(rows));
-    if (!svg.empty()) fmt::print("curve: {}\n", svg);
+    if (!curve.empty()) fmt::print("curve: {}\n", curve);
   }
   return kOk;
 }
@@ -219,7 +220,7 @@ void add_eval(CLI::App& app, int& exit_code) {
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
   sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")->check(CLI::PositiveNumber);
-  sub->add_option("--svg", c.svg, "write the curve to this file");
+  sub->add_option("--curve,--svg", c.curve, "write the curve as a picture: FILE.svg or FILE.png");
   sub->add_flag("--json", c.json, "print the table as JSON");
   sub->add_flag("--quiet", c.quiet, "no progress");
   sub->footer(kFooter);

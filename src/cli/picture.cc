@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 #include <stdexcept>
+#include <utility>
 
 #include "longstride/error.h"
 #include "png_file.h"
@@ -69,11 +70,11 @@ Color blend(Color a, Color b, double t) {
 Color group_color(int64_t group) { return kGroupColors[static_cast<size_t>(group) % kGroupColors.size()]; }
 
 void Picture::box(double x, double y, double w, double h, Color fill) {
-  marks_.push_back({Kind::kBox, x, y, w, h, 0, fill, Align::kLeft, false, {}});
+  marks_.push_back({Kind::kBox, x, y, w, h, 0, fill});
 }
 
 void Picture::line(double x0, double y0, double x1, double y1, Color color, double thickness) {
-  marks_.push_back({Kind::kLine, x0, y0, x1, y1, thickness, color, Align::kLeft, false, {}});
+  marks_.push_back({Kind::kLine, x0, y0, x1, y1, thickness, color});
 }
 
 void Picture::frame(double x, double y, double w, double h, Color color, double thickness) {
@@ -81,6 +82,17 @@ void Picture::frame(double x, double y, double w, double h, Color color, double 
   line(x, y + h, x + w, y + h, color, thickness);
   line(x, y, x, y + h, color, thickness);
   line(x + w, y, x + w, y + h, color, thickness);
+}
+
+void Picture::dot(double x, double y, double radius, Color color) {
+  marks_.push_back({Kind::kDot, x, y, 0, 0, radius, color});
+}
+
+void Picture::curve(std::vector<Point> points, Color color, double thickness, bool dashed) {
+  Mark mark{Kind::kCurve, 0, 0, 0, 0, thickness, color};
+  mark.points = std::move(points);
+  mark.dashed = dashed;
+  marks_.push_back(std::move(mark));
 }
 
 void Picture::text(double x, double y, std::string_view words, double size, Color color, Align align, bool upward) {
@@ -103,6 +115,21 @@ std::string Picture::svg() const {
                            number(mark.x0), number(mark.y0), number(mark.x1), number(mark.y1), hex(mark.color),
                            number(mark.size));
         break;
+      case Kind::kDot:
+        out += fmt::format("<circle cx=\"{}\" cy=\"{}\" r=\"{}\" fill=\"{}\"/>\n", number(mark.x0), number(mark.y0),
+                           number(mark.size), hex(mark.color));
+        break;
+      case Kind::kCurve: {
+        std::string points;
+        for (const Point& p : mark.points) {
+          points += fmt::format("{}{},{}", points.empty() ? "" : " ", number(p.x), number(p.y));
+        }
+        out += fmt::format(
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\"{}/>\n",
+            points, hex(mark.color), number(mark.size),
+            mark.dashed ? fmt::format(" stroke-dasharray=\"{} {}\"", number(kDash), number(kDashGap)) : "");
+        break;
+      }
       case Kind::kText: {
         const char* anchor = mark.align == Align::kLeft ? "start" : mark.align == Align::kCenter ? "middle" : "end";
         const std::string turn =

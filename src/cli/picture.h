@@ -1,5 +1,6 @@
-// A picture as a list of boxes, lines and words, which can be written as SVG (text stays text) and as PNG (drawn here,
-// with the stroke font of picture_glyphs.h, since a bare machine has no font file). Called by show. Torch-free.
+// A picture as a list of boxes, lines, curves and words, which can be written as SVG (text stays text) and as PNG
+// (drawn here, with the stroke font of picture_glyphs.h, since a bare machine has no font file). Called by show and
+// chart.cc. Torch-free.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,10 @@ inline constexpr Color kGrey{90, 90, 90};
 inline constexpr Color kFaint{150, 150, 150};
 inline constexpr Color kPaper{244, 244, 244};
 
+// A dashed curve draws so many pixels, then leaves so many out.
+inline constexpr double kDash = 6;
+inline constexpr double kDashGap = 4;
+
 enum class Align { kLeft, kCenter, kRight };
 
 // Pixels, y down, (0, 0) at the top left.
@@ -42,6 +47,13 @@ class Picture {
   void box(double x, double y, double w, double h, Color fill);
   void frame(double x, double y, double w, double h, Color color, double thickness = 1);
   void line(double x0, double y0, double x1, double y1, Color color, double thickness = 1);
+  void dot(double x, double y, double radius, Color color);
+  // Straight lines from point to point, joined.
+  struct Point {
+    double x = 0;
+    double y = 0;
+  };
+  void curve(std::vector<Point> points, Color color, double thickness, bool dashed = false);
   // (x, y): where the baseline starts, is centred or ends. `size`: height of a line in pixels. `upward`: turned by a
   // quarter so that it reads from bottom to top.
   void text(double x, double y, std::string_view words, double size, Color color = kInk, Align align = Align::kLeft,
@@ -57,15 +69,17 @@ class Picture {
   Pixels pixels(double scale) const;
 
  private:
-  enum class Kind { kBox, kLine, kText };
+  enum class Kind { kBox, kLine, kDot, kCurve, kText };
   struct Mark {
     Kind kind;
-    double x0, y0, x1, y1;  // box: corner and size; text: x0, y0 only
-    double size;            // thickness of a line, height of text
+    double x0, y0, x1, y1;  // box: corner and size; dot and text: x0, y0 only
+    double size;            // thickness of a line or curve, radius of a dot, height of text
     Color color;
-    Align align;
-    bool upward;
-    std::string words;
+    Align align = Align::kLeft;
+    bool upward = false;
+    std::string words = {};
+    std::vector<Point> points = {};  // of a curve
+    bool dashed = false;
   };
   double width_;
   double height_;

@@ -9,9 +9,7 @@
 namespace longstride::cli {
 namespace {
 
-struct Point {
-  double x, y;
-};
+using Point = Picture::Point;
 
 class Raster {
  public:
@@ -78,6 +76,35 @@ class Raster {
   std::vector<float> pixels_;
 };
 
+// The straight pieces of a curve; a dashed one is cut along its length.
+std::vector<std::pair<Point, Point>> pieces(const std::vector<Point>& points, double scale, bool dashed) {
+  std::vector<std::pair<Point, Point>> result;
+  double along = 0;  // since the last dash began, in pixels of the picture
+  for (size_t i = 1; i < points.size(); ++i) {
+    const Point a = points[i - 1], b = points[i];
+    const double length = std::hypot(b.x - a.x, b.y - a.y);
+    const auto at = [&](double part) {
+      const double t = length > 0 ? part / length : 0;
+      return Point{(a.x + (b.x - a.x) * t) * scale, (a.y + (b.y - a.y) * t) * scale};
+    };
+    if (!dashed) {
+      result.emplace_back(at(0), at(length));
+      continue;
+    }
+    for (double part = 0; part < length;) {
+      const bool drawn = along < kDash;
+      const double step = std::min(length - part, (drawn ? kDash : kDash + kDashGap) - along);
+      if (drawn) result.emplace_back(at(part), at(part + step));
+      part += step;
+      along += step;
+      if (along >= kDash + kDashGap - 1e-9) along = 0;
+      // A step that rounding has made vanish would be taken for ever.
+      if (step < 1e-9) part += 1e-9, along += 1e-9;
+    }
+  }
+  return result;
+}
+
 // Bytes of UTF-8 that continue a character take no room: each character outside ASCII is one box.
 bool continues(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
@@ -94,6 +121,18 @@ Picture::Pixels Picture::pixels(double scale) const {
     if (mark.kind == Kind::kLine) {
       raster.strokes({{{mark.x0 * scale, mark.y0 * scale}, {mark.x1 * scale, mark.y1 * scale}}}, mark.size * scale,
                      mark.color);
+      continue;
+    }
+    if (mark.kind == Kind::kDot) {
+      const Point center{mark.x0 * scale, mark.y0 * scale};
+      raster.strokes({{center, center}}, 2 * mark.size * scale, mark.color);
+      continue;
+    }
+    if (mark.kind == Kind::kCurve) {
+      // Dashes end square in SVG and round here: shorter by the radius at both ends would be too fine a point.
+      for (const auto& piece : pieces(mark.points, scale, mark.dashed)) {
+        raster.strokes({piece}, mark.size * scale, mark.color);
+      }
       continue;
     }
     const double unit = mark.size * scale / kGlyphLine;

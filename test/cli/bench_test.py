@@ -95,7 +95,7 @@ class Bench(ProgramTest):
         self.refused("bench", "--suite", "cpu", "--len", "64", says="--suite")
         self.refused("bench", "--check", says="--check: needs --suite")
         self.refused("bench", "--curve", "c.svg", says="--curve: needs")
-        self.refused("bench", "--curve", "c.png", "--lens", "64,128", says="ends in .svg")
+        self.refused("bench", "--curve", "c.gif", "--lens", "64,128", says="ends in .svg or .png")
         self.refused("bench", "--lens", "64", "--len", "64", says="--len")
         self.refused("bench", "--repeats", "0", says="--repeats: got 0")
         self.refused("bench", "--seconds", "-1", says="--seconds: got -1")

@@ -4,7 +4,7 @@ import json
 import xml.etree.ElementTree
 
 import program
-from program import ProgramTest, write_text
+from program import ProgramTest, read_png, write_text
 
 
 class Eval(ProgramTest):
@@ -41,12 +41,32 @@ class Eval(ProgramTest):
 
     def test_table_and_curve(self):
         curve = self.folder / "curve.svg"
-        done = self.call("eval", self.run_folder, "--contexts", "64,256", "--scored", "64", "--svg", curve)
+        done = self.call("eval", self.run_folder, "--contexts", "64,256", "--scored", "64", "--curve", curve)
         rows = [line.split() for line in done.stdout.decode().splitlines()]
         self.assertEqual([row[0] for row in rows[:3]], ["context", "64", "256"])
         root = xml.etree.ElementTree.parse(curve).getroot()
         self.assertTrue(root.tag.endswith("svg"))
         self.assertEqual(len([e for e in root if e.tag.endswith("circle")]), 2)
+
+    def test_the_curve_as_png_shows_what_the_svg_does(self):
+        for ending in "svg", "png":
+            self.call("eval", self.run_folder, "--contexts", "64,128,256", "--scored", "64", "--windows", "3", "--curve",
+                      self.folder / f"curve.{ending}")
+        root = xml.etree.ElementTree.parse(self.folder / "curve.svg").getroot()
+        width, height, rows = read_png(self.folder / "curve.png")
+        scale = 2
+        self.assertEqual((width, height), (scale * int(root.get("width")), scale * int(root.get("height"))))
+        dots = [e for e in root if e.tag.endswith("circle")]
+        self.assertEqual(len(dots), 3)
+        for dot in dots:
+            pixel = rows[round(scale * float(dot.get("cy")))][round(scale * float(dot.get("cx")))]
+            self.assertEqual("#%02x%02x%02x" % pixel, dot.get("fill"))
+        [curve] = [e for e in root if e.tag.endswith("polyline")]
+        (x0, y0), (x1, y1) = [tuple(map(float, p.split(","))) for p in curve.get("points").split()[:2]]
+        middle = rows[int(scale * (y0 + y1) / 2)][int(scale * (x0 + x1) / 2)]
+        self.assertEqual("#%02x%02x%02x" % middle, curve.get("stroke"))
+        ink = sum(sum(pixel) < 3 * 128 for row in rows[:100] for pixel in row)
+        self.assertGreater(ink, 500)  # the title is written
 
     def test_other_text_and_windows_across_files(self):
         other = self.folder / "other"
@@ -68,6 +88,7 @@ class Eval(ProgramTest):
         self.refused("eval", run, "--contexts", "4q", says="--contexts takes lengths")
         self.refused("eval", run, "--scored", "0", says="--scored must be at least 1")
         self.refused("eval", run, "--windows", "0", says="--windows must be at least 1")
+        self.refused("eval", run, "--curve", "c.gif", says="--curve: got 'c.gif', expected a file name that ends in .svg or .png")
         self.refused("eval", run, "--contexts", "64k", says="no file of the text has 65537 bytes")
         self.refused("eval", run, self.folder / "absent", says="no such file or folder")
         self.refused("eval", self.text, says="is not a checkpoint")

@@ -77,7 +77,7 @@ TEST(TextStream, PrintsWholeCharactersOnly) {
 TEST(Chart, DrawsPointsTicksAndLegend) {
   Chart chart{"a < b", "", "context", "bits", {{"one", {1024, 4096}, {2.0, 1.5}}, {"two", {1024, 4096}, {3.0, NAN}}},
               true};
-  const std::string svg = chart_svg(chart);
+  const std::string svg = chart_picture(chart).svg();
   EXPECT_THAT(svg, HasSubstr("a &lt; b"));
   EXPECT_THAT(svg, HasSubstr(">1k<"));
   EXPECT_THAT(svg, HasSubstr(">4k<"));
@@ -87,10 +87,10 @@ TEST(Chart, DrawsPointsTicksAndLegend) {
 }
 
 TEST(Chart, OnePointHasAnAxisAndNoPointIsRefused) {
-  EXPECT_NO_THROW(chart_svg({"t", "", "x", "y", {{"", {5}, {5}}}}));
-  EXPECT_NO_THROW(chart_svg({"t", "", "x", "y", {{"", {5}, {5}}}, true, true}));
-  EXPECT_THROW(chart_svg({"t", "", "x", "y", {{"", {1}, {NAN}}}}), Error);
-  EXPECT_THROW(chart_svg({"t", "", "x", "y", {{"", {1}, {-1}}}, false, true}), Error);
+  EXPECT_NO_THROW(chart_picture({"t", "", "x", "y", {{"", {5}, {5}}}}));
+  EXPECT_NO_THROW(chart_picture({"t", "", "x", "y", {{"", {5}, {5}}}, true, true}));
+  EXPECT_THROW(chart_picture({"t", "", "x", "y", {{"", {1}, {NAN}}}}), Error);
+  EXPECT_THROW(chart_picture({"t", "", "x", "y", {{"", {1}, {-1}}}, false, true}), Error);
 }
 
 TEST(Nearest, FindsTypingMistakesAndNothingElse) {

@@ -1,12 +1,14 @@
-"""Runs the program as a process for the tests beside this file, and makes small texts for it."""
+"""Runs the program as a process for the tests beside this file, makes small texts for it, reads its pictures."""
 
 import json
 import pathlib
 import random
+import struct
 import subprocess
 import sys
 import tempfile
 import unittest
+import zlib
 
 PROGRAM = None
 
@@ -32,6 +34,35 @@ def write_text(folder, files=12, lines=60, seed=5):
         words = ["".join(chance.choice("abcdeklmnorstu") for _ in range(chance.randint(3, 9))) for _ in range(12)]
         body = [f"    {chance.choice(words)} = {chance.choice(words)}({chance.choice(words)})" for _ in range(lines)]
         (folder / f"part_{i:02}.py").write_text(f"def {words[0]}():\n" + "\n".join(body) + "\n")
+
+
+def read_png(path):
+    """Width, height and rows of (r, g, b) of a PNG of 8-bit RGB, undoing its filters."""
+    data = pathlib.Path(path).read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n", data[:8]
+    at, packed = 8, b""
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + size]
+        assert zlib.crc32(kind + body) == struct.unpack(">I", data[at + 8 + size:at + 12 + size])[0], kind
+        if kind == b"IHDR":
+            width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", body)
+            assert (depth, color, interlaced) == (8, 2, 0)
+        if kind == b"IDAT":
+            packed += body
+        at += 12 + size
+    raw, rows, above = zlib.decompress(packed), [], bytes(3 * width)
+    for y in range(height):
+        mode, line = raw[y * (3 * width + 1)], bytearray(raw[y * (3 * width + 1) + 1:(y + 1) * (3 * width + 1)])
+        for x in range(3 * width):
+            left, up = line[x - 3] if x >= 3 else 0, above[x]
+            corner = above[x - 3] if x >= 3 else 0
+            guess = left + up - corner
+            nearest = min((abs(guess - left), 0, left), (abs(guess - up), 1, up), (abs(guess - corner), 2, corner))[2]
+            line[x] = (line[x] + (0, left, up, (left + up) // 2, nearest)[mode]) % 256
+        rows.append([tuple(line[3 * x:3 * x + 3]) for x in range(width)])
+        above = bytes(line)
+    return width, height, rows
 
 
 class ProgramTest(unittest.TestCase):

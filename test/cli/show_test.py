@@ -1,12 +1,9 @@
 """longstride show: counts and pictures are what the definition of the pattern says, and bad input is refused."""
 
-import pathlib
-import struct
 import xml.etree.ElementTree
-import zlib
 
 import program
-from program import ProgramTest
+from program import ProgramTest, read_png
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -27,35 +24,6 @@ def multiplicity(length, segments, rates, kv_head, kv_heads, causal=False, offse
         return a // w == b // w and a % w % r == o and b % w % r == o
 
     return [[sum(shown(q, k, g) for g in range(len(segments))) for k in range(length)] for q in range(start, length)]
-
-
-def read_png(path):
-    """Width, height and rows of (r, g, b) of a PNG of 8-bit RGB, undoing its filters."""
-    data = pathlib.Path(path).read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n", data[:8]
-    at, packed = 8, b""
-    while at < len(data):
-        size, kind = struct.unpack(">I4s", data[at:at + 8])
-        body = data[at + 8:at + 8 + size]
-        assert zlib.crc32(kind + body) == struct.unpack(">I", data[at + 8 + size:at + 12 + size])[0], kind
-        if kind == b"IHDR":
-            width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", body)
-            assert (depth, color, interlaced) == (8, 2, 0)
-        if kind == b"IDAT":
-            packed += body
-        at += 12 + size
-    raw, rows, above = zlib.decompress(packed), [], bytes(3 * width)
-    for y in range(height):
-        mode, line = raw[y * (3 * width + 1)], bytearray(raw[y * (3 * width + 1) + 1:(y + 1) * (3 * width + 1)])
-        for x in range(3 * width):
-            left, up = line[x - 3] if x >= 3 else 0, above[x]
-            corner = above[x - 3] if x >= 3 else 0
-            guess = left + up - corner
-            nearest = min((abs(guess - left), 0, left), (abs(guess - up), 1, up), (abs(guess - corner), 2, corner))[2]
-            line[x] = (line[x] + (0, left, up, (left + up) // 2, nearest)[mode]) % 256
-        rows.append([tuple(line[3 * x:3 * x + 3]) for x in range(width)])
-        above = bytes(line)
-    return width, height, rows
 
 
 class Show(ProgramTest):

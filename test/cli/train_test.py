@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pty
 import resource
 import signal
@@ -95,6 +96,30 @@ class Train(ProgramTest):
         self.assertIn(b"interrupted", out)
         again = self.json("train", "--resume", self.folder / "run", "--stop-after", "2", "--eval-windows", "0")
         self.assertEqual(again["steps"], step + 2)
+
+    def test_a_second_ctrl_c_kills(self):
+        log = self.folder / "log"
+        # A step takes a second or more, so that the second signal comes while the run still means to stop by itself.
+        process = self.start("run", "--log", log, "--batch", "1024", "--save-every", "1")
+        self.wait_for_steps("run", log, 2)  # so the first one's checkpoint is there
+
+        def catches():
+            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+            caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+            return int(caught, 16) >> (signal.SIGINT - 1) & 1
+
+        self.assertTrue(catches())
+        process.send_signal(signal.SIGINT)
+        for _ in range(3000):  # until the first is noted: from then on the default holds
+            if not catches():
+                break
+            time.sleep(0.001)
+        self.assertIsNone(process.poll(), "the first Ctrl-C must not kill")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, -signal.SIGINT, out)
+        self.assertNotIn(b"interrupted", out)
+        self.call("generate", self.folder / "run", "--length", "2", "--quiet")  # the checkpoint before is whole
 
     def test_kill_leaves_a_whole_checkpoint(self):
         log = self.folder / "log"
