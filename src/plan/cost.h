@@ -10,6 +10,9 @@ struct LevelPrice {
   double as_partial = 0;  // untouched rows cost nothing
   double as_base = 0;
   double touched = 0;  // the share of rows that a partial level would hold
+  // What tiles and runs take, a row of the class; a period counts as if it were stored every time.
+  double partial_bytes = 0;
+  double base_bytes = 0;
 };
 
 // Deterministic. Rows beyond the last document are not sampled.

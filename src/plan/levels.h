@@ -30,12 +30,23 @@ class LevelSearch {
     std::vector<Part> parts;  // the base last
     double touched = 0;       // partial rows a row of the class
   };
+  // What is paid beside the products.
+  struct Prices {
+    double merge_columns = 0;  // of a merged row
+    double byte_columns = 0;   // of a byte of the plan, a row of the class
+  };
 
   std::vector<Part> search(const std::vector<Sampling>&, const Documents&) const;
   // Every way to share levels: up to 3^groups sums over 2^groups priced levels.
-  Choice combine_freely(const std::vector<Sampling>&, const Documents&, double merge_columns, Options&) const;
+  Choice combine_freely(const std::vector<Sampling>&, const Documents&, const Prices&, Options&) const;
   // Levels are ranges of the groups in order of rate: a shortest path.
-  Choice combine_ranges(const std::vector<Sampling>&, const Documents&, double merge_columns, Options&) const;
+  Choice combine_ranges(const std::vector<Sampling>&, const Documents&, const Prices&, Options&) const;
+  Choice combine(const std::vector<Sampling>&, const Documents&, const Prices&, Options&) const;
+  // Bytes a row of the class, and columns a row, of a choice.
+  double stored_bytes(const Choice&, const std::vector<Sampling>&, const Documents&, Options&) const;
+  double columns(const Choice&, const std::vector<Sampling>&, const Documents&, Options&) const;
+  double partial_cost(const Option&, const Prices&, int64_t base_stride) const;
+  double merge_bytes(double touched, int64_t stride, int64_t base_stride) const;
   const Option& option(uint64_t members, const std::vector<Sampling>&, const Documents&, Options&) const;
   Option evaluate(uint64_t members, const std::vector<Sampling>&, const Documents&) const;
 

@@ -175,6 +175,7 @@ void Tiler::emit(int64_t rows, std::vector<Run>& runs, std::vector<Phantoms>* ph
   if (pieces_.empty()) return;
   const int64_t last = row0_ + (rows - 1) * stride_;
   bounds_.clear();
+  by_low_.clear();
   for (Piece& p : pieces_) {
     p.row_end = std::min(p.row_end, rows);
     // Clipped alike for all groups, so that their intervals end together.
@@ -183,19 +184,24 @@ void Tiler::emit(int64_t rows, std::vector<Run>& runs, std::vector<Phantoms>* ph
     if (p.row_begin >= p.row_end || p.low >= p.high) continue;
     bounds_.push_back(p.low);
     bounds_.push_back(p.high);
+    by_low_.push_back(&p);
   }
   std::sort(bounds_.begin(), bounds_.end());
   bounds_.erase(std::unique(bounds_.begin(), bounds_.end()), bounds_.end());
-  for (size_t i = 1; i < bounds_.size(); ++i) emit_interval(bounds_[i - 1], bounds_[i], runs);
+  std::sort(by_low_.begin(), by_low_.end(), [](const Piece* a, const Piece* b) { return a->low < b->low; });
+  // A tile over many short documents has thousands of pieces, of which an interval meets one a group at most.
+  covering_.clear();
+  size_t next = 0;
+  for (size_t i = 1; i < bounds_.size(); ++i) {
+    const int64_t low = bounds_[i - 1];
+    std::erase_if(covering_, [low](const Piece* p) { return p->high <= low; });
+    for (; next < by_low_.size() && by_low_[next]->low == low; ++next) covering_.push_back(by_low_[next]);
+    if (!covering_.empty()) emit_interval(low, bounds_[i], runs);
+  }
   if (phantoms != nullptr) emit_phantoms(rows, *phantoms);
 }
 
 void Tiler::emit_interval(int64_t low, int64_t high, std::vector<Run>& runs) {
-  covering_.clear();
-  for (const Piece& p : pieces_) {
-    if (p.low <= low && high <= p.high && p.row_begin < p.row_end) covering_.push_back(&p);
-  }
-  if (covering_.empty()) return;
   row_edges_.clear();
   for (const Piece* p : covering_) {
     row_edges_.push_back(p->row_begin);

@@ -65,7 +65,8 @@ class Tiler {
   std::vector<Piece> pieces_;
   // Scratch, kept to save allocations.
   std::vector<int64_t> bounds_;
-  std::vector<const Piece*> covering_;
+  std::vector<const Piece*> by_low_;
+  std::vector<const Piece*> covering_;  // the pieces of the interval at hand
   std::vector<std::pair<const Piece*, uint64_t>> masks_;
   std::vector<int64_t> row_edges_;
   std::vector<uint64_t> sets_;
