@@ -18,9 +18,7 @@
 namespace longstride::test {
 namespace {
 
-const Engine kCpu{
-    "cpu", [](const auto& p, const auto& plan, const auto& w) { engine::cpu::forward(p, plan, w); },
-    [](const auto& p, const auto& g, const auto& plan, const auto& w) { engine::cpu::backward(p, g, plan, w); }};
+const Engine kCpu = cpu_engine();
 
 // The engine divides by the sum of probabilities last and the gradient of a row that sees one key is a difference of
 // equal numbers; where the plain formula, the yardstick, happens upon their exact zero, an engine in float32 may not.

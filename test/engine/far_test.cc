@@ -5,7 +5,6 @@
 //
 // Not to be had in seconds: lse and d_lse beyond 2^31 in a backward, which goes through all rows of the call.
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <cmath>
 #include <cstdint>
@@ -13,12 +12,10 @@
 #include <map>
 #include <memory>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "engine/cpu/cpu.h"
-#include "engine/reference/reference.h"
+#include "test/engine/address_space.h"
 #include "test/engine/cases.h"
 #include "test/engine/compare.h"
 #include "test/engine/lent.h"
@@ -32,22 +29,6 @@ using core::DType;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 // Cut to 32 bits, signed or not, it is 64: near, and not where it should be.
 constexpr int64_t kFar = (int64_t{1} << 32) + 64;
-
-class AddressSpace {
- public:
-  explicit AddressSpace(int64_t bytes) : bytes_(static_cast<size_t>(bytes)) {
-    data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (data_ == MAP_FAILED) throw std::runtime_error("no address space");
-  }
-  ~AddressSpace() { munmap(data_, bytes_); }
-  AddressSpace(const AddressSpace&) = delete;
-  AddressSpace& operator=(const AddressSpace&) = delete;
-  char* at(int64_t byte) const { return static_cast<char*>(data_) + byte; }
-
- private:
-  size_t bytes_;
-  void* data_;
-};
 
 struct Shape {
   int64_t batch, len, heads, dim;
@@ -93,7 +74,6 @@ struct Tensor {
 DType lse_type(DType dtype) { return dtype == DType::kFloat64 ? dtype : DType::kFloat32; }
 int64_t size_of(DType dtype) { return static_cast<int64_t>(core::size_bytes(dtype)); }
 
-// An engine, a dtype and what it is lent.
 struct Path {
   std::string name;
   Engine engine;
@@ -103,20 +83,12 @@ struct Path {
 
 std::vector<Path> paths() {
   static const PairsGemm pairs;
-  const Engine reference{"reference",
-                         [](const auto& p, const auto& plan, const auto& w) { engine::reference::forward(p, plan, w); },
-                         [](const auto& p, const auto& g, const auto& plan, const auto& w) {
-                           engine::reference::backward(p, g, plan, w);
-                         }};
-  const Engine cpu{
-      "cpu", [](const auto& p, const auto& plan, const auto& w) { engine::cpu::forward(p, plan, w); },
-      [](const auto& p, const auto& g, const auto& plan, const auto& w) { engine::cpu::backward(p, g, plan, w); }};
   std::vector<Path> all;
   for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
-    all.push_back({std::string("reference ") + core::name(dtype), reference, dtype, {}});
+    all.push_back({std::string("reference ") + core::name(dtype), reference_engine(), dtype, {}});
     if (dtype == DType::kFloat64) continue;
-    all.push_back({std::string("cpu ") + core::name(dtype), cpu, dtype, {}});
-    all.push_back({std::string("cpu, two threads, ") + core::name(dtype), cpu, dtype, threads(2, &pairs)});
+    all.push_back({std::string("cpu ") + core::name(dtype), cpu_engine(), dtype, {}});
+    all.push_back({std::string("cpu, two threads, ") + core::name(dtype), cpu_engine(), dtype, threads(2, &pairs)});
   }
   return all;
 }

@@ -1,4 +1,5 @@
-// What the tests lend the CPU engine: threads, and a product that wants its right operand in pairs.
+// The torch-free engines as tests call them, and what they are lent: threads, and a product that wants its right
+// operand in pairs.
 #pragma once
 
 #include <atomic>
@@ -10,9 +11,24 @@
 
 #include "core/half.h"
 #include "engine/contract.h"
+#include "engine/cpu/cpu.h"
 #include "engine/cpu/kernels.h"
+#include "engine/reference/reference.h"
+#include "test/engine/run.h"
 
 namespace longstride::test {
+
+inline Engine reference_engine() {
+  return {"reference", [](const auto& p, const auto& plan, const auto& w) { engine::reference::forward(p, plan, w); },
+          [](const auto& p, const auto& g, const auto& plan, const auto& w) {
+            engine::reference::backward(p, g, plan, w);
+          }};
+}
+
+inline Engine cpu_engine() {
+  return {"cpu", [](const auto& p, const auto& plan, const auto& w) { engine::cpu::forward(p, plan, w); },
+          [](const auto& p, const auto& g, const auto& plan, const auto& w) { engine::cpu::backward(p, g, plan, w); }};
+}
 
 // Plain loops over bfloat16 pairs (and float32): shows that the engine packs as the contract says.
 class PairsGemm final : public engine::MicroGemm {

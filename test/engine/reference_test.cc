@@ -11,20 +11,11 @@
 
 #include "longstride/error.h"
 #include "test/engine/compare.h"
+#include "test/engine/lent.h"
 #include "test/engine/run.h"
 
 namespace longstride::test {
 namespace {
-
-Engine reference_engine() {
-  return {"reference",
-          [](const engine::Problem& p, const PlanView& plan, const engine::Workspace& w) {
-            engine::reference::forward(p, plan, w);
-          },
-          [](const engine::Problem& p, const engine::Gradients& g, const PlanView& plan, const engine::Workspace& w) {
-            engine::reference::backward(p, g, plan, w);
-          }};
-}
 
 // A joint causal float64 case of two groups, len tokens, to be changed by the tests below.
 Case plain_case(int64_t len, bool causal) {

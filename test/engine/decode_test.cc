@@ -1,0 +1,100 @@
+// A decoding step costs what the pattern shows, however many keys there are: counted in the pages of k and v that are
+// touched, and in time.
+#include <gtest/gtest.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <set>
+#include <vector>
+
+#include "test/engine/address_space.h"
+#include "test/engine/lent.h"
+#include "test/engine/run.h"
+
+namespace longstride::test {
+namespace {
+
+constexpr int64_t kDim = 64;
+constexpr int64_t kKeyBytes = kDim * 4;
+// The last query sees 512 keys in a row, every 8th of 8192 and every 4096th of 262144.
+const Pattern kPattern =
+    Pattern::dilated({512, 8192, 1 << 18}, {1, 8, 4096}, {.causal = true, .offsets = std::vector<int64_t>{0, 7, 4095}});
+
+Extent step(int64_t len) { return {.len_q = 1, .len_k = len, .query_start = len - 1}; }
+
+engine::Problem problem(int64_t len, const AddressSpace& k, const AddressSpace& v, const AddressSpace& rest) {
+  engine::Problem p;
+  p.batch = p.heads = p.kv_heads = p.len_q = 1;
+  p.len_k = len;
+  p.dim = kDim;
+  p.query_start = len - 1;
+  p.q = {rest.at(0), 0, kDim, 0};
+  p.k = {k.at(0), 0, kDim, 0};
+  p.v = {v.at(0), 0, kDim, 0};
+  p.out = {rest.at(4096), 0, kDim, 0};
+  p.lse = rest.at(8192);
+  return p;
+}
+
+// Pages of k that hold keys which the last query sees.
+int64_t pages_shown(int64_t len) {
+  std::set<int64_t> pages;
+  const auto add = [&](int64_t first, int64_t stride) {
+    for (int64_t i = first; i < len; i += stride) pages.insert(i * kKeyBytes / sysconf(_SC_PAGESIZE));
+  };
+  add(len - 512, 1);
+  add(len - 8192 + 7, 8);
+  add(len - (1 << 18) + 4095, 4096);
+  return static_cast<int64_t>(pages.size());
+}
+
+TEST(Decode, TouchesOnlyWhatThePatternShows) {
+  for (const Engine& engine : {reference_engine(), cpu_engine()}) {
+    std::vector<int64_t> touched;
+    for (const int64_t len : {int64_t{1} << 19, int64_t{1} << 23}) {
+      const Plan plan = compile(kPattern, step(len), engine::cpu::geometry(core::DType::kFloat32, kDim, true, {}));
+      const AddressSpace k(len * kKeyBytes), v(len * kKeyBytes), rest(1 << 14);
+      engine.forward(problem(len, k, v, rest), plan.view(), {});
+      EXPECT_EQ(k.touched_pages(), v.touched_pages()) << engine.name;
+      // The CPU engine packs whole blocks of a line of keys, so it may read some that no query sees.
+      EXPECT_GE(k.touched_pages(), pages_shown(len)) << engine.name;
+      EXPECT_LE(k.touched_pages(), 2 * pages_shown(len)) << engine.name << " of " << len << " keys";
+      touched.push_back(k.touched_pages());
+    }
+    EXPECT_EQ(touched[0], touched[1]) << engine.name << ": sixteen times the keys, and more pages";
+  }
+}
+
+double now_us() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) * 1e-3;
+}
+
+// Planning and attention together, in the thread's own CPU time: the median of 51 steps.
+double median_us(const Engine& engine, int64_t len) {
+  const AddressSpace k(len * kKeyBytes), v(len * kKeyBytes), rest(1 << 14);
+  const engine::Problem p = problem(len, k, v, rest);
+  std::vector<double> times;
+  for (int i = 0; i < 52; ++i) {
+    const double begin = now_us();
+    const Plan plan = compile(kPattern, step(len), engine::cpu::geometry(core::DType::kFloat32, kDim, true, {}));
+    engine.forward(p, plan.view(), {});
+    if (i > 0) times.push_back(now_us() - begin);  // the first one maps the pages
+  }
+  std::nth_element(times.begin(), times.begin() + 25, times.end());
+  return times[25];
+}
+
+TEST(Decode, TimeDoesNotGrowWithTheKeys) {
+  for (const Engine& engine : {reference_engine(), cpu_engine()}) {
+    const double short_us = median_us(engine, int64_t{1} << 18);
+    const double long_us = median_us(engine, int64_t{1} << 22);
+    // Sixteen times the keys: what grew with them would take sixteen times as long.
+    EXPECT_LT(long_us, 4 * short_us) << engine.name;
+  }
+}
+
+}  // namespace
+}  // namespace longstride::test
