@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "longstride/pattern/blocks.h"
+
 namespace longstride {
 
 // One dilated group: positions are cut into segments of `segment` tokens, and every `rate`-th token of a segment is
@@ -52,8 +54,17 @@ class Pattern {
   static Pattern dilated(const std::vector<int64_t>& segment_lengths, const std::vector<int64_t>& dilation_rates,
                          const DilatedOptions& options = {});
 
-  const std::vector<Group>& groups() const { return groups_; }
-  const DilatedOptions& options() const { return options_; }
+  // Block patterns alone: their union, in which a pair counts once. Throws Error if there is none.
+  static Pattern block_sparse(const std::vector<BlockPattern>& blocks, bool causal = false);
+
+  // This pattern and, in the same softmax, the union of these and the block patterns that it has: a pair counts once
+  // for every group that shows it, and once more if a block pattern does. Every head runs the block patterns, whatever
+  // the mixing.
+  Pattern with_blocks(const std::vector<BlockPattern>& blocks) const;
+
+  const std::vector<Group>& groups() const { return groups_; }         // may be empty beside block patterns
+  const std::vector<BlockPattern>& blocks() const { return blocks_; }  // may be empty beside groups
+  const DilatedOptions& options() const { return options_; }           // of the groups; causal is for all
   bool causal() const { return options_.causal; }
   // What out is multiplied with after the softmax: 1, or 1 / groups under `average`.
   double out_scale() const;
@@ -70,6 +81,7 @@ class Pattern {
   Pattern() = default;
   std::vector<Group> groups_;
   DilatedOptions options_;
+  std::vector<BlockPattern> blocks_;
 };
 
 HeadOffset head_offset_from_name(

@@ -58,6 +58,20 @@ Pattern Pattern::dilated(const std::vector<int64_t>& segment_lengths, const std:
   return pattern;
 }
 
+Pattern Pattern::block_sparse(const std::vector<BlockPattern>& blocks, bool causal) {
+  if (blocks.empty()) core::refuse("blocks", "cannot be empty", "[]", "give at least one block pattern");
+  Pattern pattern;
+  pattern.options_.causal = causal;
+  pattern.blocks_ = blocks;
+  return pattern;
+}
+
+Pattern Pattern::with_blocks(const std::vector<BlockPattern>& blocks) const {
+  Pattern pattern = *this;
+  pattern.blocks_.insert(pattern.blocks_.end(), blocks.begin(), blocks.end());
+  return pattern;
+}
+
 double Pattern::out_scale() const { return options_.average ? 1.0 / static_cast<double>(groups_.size()) : 1.0; }
 
 int64_t Pattern::offset(int64_t g, int64_t kv_head, int64_t kv_heads) const {

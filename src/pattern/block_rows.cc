@@ -1,0 +1,283 @@
+// The rules of the block patterns, each as the intervals of one row, and the windows and distances that come nearest to
+// a density.
+#include "pattern/block_rows.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_set>
+
+#include "core/checked.h"
+#include "core/philox.h"
+#include "core/refuse.h"
+
+namespace longstride::pattern {
+namespace {
+
+using core::ceil_divide;
+
+// Block pairs that there are.
+double pairs_in_all(const Place& at) {
+  const auto nb = static_cast<double>(at.blocks);
+  return at.causal ? nb * (nb + 1) / 2 : nb * nb;
+}
+
+// Blocks on the two (causal: one) diagonals at a distance.
+int64_t pairs_at(const Place& at, int64_t distance) {
+  return std::max<int64_t>(0, at.blocks - distance) * (at.causal ? 1 : 2);
+}
+
+[[noreturn]] void refuse_density(const Place& at, double density, double least, double most) {
+  const double all = pairs_in_all(at);
+  core::refuse(
+      "density",
+      fmt::format("must be in [{:.4g}, {:.4g}] on {} x {} blocks{}", least / all, most / all, at.blocks, at.blocks,
+                  at.causal ? " (causal)" : ""),
+      fmt::format("{:.4g}", density),
+      fmt::format("the nearest that can be reached is {:.6g} (sparsity_ratio {:.6g}); smaller blocks reach "
+                  "lower densities",
+                  (density * all < least ? least : most) / all, 1 - (density * all < least ? least : most) / all));
+}
+
+// Whether `density` must be refused when from `least` to `most` blocks can be had: half a block is rounding.
+void check_density(const Place& at, double density, double least, double most) {
+  if (!at.strict || at.blocks < 2) return;
+  const double asked = density * pairs_in_all(at);
+  if (asked < least - 0.5 || asked > most + 0.5) refuse_density(at, density, least, most);
+}
+
+// The number n of distances step, 2 * step, ..., n * step that comes nearest to a density, the diagonal included.
+int64_t nearest_reach(const Place& at, double density, int64_t step) {
+  const int64_t most_steps = at.blocks > 0 ? (at.blocks - 1) / step : 0;
+  const double asked = density * pairs_in_all(at);
+  int64_t pairs = at.blocks, reach = 0, best = 0;
+  double off = std::abs(static_cast<double>(pairs) - asked);
+  while (reach < most_steps) {
+    pairs += pairs_at(at, ++reach * step);
+    const double now = std::abs(static_cast<double>(pairs) - asked);
+    if (now < off) {
+      off = now;
+      best = reach;
+    }
+    if (static_cast<double>(pairs) >= asked && !at.strict) break;
+  }
+  check_density(at, density, static_cast<double>(at.blocks), static_cast<double>(pairs));
+  return best;
+}
+
+// A window of tokens on each side, in blocks.
+int64_t half_window(int64_t window, int64_t block_size) { return ceil_divide(window, block_size) / 2; }
+
+// Each rule becomes a value with row(i, out), which appends intervals in any order: these may overlap and go beyond the
+// document.
+struct WindowRows {
+  int64_t half = 0;
+  void row(int64_t i, std::vector<Interval>& out) const { out.push_back({i - half, i + half + 1}); }
+};
+
+struct DistanceRows {
+  int64_t blocks = 0;
+  int64_t step = 1;
+  int64_t reach = 0;
+  void row(int64_t i, std::vector<Interval>& out) const {
+    const int64_t below = std::min(reach, i / step), above = std::min(reach, (blocks - 1 - i) / step);
+    for (int64_t n = -below; n <= above; ++n) out.push_back({i + n * step, i + n * step + 1});
+  }
+};
+
+struct GlobalRows {
+  int64_t blocks = 0;
+  int64_t half = 0;
+  int64_t global = 0;
+  void row(int64_t i, std::vector<Interval>& out) const {
+    out.push_back({0, i < global ? blocks : global});
+    out.push_back({i - half, i + half + 1});
+  }
+};
+
+struct StridedRows {
+  int64_t blocks = 0;
+  int64_t stride = 1;
+  void row(int64_t i, std::vector<Interval>& out) const {
+    out.push_back({i - 1, i + 2});
+    for (int64_t j = 0; j < blocks; j += stride) out.push_back({j, j + 1});
+  }
+};
+
+struct AxialRows {
+  int64_t blocks = 0;
+  int64_t columns = 1;
+  void row(int64_t i, std::vector<Interval>& out) const {
+    out.push_back({i / columns * columns, i / columns * columns + columns});
+    for (int64_t j = i % columns; j < blocks; j += columns) out.push_back({j, j + 1});
+  }
+};
+
+struct HierarchicalRows {
+  int64_t blocks = 0;
+  int64_t block_size = 1;
+  const std::vector<HierarchyLevel>* levels = nullptr;
+  void row(int64_t i, std::vector<Interval>& out) const {
+    out.push_back({i, i + 1});
+    for (const HierarchyLevel& level : *levels) {
+      if (i % (level.stride / block_size) != 0) continue;
+      if (!level.window) {
+        out.push_back({0, blocks});
+        continue;
+      }
+      const int64_t half = half_window(*level.window, block_size);
+      out.push_back({i - half, i + half + 1});
+    }
+  }
+};
+
+// Row i gets its diagonal and round(density * blocks of rows 0..i) - (what rows 0..i-1 got) - 1 others, drawn by
+// Floyd's method (Bentley and Floyd, CACM 30(9), 1987): for t = n - c, ..., n - 1 a number in [0, t], or t if it was
+// drawn before, among the n = (blocks of the row) - 1 others in order.
+class RandomRows {
+ public:
+  RandomRows(const Place& at, const RandomBlocks& rule) : at_(at), rule_(rule) {
+    check_density(at, rule.density, static_cast<double>(at.blocks), pairs_in_all(at));
+  }
+
+  // Rows must be asked for in order; those before the first are counted and not drawn.
+  void row(int64_t i, std::vector<Interval>& out) {
+    while (row_ < i) take();
+    const int64_t count = take() - 1;
+    out.push_back({i, i + 1});
+    const int64_t others = width(i) - 1;
+    drawn_.clear();
+    for (int64_t t = others - count; t < others; ++t) {
+      const int64_t x = draw(i, t);
+      const int64_t chosen = drawn_.insert(x).second ? x : t;
+      if (chosen == t && x != t) drawn_.insert(t);
+      const int64_t j = chosen < i ? chosen : chosen + 1;
+      out.push_back({j, j + 1});
+    }
+  }
+
+ private:
+  int64_t width(int64_t i) const { return at_.causal ? i + 1 : at_.blocks; }
+
+  // How many blocks row_ gets; goes on to the next row.
+  int64_t take() {
+    seen_ += width(row_);
+    const auto target = static_cast<int64_t>(std::floor(rule_.density * static_cast<double>(seen_) + 0.5));
+    const int64_t count = std::clamp<int64_t>(target - taken_, 1, width(row_));
+    taken_ += count;
+    ++row_;
+    return count;
+  }
+
+  // Uniform in [0, t]: a 64-bit word scaled down.
+  int64_t draw(int64_t i, int64_t t) const {
+    const auto seed = static_cast<uint64_t>(rule_.seed);
+    const core::PhiloxCounter words =
+        core::philox4x32_10({static_cast<uint32_t>(i), static_cast<uint32_t>(t), static_cast<uint32_t>(at_.kv_head), 0},
+                            {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+    const uint64_t word = words[0] | static_cast<uint64_t>(words[1]) << 32;
+    return static_cast<int64_t>((static_cast<unsigned __int128>(word) * static_cast<uint64_t>(t + 1)) >> 64);
+  }
+
+  const Place& at_;
+  const RandomBlocks& rule_;
+  int64_t row_ = 0;
+  int64_t seen_ = 0;
+  int64_t taken_ = 0;
+  std::unordered_set<int64_t> drawn_;
+};
+
+// The entries of one batch row and KV head, by row.
+class ListRows {
+ public:
+  ListRows(const Place& at, const BlockList& list) {
+    for (const Block& b : list.blocks) {
+      if ((b.batch_row < 0 || b.batch_row == at.batch_row) && (b.kv_head < 0 || b.kv_head == at.kv_head)) {
+        cells_.emplace_back(b.query_block, b.key_block);
+      }
+    }
+    std::sort(cells_.begin(), cells_.end());
+  }
+  void row(int64_t i, std::vector<Interval>& out) const {
+    const auto begin = std::lower_bound(cells_.begin(), cells_.end(), std::pair<int64_t, int64_t>{i, 0});
+    for (auto cell = begin; cell != cells_.end() && cell->first == i; ++cell) {
+      out.push_back({cell->second, cell->second + 1});
+    }
+  }
+
+ private:
+  std::vector<std::pair<int64_t, int64_t>> cells_;
+};
+
+template <class Rows>
+BlockRows collect(Rows&& rows, const Place& at, int64_t row_begin, int64_t row_end) {
+  BlockRows result{.first = row_begin};
+  std::vector<Interval> row;
+  for (int64_t i = row_begin; i < row_end; ++i) {
+    row.clear();
+    rows.row(i, row);
+    normalise(row);
+    const int64_t limit = at.causal ? i + 1 : at.blocks;
+    for (const Interval& x : row) {
+      const Interval clipped{std::max<int64_t>(0, x.begin), std::min(x.end, limit)};
+      if (clipped.begin < clipped.end) result.intervals.push_back(clipped);
+    }
+    result.row_begin.push_back(static_cast<int64_t>(result.intervals.size()));
+  }
+  return result;
+}
+
+}  // namespace
+
+void normalise(std::vector<Interval>& intervals) {
+  std::sort(intervals.begin(), intervals.end());
+  size_t kept = 0;
+  for (const Interval& x : intervals) {
+    if (x.begin >= x.end) continue;
+    if (kept > 0 && x.begin <= intervals[kept - 1].end) {
+      intervals[kept - 1].end = std::max(intervals[kept - 1].end, x.end);
+    } else {
+      intervals[kept++] = x;
+    }
+  }
+  intervals.resize(kept);
+}
+
+BlockRows active_rows(const BlockPattern& pattern, const Place& at, int64_t row_begin, int64_t row_end) {
+  const auto rows = [&](auto&& of) { return collect(of, at, row_begin, row_end); };
+  struct Visitor {
+    const Place& at;
+    int64_t block_size;
+    const decltype(rows)& collected;
+
+    BlockRows operator()(const LocalWindow& r) const {
+      return collected(WindowRows{r.window ? half_window(*r.window, block_size) : nearest_reach(at, *r.density, 1)});
+    }
+    BlockRows operator()(const DilatedSparse& r) const {
+      const int64_t step = r.rates[at.kv_head % static_cast<int64_t>(r.rates.size())];
+      return collected(DistanceRows{at.blocks, step, r.reach ? *r.reach : nearest_reach(at, *r.density, step)});
+    }
+    BlockRows operator()(const GlobalLocal& r) const {
+      return collected(
+          GlobalRows{at.blocks, half_window(r.window, block_size), ceil_divide(r.global_tokens, block_size)});
+    }
+    BlockRows operator()(const Strided& r) const { return collected(StridedRows{at.blocks, r.stride_blocks}); }
+    BlockRows operator()(const Axial& r) const {
+      int64_t columns = r.grid_columns.value_or(0);
+      if (columns == 0) {
+        columns = std::max<int64_t>(1, std::llround(std::sqrt(static_cast<double>(at.blocks))));
+        if (columns * columns < at.blocks) ++columns;
+      }
+      return collected(AxialRows{at.blocks, columns});
+    }
+    BlockRows operator()(const RandomBlocks& r) const { return collected(RandomRows(at, r)); }
+    BlockRows operator()(const Hierarchical& r) const {
+      return collected(HierarchicalRows{at.blocks, block_size, &r.levels});
+    }
+    BlockRows operator()(const BlockList& r) const { return collected(ListRows(at, r)); }
+  };
+  return std::visit(Visitor{at, pattern.block_size(), rows}, pattern.rule());
+}
+
+}  // namespace longstride::pattern

@@ -1,0 +1,42 @@
+// The active blocks of one document, row by row, as intervals: what a BlockPattern means. Called by blocks.cc and by
+// the planner, which turns rows of blocks into rows of tokens.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "longstride/pattern/blocks.h"
+
+namespace longstride::pattern {
+
+struct Interval {
+  int64_t begin = 0;
+  int64_t end = 0;
+  auto operator<=>(const Interval&) const = default;
+};
+
+// Row first + n sees the key blocks of intervals [row_begin[n], row_begin[n + 1]): disjoint, ascending, not adjacent.
+struct BlockRows {
+  int64_t first = 0;
+  std::vector<int64_t> row_begin = {0};
+  std::vector<Interval> intervals;
+};
+
+// Where and for whom a pattern is asked.
+struct Place {
+  int64_t blocks = 0;  // nb of the document
+  bool causal = false;
+  int64_t kv_head = 0;
+  int64_t batch_row = 0;
+  bool strict =
+      true;  // a density out of reach is refused (where there are two blocks or more), else the nearest is taken
+};
+
+// Rows [row_begin, row_end) of the document. Throws Error: see Place::strict; and if a BlockList names a block that is
+// not there.
+BlockRows active_rows(const BlockPattern&, const Place&, int64_t row_begin, int64_t row_end);
+
+// Sorts, and joins what touches.
+void normalise(std::vector<Interval>&);
+
+}  // namespace longstride::pattern

@@ -1,0 +1,315 @@
+// Reads and writes patterns as JSON: every key is asked for by name, and one that nobody asks for is refused with the
+// nearest that is known.
+#include "longstride/pattern/json.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/refuse.h"
+
+namespace longstride {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// One object of the text. Fields are taken one by one; done() refuses the others.
+class Fields {
+ public:
+  Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
+    if (!object.is_object()) core::refuse(where_, "must be an object", object.dump());
+  }
+
+  std::string path(const std::string& key) const { return where_.empty() ? key : where_ + "." + key; }
+
+  const Json* find(const std::string& key) {
+    known_.push_back(key);
+    const auto at = object_.find(key);
+    return at == object_.end() || at->is_null() ? nullptr : &*at;
+  }
+
+  template <class T>
+  std::optional<T> optional(const std::string& key) {
+    const Json* value = find(key);
+    if (!value) return std::nullopt;
+    return as<T>(*value, path(key));
+  }
+
+  template <class T>
+  T required(const std::string& key) {
+    const std::optional<T> value = optional<T>(key);
+    if (!value) core::refuse(path(key), "must be given", "none");
+    return *value;
+  }
+
+  void done() const {
+    for (const auto& [key, value] : object_.items()) {
+      if (std::find(known_.begin(), known_.end(), key) == known_.end()) {
+        core::refuse_unknown(where_.empty() ? "key" : fmt::format("key of {}", where_), key, known_);
+      }
+    }
+  }
+
+  template <class T>
+  static T as(const Json& value, const std::string& where);
+
+ private:
+  const Json& object_;
+  const std::string where_;
+  std::vector<std::string> known_;
+};
+
+template <>
+int64_t Fields::as<int64_t>(const Json& value, const std::string& where) {
+  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX)) {
+    core::refuse(where, "must be an integer", value.dump());
+  }
+  return value.get<int64_t>();
+}
+template <>
+double Fields::as<double>(const Json& value, const std::string& where) {
+  if (!value.is_number()) core::refuse(where, "must be a number", value.dump());
+  return value.get<double>();
+}
+template <>
+bool Fields::as<bool>(const Json& value, const std::string& where) {
+  if (!value.is_boolean()) core::refuse(where, "must be true or false", value.dump());
+  return value.get<bool>();
+}
+template <>
+std::string Fields::as<std::string>(const Json& value, const std::string& where) {
+  if (!value.is_string()) core::refuse(where, "must be a string", value.dump());
+  return value.get<std::string>();
+}
+template <>
+std::vector<int64_t> Fields::as<std::vector<int64_t>>(const Json& value, const std::string& where) {
+  if (!value.is_array()) core::refuse(where, "must be a list of integers", value.dump());
+  std::vector<int64_t> list;
+  for (size_t i = 0; i < value.size(); ++i) list.push_back(as<int64_t>(value[i], fmt::format("{}[{}]", where, i)));
+  return list;
+}
+
+std::optional<double> take_density(Fields& f) {
+  std::optional<double> density = f.optional<double>("density");
+  const std::optional<double> sparsity = f.optional<double>("sparsity_ratio");
+  if (density && sparsity) {
+    core::refuse(f.path("density"), "cannot be given together with sparsity_ratio", "both", "give one of them");
+  }
+  if (!sparsity) return density;
+  if (!(*sparsity > 0 && *sparsity < 1)) {
+    core::refuse(f.path("sparsity_ratio"), "must be in (0, 1)", fmt::format("{}", *sparsity));
+  }
+  return 1 - *sparsity;
+}
+
+int32_t narrow(int64_t value, const std::string& where) {
+  if (value < INT32_MIN || value > INT32_MAX) core::refuse(where, "must fit 32 bits", fmt::format("{}", value));
+  return static_cast<int32_t>(value);
+}
+
+BlockList take_list(Fields& f, const std::vector<Block>* list, bool& used) {
+  const Json* rows = f.find("blocks");
+  if (!rows) {
+    if (!list || used) {
+      core::refuse(f.path("blocks"), "must be given", "none",
+                   list ? "the list beside the text serves one pattern" : "give them here or beside the text");
+    }
+    used = true;
+    return {*list};
+  }
+  if (!rows->is_array()) core::refuse(f.path("blocks"), "must be a list", rows->dump());
+  BlockList result;
+  for (size_t i = 0; i < rows->size(); ++i) {
+    const std::string where = fmt::format("{}[{}]", f.path("blocks"), i);
+    const auto row = Fields::as<std::vector<int64_t>>((*rows)[i], where);
+    if (row.size() != 4) {
+      core::refuse(where, "must be [batch row or -1, KV head or -1, query block, key block]", (*rows)[i].dump());
+    }
+    result.blocks.push_back(
+        {narrow(row[0], where), narrow(row[1], where), narrow(row[2], where), narrow(row[3], where)});
+  }
+  return result;
+}
+
+Hierarchical take_levels(Fields& f) {
+  const Json* levels = f.find("levels");
+  if (!levels || !levels->is_array()) {
+    core::refuse(f.path("levels"), "must be a list of {stride, window} or {stride, global: true}",
+                 levels ? levels->dump() : "none");
+  }
+  Hierarchical rule;
+  for (size_t i = 0; i < levels->size(); ++i) {
+    Fields level((*levels)[i], fmt::format("{}[{}]", f.path("levels"), i));
+    HierarchyLevel one{.stride = level.required<int64_t>("stride"), .window = level.optional<int64_t>("window")};
+    const bool global = level.optional<bool>("global").value_or(false);
+    if (global == one.window.has_value()) {
+      core::refuse(level.path("window"), "must be given, or \"global\": true", global ? "both" : "neither");
+    }
+    level.done();
+    rule.levels.push_back(one);
+  }
+  return rule;
+}
+
+BlockPattern take_block_pattern(const Json& json, size_t index, const std::vector<Block>* list, bool& used) {
+  Fields f(json, fmt::format("blocks[{}]", index));
+  const std::string name = f.required<std::string>("pattern");
+  const int64_t block_size = f.required<int64_t>("block_size");
+  const std::vector<std::string>& names = block_pattern_names();
+  const auto at = std::find(names.begin(), names.end(), name);
+  BlockRule rule;
+  switch (at - names.begin()) {
+    case 0:
+      rule = LocalWindow{.window = f.optional<int64_t>("window"), .density = take_density(f)};
+      break;
+    case 1: {
+      DilatedSparse r{.density = take_density(f), .reach = f.optional<int64_t>("reach")};
+      if (const auto rates = f.optional<std::vector<int64_t>>("rates")) r.rates = *rates;
+      rule = r;
+      break;
+    }
+    case 2:
+      rule = GlobalLocal{f.required<int64_t>("window"), f.required<int64_t>("global_tokens")};
+      break;
+    case 3:
+      rule = Strided{f.required<int64_t>("stride_blocks")};
+      break;
+    case 4:
+      rule = Axial{f.optional<int64_t>("grid_columns")};
+      break;
+    case 5: {
+      const std::optional<double> density = take_density(f);
+      if (!density) core::refuse(f.path("density"), "must be given", "none", "or sparsity_ratio = 1 - density");
+      rule = RandomBlocks{.density = *density, .seed = f.optional<int64_t>("seed").value_or(0)};
+      break;
+    }
+    case 6:
+      rule = take_levels(f);
+      break;
+    case 7:
+      rule = take_list(f, list, used);
+      break;
+    default:
+      core::refuse_unknown("pattern", name, names);
+  }
+  f.done();
+  return BlockPattern(block_size, std::move(rule));
+}
+
+Pattern take_dilated(const Json& json, bool causal) {
+  Fields f(json, "dilated");
+  DilatedOptions options{.causal = causal};
+  const auto segments = f.required<std::vector<int64_t>>("segment_lengths");
+  const auto rates = f.required<std::vector<int64_t>>("dilation_rates");
+  if (const auto x = f.optional<std::string>("head_offset")) options.head_offset = head_offset_from_name(*x);
+  options.offsets = f.optional<std::vector<int64_t>>("offsets");
+  if (const auto x = f.optional<std::string>("mixing")) options.mixing = mixing_from_name(*x);
+  options.average = f.optional<bool>("average").value_or(false);
+  if (const auto x = f.optional<std::string>("padding")) options.padding = padding_from_name(*x);
+  f.done();
+  return Pattern::dilated(segments, rates, options);
+}
+
+struct RuleWriter {
+  Json& to;
+
+  template <class T>
+  void maybe(const char* key, const std::optional<T>& value) const {
+    if (value) to[key] = *value;
+  }
+  void operator()(const LocalWindow& r) const {
+    maybe("window", r.window);
+    maybe("density", r.density);
+  }
+  void operator()(const DilatedSparse& r) const {
+    to["rates"] = r.rates;
+    maybe("density", r.density);
+    maybe("reach", r.reach);
+  }
+  void operator()(const GlobalLocal& r) const {
+    to["window"] = r.window;
+    to["global_tokens"] = r.global_tokens;
+  }
+  void operator()(const Strided& r) const { to["stride_blocks"] = r.stride_blocks; }
+  void operator()(const Axial& r) const { maybe("grid_columns", r.grid_columns); }
+  void operator()(const RandomBlocks& r) const {
+    to["density"] = r.density;
+    to["seed"] = r.seed;
+  }
+  void operator()(const Hierarchical& r) const {
+    to["levels"] = Json::array();
+    for (const HierarchyLevel& level : r.levels) {
+      Json one = {{"stride", level.stride}};
+      if (level.window) {
+        one["window"] = *level.window;
+      } else {
+        one["global"] = true;
+      }
+      to["levels"].push_back(one);
+    }
+  }
+  void operator()(const BlockList& r) const {
+    to["blocks"] = Json::array();
+    for (const Block& b : r.blocks) {
+      to["blocks"].push_back(Json::array({b.batch_row, b.kv_head, b.query_block, b.key_block}));
+    }
+  }
+};
+
+}  // namespace
+
+Pattern pattern_from_json(const std::string& text, const std::optional<std::vector<Block>>& list) {
+  Json json;
+  try {
+    json = Json::parse(text);
+  } catch (const Json::parse_error& error) {
+    core::refuse("pattern", "must be JSON", error.what());
+  }
+  Fields f(json, "");
+  const bool causal = f.optional<bool>("causal").value_or(false);
+  const Json* dilated = f.find("dilated");
+  const Json* blocks = f.find("blocks");
+  f.done();
+  std::vector<BlockPattern> patterns;
+  bool used = false;
+  if (blocks) {
+    if (!blocks->is_array()) core::refuse("blocks", "must be a list of block patterns", blocks->dump());
+    for (size_t i = 0; i < blocks->size(); ++i) {
+      patterns.push_back(take_block_pattern((*blocks)[i], i, list ? &*list : nullptr, used));
+    }
+  }
+  if (list && !used) {
+    core::refuse("pattern", "must have a \"list\" without blocks of its own when blocks are given beside it", text,
+                 "leave the blocks out, or add {\"pattern\": \"list\", \"block_size\": ...}");
+  }
+  if (dilated) return take_dilated(*dilated, causal).with_blocks(patterns);
+  if (patterns.empty()) core::refuse("pattern", "must have \"dilated\" groups or \"blocks\"", text);
+  return Pattern::block_sparse(patterns, causal);
+}
+
+std::string to_json(const Pattern& pattern) {
+  Json json;
+  json["causal"] = pattern.causal();
+  if (!pattern.groups().empty()) {
+    Json& dilated = json["dilated"];
+    for (const Group& group : pattern.groups()) {
+      dilated["segment_lengths"].push_back(group.segment);
+      dilated["dilation_rates"].push_back(group.rate);
+    }
+    const DilatedOptions& o = pattern.options();
+    const DilatedOptions defaults;
+    if (o.head_offset != defaults.head_offset) dilated["head_offset"] = name(o.head_offset);
+    if (o.offsets) dilated["offsets"] = *o.offsets;
+    if (o.mixing != defaults.mixing) dilated["mixing"] = name(o.mixing);
+    if (o.average != defaults.average) dilated["average"] = o.average;
+    if (o.padding != defaults.padding) dilated["padding"] = name(o.padding);
+  }
+  for (const BlockPattern& block : pattern.blocks()) {
+    Json one = {{"pattern", block.name()}, {"block_size", block.block_size()}};
+    std::visit(RuleWriter{one}, block.rule());
+    json["blocks"].push_back(one);
+  }
+  return json.dump();
+}
+
+}  // namespace longstride
