@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "oracle/blocks.h"
 #include "oracle/philox.h"
 
 namespace oracle {
@@ -30,6 +31,7 @@ struct Options {
   int64_t query_start = 0;
   std::vector<int64_t> segments;  // w, one per group
   std::vector<int64_t> rates;     // r, one per group
+  std::vector<BlockRule> blocks;  // block patterns, whose union counts once beside the groups
   OffsetRule rule = OffsetRule::kModulo;
   std::vector<int64_t> offsets;  // groups x kv_heads in place of the rule, or empty
   bool causal = false;
@@ -105,6 +107,21 @@ inline std::optional<Document> document(const Options& o, int64_t b, int64_t p) 
 class Sight {
  public:
   Sight(const Options& o, int64_t b, int64_t j) : o_(o), stay_(o.groups()), phantoms_(o.len_k, 0) {
+    if (!o.blocks.empty()) shown_.assign(o.len_k, std::vector<bool>(o.len_k, false));
+    for (const BlockRule& rule : o.blocks) {
+      // Every document has a grid of its own, which begins where it begins.
+      for (int64_t p = 0; p < o.len_k;) {
+        const std::optional<Document> d = document(o, b, p);
+        if (!d) break;
+        const BlockMask mask = block_mask(rule, d->length, o.causal, j, b);
+        for (int64_t x = 0; x < d->length; ++x) {
+          for (int64_t y = 0; y < d->length; ++y) {
+            if (mask[x / rule.block_size][y / rule.block_size]) shown_[d->begin + x][d->begin + y] = true;
+          }
+        }
+        p = d->begin + d->length;
+      }
+    }
     for (int64_t g = 0; g < o.groups(); ++g) {
       stay_[g].assign(o.len_k, -1);
       if (!runs(o, g, j)) continue;
@@ -133,6 +150,7 @@ class Sight {
     if (o_.causal && k > q) return 0;
     int64_t m = 0;
     for (const std::vector<int64_t>& stay : stay_) m += stay[q] >= 0 && stay[q] == stay[k];
+    if (!shown_.empty() && shown_[q][k]) ++m;
     return m;
   }
   int64_t phantoms(int64_t q) const { return phantoms_[q]; }
@@ -141,6 +159,7 @@ class Sight {
   const Options& o_;
   std::vector<std::vector<int64_t>> stay_;  // [group][position]: start of the segment that samples it, or -1
   std::vector<int64_t> phantoms_;
+  std::vector<std::vector<bool>> shown_;  // [q][k] by a block pattern; empty if there is none
 };
 
 namespace detail {

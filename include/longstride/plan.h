@@ -170,7 +170,8 @@ PlanCounts count(const PlanView&, const Extent&);
 
 // Useful FLOPs of one forward: 4 * dim * seen_pairs over batch and query heads. A backward is 2.5 times that.
 double useful_flops(const PlanView&, const Extent&, int64_t dim);
-// The sum over groups of 4 * dim * heads * len / rate * segment / rate, halved if causal (the field's usual figure).
+// The sum over groups of 4 * dim * heads * len / rate * segment / rate, and over block patterns of 4 * dim * heads *
+// len^2 * density, halved if causal (the field's usual figure).
 double nominal_flops(const Pattern&, const Extent&, int64_t dim);
 
 // Checks a plan pair by pair against the definition of the pattern: weights, phantoms, coverage, merges. Returns an

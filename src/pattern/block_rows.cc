@@ -188,26 +188,14 @@ class RandomRows {
   std::unordered_set<int64_t> drawn_;
 };
 
-// The entries of one batch row and KV head, by row.
-class ListRows {
- public:
-  ListRows(const Place& at, const BlockList& list) {
-    for (const Block& b : list.blocks) {
-      if ((b.batch_row < 0 || b.batch_row == at.batch_row) && (b.kv_head < 0 || b.kv_head == at.kv_head)) {
-        cells_.emplace_back(b.query_block, b.key_block);
-      }
-    }
-    std::sort(cells_.begin(), cells_.end());
-  }
+struct ListRows {
+  const Cells& cells;
   void row(int64_t i, std::vector<Interval>& out) const {
-    const auto begin = std::lower_bound(cells_.begin(), cells_.end(), std::pair<int64_t, int64_t>{i, 0});
-    for (auto cell = begin; cell != cells_.end() && cell->first == i; ++cell) {
+    const auto begin = std::lower_bound(cells.begin(), cells.end(), std::pair<int64_t, int64_t>{i, 0});
+    for (auto cell = begin; cell != cells.end() && cell->first == i; ++cell) {
       out.push_back({cell->second, cell->second + 1});
     }
   }
-
- private:
-  std::vector<std::pair<int64_t, int64_t>> cells_;
 };
 
 template <class Rows>
@@ -229,6 +217,17 @@ BlockRows collect(Rows&& rows, const Place& at, int64_t row_begin, int64_t row_e
 }
 
 }  // namespace
+
+Cells cells_of(const BlockList& list, int64_t batch_row, int64_t kv_head) {
+  Cells cells;
+  for (const Block& b : list.blocks) {
+    if ((b.batch_row < 0 || b.batch_row == batch_row) && (b.kv_head < 0 || b.kv_head == kv_head)) {
+      cells.emplace_back(b.query_block, b.key_block);
+    }
+  }
+  std::sort(cells.begin(), cells.end());
+  return cells;
+}
 
 void normalise(std::vector<Interval>& intervals) {
   std::sort(intervals.begin(), intervals.end());
@@ -275,7 +274,10 @@ BlockRows active_rows(const BlockPattern& pattern, const Place& at, int64_t row_
     BlockRows operator()(const Hierarchical& r) const {
       return collected(HierarchicalRows{at.blocks, block_size, &r.levels});
     }
-    BlockRows operator()(const BlockList& r) const { return collected(ListRows(at, r)); }
+    BlockRows operator()(const BlockList& r) const {
+      if (at.cells != nullptr) return collected(ListRows{*at.cells});
+      return collected(ListRows{cells_of(r, at.batch_row, at.kv_head)});
+    }
   };
   return std::visit(Visitor{at, pattern.block_size(), rows}, pattern.rule());
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "longstride/pattern/blocks.h"
@@ -22,6 +23,8 @@ struct BlockRows {
   std::vector<Interval> intervals;
 };
 
+using Cells = std::vector<std::pair<int64_t, int64_t>>;  // (query block, key block)
+
 // Where and for whom a pattern is asked.
 struct Place {
   int64_t blocks = 0;  // nb of the document
@@ -30,11 +33,15 @@ struct Place {
   int64_t batch_row = 0;
   bool strict =
       true;  // a density out of reach is refused (where there are two blocks or more), else the nearest is taken
+  const Cells* cells = nullptr;  // of a BlockList: those of this batch row and KV head, sorted; null: looked up
 };
 
-// Rows [row_begin, row_end) of the document. Throws Error: see Place::strict; and if a BlockList names a block that is
-// not there.
+// Rows [row_begin, row_end) of the document. Throws Error: see Place::strict. Blocks of a BlockList beyond the document
+// are left out.
 BlockRows active_rows(const BlockPattern&, const Place&, int64_t row_begin, int64_t row_end);
+
+// The cells of a BlockList for one batch row and KV head, sorted.
+Cells cells_of(const BlockList&, int64_t batch_row, int64_t kv_head);
 
 // Sorts, and joins what touches.
 void normalise(std::vector<Interval>&);

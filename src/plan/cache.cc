@@ -26,10 +26,66 @@ class Hasher {
   uint64_t state_ = 0;
 };
 
+// Block patterns one by one: the index of the rule, then its fields. What is left out (an optional that is unset, a
+// fraction that is rounded) only makes two keys share a bucket.
+struct RuleHasher {
+  Hasher& hash;
+  void add(const std::optional<double>& density) const { hash.add(std::bit_cast<int64_t>(density.value_or(0))); }
+  void operator()(const LocalWindow& r) const {
+    hash.add(r.window.value_or(0));
+    add(r.density);
+  }
+  void operator()(const DilatedSparse& r) const {
+    hash.add(r.rates);
+    hash.add(r.reach.value_or(-1));
+    add(r.density);
+  }
+  void operator()(const GlobalLocal& r) const {
+    hash.add(r.window);
+    hash.add(r.global_tokens);
+  }
+  void operator()(const Strided& r) const { hash.add(r.stride_blocks); }
+  void operator()(const Axial& r) const { hash.add(r.grid_columns.value_or(0)); }
+  void operator()(const RandomBlocks& r) const {
+    add(r.density);
+    hash.add(r.seed);
+  }
+  void operator()(const Hierarchical& r) const {
+    for (const HierarchyLevel& level : r.levels) {
+      hash.add(level.stride);
+      hash.add(level.window.value_or(0));
+    }
+  }
+  void operator()(const BlockList& r) const {
+    for (const Block& b : r.blocks) {
+      hash.add(int64_t{b.batch_row} << 32 | static_cast<uint32_t>(b.kv_head));
+      hash.add(int64_t{b.query_block} << 32 | static_cast<uint32_t>(b.key_block));
+    }
+  }
+};
+
+// What a block pattern takes beyond itself.
+int64_t rule_bytes(const BlockRule& rule) {
+  if (const auto* list = std::get_if<BlockList>(&rule))
+    return static_cast<int64_t>(list->blocks.size() * sizeof(Block));
+  if (const auto* dilated = std::get_if<DilatedSparse>(&rule)) {
+    return static_cast<int64_t>(dilated->rates.size() * sizeof(int64_t));
+  }
+  if (const auto* levels = std::get_if<Hierarchical>(&rule)) {
+    return static_cast<int64_t>(levels->levels.size() * sizeof(HierarchyLevel));
+  }
+  return 0;
+}
+
 // What a key takes beside its plan: counted, or a million decode steps would each keep some hundred bytes unseen.
 int64_t key_bytes(const PlanKey& key) {
   const size_t offsets = key.pattern.options().offsets ? key.pattern.options().offsets->size() : 0;
-  return static_cast<int64_t>(sizeof(PlanKey) + key.pattern.groups().size() * sizeof(Group) +
+  int64_t blocks = 0;
+  for (const BlockPattern& block : key.pattern.blocks()) {
+    blocks += static_cast<int64_t>(sizeof(BlockPattern)) + rule_bytes(block.rule());
+  }
+  return blocks +
+         static_cast<int64_t>(sizeof(PlanKey) + key.pattern.groups().size() * sizeof(Group) +
                               (offsets + key.extent.cu_seqlens.size() + key.extent.lengths.size()) * sizeof(int64_t));
 }
 
@@ -45,6 +101,11 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   hash.add(options.causal + 2 * options.average + 4 * static_cast<int64_t>(options.head_offset) +
            16 * static_cast<int64_t>(options.mixing) + 64 * static_cast<int64_t>(options.padding));
   if (options.offsets) hash.add(*options.offsets);
+  for (const BlockPattern& block : key.pattern.blocks()) {
+    hash.add(block.block_size());
+    hash.add(static_cast<int64_t>(block.rule().index()));
+    std::visit(RuleHasher{hash}, block.rule());
+  }
   const Extent& e = key.extent;
   for (const int64_t value : {e.batch, e.heads, e.kv_heads, e.len_q, e.len_k, e.query_start}) hash.add(value);
   hash.add(e.cu_seqlens);

@@ -1,9 +1,14 @@
-// Lists the distinct classes of a call: equal documents and equal offsets are one class.
+// Lists the distinct classes of a call: equal documents, equal offsets and equal block patterns are one class.
 #include "plan/classes.h"
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <map>
 #include <utility>
+
+#include "core/checked.h"
+#include "core/refuse.h"
 
 namespace longstride::plan {
 namespace {
@@ -20,6 +25,98 @@ Documents compact(const std::vector<int64_t>& bounds) {
   documents.erase(std::unique(documents.begin(), documents.end()), documents.end());
   return documents;
 }
+
+using SharedCells = std::shared_ptr<const pattern::Cells>;
+
+void check_list(const BlockList& list, int64_t block_size, const Extent& e) {
+  if (!e.cu_seqlens.empty()) {
+    core::refuse("cu_seqlens", "cannot be given with an explicit list of blocks, which counts from position 0",
+                 fmt::format("{} documents", e.cu_seqlens.size() - 1),
+                 "give one document a batch row (lengths), or a rule, which is laid out on every document");
+  }
+  const int64_t nb = core::ceil_divide(e.len_k, block_size);
+  for (size_t i = 0; i < list.blocks.size(); ++i) {
+    const auto require_below = [&](const char* what, int64_t got, int64_t limit) {
+      if (got >= limit) {
+        core::refuse(fmt::format("blocks[{}].{}", i, what), fmt::format("must be below {}", limit),
+                     fmt::format("{}", got));
+      }
+    };
+    const Block& b = list.blocks[i];
+    require_below("batch_row", b.batch_row, e.batch);
+    require_below("kv_head", b.kv_head, e.kv_heads);
+    require_below("query_block", b.query_block, nb);
+    require_below("key_block", b.key_block, nb);
+  }
+}
+
+// What tells the block patterns of one (batch row, KV head) from those of another.
+class BlockVariants {
+ public:
+  BlockVariants(const Pattern& pattern, const Extent& extent) : pattern_(pattern), extent_(extent) {
+    const size_t places = extent.batch * extent.kv_heads;
+    for (const BlockPattern& block : pattern.blocks()) {
+      std::vector<SharedCells> by_place;
+      if (const auto* list = std::get_if<BlockList>(&block.rule())) {
+        check_list(*list, block.block_size(), extent);
+        by_place = split(*list, places);
+      }
+      cells_.push_back(std::move(by_place));
+    }
+  }
+
+  std::vector<int64_t> key(int64_t b, int64_t j) const {
+    std::vector<int64_t> key;
+    for (size_t p = 0; p < cells_.size(); ++p) {
+      const BlockRule& rule = pattern_.blocks()[p].rule();
+      if (const auto* dilated = std::get_if<DilatedSparse>(&rule)) {
+        key.push_back(dilated->rates[j % static_cast<int64_t>(dilated->rates.size())]);
+      } else if (std::holds_alternative<RandomBlocks>(rule)) {
+        key.push_back(j);
+      } else if (!cells_[p].empty()) {
+        key.push_back(reinterpret_cast<intptr_t>(cells_[p][b * extent_.kv_heads + j].get()));
+      }
+    }
+    return key;
+  }
+
+  std::vector<SharedCells> cells(int64_t b, int64_t j) const {
+    std::vector<SharedCells> cells;
+    for (const auto& by_place : cells_) {
+      cells.push_back(by_place.empty() ? nullptr : by_place[b * extent_.kv_heads + j]);
+    }
+    return cells;
+  }
+
+ private:
+  // The cells of every (batch row, KV head), equal ones shared.
+  std::vector<SharedCells> split(const BlockList& list, size_t places) const {
+    std::vector<pattern::Cells> cells(places);
+    for (const Block& block : list.blocks) {
+      const int64_t b_begin = std::max(block.batch_row, 0), b_end = block.batch_row < 0 ? extent_.batch : b_begin + 1;
+      const int64_t j_begin = std::max(block.kv_head, 0), j_end = block.kv_head < 0 ? extent_.kv_heads : j_begin + 1;
+      for (int64_t b = b_begin; b < b_end; ++b) {
+        for (int64_t j = j_begin; j < j_end; ++j) {
+          cells[b * extent_.kv_heads + j].emplace_back(block.query_block, block.key_block);
+        }
+      }
+    }
+    std::map<pattern::Cells, SharedCells> known;
+    std::vector<SharedCells> shared;
+    for (pattern::Cells& one : cells) {
+      std::sort(one.begin(), one.end());
+      one.erase(std::unique(one.begin(), one.end()), one.end());
+      SharedCells& slot = known[one];
+      if (!slot) slot = std::make_shared<const pattern::Cells>(std::move(one));
+      shared.push_back(slot);
+    }
+    return shared;
+  }
+
+  const Pattern& pattern_;
+  const Extent& extent_;
+  std::vector<std::vector<SharedCells>> cells_;  // [block pattern][batch row x KV head]; empty where it is no list
+};
 
 }  // namespace
 
@@ -38,6 +135,10 @@ Classes classify(const Pattern& pattern, const Extent& extent) {
   classes.class_of.reserve(extent.batch * extent.kv_heads);
   std::map<int64_t, std::shared_ptr<const Documents>> by_length;
   std::map<std::pair<const Documents*, std::vector<int64_t>>, int32_t> known;
+  const BlockVariants variants(pattern, extent);
+  int64_t longest_of_call = extent.len_k;
+  if (!extent.lengths.empty()) longest_of_call = *std::max_element(extent.lengths.begin(), extent.lengths.end());
+  if (!extent.cu_seqlens.empty()) longest_of_call = longest_document(extent.cu_seqlens);
   for (int64_t b = 0; b < extent.batch; ++b) {
     const int64_t length = extent.lengths.empty() ? extent.len_k : extent.lengths[b];
     std::shared_ptr<const Documents>& documents = by_length[length];
@@ -47,10 +148,16 @@ Classes classify(const Pattern& pattern, const Extent& extent) {
     }
     const int64_t longest = std::max<int64_t>(1, longest_document(*documents));
     for (int64_t j = 0; j < extent.kv_heads; ++j) {
+      std::vector<int64_t> key = variants.key(b, j);
+      key.insert(key.end(), offsets[j].begin(), offsets[j].end());
       const auto [found, inserted] =
-          known.try_emplace({documents.get(), offsets[j]}, static_cast<int32_t>(classes.specs.size()));
+          known.try_emplace({documents.get(), std::move(key)}, static_cast<int32_t>(classes.specs.size()));
       if (inserted) {
-        ClassSpec spec{.documents = documents};
+        ClassSpec spec{.documents = documents,
+                       .batch_row = b,
+                       .kv_head = j,
+                       .longest_document = longest_of_call,
+                       .cells = variants.cells(b, j)};
         for (int64_t g = 0; g < groups; ++g) {
           if (offsets[j][g] < 0) continue;
           const Group& group = pattern.groups()[g];

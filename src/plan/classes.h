@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "longstride/pattern.h"
+#include "pattern/block_rows.h"
 
 namespace longstride::plan {
 
@@ -22,9 +23,18 @@ struct Sampling {
 // Document d is [bounds[d], bounds[d + 1]). Positions at or beyond the last bound lie in no document.
 using Documents = std::vector<int64_t>;
 
+struct Bands;
+
 struct ClassSpec {
   std::vector<Sampling> samplings;
   std::shared_ptr<const Documents> documents;
+  // What the block patterns of the class are asked with: any of its (batch row, KV head); one entry of cells a block
+  // pattern, null where it is no list.
+  int64_t batch_row = 0;
+  int64_t kv_head = 0;
+  int64_t longest_document = 0;  // of the call
+  std::vector<std::shared_ptr<const pattern::Cells>> cells;
+  std::shared_ptr<const Bands> bands;  // made by compile(); null without block patterns
 };
 
 struct Classes {

@@ -1,7 +1,8 @@
 // compile(): a pattern and the lengths of a call become a plan. Pure: values in, values out.
 //
-// The steps, each a file: classes (what every KV head samples), levels (which groups share a stride, by cost), tiler
-// (rows into tiles, segments into runs), class_writer (order, repetition), merges.
+// The steps, each a file: classes (what every KV head samples), bands (block patterns as rows of tokens), levels (which
+// groups share a stride, by cost), tiler (rows into tiles, segments into runs), class_writer (order, repetition),
+// merges.
 #include <fmt/format.h>
 
 #include "core/refuse.h"
@@ -47,7 +48,13 @@ Plan compile(const Pattern& pattern, const Extent& extent, const Geometry& geome
   result.class_of = std::move(classes.class_of);
   plan::LevelSearch search(scope);
   plan::ClassWriter writer(scope, result);
-  for (const plan::ClassSpec& spec : classes.specs) writer.add(spec, search.choose(spec));
+  for (plan::ClassSpec& spec : classes.specs) {
+    if (!pattern.blocks().empty()) {
+      spec.bands = std::make_shared<const plan::Bands>(plan::make_bands(pattern, spec, scope));
+    }
+    writer.add(spec, search.choose(spec));
+    spec.bands = nullptr;
+  }
   return result;
 }
 

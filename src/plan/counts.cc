@@ -66,8 +66,17 @@ double nominal_flops(const Pattern& pattern, const Extent& extent, int64_t dim) 
     const auto rate = static_cast<double>(g.rate);
     per_row += static_cast<double>(std::min(g.segment, extent.len_k)) / rate / rate;
   }
-  if (pattern.causal()) per_row /= 2;
   if (pattern.options().mixing == Mixing::kHeadPartition) per_row /= static_cast<double>(pattern.groups().size());
+  for (const BlockPattern& block : pattern.blocks()) {
+    // The mean over batch rows and KV heads, on one document of len_k tokens.
+    double density = 0;
+    for (int64_t b = 0; b < extent.batch; ++b) {
+      for (int64_t j = 0; j < extent.kv_heads; ++j) density += block.density(extent.len_k, pattern.causal(), j, b);
+    }
+    const auto places = static_cast<double>(std::max<int64_t>(1, extent.batch * extent.kv_heads));
+    per_row += static_cast<double>(extent.len_k) * density / places;
+  }
+  if (pattern.causal()) per_row /= 2;
   return 4.0 * static_cast<double>(dim) * static_cast<double>(extent.batch) * static_cast<double>(extent.heads) *
          static_cast<double>(extent.len_q) * per_row;
 }

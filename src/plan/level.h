@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "longstride/plan.h"
+#include "plan/bands.h"
 #include "plan/classes.h"
 
 namespace longstride::plan {
@@ -30,6 +32,9 @@ struct LevelShape {
   // Tiles end where a segment of at least this many tokens ends, and between documents that are both at least as long.
   // Shorter ones share tiles by ranges of rows.
   int64_t cut_segment = 0;
+  // The block patterns of the class, in the base level of stride 1 that they make, and where its tiles end for them.
+  std::shared_ptr<const Bands> bands;
+  std::vector<int64_t> cuts;  // ascending
 };
 
 // Whether no segment has a second sample, so that any stride serves.

@@ -313,7 +313,24 @@ LevelSearch::Choice LevelSearch::combine_ranges(const std::vector<Sampling>& sam
   return choice;
 }
 
+// Block patterns make the base level, at stride 1, with the groups that have this stride too; the levels of the others
+// are all partial.
 std::vector<LevelShape> LevelSearch::choose(const ClassSpec& spec) {
+  if (!spec.bands) return choose_groups(spec);
+  LevelShape base{.bands = spec.bands, .cuts = band_cuts(*spec.bands, scope_)};
+  base.cut_segment = cut_segment(kCutCandidates - 1, 1, scope_.geometry);
+  ClassSpec others{.documents = spec.documents};
+  for (const Sampling& s : spec.samplings) {
+    (fused_stride({s}) == 1 ? base.samplings : others.samplings).push_back(s);
+  }
+  std::vector<LevelShape> levels;
+  if (!others.samplings.empty()) levels = choose_groups(others);
+  std::erase_if(levels, [](const LevelShape& level) { return level.samplings.empty(); });
+  levels.push_back(std::move(base));
+  return levels;
+}
+
+std::vector<LevelShape> LevelSearch::choose_groups(const ClassSpec& spec) {
   std::vector<Sampling> samplings, beyond;
   const bool one_row = scope_.row_end - scope_.row_begin == 1;
   for (const Sampling& s : spec.samplings) {

@@ -18,6 +18,7 @@ class LevelSearch {
   std::vector<LevelShape> choose(const ClassSpec& spec);
 
  private:
+  std::vector<LevelShape> choose_groups(const ClassSpec& spec);
   // Which samplings share a level, and where its tiles are cut.
   struct Part {
     uint64_t members = 0;  // bit i: sampling i of the spec (those that sample anything)

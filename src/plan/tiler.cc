@@ -71,6 +71,13 @@ size_t Tiler::document_at(int64_t position) const {
 }
 
 int64_t Tiler::next_cut(int64_t position) const {
+  const int64_t cut = next_segment_cut(position);
+  if (level_->cuts.empty()) return cut;
+  const auto next = std::upper_bound(level_->cuts.begin(), level_->cuts.end(), position);
+  return next == level_->cuts.end() ? cut : std::min(cut, *next);
+}
+
+int64_t Tiler::next_segment_cut(int64_t position) const {
   const int64_t reach =
       std::min(scope_.row_end - position, core::saturating_multiply(scope_.geometry.tile_rows, stride_)) + position;
   if (position >= documents_.back()) return reach;
@@ -110,6 +117,23 @@ void Tiler::gather(int64_t row0, int64_t rows) {
   pieces_.clear();
   if (row0 >= documents_.back()) return;
   for (const Sampling& s : level_->samplings) gather_sampling(s);
+  if (level_->bands) gather_bands();
+}
+
+void Tiler::gather_bands() {
+  const Bands& all = *level_->bands;
+  const int64_t end = row0_ + rows_;  // their level has stride 1
+  auto band = std::upper_bound(all.bands.begin(), all.bands.end(), row0_,
+                               [](int64_t row, const Band& b) { return row < b.row_end; });
+  for (; band != all.bands.end() && band->row_begin < end; ++band) {
+    Piece piece{.row_begin = std::max<int64_t>(0, band->row_begin - row0_),
+                .row_end = std::min(rows_, band->row_end - row0_)};
+    for (int64_t n = band->interval_begin; n < band->interval_end; ++n) {
+      piece.low = std::max(all.intervals[n].begin, scope_.column_begin);
+      piece.high = std::min(all.intervals[n].end, scope_.column_end);
+      if (piece.low < piece.high) pieces_.push_back(piece);
+    }
+  }
 }
 
 void Tiler::gather_sampling(const Sampling& s) {
@@ -191,14 +215,47 @@ void Tiler::emit(int64_t rows, std::vector<Run>& runs, std::vector<Phantoms>* ph
   std::sort(by_low_.begin(), by_low_.end(), [](const Piece* a, const Piece* b) { return a->low < b->low; });
   // A tile over many short documents has thousands of pieces, of which an interval meets one a group at most.
   covering_.clear();
+  open_.clear();
   size_t next = 0;
   for (size_t i = 1; i < bounds_.size(); ++i) {
     const int64_t low = bounds_[i - 1];
     std::erase_if(covering_, [low](const Piece* p) { return p->high <= low; });
     for (; next < by_low_.size() && by_low_[next]->low == low; ++next) covering_.push_back(by_low_[next]);
+    const size_t first = runs.size();
     if (!covering_.empty()) emit_interval(low, bounds_[i], runs);
+    if (level_->bands) join_runs(first, runs);
   }
   if (phantoms != nullptr) emit_phantoms(rows, *phantoms);
+}
+
+// Runs from `first` on belong to one interval: those that go on with a run of the interval before are joined to it.
+// Bands are cut at one another's ends, and many short runs would be dearer than one.
+void Tiler::join_runs(size_t first, std::vector<Run>& runs) {
+  const int64_t everything = scope_.transposed ? -Run::kEverything : Run::kEverything;
+  size_t kept = first;
+  const size_t earlier = open_.size();
+  for (size_t n = first; n < runs.size(); ++n) {
+    const Run run = runs[n];
+    const auto continues = [&](size_t at) {
+      const Run& before = runs[at];
+      return before.row_begin == run.row_begin && before.row_end == run.row_end && before.weight == run.weight &&
+             before.column0 + before.columns == run.column0;
+    };
+    const auto open = std::find_if(open_.begin(), open_.begin() + static_cast<int64_t>(earlier), continues);
+    if (open != open_.begin() + static_cast<int64_t>(earlier)) {
+      Run& before = runs[*open];
+      if (scope_.transposed ? before.diagonal == everything : run.diagonal != everything) {
+        before.diagonal = run.diagonal == everything ? everything : run.diagonal + before.columns;
+      }
+      before.columns += run.columns;
+      open_.push_back(*open);
+    } else {
+      runs[kept] = run;
+      open_.push_back(kept++);
+    }
+  }
+  runs.resize(kept);
+  open_.erase(open_.begin(), open_.begin() + static_cast<int64_t>(earlier));
 }
 
 void Tiler::emit_interval(int64_t low, int64_t high, std::vector<Run>& runs) {
@@ -250,7 +307,9 @@ void Tiler::emit_interval(int64_t low, int64_t high, std::vector<Run>& runs) {
 void Tiler::emit_residues(const Interval& interval, const std::vector<std::pair<const Piece*, uint64_t>>& masks,
                           std::vector<Run>& runs) {
   const auto ranges = static_cast<int64_t>(row_edges_.size()) - 1;
-  const auto weights = static_cast<int64_t>(masks.size()) + 1;
+  // No two pieces of one group, and no two bands, serve one row.
+  const size_t heaviest_of_all = std::min(masks.size(), level_->samplings.size() + (level_->bands ? 1 : 0));
+  const auto weights = static_cast<int64_t>(heaviest_of_all) + 1;
   // sets_[range * weights + v]: the residues of weight v.
   sets_.assign(ranges * weights, 0);
   for (int64_t range = 0; range < ranges; ++range) {

@@ -47,7 +47,11 @@ class Tiler {
   struct Interval;
 
   size_t document_at(int64_t position) const;
+  int64_t next_segment_cut(int64_t position) const;
+  void gather_bands();
+  void join_runs(size_t first, std::vector<Run>& runs);
   void gather_sampling(const Sampling&);
+  // Of the pieces in covering_, which all contain the interval.
   void emit_interval(int64_t low, int64_t high, std::vector<Run>& runs);
   void emit_residues(const Interval&, const std::vector<std::pair<const Piece*, uint64_t>>&, std::vector<Run>& runs);
   void emit_set(const Interval&, uint64_t set, int64_t row_begin, int64_t row_end, int32_t weight,
@@ -70,6 +74,7 @@ class Tiler {
   std::vector<std::pair<const Piece*, uint64_t>> masks_;
   std::vector<int64_t> row_edges_;
   std::vector<uint64_t> sets_;
+  std::vector<size_t> open_;  // runs that end where the interval at hand begins
 };
 
 }  // namespace longstride::plan

@@ -10,6 +10,7 @@
 #include "core/checked.h"
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
+#include "pattern/block_rows.h"
 
 namespace longstride {
 namespace {
@@ -191,6 +192,7 @@ class Checker {
   struct Sight {
     std::vector<std::vector<int64_t>> stay;  // [group][position]: where the segment that samples it begins, or -1
     std::vector<int64_t> phantoms;           // [position]
+    std::vector<bool> blocks;  // [query][key]: a block pattern shows the pair; empty without block patterns
   };
 
   Sight sight(int64_t b, int64_t j) const {
@@ -220,7 +222,34 @@ class Checker {
       }
       s.stay.push_back(std::move(stay));
     }
+    if (!pattern_.blocks().empty()) s.blocks = shown_by_blocks(b, j, cuts);
     return s;
+  }
+
+  std::vector<bool> shown_by_blocks(int64_t b, int64_t j, const std::vector<int64_t>& cuts) const {
+    std::vector<bool> shown(e_.len_k * e_.len_k);
+    int64_t longest = e_.lengths.empty() ? 0 : *std::max_element(e_.lengths.begin(), e_.lengths.end());
+    for (size_t d = 1; d < cuts.size(); ++d) longest = std::max(longest, cuts[d] - cuts[d - 1]);
+    for (const BlockPattern& block : pattern_.blocks()) {
+      const int64_t size = block.block_size();
+      for (size_t d = 1; d < cuts.size(); ++d) {
+        const int64_t nb = core::ceil_divide(cuts[d] - cuts[d - 1], size);
+        const pattern::Place place{.blocks = nb,
+                                   .causal = pattern_.causal(),
+                                   .kv_head = j,
+                                   .batch_row = b,
+                                   .strict = cuts[d] - cuts[d - 1] == longest};
+        const pattern::BlockRows rows = pattern::active_rows(block, place, 0, nb);
+        for (int64_t q = cuts[d - 1]; q < cuts[d]; ++q) {
+          const int64_t i = (q - cuts[d - 1]) / size;
+          for (int64_t n = rows.row_begin[i]; n < rows.row_begin[i + 1]; ++n) {
+            const int64_t end = std::min(cuts[d], cuts[d - 1] + rows.intervals[n].end * size);
+            for (int64_t k = cuts[d - 1] + rows.intervals[n].begin * size; k < end; ++k) shown[q * e_.len_k + k] = true;
+          }
+        }
+      }
+    }
+    return shown;
   }
 
   void check_pairs(int64_t b, int64_t j) const {
@@ -245,6 +274,7 @@ class Checker {
         const int64_t k = forward_ ? column : row;
         int64_t m = 0;
         for (const std::vector<int64_t>& stay : s.stay) m += stay[q] >= 0 && stay[q] == stay[k];
+        if (!s.blocks.empty()) m += s.blocks[q * e_.len_k + k];
         if (pattern_.causal() && k > q) m = 0;
         require(weights[column] == m, "batch row {}, KV head {}: query {} and key {} have weight {}, must have {}", b,
                 j, q, k, weights[column], m);

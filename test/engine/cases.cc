@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "core/half.h"
+#include "longstride/pattern/json.h"
 
 namespace longstride::test {
 namespace {
@@ -122,6 +123,89 @@ void set_documents(oracle::Options& o, int level, Draw& draw) {
   }
 }
 
+// A rule of any kind whose density, if it has one, can be reached on the longest document.
+oracle::BlockRule draw_rule(const oracle::Options& o, Draw& draw) {
+  oracle::BlockRule r;
+  r.block_size = draw.one_of({1, 3, 4, 7, 8, 16, 64});
+  r.kind = static_cast<oracle::BlockKind>(draw.below(o.cu_seqlens.empty() ? 8 : 7));
+  int64_t longest =
+      o.lengths.empty() ? (o.cu_seqlens.empty() ? o.len_k : 0) : *std::max_element(o.lengths.begin(), o.lengths.end());
+  for (size_t d = 1; d < o.cu_seqlens.size(); ++d) longest = std::max(longest, o.cu_seqlens[d] - o.cu_seqlens[d - 1]);
+  const int64_t nb = std::max<int64_t>(1, (longest + r.block_size - 1) / r.block_size);
+  const double least = o.causal ? 2.0 / static_cast<double>(nb + 1) : 1.0 / static_cast<double>(nb);
+  const bool by_density = draw.below(2) == 1;
+  r.density = least + (1 - least) * static_cast<double>(draw.below(101)) / 100;
+  r.window = 1 + draw.below(3 * r.block_size + 9);
+  r.global_tokens = draw.below(2 * r.block_size + 2);
+  r.stride = 1 + draw.below(5);
+  r.columns = draw.below(5);
+  r.seed = draw.bits() >> 1;
+  if (r.kind == oracle::BlockKind::kLocalWindow && by_density) r.window = 0;
+  if (r.kind == oracle::BlockKind::kDilatedSparse) {
+    for (int64_t n = 1 + draw.below(3); n > 0; --n) r.rates.push_back(1 + draw.below(4));
+    r.reach = draw.below(4);
+    // At rate 1 every density from the diagonal on can be had, at others only a share.
+    if (by_density) r = {r.kind, r.block_size, 0, r.density, {1}};
+  }
+  for (int64_t n = 1 + draw.below(3); n > 0; --n) {
+    r.levels.push_back({r.block_size * (1 + draw.below(4)), draw.below(2) * (1 + draw.below(40))});
+  }
+  if (r.kind == oracle::BlockKind::kList) {
+    const int64_t in_all = (o.len_k + r.block_size - 1) / r.block_size;
+    for (int64_t n = in_all > 0 ? draw.below(in_all * 4) : 0; n > 0; --n) {
+      r.list.push_back(
+          {draw.below(o.batch + 1) - 1, draw.below(o.kv_heads + 1) - 1, draw.below(in_all), draw.below(in_all)});
+    }
+  }
+  return r;
+}
+
+void set_blocks(oracle::Options& o, int level, Draw& draw) {
+  if (level == 0) return;
+  if (level != 2) {
+    o.segments.clear();
+    o.rates.clear();
+    o.offsets.clear();
+    o.head_partition = o.average = o.zero_keys = false;
+  }
+  for (int64_t n = level == 3 ? 2 : 1; n > 0; --n) o.blocks.push_back(draw_rule(o, draw));
+}
+
+BlockPattern block_pattern(const oracle::BlockRule& r) {
+  using oracle::BlockKind;
+  const std::optional<double> density = r.density;
+  const std::optional<int64_t> none;
+  switch (r.kind) {
+    case BlockKind::kLocalWindow:
+      return BlockPattern(r.block_size, r.window > 0 ? LocalWindow{.window = r.window} : LocalWindow{none, density});
+    case BlockKind::kDilatedSparse:
+      return BlockPattern(r.block_size, r.reach >= 0 ? DilatedSparse{.rates = r.rates, .reach = r.reach}
+                                                     : DilatedSparse{.rates = r.rates, .density = density});
+    case BlockKind::kGlobalLocal:
+      return BlockPattern(r.block_size, GlobalLocal{r.window, r.global_tokens});
+    case BlockKind::kStrided:
+      return BlockPattern(r.block_size, Strided{r.stride});
+    case BlockKind::kAxial:
+      return BlockPattern(r.block_size, Axial{r.columns > 0 ? std::optional(r.columns) : none});
+    case BlockKind::kRandom:
+      return BlockPattern(r.block_size, RandomBlocks{r.density, static_cast<int64_t>(r.seed)});
+    case BlockKind::kHierarchical: {
+      Hierarchical h;
+      for (const auto& [stride, window] : r.levels)
+        h.levels.push_back({stride, window > 0 ? std::optional(window) : none});
+      return BlockPattern(r.block_size, h);
+    }
+    case BlockKind::kList:
+      break;
+  }
+  BlockList list;
+  for (const auto& [b, h, i, j] : r.list) {
+    list.blocks.push_back(
+        {static_cast<int32_t>(b), static_cast<int32_t>(h), static_cast<int32_t>(i), static_cast<int32_t>(j)});
+  }
+  return BlockPattern(r.block_size, list);
+}
+
 // Marks what no pair reads: NaN in rows of q and d_out (and d_lse) that see nothing, of k and v that nobody sees.
 void poison_unread(Case& c) {
   const oracle::Options& o = c.options;
@@ -167,7 +251,7 @@ std::string list(const std::vector<int64_t>& values) {
 }  // namespace
 
 const std::vector<int>& levels_of_factors() {
-  static const std::vector<int> levels = {4, 3, 2, 2, 3, 2, 2, 6, 7, 2, 3, 3, 4, 6, 8, 4};
+  static const std::vector<int> levels = {4, 3, 2, 2, 3, 2, 2, 6, 7, 2, 3, 3, 4, 6, 8, 4, 4};
   return levels;
 }
 
@@ -180,6 +264,7 @@ Choice random_choice(uint64_t seed) {
   Draw draw(seed ^ 0xC0FFEEull);
   Choice choice;
   for (const int levels : levels_of_factors()) choice.push_back(static_cast<int>(draw.below(levels)));
+  if (draw.below(2)) choice[kBlocks] = 0;
   // Half of the random cases draw what the tables fix.
   if (draw.below(2)) choice[kGroups] = 6;
   if (draw.below(2)) choice[kLength] = 7;
@@ -228,6 +313,7 @@ Case make_case(const Choice& choice, uint64_t seed, Poison poison) {
   if (choice[kScale] == 2) o.scale = -0.7;
   o.dropout_p = choice[kDropoutP] == 1 ? 0.3 : 0.0;
   o.dropout_seed = draw.bits();
+  set_blocks(o, choice[kBlocks], draw);
 
   const auto fill = [&](std::vector<double>& x, int64_t n, core::DType dtype) {
     x.resize(n);
@@ -253,7 +339,10 @@ Pattern Case::pattern() const {
   d.mixing = options.head_partition ? Mixing::kHeadPartition : Mixing::kJoint;
   d.average = options.average;
   d.padding = options.zero_keys ? Padding::kZeroKeys : Padding::kMasked;
-  return Pattern::dilated(options.segments, options.rates, d);
+  std::vector<BlockPattern> blocks;
+  for (const oracle::BlockRule& rule : options.blocks) blocks.push_back(block_pattern(rule));
+  if (options.segments.empty()) return Pattern::block_sparse(blocks, options.causal);
+  return Pattern::dilated(options.segments, options.rates, d).with_blocks(blocks);
 }
 
 Extent Case::extent() const {
@@ -278,6 +367,7 @@ std::string Case::words() const {
        << (o.head_partition ? " head_partition" : "") << (o.average ? " average" : "") << (o.causal ? " causal" : "")
        << (o.zero_keys ? " zero_keys" : "") << "; batch " << o.batch << " heads " << o.heads << "/" << o.kv_heads
        << " len_q " << o.len_q << " len_k " << o.len_k << " query_start " << o.query_start << " dim " << o.dim;
+  if (!o.blocks.empty()) text << " pattern " << to_json(pattern());
   if (!o.cu_seqlens.empty()) text << " cu_seqlens " << list(o.cu_seqlens);
   if (!o.lengths.empty()) text << " lengths " << list(o.lengths);
   text << " dropout " << o.dropout_p << " scale " << o.scale_used() << " " << core::name(dtype) << " layout "

@@ -37,6 +37,7 @@ enum Factor {
   kDim,     // 8, 1, 3, 16, 20, 33
   kLength,  // 61, 0, 1, tile - 1, tile, tile + 1, 139, drawn from the seed
   kTile,    // tile_rows 8, 4, 16, 128
+  kBlocks,  // no block pattern, one alone (no groups), one beside the groups, two of different block sizes alone
   kFactors
 };
 using Choice = std::vector<int>;  // kFactors entries
