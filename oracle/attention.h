@@ -289,4 +289,47 @@ inline Backward backward(const Options& o, const std::vector<double>& q, const s
   return result;
 }
 
+// The gradient of sum(d_out * out) + sum(d_lse * lse) in gates of blocks: a gate multiplies e^score of the pairs of its
+// block as far as the block itself shows them, and is 1. Cells are {batch row, KV head, query block, key block}, blocks
+// counting from position 0.
+struct GateGradient {
+  double value = 0;
+  double terms = 0;  // the sum of the absolute terms behind it
+};
+inline std::vector<GateGradient> gate_gradients(const Options& o, const std::vector<double>& q,
+                                                const std::vector<double>& k, const std::vector<double>& v,
+                                                const std::vector<double>& d_out, const std::vector<double>& d_lse,
+                                                int64_t block_size, const std::vector<std::array<int64_t, 4>>& cells) {
+  std::vector<GateGradient> gradients;
+  for (const auto& [b, j, query_block, key_block] : cells) {
+    GateGradient sum;
+    const Sight sight(o, b, j);
+    for (int64_t h = j * (o.heads / o.kv_heads); h < (j + 1) * (o.heads / o.kv_heads); ++h) {
+      for (int64_t i = 0; i < o.len_q; ++i) {
+        if ((o.query_start + i) / block_size != query_block) continue;
+        const detail::Row row = detail::softmax_row(o, sight, q.data(), k.data(), b, h, i);
+        const double* d_row = &d_out[((b * o.len_q + i) * o.heads + h) * o.dim];
+        const double row_d_lse = d_lse.empty() ? 0.0 : d_lse[(b * o.heads + h) * o.len_q + i];
+        const auto gain = [&](const detail::Row::Key& key) {
+          const double* value = &v[((b * o.len_k + key.position) * o.kv_heads + j) * o.dim];
+          return key.kept * detail::out_scale(o) * detail::dot(d_row, value, o.dim);
+        };
+        double mean = 0, mean_terms = 0;
+        for (const auto& key : row.keys) {
+          mean += key.probability * gain(key);
+          mean_terms += key.probability * std::abs(gain(key));
+        }
+        for (const auto& key : row.keys) {
+          if (key.position / block_size != key_block) continue;
+          const double once = key.probability / key.m;
+          sum.value += once * (gain(key) - mean + row_d_lse);
+          sum.terms += once * (std::abs(gain(key)) + mean_terms + std::abs(row_d_lse));
+        }
+      }
+    }
+    gradients.push_back(sum);
+  }
+  return gradients;
+}
+
 }  // namespace oracle

@@ -52,12 +52,25 @@ struct Problem {
                         // Written by forward, read by backward
 };
 
+// Blocks whose gates get a gradient. A gate g (1 in the forward) multiplies e^score of the pairs of one block of one
+// (batch row, KV head) in every query head: its gradient is the sum over these pairs of P (D gain d_out.v - delta +
+// d_lse), P being e^(score - lse) without the weights of other groups that show the pair. Blocks count positions from
+// 0. The base level of such a plan has stride 1 and executes every pair of the blocks in one of its runs.
+struct GateBlocks {
+  int64_t block_size = 0;                // tokens
+  int64_t key_blocks = 0;                // of len_k
+  const int64_t* begin = nullptr;        // [batch x kv_heads x key_blocks + 1]: the entries of a key block
+  const int32_t* query_block = nullptr;  // [entries], ascending and distinct within a key block
+  void* grad = nullptr;                  // [entries], dtype of lse; wholly written
+};
+
 struct Gradients {
-  ConstTensorRef d_out;         // [batch, len_q, heads, dim], dtype of the problem
-  const void* d_lse = nullptr;  // [batch, heads, len_q] contiguous, dtype of lse; null: zero
-  TensorRef dq;                 // as q; wholly written
-  TensorRef dk;                 // as k; wholly written
-  TensorRef dv;                 // as v; wholly written
+  ConstTensorRef d_out;               // [batch, len_q, heads, dim], dtype of the problem
+  const void* d_lse = nullptr;        // [batch, heads, len_q] contiguous, dtype of lse; null: zero
+  TensorRef dq;                       // as q; wholly written
+  TensorRef dk;                       // as k; wholly written
+  TensorRef dv;                       // as v; wholly written
+  const GateBlocks* gates = nullptr;  // null: none are wanted
 };
 
 // Calls body(index, thread) once for every index in [0, count), 0 <= thread < Workspace::threads, in any order, and

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <set>
 
 #include "core/half.h"
 #include "test/engine/compare.h"
@@ -138,6 +139,54 @@ bool TensorBuffer::gaps_untouched() const {
   return true;
 }
 
+namespace {
+
+const oracle::BlockRule* first_list(const Case& c) {
+  for (const oracle::BlockRule& rule : c.options.blocks) {
+    if (rule.kind == oracle::BlockKind::kList) return &rule;
+  }
+  return nullptr;
+}
+
+// The index that engine::GateBlocks borrows.
+struct GateIndex {
+  GateIndex(const Case& c, int64_t block_size) {
+    const oracle::Options& o = c.options;
+    blocks.block_size = block_size;
+    blocks.key_blocks = (o.len_k + block_size - 1) / block_size;
+    begin.assign(o.batch * o.kv_heads * blocks.key_blocks + 1, 0);
+    for (const auto& [b, j, i, key] : gate_cells(c)) {
+      query_block.push_back(static_cast<int32_t>(i));
+      ++begin[(b * o.kv_heads + j) * blocks.key_blocks + key + 1];
+    }
+    for (size_t n = 1; n < begin.size(); ++n) begin[n] += begin[n - 1];
+    blocks.begin = begin.data();
+    blocks.query_block = query_block.data();
+  }
+  engine::GateBlocks blocks;
+  std::vector<int64_t> begin;
+  std::vector<int32_t> query_block;
+};
+
+}  // namespace
+
+std::vector<std::array<int64_t, 4>> gate_cells(const Case& c) {
+  const oracle::Options& o = c.options;
+  std::set<std::array<int64_t, 4>> cells;  // batch row, KV head, key block, query block
+  if (const oracle::BlockRule* list = first_list(c)) {
+    for (const auto& [row, head, i, key] : list->list) {
+      for (int64_t b = 0; b < o.batch; ++b) {
+        for (int64_t j = 0; j < o.kv_heads; ++j) {
+          if ((row == -1 || row == b) && (head == -1 || head == j)) cells.insert({b, j, key, i});
+        }
+      }
+    }
+  }
+  std::vector<std::array<int64_t, 4>> ordered;
+  for (const auto& [b, j, key, i] : cells) ordered.push_back({b, j, i, key});
+  return ordered;
+}
+
 Results run_case(const Engine& engine, const Case& c, const engine::Workspace& workspace) {
   return run_case(engine, c, compile(c.pattern(), c.extent(), c.geometry, Direction::kForward),
                   compile(c.pattern(), c.extent(), c.geometry, Direction::kTransposed), workspace);
@@ -191,7 +240,13 @@ Results run_case(const Engine& engine, const Case& c, const Plan& forward, const
   g.dq = dq.write();
   g.dk = dk.write();
   g.dv = dv.write();
+  const oracle::BlockRule* list = first_list(c);
+  GateIndex index(c, list ? list->block_size : 1);
+  std::vector<unsigned char> gates = write_all(std::vector<double>(index.query_block.size(), kNan), lse_type);
+  index.blocks.grad = gates.data();
+  if (list) g.gates = &index.blocks;
   engine.backward(p, g, transposed.view(), workspace);
+  results.gates = read_all(gates, index.query_block.size(), lse_type);
   results.dq = dq.values();
   results.dk = dk.values();
   results.dv = dv.values();
@@ -225,6 +280,15 @@ std::string against_oracle(const Engine& engine, const Case& c, const Results& r
   if (wrong.empty()) wrong = compare("dq", results.dq, g.dq, peer.backward.dq, size.dq, c.dtype, unit);
   if (wrong.empty()) wrong = compare("dk", results.dk, g.dk, peer.backward.dk, size.dk, c.dtype, unit);
   if (wrong.empty()) wrong = compare("dv", results.dv, g.dv, peer.backward.dv, size.dv, c.dtype);
+  std::vector<double> gates;
+  double terms = 0;
+  for (const oracle::GateGradient& gate : oracle::gate_gradients(
+           c.options, c.q, c.k, c.v, c.d_out, c.d_lse, first_list(c) ? first_list(c)->block_size : 1, gate_cells(c))) {
+    gates.push_back(gate.value);
+    terms = std::max(terms, gate.terms);
+  }
+  if (wrong.empty() && results.gates)
+    wrong = compare("gates", *results.gates, gates, gates, terms, lse_dtype(c.dtype), unit);
   if (wrong.empty() && results.strayed) wrong = "memory between the rows of an output was written";
   return wrong.empty() ? "" : engine.name + ": " + wrong + "\n  " + c.words();
 }

@@ -2,8 +2,10 @@
 // fills the outputs with NaN, and reads the results back into dense doubles. Called by the engine tests.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,13 +27,18 @@ struct Results {
   std::vector<double> dq;
   std::vector<double> dk;
   std::vector<double> dv;
-  bool strayed = false;  // something was written outside the rows of an output
+  std::optional<std::vector<double>> gates;  // of gate_cells(case); nothing: they were not asked for
+  bool strayed = false;                      // something was written outside the rows of an output
   bool operator==(const Results&) const = default;
 };
 
 // Element `element` of an array of `dtype`; what is written is rounded to it.
 double read_element(const void* array, int64_t element, core::DType dtype);
 void write_element(void* array, int64_t element, core::DType dtype, double value);
+
+// The blocks whose gates are asked for: those of the case's first explicit list, {batch row, KV head, query block, key
+// block} in the order of engine::GateBlocks. Empty if there is no list.
+std::vector<std::array<int64_t, 4>> gate_cells(const Case& c);
 
 // A [batch, len, heads, dim] tensor of some dtype in memory, in the case's layout; the gaps hold NaN.
 class TensorBuffer {

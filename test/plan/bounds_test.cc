@@ -176,6 +176,66 @@ TEST(Bounds, PlanningAStepTakesAsLongForSixteenTimesTheKeys) {
   }
 }
 
+std::vector<BlockPattern> block_patterns(int64_t size) {
+  return {BlockPattern(size, LocalWindow{.window = 8 * size}),
+          BlockPattern(size, DilatedSparse{.rates = {1, 4}, .reach = 8}),
+          BlockPattern(size, GlobalLocal{4 * size, 2 * size}),
+          BlockPattern(size, Axial{}),
+          BlockPattern(size, RandomBlocks{0.02, 1}),
+          BlockPattern(size, Hierarchical{{{size, 4 * size}, {16 * size, 64 * size}}})};
+}
+
+TEST(Bounds, BlockPlansTakeNoMoreThanTheirTilesAndRuns) {
+  const Extent e{.heads = 2, .kv_heads = 2, .len_q = 64 << 10, .len_k = 64 << 10};
+  for (const int64_t size : {16, 64, 256}) {
+    for (const BlockPattern& block : block_patterns(size)) {
+      for (const bool causal : {false, true}) {
+        for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+          const Timed t = timed(Pattern::block_sparse({block}, causal), e, 3, direction);
+          const auto tiles = static_cast<int64_t>(t.plan.tiles.size()), runs = static_cast<int64_t>(t.plan.runs.size());
+          EXPECT_LE(t.plan.bytes(), 32 * tiles + 48 * runs + 500) << block.name() << size << causal;
+          // As for dilated groups twice the figure, and the tiles' own time: most have a run or two.
+          EXPECT_LE(t.best_us, 2 * 0.2 * kPatience * static_cast<double>(runs + 4 * tiles))
+              << block.name() << ' ' << size << causal << ": " << runs << " runs, " << tiles << " tiles";
+        }
+      }
+    }
+  }
+}
+
+// The pairs that are computed are those of active blocks: no work for absent ones, in tiles of 64 and of 128 rows.
+TEST(Bounds, AbsentBlocksCostNothing) {
+  const Extent e{.len_q = 8192, .len_k = 8192};
+  for (const int32_t tile_rows : {64, 128}) {
+    const Geometry geometry{.tile_rows = tile_rows, .column_block = 64};
+    for (const int64_t size : {16, 32, 64, 128, 256}) {
+      for (const BlockPattern& block : block_patterns(size)) {
+        const Pattern pattern = Pattern::block_sparse({block});
+        const double active = static_cast<double>(block.active_blocks(8192, false).size() * size * size);
+        for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+          const PlanCounts counts = count(compile(pattern, e, geometry, direction).view(), e);
+          EXPECT_EQ(static_cast<double>(counts.seen_pairs), active) << block.name() << size;
+          // Blocks of at least a quantum of rows have tiles of their own wherever sharing one would waste.
+          EXPECT_LE(static_cast<double>(counts.computed_pairs), 2.5 * active) << block.name() << size;
+        }
+      }
+    }
+  }
+}
+
+TEST(Bounds, ADecodingStepOfBlocksDoesNotDependOnTheKeys) {
+  for (const int64_t len : {int64_t{4096}, kMillion}) {
+    const Extent step{.heads = 4, .kv_heads = 4, .len_q = 1, .len_k = len, .query_start = len - 1};
+    for (const BlockPattern& block :
+         {BlockPattern(64, LocalWindow{.window = 1024}), BlockPattern(64, DilatedSparse{.rates = {1, 4}, .reach = 8}),
+          BlockPattern(64, GlobalLocal{512, 128})}) {
+      const Timed t = timed(Pattern::block_sparse({block}, true), step, 20);
+      EXPECT_LE(t.best_us, 50 * kPatience) << block.name() << len;
+      EXPECT_EQ(count(t.plan.view(), step).rows, 4);
+    }
+  }
+}
+
 TEST(Bounds, HugeNumbersDoNotOverflow) {
   constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
   const Extent e{.heads = 2, .kv_heads = 2, .len_q = 100, .len_k = 100};

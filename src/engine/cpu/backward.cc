@@ -11,6 +11,7 @@
 #include "engine/cpu/checks.h"
 #include "engine/cpu/chunks.h"
 #include "engine/cpu/cpu.h"
+#include "engine/cpu/gates.h"
 #include "engine/cpu/packing.h"
 #include "engine/cpu/scratch.h"
 #include "engine/cpu/team.h"
@@ -35,6 +36,7 @@ struct HeadScratch {
   float* dq = nullptr;           // [len_q][dim_padded]: the sum over levels, where there are several
   float* dk = nullptr;           // [len_k][dim_padded]: the sums over levels and query heads, where there are several
   float* dv = nullptr;
+  double* gate_sums = nullptr;  // [parts][gates of the KV head]
 };
 
 struct ThreadScratch {
@@ -76,6 +78,10 @@ class Backward {
         const int64_t blocks = LineOrder(p.len_q, plan.levels[c.level_begin + l].stride).blocks();
         blocks_ = std::max(blocks_, blocks);
       }
+    }
+    for (int64_t place = 0; grads.gates && place < p.batch * p.kv_heads; ++place) {
+      const GateRange gates = gates_of(*grads.gates, place);
+      most_gates_ = std::max(most_gates_, gates.last - gates.first);
     }
     several_levels_ = levels > 1;
     several_terms_ = several_levels_ || queries_per_key_ > 1;
@@ -128,6 +134,7 @@ class Backward {
     h.dq = c.take<float>(several_levels_ ? p_.len_q * dim_padded_ : 0);
     h.dk = c.take<float>(several_terms_ ? p_.len_k * dim_padded_ : 0);
     h.dv = c.take<float>(several_terms_ ? p_.len_k * dim_padded_ : 0);
+    h.gate_sums = c.take<double>(parts_ * most_gates_);
     return h;
   }
 
@@ -167,6 +174,7 @@ class Backward {
       std::fill_n(h.dk, p_.len_k * dim_padded_, 0.0f);
       std::fill_n(h.dv, p_.len_k * dim_padded_, 0.0f);
     }
+    std::fill_n(h.gate_sums, parts_ * most_gates_, 0.0);
     for (int64_t g = 0; g < queries_per_key_; ++g) {
       const int64_t query_head = kv_head * queries_per_key_ + g;
       for (int32_t l = 0; l < c.level_count; ++l) {
@@ -177,8 +185,9 @@ class Backward {
         team.each(parts_, [&](int64_t part, int thread) {
           float* dq_t = h.dq_t + part * blocks_ * kBlock * dim_padded_;
           std::fill_n(dq_t, order.blocks() * kBlock * dim_padded_, 0.0f);
+          const GateSums gates(level.partial ? nullptr : grads_.gates, index, h.gate_sums + part * most_gates_);
           for (int64_t i = part; i < tiles.count(); i += parts_) {
-            tile(tiles[i], level, order, b, kv_head, query_head, h, dq_t, threads_[thread]);
+            tile(tiles[i], level, order, b, kv_head, query_head, h, dq_t, gates, threads_[thread]);
           }
           products_.release();
         });
@@ -186,6 +195,7 @@ class Backward {
       }
     }
     if (several_terms_) write_keys(b, kv_head, h, team);
+    if (grads_.gates) write_gates(index, h);
   }
 
   void pack(int64_t b, int64_t query_head, const LineOrder& order, const HeadScratch& h, const Team& team) const {
@@ -223,7 +233,8 @@ class Backward {
   }
 
   void tile(const TileAt& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head,
-            int64_t query_head, const HeadScratch& h, float* dq_t, const ThreadScratch& t) const {
+            int64_t query_head, const HeadScratch& h, float* dq_t, const GateSums& gates,
+            const ThreadScratch& t) const {
     const int64_t rows = at.tile->rows;
     const int64_t row0 = at.tile->row0 + at.shift;
     const int64_t padded_rows = (rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
@@ -255,7 +266,7 @@ class Backward {
             // Column 0 of the piece is column i of the run.
             const int64_t i = piece.block * kBlock + piece.begin - begin;
             chunk.drop.column0 = column0 + i * level.stride;
-            run_piece(piece, row0, keys_nonfinite, h, dq_t, t, chunk);
+            run_piece(piece, row0, keys_nonfinite, h, dq_t, gates, t, chunk);
           });
         }
       }
@@ -269,7 +280,7 @@ class Backward {
   }
 
   void run_piece(const Piece& piece, int64_t row0, bool keys_nonfinite, const HeadScratch& h, float* dq_t,
-                 const ThreadScratch& t, Chunk& chunk) const {
+                 const GateSums& gates, const ThreadScratch& t, Chunk& chunk) const {
     const int64_t block_cells = kBlock * dim_padded_;
     const int64_t pair = cell_ == Cell::kNarrow ? 2 : 1;
     const int64_t in_transposed = piece.block * block_cells + piece.begin * pair;
@@ -304,6 +315,7 @@ class Backward {
       products_.run(chunk.rows, piece.columns, dim_padded_, at_cell(t.values, top * dim_padded_, cell_), dim_padded_,
                     at_cell(h.d_out_t, in_transposed, cell_), kBlock, t.d_probabilities, kBlock, false);
       gradient_chunk(cell_, chunk, t.scores, t.d_probabilities, columns, t.probabilities, t.d_scores, t.d_score_pairs);
+      if (gates.wanted()) gates.add(cell_, chunk, t.d_scores, row0 + top, chunk.drop.column0);
       products_.run(chunk.rows, dim_padded_, piece.columns, t.probabilities, kBlock, d_out, dim_padded_,
                     t.dv + top * dim_padded_, dim_padded_, true);
       products_.run(chunk.rows, dim_padded_, piece.columns, t.d_scores, kBlock, queries, dim_padded_,
@@ -396,6 +408,15 @@ class Backward {
     });
   }
 
+  void write_gates(int64_t place, const HeadScratch& h) const {
+    const GateRange gates = gates_of(*grads_.gates, place);
+    for (int64_t n = 0; n < gates.last - gates.first; ++n) {
+      double sum = 0;
+      for (int k = 0; k < parts_; ++k) sum += h.gate_sums[k * most_gates_ + n];
+      static_cast<float*>(grads_.gates->grad)[gates.first + n] = static_cast<float>(sum);
+    }
+  }
+
   const Problem& p_;
   const Gradients& grads_;
   const PlanView& plan_;
@@ -409,6 +430,7 @@ class Backward {
   bool several_levels_ = false;
   bool several_terms_ = false;
   int parts_ = 1;
+  int64_t most_gates_ = 0;  // of a KV head
   int64_t blocks_ = 0;
   std::vector<HeadScratch> heads_;
   std::vector<ThreadScratch> threads_;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/philox.h"
+#include "engine/gates.h"
 #include "engine/reference/elements.h"
 #include "engine/reference/reference.h"
 #include "engine/reference/walk.h"
@@ -32,7 +33,12 @@ class KvHeadBackward {
 
   void run() {
     const int64_t group = p_.heads / p_.kv_heads;
+    const GateRange gates = g_.gates ? gates_of(*g_.gates, b_ * p_.kv_heads + j_) : GateRange{};
+    gate_sums_.assign(gates.last - gates.first, 0.0);
     for (int64_t h = j_ * group; h < (j_ + 1) * group; ++h) run_head(h, h + 1 == (j_ + 1) * group);
+    for (int64_t n = gates.first; n < gates.last; ++n) {
+      store(gate_sums_[n - gates.first], static_cast<LseOf<Element>*>(g_.gates->grad) + n);
+    }
   }
 
  private:
@@ -93,13 +99,22 @@ class KvHeadBackward {
       const double probability = weight * std::exp(p_.scale * dot(query, key, p_.dim) - load(lse_[i]));
       const bool kept = !dropout_.active() || dropout_.keeps(b_, h, position, at.position);
       const double gain = kept ? dropout_.gain() * p_.out_scale : 0.0;
-      const double d_score = probability * (gain * dot(d_out, value, p_.dim) - offset_[i]) * p_.scale;
+      const double d_gated = probability * (gain * dot(d_out, value, p_.dim) - offset_[i]);
+      const double d_score = d_gated * p_.scale;
+      if (g_.gates && !at.level->partial) add_gate(position, at.position, d_gated / weight);
       for (int64_t d = 0; d < p_.dim; ++d) {
         key_dv_[d] += probability * gain * load(d_out[d]);
         key_dk_[d] += d_score * load(query[d]);
         dq_[i * p_.dim + d] += d_score * load(key[d]);
       }
     });
+  }
+
+  void add_gate(int64_t query, int64_t key, double term) {
+    const int64_t place = b_ * p_.kv_heads + j_;
+    const int64_t first = gates_of(*g_.gates, place).first;
+    for_each_gate(*g_.gates, place, key, key + 1, query, query + 1,
+                  [&](int64_t entry, auto...) { gate_sums_[entry - first] += term; });
   }
 
   void add(const double* from, double* to) const {
@@ -119,6 +134,7 @@ class KvHeadBackward {
   std::vector<double> key_dk_;
   std::vector<double> key_dv_;
   std::vector<double> offset_;  // delta - d_lse of each query
+  std::vector<double> gate_sums_;
   const LseOf<Element>* lse_ = nullptr;
 };
 
