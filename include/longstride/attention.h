@@ -21,6 +21,10 @@ struct AttentionOptions {
   double dropout_p = 0.0;                          // on the attention probabilities, in [0, 1)
   std::optional<at::Tensor> dropout_seed;          // one int64 on q's device, required if dropout_p > 0
   bool deterministic = false;                      // the same bits in every repeat; the CPU engines always do this
+  // Only with a pattern of one explicit list of blocks: a gate for each block of it, [rows], dtype of lse, all 1. A
+  // gate multiplies e^score of its block's pairs; it is there for its gradient, which is that of the list's own share
+  // in a pair that dilated groups show too. What makes a pattern learnable: gates = 1 + score - score.detach().
+  std::optional<at::Tensor> gates;
 };
 
 struct AttentionResult {
@@ -35,6 +39,14 @@ struct AttentionResult {
 // Throws Error (argument, expected, got, remedy) before any work.
 AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pattern& pattern,
                           const AttentionOptions& options = {});
+
+// The same for a pattern in JSON (pattern/json.h), whose one "list" without blocks of its own, if it has one, has those
+// of `blocks`: int32 [rows, 4] on any device, {batch row or -1, KV head or -1, query block, key block}. They are read
+// to the host. The operator torch.ops.longstride.pattern_attention takes the same.
+AttentionResult pattern_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const std::string& pattern_json,
+                                  const std::optional<at::Tensor>& blocks = std::nullopt,
+                                  const AttentionOptions& options = {});
 
 // Attention over the union of disjoint key sets from the results over each: out and lse as if computed at once, merged
 // in float32 (float64 for float64 parts). All parts have equal shapes, dtypes and devices; at least one.

@@ -10,13 +10,25 @@ namespace longstride {
 
 using at::Tensor;
 
-AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, const Pattern& pattern,
-                          const AttentionOptions& options) {
-  const op::Call call = op::make_call(pattern, options);
+namespace {
+
+AttentionResult run(const Tensor& q, const Tensor& k, const Tensor& v, const op::Call& call) {
   // The dispatcher reads the tensors' keys before any kernel can check them.
   if (!q.defined() || !k.defined() || !v.defined()) op::check_forward(q, k, v, call);
   auto [out, lse] = op::dispatch_forward(q, k, v, call);
   return {out, lse};
+}
+
+}  // namespace
+
+AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, const Pattern& pattern,
+                          const AttentionOptions& options) {
+  return run(q, k, v, op::make_call(pattern, options));
+}
+
+AttentionResult pattern_attention(const Tensor& q, const Tensor& k, const Tensor& v, const std::string& pattern_json,
+                                  const std::optional<Tensor>& blocks, const AttentionOptions& options) {
+  return run(q, k, v, op::make_call(pattern_json, blocks, options));
 }
 
 Tensor draw_dropout_seed(at::Device device) {

@@ -26,6 +26,7 @@ std::optional<std::vector<c10::SymInt>> unpack(const c10::IValue& value) {
 }
 
 void save(const Call& call, SavedData& data) {
+  data["pattern_json"] = call.pattern_json;
   data["segment_lengths"] = call.segment_lengths;
   data["dilation_rates"] = call.dilation_rates;
   data["causal"] = call.causal;
@@ -42,8 +43,13 @@ void save(const Call& call, SavedData& data) {
   data["deterministic"] = call.deterministic;
 }
 
-Call load(SavedData& data, const Tensor& dropout_seed) {
+std::optional<Tensor> if_defined(const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; }
+
+Call load(SavedData& data, const Tensor& dropout_seed, const Tensor& blocks, const Tensor& gates) {
   Call call;
+  if (!data["pattern_json"].isNone()) call.pattern_json = data["pattern_json"].toStringRef();
+  call.blocks = if_defined(blocks);
+  call.gates = if_defined(gates);
   call.segment_lengths = data["segment_lengths"].toIntVector();
   call.dilation_rates = data["dilation_rates"].toIntVector();
   call.causal = data["causal"].toBool();
@@ -57,7 +63,7 @@ Call load(SavedData& data, const Tensor& dropout_seed) {
   call.lengths = unpack(data["lengths"]);
   if (!data["query_start"].isNone()) call.query_start = data["query_start"].toSymInt();
   call.dropout_p = data["dropout_p"].toDouble();
-  if (dropout_seed.defined()) call.dropout_seed = dropout_seed;
+  call.dropout_seed = if_defined(dropout_seed);
   call.deterministic = data["deterministic"].toBool();
   return call;
 }
@@ -66,10 +72,11 @@ struct Attention : torch::autograd::Function<Attention> {
   static constexpr bool is_traceable = true;
 
   static variable_list forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
-                               const Call& call) {
+                               const Tensor& gates, const Call& call) {
     const at::AutoDispatchBelowADInplaceOrView below;
     auto [out, lse] = dispatch_forward(q, k, v, call);
-    context->save_for_backward({q, k, v, out, lse, call.dropout_seed.value_or(Tensor())});
+    context->save_for_backward(
+        {q, k, v, out, lse, call.dropout_seed.value_or(Tensor()), call.blocks.value_or(Tensor()), gates});
     save(call, context->saved_data);
     // A gradient that nobody gives stays undefined: most calls use out alone, and lse costs nothing then.
     context->set_materialize_grads(false);
@@ -78,9 +85,10 @@ struct Attention : torch::autograd::Function<Attention> {
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const Tensor &d_out = grads[0], &d_lse = grads[1];
-    if (!d_out.defined() && !d_lse.defined()) return {Tensor(), Tensor(), Tensor(), Tensor()};
+    if (!d_out.defined() && !d_lse.defined()) return {Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
     const variable_list saved = context->get_saved_variables();
-    const Call call = load(context->saved_data, saved[5]);
+    Call call = load(context->saved_data, saved[5], saved[6], saved[7]);
+    if (!context->needs_input_grad(3)) call.gates = std::nullopt;
     const BackwardInputs in{d_out.defined() ? d_out : at::zeros_like(saved[3]),
                             d_lse.defined() ? std::optional<Tensor>(d_lse) : std::nullopt,
                             saved[0],
@@ -88,8 +96,8 @@ struct Attention : torch::autograd::Function<Attention> {
                             saved[2],
                             saved[3],
                             saved[4]};
-    auto [dq, dk, dv] = dispatch_backward(in, call);
-    return {dq, dk, dv, Tensor()};
+    auto [dq, dk, dv, d_gates] = dispatch_backward(in, call);
+    return {dq, dk, dv, call.gates ? d_gates : Tensor(), Tensor()};
   }
 };
 
@@ -100,8 +108,8 @@ struct Gradient : torch::autograd::Function<Gradient> {
                                const Call& call) {
     (void)context;
     const at::AutoDispatchBelowADInplaceOrView below;
-    auto [dq, dk, dv] = dispatch_backward({d_out, d_lse, q, k, v, out, lse}, call);
-    return {dq, dk, dv};
+    auto [dq, dk, dv, d_gates] = dispatch_backward({d_out, d_lse, q, k, v, out, lse}, call);
+    return {dq, dk, dv, d_gates};
   }
 
   static variable_list backward(AutogradContext*, const variable_list&) {
@@ -113,13 +121,13 @@ struct Gradient : torch::autograd::Function<Gradient> {
 }  // namespace
 
 Outputs forward_autograd(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  const variable_list results = Attention::apply(q, k, v, call);
+  const variable_list results = Attention::apply(q, k, v, call.gates.value_or(Tensor()), call);
   return {results[0], results[1]};
 }
 
 InputGrads backward_autograd(const BackwardInputs& in, const Call& call) {
   const variable_list results = Gradient::apply(in.d_out, in.d_lse, in.q, in.k, in.v, in.out, in.lse, call);
-  return {results[0], results[1], results[2]};
+  return {results[0], results[1], results[2], results[3]};
 }
 
 }  // namespace longstride::op

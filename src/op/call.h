@@ -1,5 +1,6 @@
-// The arguments of one call after q, k, v, in the order of the operators' schema (schema.cc), as one value that the
-// kernels of this room hand on.
+// The arguments of one call after q, k, v, in the order of the operators' schemas (schema.cc), as one value that the
+// kernels of this room hand on. A call is one of dilated_attention, or, if it has a pattern in JSON, of
+// pattern_attention; the first fields of the other stay as they are here.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,6 +17,10 @@
 namespace longstride::op {
 
 struct Call {
+  std::optional<std::string> pattern_json;
+  std::optional<at::Tensor> blocks;  // int32 [rows, 4]
+  std::optional<at::Tensor> gates;   // [rows], dtype of lse
+
   std::vector<int64_t> segment_lengths;
   std::vector<int64_t> dilation_rates;
   bool causal = false;
@@ -34,12 +39,14 @@ struct Call {
 };
 
 Call make_call(const Pattern&, const AttentionOptions&);
+Call make_call(const std::string& pattern_json, const std::optional<at::Tensor>& blocks, const AttentionOptions&);
 
-// The pattern that a call names. Throws Error.
+// The pattern that a call names; blocks without numbers (a traced graph) are taken for none. Throws Error.
 Pattern pattern_of(const Call&);
 
-using Outputs = std::tuple<at::Tensor, at::Tensor>;                 // out, lse
-using InputGrads = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // dq, dk, dv
+using Outputs = std::tuple<at::Tensor, at::Tensor>;  // out, lse
+// dq, dk, dv, d_gates; the last is empty if the call has no gates.
+using InputGrads = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 // What the backward is given besides the call.
 struct BackwardInputs {

@@ -4,6 +4,7 @@
 #include <ATen/core/Formatting.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 
@@ -124,7 +125,25 @@ void check_heads(const Tensor& k, const Pattern& pattern) {
     refuse("heads of k and v", fmt::format("must be at least the number of groups, {}, under head_partition", groups),
            fmt::format("{}", *kv_heads), "use fewer groups or mixing \"joint\", which has no such limit");
   // A table of the wrong size is refused when it is read.
-  pattern.offset(0, 0, *kv_heads);
+  if (groups > 0) pattern.offset(0, 0, *kv_heads);
+}
+
+void check_gates(const Tensor& q, const Pattern& pattern, const Call& call) {
+  if (!has_gates(call)) return;
+  const Tensor& gates = *call.gates;
+  if (!call.blocks || !call.blocks->defined())
+    refuse("gates", "must belong to the rows of blocks", "no blocks", "give the list of blocks beside the pattern");
+  const auto lists = std::count_if(pattern.blocks().begin(), pattern.blocks().end(), [](const BlockPattern& block) {
+    return std::holds_alternative<BlockList>(block.rule());
+  });
+  if (lists != 1) refuse("gates", "must belong to the pattern's one list", fmt::format("{} lists", lists));
+  if (gates.scalar_type() != lse_dtype(q) || gates.dim() != 1 || differ(gates.sym_size(0), call.blocks->sym_size(0)))
+    refuse("gates",
+           fmt::format("must be {} with one entry a row of blocks, {}", at::toString(lse_dtype(q)),
+                       text(call.blocks->sym_size(0))),
+           fmt::format("{} of {}", at::toString(gates.scalar_type()), shape(gates)));
+  if (gates.device() != q.device())
+    refuse("gates", "must be on the device of q, " + q.device().str(), gates.device().str());
 }
 
 void check_like(const char* name, const Tensor& t, const Tensor& q, at::IntArrayRef axes_of_q, at::ScalarType dtype) {
@@ -147,6 +166,7 @@ Pattern check_forward(const Tensor& q, const Tensor& k, const Tensor& v, const C
   check_lengths(q, k, call);
   check_options(q, call);
   check_heads(k, pattern);
+  check_gates(q, pattern, call);
   return pattern;
 }
 
@@ -185,6 +205,8 @@ bool has_numbers(const Tensor& q, const Tensor& k, const Call& call) {
   return all(q.sym_sizes()) && all(k.sym_sizes()) && (!call.query_start || call.query_start->maybe_as_int()) &&
          (!call.cu_seqlens || all(*call.cu_seqlens)) && (!call.lengths || all(*call.lengths));
 }
+
+bool has_gates(const Call& call) { return call.gates && call.gates->defined(); }
 
 core::DType dtype_of(const Tensor& q) {
   switch (q.scalar_type()) {

@@ -17,6 +17,9 @@ Extent extent_of(const at::Tensor& q, const at::Tensor& k, const Call&);
 // Whether they are.
 bool has_numbers(const at::Tensor& q, const at::Tensor& k, const Call&);
 
+// Whether the call wants the gradient of gates.
+bool has_gates(const Call&);
+
 // q's dtype, which check_forward has seen to be one of ours.
 core::DType dtype_of(const at::Tensor& q);
 // Of lse: float32, or float64 for float64 inputs.

@@ -6,8 +6,10 @@
 
 #include <cmath>
 
+#include "core/refuse.h"
 #include "op/checks.h"
 #include "op/engines.h"
+#include "op/gates.h"
 #include "op/kernels.h"
 
 namespace longstride::op {
@@ -23,6 +25,14 @@ void attach(engine::Problem& problem, const Tensor& q, const Tensor& k, const Te
   problem.k = read(k);
   problem.v = read(v);
   if (call.dropout_p > 0) problem.dropout_seed = call.dropout_seed->const_data_ptr<int64_t>();
+}
+
+// The one list of a pattern, and the size of its blocks.
+std::pair<const BlockList*, int64_t> list_of(const Pattern& pattern) {
+  for (const BlockPattern& block : pattern.blocks()) {
+    if (const auto* list = std::get_if<BlockList>(&block.rule())) return {list, block.block_size()};
+  }
+  return {nullptr, 1};
 }
 
 }  // namespace
@@ -50,6 +60,9 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Extent extent = extent_of(q, k, call);
   engine::Problem problem = problem_of(q, k, call, pattern, extent);
   const Engine& engine = choose_engine(q.device(), problem);
+  if (has_gates(call) && !call.gates->eq(1).all().item<bool>())
+    core::refuse("gates", "must all be 1: they are there for their gradient", "other values",
+                 "pass 1 + score - score.detach()");
 
   const Tensor out = at::empty(q.sizes(), q.options());  // [batch, len_q, heads, dim]
   const Tensor lse = at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(lse_dtype(q)));
@@ -72,7 +85,8 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
 
   if (in.q.numel() == 0)  // no query: what keys there are get a zero gradient
     return {at::empty(in.q.sizes(), in.q.options()), at::zeros(in.k.sizes(), in.k.options()),
-            at::zeros(in.v.sizes(), in.v.options())};
+            at::zeros(in.v.sizes(), in.v.options()),
+            has_gates(call) ? at::zeros_like(*call.gates) : at::empty({0}, in.lse.options())};
   const Tensor dq = at::empty(in.q.sizes(), in.q.options());  // [batch, len_q, heads, dim]
   const Tensor dk = at::empty(in.k.sizes(), in.k.options());  // [batch, len_k, kv_heads, dim]
   const Tensor dv = at::empty(in.v.sizes(), in.v.options());
@@ -97,9 +111,20 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   gradients.dq = write(dq);
   gradients.dk = write(dk);
   gradients.dv = write(dv);
+  if (!has_gates(call)) {
+    engine.backward(problem, gradients, plan->view(), workspace(), nullptr);
+    note_engine(engine);
+    return {dq, dk, dv, at::empty({0}, lse.options())};
+  }
+  const auto [list, block_size] = list_of(pattern);
+  const GateIndex index(list->blocks, block_size, extent);
+  const Tensor entry_grads = at::empty({index.entries()}, lse.options());
+  engine::GateBlocks gates = index.view();
+  gates.grad = entry_grads.mutable_data_ptr();
+  gradients.gates = &gates;
   engine.backward(problem, gradients, plan->view(), workspace(), nullptr);
   note_engine(engine);
-  return {dq, dk, dv};
+  return {dq, dk, dv, index.by_row(entry_grads)};
 }
 
 }  // namespace longstride::op

@@ -1,4 +1,4 @@
-// The kernels behind the two operators, one pair a dispatch key, and the calls back into the dispatcher. Registered in
+// The kernels behind the operators, one pair a dispatch key, and the calls back into the dispatcher. Registered in
 // schema.cc, which alone knows the operators' long argument lists.
 #pragma once
 

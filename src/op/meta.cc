@@ -20,7 +20,9 @@ InputGrads backward_meta(const BackwardInputs& in, const Call& call) {
   check_backward(in, call);
   if (has_numbers(in.q, in.k, call)) extent_of(in.q, in.k, call);
   return {at::empty_symint(in.q.sym_sizes(), in.q.options()), at::empty_symint(in.k.sym_sizes(), in.k.options()),
-          at::empty_symint(in.v.sym_sizes(), in.v.options())};
+          at::empty_symint(in.v.sym_sizes(), in.v.options()),
+          has_gates(call) ? at::empty_symint(call.gates->sym_sizes(), call.gates->options())
+                          : at::empty({0}, in.lse.options())};
 }
 
 }  // namespace longstride::op

@@ -287,7 +287,9 @@ Pattern pattern_from_json(const std::string& text, const std::optional<std::vect
   return Pattern::block_sparse(patterns, causal);
 }
 
-std::string to_json(const Pattern& pattern) {
+namespace {
+
+Json written(const Pattern& pattern, bool with_lists) {
   Json json;
   json["causal"] = pattern.causal();
   if (!pattern.groups().empty()) {
@@ -306,10 +308,16 @@ std::string to_json(const Pattern& pattern) {
   }
   for (const BlockPattern& block : pattern.blocks()) {
     Json one = {{"pattern", block.name()}, {"block_size", block.block_size()}};
-    std::visit(RuleWriter{one}, block.rule());
+    if (with_lists || !std::holds_alternative<BlockList>(block.rule())) std::visit(RuleWriter{one}, block.rule());
     json["blocks"].push_back(one);
   }
-  return json.dump();
+  return json;
 }
+
+}  // namespace
+
+std::string to_json(const Pattern& pattern) { return written(pattern, true).dump(); }
+
+std::string to_json_beside_list(const Pattern& pattern) { return written(pattern, false).dump(); }
 
 }  // namespace longstride

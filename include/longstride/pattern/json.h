@@ -28,4 +28,7 @@ Pattern pattern_from_json(const std::string& text, const std::optional<std::vect
 // One line; pattern_from_json() of it is the same pattern. Options that have their defaults are left out.
 std::string to_json(const Pattern&);
 
+// The same for a pattern of exactly one BlockList, without its blocks: they go beside the text, as `list`.
+std::string to_json_beside_list(const Pattern&);
+
 }  // namespace longstride
