@@ -21,7 +21,17 @@ Pattern DilatedAttentionOptions::pattern() const {
   o.mixing = mixing;
   o.average = average;
   o.padding = padding;
-  return Pattern::dilated(segment_lengths, dilation_rates, o);
+  if (blocks.empty()) return Pattern::dilated(segment_lengths, dilation_rates, o);
+  if (!segment_lengths.empty() || !dilation_rates.empty()) {
+    return Pattern::dilated(segment_lengths, dilation_rates, o).with_blocks(blocks);
+  }
+  DilatedOptions untouched;
+  untouched.causal = causal;
+  if (o != untouched) {
+    core::refuse("head_offset, offsets, mixing, average and padding", "must have their defaults without dilated groups",
+                 "other values", "they are options of groups; give segment_lengths and dilation_rates");
+  }
+  return Pattern::block_sparse(blocks, causal);
 }
 
 void DilatedAttentionOptions::validate() const {

@@ -1,4 +1,4 @@
-// Weights by name, and the directory of a model. Called by users and the program.
+// Weights by name, and the directory of a model. Called by users, the factory and the program.
 #include "longstride/nn/checkpoint.h"
 
 #include <torch/torch.h>
@@ -19,7 +19,6 @@ using Tensors = std::map<std::string, at::Tensor>;
 
 constexpr const char* kConfigFile = "config.json";
 constexpr const char* kWeightsFile = "model.safetensors";
-constexpr const char* kModelName = "LongNetLM";
 constexpr int kFormatVersion = 1;
 constexpr uintmax_t kMaxConfigBytes = 1 << 20;
 const std::array<std::string, 3> kParts = {"q_proj", "k_proj", "v_proj"};
@@ -78,20 +77,13 @@ std::string read_text(const fs::path& path) {
   return text;
 }
 
-LongNetLMConfig read_config(const fs::path& path) {
-  const Json json = Json::parse(read_text(path), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || json.value("model", Json()) != kModelName || !json.contains("config")) {
-    nn::refuse_file(path, fmt::format("it is not the config of a {} checkpoint", kModelName));
+// The object in a config.json, which names its model and holds a config; anything else is refused.
+Json read_description(const fs::path& path) {
+  Json json = Json::parse(read_text(path), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("config") || !json.value("model", Json()).is_string()) {
+    nn::refuse_file(path, "it is not the config of a longstride checkpoint");
   }
-  if (json.value("format_version", Json()) != kFormatVersion) {
-    nn::refuse_file(path, fmt::format("its format_version is {}; this build reads {}",
-                                      json.value("format_version", Json()).dump(), kFormatVersion));
-  }
-  try {
-    return LongNetLMConfig::from_json(json["config"].dump());
-  } catch (const Error& e) {
-    nn::refuse_file(path, e.what());
-  }
+  return json;
 }
 
 }  // namespace
@@ -129,41 +121,72 @@ void load_weights(torch::nn::Module& module, const Tensors& tensors) {
   for (const auto& [key, parameter] : wanted) at::Tensor(parameter).copy_(given.at(key));
 }
 
-void save_checkpoint(const fs::path& directory, LongNetLM& model, const std::function<void(const fs::path&)>& more) {
-  if (model.is_empty()) core::refuse("model", "must hold a module", "an empty holder");
+std::string saved_model_name(const fs::path& directory) {
+  const Json json = read_description(directory / kConfigFile);
+  return json["model"].get<std::string>();
+}
+
+namespace nn {
+
+void save_module(const fs::path& directory, const torch::nn::Module& module, const char* model,
+                 const std::string& config, const std::function<void(const fs::path&)>& more) {
   std::error_code error;
   if (fs::is_directory(directory, error) && !fs::is_empty(directory, error) &&
       !fs::exists(directory / kConfigFile, error)) {
     nn::refuse_file(directory, "it holds files but no checkpoint; choose an empty or a new directory");
   }
   Json json;
-  json["model"] = kModelName;
+  json["model"] = model;
   json["format_version"] = kFormatVersion;
-  json["config"] = Json::parse(model->config.to_json());
+  json["config"] = Json::parse(config);
   const std::string text = json.dump(2) + "\n";
   nn::replace_directory(directory, [&](const fs::path& folder) {
-    nn::OutputFile config(folder / kConfigFile);
-    config.write(text.data(), text.size());
-    config.commit();
+    nn::OutputFile file(folder / kConfigFile);
+    file.write(text.data(), text.size());
+    file.commit();
     // "format": "pt" is what readers of other libraries look for.
-    save_tensors(folder / kWeightsFile, weights(*model), {{"format", "pt"}, {"model", kModelName}});
+    save_tensors(folder / kWeightsFile, weights(module), {{"format", "pt"}, {"model", model}});
     if (more) more(folder);
   });
 }
 
-LongNetLM load_checkpoint(const fs::path& directory) {
-  const LongNetLMConfig config = read_config(directory / kConfigFile);
+void with_saved_config(const fs::path& directory, const char* model,
+                       const std::function<void(const std::string&)>& use) {
+  const fs::path path = directory / kConfigFile;
+  const Json json = read_description(path);
+  if (json["model"] != model) {
+    nn::refuse_file(path, fmt::format("it is not the config of a {} checkpoint, but of a {}", model,
+                                      json["model"].get<std::string>()));
+  }
+  if (json.value("format_version", Json()) != kFormatVersion) {
+    nn::refuse_file(path, fmt::format("its format_version is {}; this build reads {}",
+                                      json.value("format_version", Json()).dump(), kFormatVersion));
+  }
+  try {
+    use(json["config"].dump());
+  } catch (const Error& e) {
+    nn::refuse_file(path, e.what());
+  }
+}
+
+void load_saved_weights(const fs::path& directory, torch::nn::Module& module) {
   const TensorFile file = load_tensors(directory / kWeightsFile);
   std::set<at::ScalarType> types;
   for (const auto& [key, tensor] : file.tensors) types.insert(tensor.scalar_type());
-  LongNetLM model(config);
-  if (types.size() == 1 && at::isFloatingType(*types.begin())) model->to(*types.begin());
+  if (types.size() == 1 && at::isFloatingType(*types.begin())) module.to(*types.begin());
   try {
-    load_weights(*model, file.tensors);
+    load_weights(module, file.tensors);
   } catch (const Error& e) {
     nn::refuse_file(directory / kWeightsFile, e.what());
   }
-  return model;
 }
+
+}  // namespace nn
+
+void save_checkpoint(const fs::path& directory, LongNetLM& model, const std::function<void(const fs::path&)>& more) {
+  save_model(directory, model, more);
+}
+
+LongNetLM load_checkpoint(const fs::path& directory) { return load_model<LongNetLM>(directory); }
 
 }  // namespace longstride

@@ -1,10 +1,12 @@
 // Feed-forward and the pre-LN transformer layer with sub-LN. Called by LongNetLM and users.
 #include "longstride/nn/layer.h"
 
+#include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 
 #include <array>
 
+#include "nn/layer_parts.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -24,11 +26,10 @@ at::Tensor tanh(const at::Tensor& x) { return at::tanh(x); }
 constexpr std::array<NamedActivation, 6> kActivations = {
     {{"relu", relu}, {"gelu", gelu}, {"gelu_tanh", gelu_tanh}, {"silu", silu}, {"swish", silu}, {"tanh", tanh}}};
 
-torch::nn::LayerNorm layer_norm(int64_t dim, double eps) {
-  return torch::nn::LayerNorm(torch::nn::LayerNormOptions({dim}).eps(eps));
-}
+}  // namespace
 
-// The layer's switches rule over those of its parts.
+namespace nn {
+
 MultiheadDilatedAttentionOptions attention_of(const TransformerLayerOptions& o) {
   MultiheadDilatedAttentionOptions attention = o.attention;
   attention.sub_layer_norm = o.sub_layer_norm;
@@ -42,7 +43,32 @@ FeedForwardOptions feed_forward_of(const TransformerLayerOptions& o) {
           o.sub_layer_norm,      o.layer_norm_eps,  o.gamma_init};
 }
 
-}  // namespace
+void check_input(const char* argument, const at::Tensor& x, int64_t embed_dim, const at::Tensor& weight) {
+  if (!x.defined() || x.dim() != 3 || x.size(2) != embed_dim) {
+    core::refuse(argument, fmt::format("must be [batch, len, {}]", embed_dim), nn::shape_text(x));
+  }
+  check_type(argument, x, weight);
+}
+
+void check_type(const char* argument, const at::Tensor& x, const at::Tensor& weight) {
+  const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
+  if (!x.is_floating_point() || (!autocast && x.scalar_type() != weight.scalar_type())) {
+    core::refuse(argument, fmt::format("must have the module's dtype {}", c10::toString(weight.scalar_type())),
+                 c10::toString(x.scalar_type()), "convert one of them with to()");
+  }
+  if (x.device() != weight.device()) {
+    core::refuse(argument, fmt::format("must be on the module's device {}", weight.device().str()), x.device().str(),
+                 "move one of them with to()");
+  }
+}
+
+void refuse_lse(const MultiheadCall& call) {
+  if (!call.need_lse) return;
+  core::refuse("need_lse", "must be false in a layer, which returns one tensor", "true",
+               "call MultiheadDilatedAttention for the lse");
+}
+
+}  // namespace nn
 
 const std::vector<std::string>& activation_names() {
   static const std::vector<std::string> names = [] {
@@ -78,7 +104,7 @@ void FeedForwardImpl::reset() {
   fc1 = register_module("fc1", torch::nn::Linear(options.dim, options.hidden));
   fc2 = register_module("fc2", torch::nn::Linear(options.hidden, options.dim));
   if (options.sub_layer_norm) {
-    inner_norm = register_module("inner_norm", layer_norm(options.hidden, options.layer_norm_eps));
+    inner_norm = register_module("inner_norm", nn::layer_norm(options.hidden, options.layer_norm_eps));
   }
   dropout = register_module("dropout", torch::nn::Dropout(options.dropout));
   reset_parameters();
@@ -97,14 +123,18 @@ void FeedForwardImpl::reset_parameters() {
 }
 
 at::Tensor FeedForwardImpl::forward(const at::Tensor& x) {
+  if (!x.defined() || x.dim() < 1 || x.size(-1) != options.dim) {
+    core::refuse("x", fmt::format("must be [..., {}]", options.dim), nn::shape_text(x));
+  }
+  nn::check_type("x", x, fc1->weight);
   at::Tensor h = dropout(activation_from_name(options.activation)(fc1(x)));  // [..., hidden]
   if (options.sub_layer_norm) h = inner_norm(h);
   return fc2(h);
 }
 
 void TransformerLayerOptions::validate() const {
-  attention_of(*this).validate();
-  feed_forward_of(*this).validate();
+  nn::attention_of(*this).validate();
+  nn::feed_forward_of(*this).validate();
 }
 
 TransformerLayerImpl::TransformerLayerImpl(TransformerLayerOptions given, AttentionFn attend)
@@ -115,10 +145,10 @@ TransformerLayerImpl::TransformerLayerImpl(TransformerLayerOptions given, Attent
 
 void TransformerLayerImpl::reset() {
   const int64_t dim = options.attention.embed_dim;
-  attention_norm = register_module("attention_norm", layer_norm(dim, options.layer_norm_eps));
-  attention = register_module("attention", MultiheadDilatedAttention(attention_of(options), attend_));
-  feed_forward_norm = register_module("feed_forward_norm", layer_norm(dim, options.layer_norm_eps));
-  feed_forward = register_module("feed_forward", FeedForward(feed_forward_of(options)));
+  attention_norm = register_module("attention_norm", nn::layer_norm(dim, options.layer_norm_eps));
+  attention = register_module("attention", MultiheadDilatedAttention(nn::attention_of(options), attend_));
+  feed_forward_norm = register_module("feed_forward_norm", nn::layer_norm(dim, options.layer_norm_eps));
+  feed_forward = register_module("feed_forward", FeedForward(nn::feed_forward_of(options)));
   dropout = register_module("dropout", torch::nn::Dropout(options.dropout));
 }
 
@@ -130,10 +160,8 @@ void TransformerLayerImpl::reset_parameters() {
 }
 
 at::Tensor TransformerLayerImpl::forward(const at::Tensor& x, const MultiheadCall& call) {
-  if (call.need_lse) {
-    core::refuse("need_lse", "must be false in a layer, which returns one tensor", "true",
-                 "call MultiheadDilatedAttention for the lse");
-  }
+  nn::refuse_lse(call);
+  nn::check_input("x", x, options.attention.embed_dim, attention->out_proj->weight);
   const at::Tensor attended = x + dropout(attention->forward(attention_norm(x), call).first);
   return attended + dropout(feed_forward(feed_forward_norm(attended)));
 }

@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include "longstride/nn/attention.h"
+#include "nn/layer_parts.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -13,10 +14,6 @@ namespace F = torch::nn::functional;
 
 torch::nn::Linear linear(int64_t in, int64_t out, bool bias) {
   return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(bias));
-}
-
-torch::nn::LayerNorm layer_norm(int64_t dim, double eps) {
-  return torch::nn::LayerNorm(torch::nn::LayerNormOptions({dim}).eps(eps));
 }
 
 // The lengths that a mask of trailing padding says.
@@ -36,21 +33,6 @@ std::vector<int64_t> lengths_of(const at::Tensor& mask, int64_t batch, int64_t l
     core::refuse("key_padding_mask", "must be true at the end of rows only", "a mask of another kind", kRemedy);
   }
   return {lengths.data_ptr<int64_t>(), lengths.data_ptr<int64_t>() + batch};
-}
-
-void check_input(const char* argument, const at::Tensor& x, int64_t embed_dim, const at::Tensor& weight) {
-  if (!x.defined() || x.dim() != 3 || x.size(2) != embed_dim) {
-    core::refuse(argument, fmt::format("must be [batch, len, {}]", embed_dim), nn::shape_text(x));
-  }
-  const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
-  if (!x.is_floating_point() || (!autocast && x.scalar_type() != weight.scalar_type())) {
-    core::refuse(argument, fmt::format("must have the module's dtype {}", c10::toString(weight.scalar_type())),
-                 c10::toString(x.scalar_type()), "convert one of them with to()");
-  }
-  if (x.device() != weight.device()) {
-    core::refuse(argument, fmt::format("must be on the module's device {}", weight.device().str()), x.device().str(),
-                 "move one of them with to()");
-  }
 }
 
 void check_cache(const KeyValueCache& cache, const at::Tensor& k) {
@@ -122,10 +104,10 @@ void MultiheadDilatedAttentionImpl::reset() {
     v_proj = register_module("v_proj", linear(embed, key_value, options.bias));
   }
   if (options.qk_norm) {
-    q_norm = register_module("q_norm", layer_norm(options.head_dim(), options.layer_norm_eps));
-    k_norm = register_module("k_norm", layer_norm(options.head_dim(), options.layer_norm_eps));
+    q_norm = register_module("q_norm", nn::layer_norm(options.head_dim(), options.layer_norm_eps));
+    k_norm = register_module("k_norm", nn::layer_norm(options.head_dim(), options.layer_norm_eps));
   }
-  if (options.sub_layer_norm) inner_norm = register_module("inner_norm", layer_norm(embed, options.layer_norm_eps));
+  if (options.sub_layer_norm) inner_norm = register_module("inner_norm", nn::layer_norm(embed, options.layer_norm_eps));
   out_proj = register_module("out_proj", linear(embed, embed, options.bias));
   attention = register_module("attention", DilatedAttention(options.attention, attend_));
   reset_parameters();
@@ -201,9 +183,9 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
 
 std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::forward_cross(
     const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const MultiheadCall& call) {
-  check_input("query", query, options.embed_dim, out_proj->weight);
-  check_input("key", key, options.embed_dim, out_proj->weight);
-  check_input("value", value, options.embed_dim, out_proj->weight);
+  nn::check_input("query", query, options.embed_dim, out_proj->weight);
+  nn::check_input("key", key, options.embed_dim, out_proj->weight);
+  nn::check_input("value", value, options.embed_dim, out_proj->weight);
   if (query.sizes() != key.sizes() || key.sizes() != value.sizes()) {
     core::refuse("query, key and value", "must have equal shapes",
                  fmt::format("{}, {} and {}", nn::shape_text(query), nn::shape_text(key), nn::shape_text(value)),

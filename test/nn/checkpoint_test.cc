@@ -297,8 +297,8 @@ TEST(ModelDirectory, ForeignOrDamagedIsRefused) {
     text.replace(text.find(from), from.size(), to);
     return text;
   };
-  EXPECT_THAT(with_config("{\"model_type\": \"bert\"}"), HasSubstr("not the config of a LongNetLM"));
-  EXPECT_THAT(with_config("]"), HasSubstr("not the config of a LongNetLM"));
+  EXPECT_THAT(with_config("{\"model_type\": \"bert\"}"), HasSubstr("not the config of a longstride checkpoint"));
+  EXPECT_THAT(with_config("]"), HasSubstr("not the config of a longstride checkpoint"));
   EXPECT_THAT(with_config(replaced("\"format_version\": 1", "\"format_version\": 2")),
               HasSubstr("format_version is 2"));
   EXPECT_THAT(with_config(replaced("\"layers\": 3", "\"layers\": 2")), HasSubstr("unknown layers.2."));

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -37,9 +39,16 @@ struct DilatedAttentionOptions {
   Padding padding = Padding::kMasked;
   std::optional<double> softmax_scale;  // unset: 1 / sqrt(dim)
   double attention_dropout = 0.0;       // in [0, 1), while training
+  // In the same softmax as the groups: a pair counts once more if one of these shows it (pattern/blocks.h). Alone when
+  // both lists of groups are empty; then the options of groups must have their defaults.
+  std::vector<BlockPattern> blocks;
 
   Pattern pattern() const;  // throws Error as Pattern::dilated does
   void validate() const;    // throws Error
+  // Every field by name, and back: missing fields have their defaults, an unknown one (named with the nearest), or one
+  // of a wrong type, is an Error. The result is validated. The same holds for every to_json() and from_json() here.
+  std::string to_json() const;
+  static DilatedAttentionOptions from_json(std::string_view text);
   bool operator==(const DilatedAttentionOptions&) const = default;
 };
 
@@ -48,6 +57,7 @@ struct DilatedAttentionOptions {
 // torch's generator. Warns once a process if dim is not a multiple of 8 or above 128 (a slower path).
 class DilatedAttentionImpl : public torch::nn::Cloneable<DilatedAttentionImpl> {
  public:
+  static constexpr const char* kModelName = "DilatedAttention";  // in the config.json of a saved one
   explicit DilatedAttentionImpl(DilatedAttentionOptions options, AttentionFn attend = {});  // empty: local_attention
   void reset() override;
   void pretty_print(std::ostream& stream) const override;
@@ -84,7 +94,10 @@ struct MultiheadDilatedAttentionOptions {
 
   int64_t head_dim() const { return embed_dim / num_heads; }
   int64_t key_value_heads() const { return kv_heads == 0 ? num_heads : kv_heads; }
-  void validate() const;  // throws Error
+  void validate() const;        // throws Error
+  std::string to_json() const;  // flat: the fields of `attention` and `positions` beside the others
+  static MultiheadDilatedAttentionOptions from_json(std::string_view text);
+  bool operator==(const MultiheadDilatedAttentionOptions&) const = default;
 };
 
 // What one call of MultiheadDilatedAttention may add.
@@ -106,6 +119,7 @@ struct MultiheadCall {
 // Decoding with a cache needs a module without active dropout and grad mode off.
 class MultiheadDilatedAttentionImpl : public torch::nn::Cloneable<MultiheadDilatedAttentionImpl> {
  public:
+  static constexpr const char* kModelName = "MultiheadDilatedAttention";  // in the config.json of a saved one
   explicit MultiheadDilatedAttentionImpl(MultiheadDilatedAttentionOptions options, AttentionFn attend = {});
   void reset() override;
   void reset_parameters();  // MAGNETO initialisation from torch's generator; biases are 0

@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "longstride/nn/attention.h"
@@ -29,11 +30,15 @@ struct FeedForwardOptions {
   double layer_norm_eps = 1e-5;
   double gamma_init = 1.0;  // Xavier gain of both projections
   void validate() const;    // throws Error
+  std::string to_json() const;
+  static FeedForwardOptions from_json(std::string_view text);
+  bool operator==(const FeedForwardOptions&) const = default;
 };
 
 // [..., dim] -> [..., dim]
 class FeedForwardImpl : public torch::nn::Cloneable<FeedForwardImpl> {
  public:
+  static constexpr const char* kModelName = "FeedForward";  // in the config.json of a saved one
   explicit FeedForwardImpl(FeedForwardOptions options);
   void reset() override;
   void reset_parameters();
@@ -54,12 +59,16 @@ struct TransformerLayerOptions {
   bool sub_layer_norm = true;  // of attention and feed-forward; takes the place of attention.sub_layer_norm
   double layer_norm_eps = 1e-5;
   double gamma_init = 1.0;
-  void validate() const;  // throws Error
+  void validate() const;        // throws Error
+  std::string to_json() const;  // flat: the fields of `attention` beside the layer's own
+  static TransformerLayerOptions from_json(std::string_view text);
+  bool operator==(const TransformerLayerOptions&) const = default;
 };
 
 // x + dropout(attention(norm(x))), then x + dropout(feed_forward(norm(x))). x [batch, len, dim].
 class TransformerLayerImpl : public torch::nn::Cloneable<TransformerLayerImpl> {
  public:
+  static constexpr const char* kModelName = "TransformerLayer";  // in the config.json of a saved one
   explicit TransformerLayerImpl(TransformerLayerOptions options, AttentionFn attend = {});
   void reset() override;
   void reset_parameters();

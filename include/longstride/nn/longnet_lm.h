@@ -69,7 +69,8 @@ struct DecodeState {
 
 class LongNetLMImpl : public torch::nn::Cloneable<LongNetLMImpl> {
  public:
-  static constexpr int64_t kIgnored = -100;  // a target that counts for nothing
+  static constexpr const char* kModelName = "LongNetLM";  // in the config.json of a saved one
+  static constexpr int64_t kIgnored = -100;               // a target that counts for nothing
 
   explicit LongNetLMImpl(LongNetLMConfig config, AttentionFn attend = {});  // validates
   void reset() override;

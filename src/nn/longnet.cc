@@ -1,0 +1,148 @@
+// LongNet: stacks of layers between LayerNorms. Called by users and the factory.
+#include "longstride/nn/longnet.h"
+
+#include <ATen/autocast_mode.h>
+#include <torch/torch.h>
+
+#include "nn/layer_parts.h"
+#include "nn/require.h"
+
+namespace longstride {
+namespace {
+
+MultiheadCall layer_call(const LongNetCall& call, const RotaryFactors& rotary) {
+  MultiheadCall c;
+  c.cu_seqlens = call.cu_seqlens;
+  c.lengths = call.lengths;
+  c.deterministic = call.deterministic;
+  if (rotary.defined()) c.rotary = &rotary;
+  return c;
+}
+
+}  // namespace
+
+LongNetImpl::LongNetImpl(LongNetConfig given, LongNetAttention attend)
+    : config(std::move(given)), attend_(std::move(attend)) {
+  config.validate();
+  reset();
+}
+
+void LongNetImpl::reset() {
+  if (config.has_encoder()) {
+    encoder_layers = register_module("encoder_layers", torch::nn::ModuleList());
+    for (int64_t i = 0; i < config.num_encoder_layers; ++i) {
+      encoder_layers->push_back(TransformerLayer(config.encoder_layer(), attend_.encoder));
+    }
+    encoder_norm = register_module("encoder_norm", nn::layer_norm(config.d_model, config.layer_norm_eps));
+  }
+  if (config.has_decoder()) {
+    decoder_layers = register_module("decoder_layers", torch::nn::ModuleList());
+    const DecoderLayerOptions layer = config.decoder_layer();
+    for (int64_t i = 0; i < config.num_decoder_layers; ++i) {
+      if (config.has_encoder()) {
+        decoder_layers->push_back(DilatedTransformerDecoderLayer(layer, attend_.decoder, attend_.memory));
+      } else {
+        decoder_layers->push_back(TransformerLayer(layer.layer, attend_.decoder));
+      }
+    }
+    decoder_norm = register_module("decoder_norm", nn::layer_norm(config.d_model, config.layer_norm_eps));
+  }
+}
+
+void LongNetImpl::reset_parameters() {
+  for (auto* stack : {&encoder_layers, &decoder_layers}) {
+    if (stack->is_empty()) continue;
+    for (const auto& child : **stack) {
+      if (auto* layer = child->as<TransformerLayer>()) {
+        layer->reset_parameters();
+      } else {
+        child->as<DilatedTransformerDecoderLayer>()->reset_parameters();
+      }
+    }
+  }
+  for (auto norm : {encoder_norm, decoder_norm}) {
+    if (!norm.is_empty()) norm->reset_parameters();
+  }
+}
+
+void LongNetImpl::check(const char* argument, const at::Tensor& x) const {
+  nn::check_input(argument, x, config.d_model, (config.has_encoder() ? encoder_norm : decoder_norm)->weight);
+  if (x.size(1) > config.max_len) {
+    core::refuse(argument, fmt::format("must not be longer than max_len {}", config.max_len), std::to_string(x.size(1)),
+                 "raise max_len in the config");
+  }
+}
+
+at::Tensor LongNetImpl::run_layers(torch::nn::ModuleList& layers, at::Tensor x, const at::Tensor& memory,
+                                   const LongNetCall& call) {
+  // One set of factors for all layers, of the type in which attention will run.
+  const auto device = x.device();
+  const auto dtype = at::autocast::is_autocast_enabled(device.type()) && x.scalar_type() != at::kDouble
+                         ? at::autocast::get_autocast_dtype(device.type())
+                         : x.scalar_type();
+  const RotaryFactors rotary = rotary_factors(config.encoder_layer().attention.positions, 0, x.size(1),
+                                              config.d_model / config.nhead, dtype, device);
+  const bool draws_random = is_training() && (config.dropout > 0 || config.attention_dropout > 0);
+  for (const auto& child : *layers) {
+    const auto plain = std::dynamic_pointer_cast<TransformerLayerImpl>(child);
+    const auto crossing = std::dynamic_pointer_cast<DilatedTransformerDecoderLayerImpl>(child);
+    // Holds all that it reads: the backward may run it long after this call.
+    const auto run = [plain, crossing, memory, call, rotary](const at::Tensor& in) {
+      const MultiheadCall c = layer_call(call, rotary);
+      return plain ? plain->forward(in, c) : crossing->forward(in, memory, c);
+    };
+    if (config.activation_checkpointing) {
+      std::vector<at::Tensor> read = child->parameters();
+      if (crossing) read.push_back(memory);
+      x = checkpoint(run, x, std::move(read), draws_random);
+    } else {
+      x = run(x);
+    }
+  }
+  return x;
+}
+
+at::Tensor LongNetImpl::encode(const at::Tensor& source, const LongNetCall& call) {
+  if (!config.has_encoder()) {
+    core::refuse("encode()", "needs a form with an encoder", longstride::name(config.form), "call forward()");
+  }
+  check("source", source);
+  return encoder_norm(run_layers(encoder_layers, source, {}, call));
+}
+
+at::Tensor LongNetImpl::decode(const at::Tensor& target, const at::Tensor& memory, const LongNetCall& call) {
+  if (config.form != LongNetForm::kEncoderDecoder) {
+    core::refuse("decode()", "needs the form encoder_decoder", longstride::name(config.form), "call forward()");
+  }
+  check("target", target);
+  check("memory", memory);
+  if (target.sizes() != memory.sizes()) {
+    core::refuse("target", fmt::format("must have the shape of the source {}", nn::shape_text(memory)),
+                 nn::shape_text(target), "pad the shorter one and mark its rows with lengths");
+  }
+  return decoder_norm(run_layers(decoder_layers, target, memory, call));
+}
+
+at::Tensor LongNetImpl::forward(const at::Tensor& source, const at::Tensor& target, const LongNetCall& call) {
+  if (config.form != LongNetForm::kEncoderDecoder && target.defined()) {
+    core::refuse("target", fmt::format("must be unset in the form {}", longstride::name(config.form)),
+                 nn::shape_text(target), "use the form encoder_decoder, or pass one sequence");
+  }
+  check("source", source);
+  switch (config.form) {
+    case LongNetForm::kEncoder:
+      return encode(source, call);
+    case LongNetForm::kDecoder:
+      return decoder_norm(run_layers(decoder_layers, source, {}, call));
+    case LongNetForm::kEncoderDecoder:
+      break;
+  }
+  const at::Tensor& read = target.defined() ? target : source;
+  if (read.sizes() != source.sizes()) {
+    core::refuse("target", fmt::format("must have the shape of the source {}", nn::shape_text(source)),
+                 nn::shape_text(read), "pad the shorter one and mark its rows with lengths");
+  }
+  return decode(read, encode(source, call), call);
+}
+
+}  // namespace longstride
