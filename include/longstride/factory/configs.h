@@ -1,0 +1,92 @@
+// Configs as values: checked by validate(), written and read as flat JSON, never changed by what they are passed to.
+// from_json() takes defaults for missing keys and refuses unknown ones with the nearest name. LongNetConfig is in
+// nn/longnet.h.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "longstride/nn/attention.h"
+#include "longstride/nn/longnet.h"
+#include "longstride/pattern/blocks.h"
+
+namespace longstride {
+
+using DilatedAttentionConfig = DilatedAttentionOptions;
+using MultiheadConfig = MultiheadDilatedAttentionOptions;
+
+// Where attention runs. This build runs every sequence in one process.
+struct RingAttentionConfig {
+  // A process group by its name in c10d's registry; "none": this process by itself. Unset: the default group if one is
+  // initialised, else this process by itself.
+  std::optional<std::string> group;
+  // The ranks that share a sequence; unset: all of the group's. >= 1; must divide the ranks.
+  std::optional<int64_t> ring_size;
+
+  void validate() const;  // throws Error; what needs the group is checked by ranks_of()
+  std::string to_json() const;
+  static RingAttentionConfig from_json(std::string_view text);
+  bool operator==(const RingAttentionConfig&) const = default;
+};
+
+// RingAttentionConfig, and what the group must be: what a job is started with, checked where it runs.
+struct DistributedConfig {
+  std::optional<std::string> group;    // as in RingAttentionConfig
+  std::optional<int64_t> ring_size;    // as in RingAttentionConfig
+  std::optional<int64_t> world_size;   // ranks that the group must have; >= 1
+  std::optional<int64_t> rank;         // that this process must have; in [0, world_size)
+  std::optional<std::string> backend;  // of the group: "gloo", "nccl" or "mpi"; must be unset without a group
+
+  RingAttentionConfig ring() const { return {group, ring_size}; }
+  void validate() const;  // throws Error, among it if ring_size is above world_size or does not divide it
+  std::string to_json() const;
+  static DistributedConfig from_json(std::string_view text);
+  bool operator==(const DistributedConfig&) const = default;
+};
+
+// The ranks of the group that a config names: 1 without a group. Throws Error if the group cannot be found, has other
+// ranks, another rank or backend than the config says, or ring_size does not divide its ranks (both numbers are named).
+int64_t ranks_of(const RingAttentionConfig&);
+int64_t ranks_of(const DistributedConfig&);
+
+// Bounds of a memory pool: the options of UnifiedMemoryPool, under its names and with its defaults.
+struct MemoryPoolConfig {
+  int64_t most_cached_bytes = int64_t{256} << 20;                 // idle memory that is kept; > 0
+  int64_t most_live_bytes = std::numeric_limits<int64_t>::max();  // that may be leased at a time; > 0
+
+  void validate() const;  // throws Error
+  std::string to_json() const;
+  static MemoryPoolConfig from_json(std::string_view text);
+  bool operator==(const MemoryPoolConfig&) const = default;
+};
+
+// A block-sparse pattern by name. Only the options that the pattern takes may be set; docs/factory.md has the table.
+struct SparseAttentionConfig {
+  std::string pattern = "dilated_sparse";             // one of block_pattern_names() but "list", or "hybrid"
+  int64_t block_size = 128;                           // tokens, >= 1
+  std::optional<double> sparsity_ratio;               // share of block pairs left out, in (0, 1)
+  std::optional<double> density;                      // 1 - sparsity_ratio; give one of the two
+  std::optional<int64_t> window;                      // local_window, global_local: tokens
+  std::optional<std::vector<int64_t>> rates;          // dilated_sparse: distances in blocks
+  std::optional<int64_t> reach;                       // dilated_sparse: distances kept on each side
+  std::optional<int64_t> global_tokens;               // global_local
+  std::optional<int64_t> stride_blocks;               // strided
+  std::optional<int64_t> grid_columns;                // axial
+  std::optional<int64_t> seed;                        // random
+  std::optional<std::vector<HierarchyLevel>> levels;  // hierarchical
+  std::vector<BlockPattern> blocks;                   // hybrid: the patterns that are united
+
+  // What these options say. Where a pattern needs an option that is not given: sparsity_ratio 0.9, window 512,
+  // global_tokens 64, stride_blocks 4, levels {b, window 4b}, {4b, window 16b}, {16b, everything} for block_size b.
+  std::vector<BlockPattern> block_patterns() const;
+  void validate() const;  // throws Error
+  std::string to_json() const;
+  static SparseAttentionConfig from_json(std::string_view text);
+  bool operator==(const SparseAttentionConfig&) const = default;
+};
+
+}  // namespace longstride

@@ -1,0 +1,158 @@
+// Checks and JSON of the configs, and what a SparseAttentionConfig says. See configs.h.
+#include "longstride/factory/configs.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "core/refuse.h"
+#include "factory/config_fields.h"
+#include "longstride/pattern/json.h"
+#include "nn/require.h"
+
+namespace longstride {
+namespace {
+
+using nn::Json;
+
+constexpr const char* kHybrid = "hybrid";
+
+struct PatternOptions {
+  const char* pattern;
+  std::vector<std::string> takes;
+};
+
+const std::vector<PatternOptions>& pattern_table() {
+  static const std::vector<PatternOptions> table = {
+      {"local_window", {"window", "sparsity_ratio", "density"}},
+      {"dilated_sparse", {"rates", "reach", "sparsity_ratio", "density"}},
+      {"global_local", {"window", "global_tokens"}},
+      {"strided", {"stride_blocks"}},
+      {"axial", {"grid_columns"}},
+      {"random", {"sparsity_ratio", "density", "seed"}},
+      {"hierarchical", {"levels"}},
+      {kHybrid, {"blocks"}},
+  };
+  return table;
+}
+
+const std::vector<std::string>& options_of_pattern(const std::string& pattern) {
+  std::vector<std::string> names;
+  for (const PatternOptions& row : pattern_table()) {
+    if (pattern == row.pattern) return row.takes;
+    names.emplace_back(row.pattern);
+  }
+  core::refuse_unknown("pattern", pattern, names);
+}
+
+template <class T>
+bool is_set(const std::optional<T>& field) {
+  return field.has_value();
+}
+bool is_set(const std::vector<BlockPattern>& field) { return !field.empty(); }
+
+// The options of one pattern that are set, with the defaults of those that it cannot do without.
+Json given_options(const SparseAttentionConfig& c) {
+  const std::vector<std::string>& takes = options_of_pattern(c.pattern);
+  Json given = Json::object();
+  factory::sparse_fields(c, [&](const std::string& key, const auto& field) {
+    if (key == "pattern" || key == "block_size") {
+      given[key] = nn::written(field);
+    } else if constexpr (!std::is_arithmetic_v<std::decay_t<decltype(field)>> &&
+                         !std::is_same_v<std::decay_t<decltype(field)>, std::string>) {
+      if (!is_set(field)) return;
+      if (std::find(takes.begin(), takes.end(), key) == takes.end()) {
+        core::refuse_unknown(fmt::format("option of pattern {}", c.pattern), key, takes);
+      }
+      given[key] = nn::written(field);
+    }
+  });
+  const auto lacks = [&](std::initializer_list<const char*> keys) {
+    return std::none_of(keys.begin(), keys.end(), [&](const char* key) { return given.contains(key); });
+  };
+  if (c.pattern == "local_window" && lacks({"window", "sparsity_ratio", "density"})) given["sparsity_ratio"] = 0.9;
+  if (c.pattern == "dilated_sparse" && lacks({"reach", "sparsity_ratio", "density"})) given["sparsity_ratio"] = 0.9;
+  if (c.pattern == "random" && lacks({"sparsity_ratio", "density"})) given["sparsity_ratio"] = 0.9;
+  if (c.pattern == "global_local") {
+    if (lacks({"window"})) given["window"] = 512;
+    if (lacks({"global_tokens"})) given["global_tokens"] = 64;
+  }
+  if (c.pattern == "strided" && lacks({"stride_blocks"})) given["stride_blocks"] = 4;
+  if (c.pattern == "hierarchical" && lacks({"levels"})) {
+    const int64_t b = c.block_size;
+    const std::vector<HierarchyLevel> levels = {{b, 4 * b}, {4 * b, 16 * b}, {16 * b, std::nullopt}};
+    given["levels"] = nn::written(levels);
+  }
+  return given;
+}
+
+}  // namespace
+
+void RingAttentionConfig::validate() const {
+  if (ring_size) nn::require_positive("ring_size", *ring_size);
+}
+
+void DistributedConfig::validate() const {
+  ring().validate();
+  if (world_size) nn::require_positive("world_size", *world_size);
+  if (rank && *rank < 0) core::refuse("rank", "must not be negative", std::to_string(*rank));
+  if (rank && world_size && *rank >= *world_size) {
+    core::refuse("rank", fmt::format("must be below world_size {}", *world_size), std::to_string(*rank));
+  }
+  if (ring_size && world_size && *world_size % *ring_size != 0) {
+    core::refuse("ring_size", fmt::format("must divide world_size {}", *world_size), std::to_string(*ring_size));
+  }
+  const std::vector<std::string> backends = {"gloo", "nccl", "mpi"};
+  if (backend && std::find(backends.begin(), backends.end(), *backend) == backends.end()) {
+    core::refuse_unknown("backend", *backend, backends);
+  }
+}
+
+std::vector<BlockPattern> SparseAttentionConfig::block_patterns() const {
+  nn::require_positive("block_size", block_size);
+  for (const auto& [key, ratio] : {std::pair{"sparsity_ratio", sparsity_ratio}, {"density", density}}) {
+    if (ratio && !(*ratio > 0 && *ratio < 1)) core::refuse(key, "must be in (0, 1)", fmt::format("{}", *ratio));
+  }
+  const Json given = given_options(*this);
+  if (pattern == kHybrid) {
+    if (blocks.empty()) {
+      core::refuse("blocks", "must hold the block patterns that hybrid unites", "none",
+                   R"(as in [{"pattern": "local_window", "block_size": 64, "window": 256}])");
+    }
+    return blocks;
+  }
+  const Json json = {{"blocks", Json::array({given})}};
+  return pattern_from_json(nn::text_of(json, -1)).blocks();
+}
+
+void SparseAttentionConfig::validate() const { (void)block_patterns(); }
+
+std::string RingAttentionConfig::to_json() const { return nn::to_json(*this, factory::ring_fields); }
+RingAttentionConfig RingAttentionConfig::from_json(std::string_view text) {
+  return nn::from_json<RingAttentionConfig>(text, factory::ring_fields);
+}
+
+std::string DistributedConfig::to_json() const { return nn::to_json(*this, factory::distributed_fields); }
+DistributedConfig DistributedConfig::from_json(std::string_view text) {
+  return nn::from_json<DistributedConfig>(text, factory::distributed_fields);
+}
+
+void MemoryPoolConfig::validate() const {
+  nn::require_positive("most_cached_bytes", most_cached_bytes);
+  nn::require_positive("most_live_bytes", most_live_bytes);
+}
+
+std::string MemoryPoolConfig::to_json() const { return nn::to_json(*this, factory::memory_pool_fields); }
+MemoryPoolConfig MemoryPoolConfig::from_json(std::string_view text) {
+  return nn::from_json<MemoryPoolConfig>(text, factory::memory_pool_fields);
+}
+
+std::string SparseAttentionConfig::to_json() const { return nn::to_json(*this, factory::sparse_fields); }
+SparseAttentionConfig SparseAttentionConfig::from_json(std::string_view text) {
+  return nn::from_json<SparseAttentionConfig>(text, factory::sparse_fields);
+}
+
+}  // namespace longstride

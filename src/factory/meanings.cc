@@ -1,0 +1,85 @@
+// The words for every option, and devices and dtypes by name. See meanings.h and tensor_options.h.
+#include "factory/meanings.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <vector>
+
+#include "core/refuse.h"
+#include "factory/tensor_options.h"
+
+namespace longstride::factory {
+
+std::string meaning_of(const std::string& option) {
+  static const std::map<std::string, std::string> meanings = {
+      {"embed_dim", "width, a multiple of num_heads"},
+      {"num_heads", "query heads"},
+      {"kv_heads", "key and value heads; divide num_heads; 0: num_heads"},
+      {"segment_lengths", "tokens of a segment, one per group; given with dilation_rates"},
+      {"dilation_rates", "every how many tokens of a segment are sampled, one per group"},
+      {"causal", "whether a query sees no later key"},
+      {"head_offset", "which residue a KV head samples: modulo (the paper), block (torchscale), group (fkodom)"},
+      {"offsets", "explicit offsets, groups x kv_heads row by row, in place of head_offset"},
+      {"mixing", "joint: every head runs every group; head_partition: the heads are shared out among the groups"},
+      {"average", "divide the output by the number of groups; head_partition only"},
+      {"padding", "masked, or zero_keys: torchscale's padding, for its pretrained models"},
+      {"softmax_scale", "factor of q.k; unset: 1 / sqrt(head dim)"},
+      {"attention_dropout", "of attention probabilities while training, in [0, 1)"},
+      {"fused_qkv", "one q/k/v projection, or three; each loads the other's weights"},
+      {"bias", "whether projections have one"},
+      {"qk_norm", "LayerNorm over each head of q and k"},
+      {"positions", "on q and k: none, rope or xpos"},
+      {"rope_base", "base of the angles of rope and xpos, above 1"},
+      {"xpos_scale_base", "tokens; 0: max(512, max_len / 32)"},
+      {"max_len", "tokens; what xpos_scale_base is derived from"},
+      {"sub_layer_norm", "LayerNorm before the output projection (MAGNETO)"},
+      {"layer_norm_eps", "epsilon of every LayerNorm, above 0"},
+      {"gamma_init", "Xavier gain of value and output projections (MAGNETO), above 0"},
+      {"pattern",
+       "local_window, dilated_sparse, global_local, strided, axial, random, hierarchical, or hybrid: their union"},
+      {"block_size", "tokens a side of a block"},
+      {"sparsity_ratio", "share of block pairs left out, in (0, 1); local_window, dilated_sparse, random"},
+      {"density", "1 - sparsity_ratio; give one of the two"},
+      {"window", "tokens that a query sees around it; local_window, global_local"},
+      {"rates", "distances in blocks, one per head in turn; dilated_sparse"},
+      {"reach", "how many distances are kept on each side; dilated_sparse"},
+      {"global_tokens", "first tokens that see and are seen by all; global_local"},
+      {"stride_blocks", "every how many key blocks one is seen by all; strided"},
+      {"grid_columns", "columns of the grid of blocks; unset: nearly square; axial"},
+      {"seed", "of the drawn blocks; random"},
+      {"levels", "list of {stride, window} in tokens, or {stride, global: true}; hierarchical"},
+      {"blocks", "list of block patterns {pattern, block_size, ...}; hybrid"},
+      {"group", "name of a process group; none: this process by itself; unset: the default group, if there is one"},
+      {"ring_size", "ranks that share a sequence; unset: all of the group"},
+      {"world_size", "ranks that the group must have; unset: any"},
+      {"rank", "that this process must have in the group; unset: any"},
+      {"backend", "that the group must have: gloo, nccl or mpi; unset: any"},
+      {"device", "of the weights: cpu, cuda, cuda:1"},
+      {"dtype", "of the weights: float32, float64, bfloat16, float16"},
+  };
+  const auto found = meanings.find(option);
+  if (found == meanings.end()) core::refuse("option", "must have a meaning", option);
+  return found->second;
+}
+
+at::Device device_of(const std::string& text) {
+  try {
+    return at::Device(text);
+  } catch (const std::exception&) {
+    core::refuse("device", "must be a device such as cpu or cuda:0", fmt::format("'{}'", text));
+  }
+}
+
+at::ScalarType dtype_of(const std::string& text) {
+  const std::vector<std::pair<std::string, at::ScalarType>> types = {
+      {"float32", at::kFloat}, {"float64", at::kDouble}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}};
+  std::vector<std::string> names;
+  for (const auto& [name, type] : types) {
+    if (text == name) return type;
+    names.push_back(name);
+  }
+  core::refuse_unknown("dtype", text, names);
+}
+
+}  // namespace longstride::factory

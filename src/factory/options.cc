@@ -1,0 +1,73 @@
+// OptionValue and its two faces, variant and JSON. See options.h and named_values.h.
+#include "longstride/factory/options.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "core/refuse.h"
+#include "factory/named_values.h"
+
+namespace longstride {
+
+OptionValue OptionValue::json(std::string_view text) {
+  OptionValue value;
+  try {
+    value = factory::option_of(nn::Json::parse(text));
+  } catch (const nn::Json::exception& e) {
+    core::refuse("option", "must be JSON", e.what());
+  }
+  return value;
+}
+
+std::string OptionValue::text() const { return nn::text_of(factory::json_of(*this), -1); }
+
+NamedOptions options_from_json(std::string_view text) { return factory::options_of(nn::parse_object("options", text)); }
+
+namespace factory {
+
+nn::Json json_of(const OptionValue& value) {
+  return std::visit(
+      [](const auto& kept) -> nn::Json {
+        using T = std::decay_t<decltype(kept)>;
+        if constexpr (std::is_same_v<T, std::monostate>) {
+          return {};
+        } else if constexpr (std::is_same_v<T, OptionValue::Json>) {
+          return nn::Json::parse(kept.text);
+        } else {
+          return kept;
+        }
+      },
+      value.kept());
+}
+
+nn::Json json_of(const NamedOptions& options) {
+  nn::Json object = nn::Json::object();
+  for (const auto& [name, value] : options) {
+    if (!value.is_unset()) object[name] = json_of(value);
+  }
+  return object;
+}
+
+OptionValue option_of(const nn::Json& value) {
+  if (value.is_null()) return {};
+  if (value.is_boolean()) return value.get<bool>();
+  if (value.is_number_unsigned()) return value.get<uint64_t>();
+  if (value.is_number_integer()) return value.get<int64_t>();
+  if (value.is_number()) return value.get<double>();
+  if (value.is_string()) return value.get<std::string>();
+  const auto whole = [](const nn::Json& entry) {
+    return entry.is_number_integer() && !(entry.is_number_unsigned() && entry.get<uint64_t>() > INT64_MAX);
+  };
+  if (value.is_array() && std::all_of(value.begin(), value.end(), whole)) return value.get<std::vector<int64_t>>();
+  OptionValue::Json json{nn::text_of(value, -1)};
+  return OptionValue::nested(std::move(json));
+}
+
+NamedOptions options_of(const nn::Json& object) {
+  NamedOptions options;
+  for (const auto& [name, value] : object.items()) options[name] = option_of(value);
+  return options;
+}
+
+}  // namespace factory
+}  // namespace longstride

@@ -1,0 +1,351 @@
+// Configs, the registry as a value, auto, process groups, and what each of them refuses.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <cmath>
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include "longstride/factory.h"
+#include "test/nn/support.h"
+
+namespace longstride {
+namespace {
+
+using nn_test::refusal;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+// A process group that is registered while this lives; it has ranks, but nobody to talk to.
+class RegisteredGroup {
+ public:
+  RegisteredGroup(const std::string& name, int rank, int size) : name_(name) {
+    group_ = c10::make_intrusive<c10d::ProcessGroup>(rank, size);
+    c10d::register_process_group(name, group_);
+  }
+  ~RegisteredGroup() { c10d::unregister_process_group(name_); }
+
+ private:
+  std::string name_;
+  c10::intrusive_ptr<c10d::ProcessGroup> group_;
+};
+
+TEST(Options, AreValuesOfEveryKind) {
+  const NamedOptions options = {{"a", true}, {"b", 3}, {"c", 0.5}, {"d", "word"}, {"e", {1, 2}}, {"f", OptionValue()}};
+  EXPECT_EQ(options.at("a").text(), "true");
+  EXPECT_EQ(options.at("b").text(), "3");
+  EXPECT_EQ(options.at("c").text(), "0.5");
+  EXPECT_EQ(options.at("d").text(), "\"word\"");
+  EXPECT_EQ(options.at("e").text(), "[1,2]");
+  EXPECT_EQ(options.at("f").text(), "null");
+  EXPECT_EQ(options_from_json(R"({"a": true, "b": 3, "c": 0.5, "d": "word", "e": [1, 2], "f": null})"), options);
+  EXPECT_EQ(OptionValue::json(R"([{"x": 1}])").text(), R"([{"x":1}])");
+  EXPECT_THAT(refusal([] { OptionValue::json("{"); }), HasSubstr("must be JSON"));
+  EXPECT_THAT(refusal([] { options_from_json("[1]"); }), HasSubstr("must be a JSON object"));
+  EXPECT_THAT(refusal([] { OptionValue value(UINT64_MAX); }), HasSubstr("below 2^63"));
+}
+
+TEST(Configs, RoundTripAndRefuseUnknownKeys) {
+  RingAttentionConfig ring{"none", 2};
+  EXPECT_EQ(RingAttentionConfig::from_json(ring.to_json()), ring);
+  EXPECT_EQ(RingAttentionConfig::from_json("{}"), RingAttentionConfig());
+  DistributedConfig distributed{"g", 2, 4, 3, "gloo"};
+  EXPECT_EQ(DistributedConfig::from_json(distributed.to_json()), distributed);
+  MemoryPoolConfig pool{1 << 20, 5};
+  EXPECT_EQ(MemoryPoolConfig::from_json(pool.to_json()), pool);
+  EXPECT_EQ(MemoryPoolConfig::from_json(MemoryPoolConfig().to_json()), MemoryPoolConfig());
+  SparseAttentionConfig sparse;
+  sparse.pattern = "hierarchical";
+  sparse.block_size = 16;
+  sparse.levels = {{16, 64}, {32, std::nullopt}};
+  EXPECT_EQ(SparseAttentionConfig::from_json(sparse.to_json()), sparse);
+  SparseAttentionConfig hybrid;
+  hybrid.pattern = "hybrid";
+  hybrid.blocks = {{8, LocalWindow{.window = 16}}, {4, RandomBlocks{.density = 0.25, .seed = 3}}};
+  EXPECT_EQ(SparseAttentionConfig::from_json(hybrid.to_json()), hybrid);
+  MultiheadConfig multihead;
+  multihead.embed_dim = 32;
+  multihead.num_heads = 4;
+  multihead.attention.segment_lengths = {8};
+  multihead.attention.dilation_rates = {2};
+  multihead.attention.blocks = hybrid.blocks;
+  EXPECT_EQ(MultiheadConfig::from_json(multihead.to_json()), multihead);
+  EXPECT_THAT(refusal([] { RingAttentionConfig::from_json(R"({"ring_sise": 1})"); }),
+              HasSubstr("unknown config key 'ring_sise'; one of [group, ring_size]; did you mean 'ring_size'?"));
+  EXPECT_THAT(refusal([] { DistributedConfig::from_json(R"({"worldsize": 1})"); }), HasSubstr("'world_size'?"));
+  EXPECT_THAT(refusal([] { SparseAttentionConfig::from_json(R"({"blocksize": 1})"); }), HasSubstr("'block_size'?"));
+  EXPECT_THAT(refusal([] { RingAttentionConfig::from_json(R"({"ring_size": "1"})"); }),
+              HasSubstr("must be an integer"));
+}
+
+TEST(Configs, RefuseBadNumbers) {
+  const auto ring = [](int64_t size) { return refusal([&] { RingAttentionConfig{std::nullopt, size}.validate(); }); };
+  EXPECT_THAT(ring(0), HasSubstr("ring_size must be positive, got 0"));
+  EXPECT_THAT(ring(-2), HasSubstr("ring_size must be positive, got -2"));
+  const auto distributed = [](const char* text) { return refusal([&] { DistributedConfig::from_json(text); }); };
+  EXPECT_THAT(distributed(R"({"world_size": 0})"), HasSubstr("world_size must be positive, got 0"));
+  EXPECT_THAT(distributed(R"({"rank": -1})"), HasSubstr("rank must not be negative, got -1"));
+  EXPECT_THAT(distributed(R"({"rank": 4, "world_size": 4})"), HasSubstr("rank must be below world_size 4, got 4"));
+  EXPECT_THAT(distributed(R"({"ring_size": 8, "world_size": 4})"), HasSubstr("must divide world_size 4, got 8"));
+  EXPECT_THAT(distributed(R"({"ring_size": 3, "world_size": 4})"), HasSubstr("must divide world_size 4, got 3"));
+  EXPECT_THAT(distributed(R"({"backend": "glo"})"),
+              HasSubstr("unknown backend 'glo'; one of [gloo, nccl, mpi]; did you mean 'gloo'?"));
+  const auto sparse = [](const char* text) { return refusal([&] { SparseAttentionConfig::from_json(text); }); };
+  EXPECT_THAT(sparse(R"({"block_size": 0})"), HasSubstr("block_size must be positive, got 0"));
+  EXPECT_THAT(sparse(R"({"block_size": -8})"), HasSubstr("block_size must be positive, got -8"));
+  EXPECT_THAT(sparse(R"({"sparsity_ratio": 1})"), HasSubstr("sparsity_ratio must be in (0, 1), got 1"));
+  EXPECT_THAT(sparse(R"({"sparsity_ratio": 0.0})"), HasSubstr("sparsity_ratio must be in (0, 1), got 0"));
+  EXPECT_THAT(sparse(R"({"density": -0.5})"), HasSubstr("density must be in (0, 1), got -0.5"));
+  EXPECT_THAT(sparse(R"({"pattern": "local"})"),
+              AllOf(HasSubstr("unknown pattern 'local'; one of [local_window, dilated_sparse"), HasSubstr("hybrid]")));
+  EXPECT_THAT(sparse(R"({"pattern": "axal"})"), HasSubstr("did you mean 'axial'?"));
+  EXPECT_THAT(sparse(R"({"pattern": "axial", "sparsity_ratio": 0.5})"),
+              HasSubstr("unknown option of pattern axial 'sparsity_ratio'; one of [grid_columns]"));
+  EXPECT_THAT(sparse(R"({"pattern": "strided", "window": 5})"), HasSubstr("one of [stride_blocks]"));
+  EXPECT_THAT(sparse(R"({"pattern": "hybrid"})"), HasSubstr("blocks must hold the block patterns"));
+  EXPECT_THAT(sparse(R"({"sparsity_ratio": 0.5, "density": 0.5})"), HasSubstr("together"));
+  SparseAttentionConfig nan;
+  nan.density = NAN;
+  EXPECT_THAT(refusal([&] { nan.validate(); }), HasSubstr("density must be in (0, 1), got nan"));
+}
+
+TEST(Configs, SparseDefaultsAreWhatTheHeaderSays) {
+  const auto of = [](const char* pattern) {
+    SparseAttentionConfig c;
+    c.pattern = pattern;
+    c.block_size = 8;
+    const SparseAttentionConfig before = c;
+    const auto blocks = c.block_patterns();
+    EXPECT_EQ(c, before);
+    EXPECT_EQ(blocks.size(), 1U);
+    EXPECT_EQ(blocks[0].block_size(), 8);
+    return blocks[0].rule();
+  };
+  EXPECT_NEAR(*std::get<LocalWindow>(of("local_window")).density, 0.1, 1e-12);
+  EXPECT_NEAR(*std::get<DilatedSparse>(of("dilated_sparse")).density, 0.1, 1e-12);
+  EXPECT_NEAR(std::get<RandomBlocks>(of("random")).density, 0.1, 1e-12);
+  EXPECT_EQ(std::get<GlobalLocal>(of("global_local")), (GlobalLocal{512, 64}));
+  EXPECT_EQ(std::get<Strided>(of("strided")).stride_blocks, 4);
+  EXPECT_EQ(std::get<Hierarchical>(of("hierarchical")).levels,
+            (std::vector<HierarchyLevel>{{8, 32}, {32, 128}, {128, std::nullopt}}));
+}
+
+TEST(Groups, OneProcessUnlessAGroupSaysOtherwise) {
+  EXPECT_EQ(ranks_of(RingAttentionConfig{}), 1);
+  EXPECT_EQ(ranks_of(RingAttentionConfig{"none", 1}), 1);
+  EXPECT_EQ(ranks_of(DistributedConfig{std::nullopt, std::nullopt, 1, 0}), 1);
+  EXPECT_THAT(refusal([] {
+                ranks_of(RingAttentionConfig{std::nullopt, 4});
+              }),
+              AllOf(HasSubstr("ring_size must divide the 1 ranks"), HasSubstr("got 4"), HasSubstr("no process group")));
+  EXPECT_THAT(
+      refusal([] {
+        ranks_of(RingAttentionConfig{"longstride-nowhere", std::nullopt});
+      }),
+      HasSubstr("group must be \"none\" or the name of a process group of this process, got 'longstride-nowhere'"));
+  EXPECT_THAT(refusal([] {
+                ranks_of(DistributedConfig{std::nullopt, std::nullopt, 2});
+              }),
+              HasSubstr("world_size must be that of the group, 1, got 2"));
+  EXPECT_THAT(refusal([] {
+                ranks_of(DistributedConfig{std::nullopt, std::nullopt, std::nullopt, 1});
+              }),
+              HasSubstr("rank must be that of the group, 0, got 1"));
+  DistributedConfig backend;
+  backend.backend = "gloo";
+  EXPECT_THAT(refusal([&] { ranks_of(backend); }), HasSubstr("backend must be unset without a process group"));
+}
+
+TEST(Groups, RanksOfAGroupAreCountedAndSeveralAreRefused) {
+  const RegisteredGroup group("longstride-test-group", 1, 6);
+  const std::string name = "longstride-test-group";
+  EXPECT_EQ(ranks_of(RingAttentionConfig{name, std::nullopt}), 6);
+  EXPECT_EQ(ranks_of(RingAttentionConfig{name, 3}), 6);
+  EXPECT_EQ(ranks_of(DistributedConfig{name, 2, 6, 1}), 6);
+  EXPECT_THAT(refusal([&] {
+                ranks_of(RingAttentionConfig{name, 4});
+              }),
+              HasSubstr("must divide the 6 ranks of the group, got 4"));
+  EXPECT_THAT(refusal([&] { ranks_of(RingAttentionConfig{name, 12}); }), HasSubstr("the 6 ranks of the group, got 12"));
+  EXPECT_THAT(refusal([&] {
+                ranks_of(DistributedConfig{name, {}, 4});
+              }),
+              HasSubstr("world_size must be that of the group, 6, got 4"));
+  EXPECT_THAT(refusal([&] {
+                ranks_of(DistributedConfig{name, {}, 6, 0});
+              }),
+              HasSubstr("rank must be that of the group, 1, got 0"));
+  for (const char* type : {"ring", "distributed", "block_sparse_ring", "block_sparse_ring_distributed", "auto"}) {
+    EXPECT_THAT(refusal([&] {
+                  create_dilated_attention(type, {{"group", name}});
+                }),
+                AllOf(HasSubstr("one of 6 ranks"), HasSubstr("group \"none\"")))
+        << type;
+  }
+  EXPECT_EQ(choose_attention({{"group", name}}).type, "ring");
+  EXPECT_THAT(choose_attention({{"group", name}}).reason, HasSubstr("6 ranks share the sequence"));
+}
+
+TEST(Groups, TheDefaultGroupCountsWhereNoneIsNamed) {
+  const RegisteredGroup group("0", 0, 2);
+  EXPECT_EQ(ranks_of(RingAttentionConfig{}), 2);
+  EXPECT_EQ(ranks_of(RingAttentionConfig{"none", std::nullopt}), 1);
+  EXPECT_THAT(refusal([] { create_dilated_attention("ring"); }), HasSubstr("one of 2 ranks"));
+  EXPECT_NO_THROW(create_dilated_attention("ring", {{"group", "none"}}));
+  EXPECT_NO_THROW(create_dilated_attention("standard"));
+}
+
+AttentionBuilder some_builder(const std::string& summary) {
+  AttentionBuilder b;
+  b.summary = summary;
+  b.options = {{"w", "8", "tokens"}};
+  const auto build = [](const NamedOptions& options) {
+    DilatedAttentionOptions o;
+    o.segment_lengths = {options.contains("w") ? std::get<int64_t>(options.at("w").kept()) : 8};
+    o.dilation_rates = {1};
+    return o;
+  };
+  b.build = [build](const NamedOptions& options) { return DilatedAttention(build(options)); };
+  b.build_multihead = [build](const NamedOptions& options) {
+    MultiheadDilatedAttentionOptions o;
+    o.embed_dim = 16;
+    o.num_heads = 2;
+    o.attention = build(options);
+    return MultiheadDilatedAttention(o);
+  };
+  return b;
+}
+
+TEST(RegistryTest, IsAValue) {
+  Registry mine;
+  EXPECT_TRUE(mine.names().empty());
+  mine.register_attention("own", some_builder("first"));
+  Registry copy = mine;
+  copy.register_attention("other", some_builder("second"));
+  EXPECT_THAT(mine.names(), ElementsAre("own"));
+  EXPECT_THAT(copy.names(), ElementsAre("other", "own"));
+  EXPECT_FALSE(builtin_registry().has("own"));
+  EXPECT_THAT(builtin_registry().names(),
+              ElementsAre("block_sparse", "block_sparse_ring", "block_sparse_ring_distributed", "distributed",
+                          "improved", "ring", "standard"));
+  EXPECT_EQ(create_dilated_attention("own", {{"w", 5}}, mine)->options.segment_lengths[0], 5);
+  EXPECT_EQ(create_multihead_dilated_attention("own", {}, mine)->options.embed_dim, 16);
+  EXPECT_THAT(refusal([&] {
+                create_dilated_attention("own", {{"v", 5}}, mine);
+              }),
+              HasSubstr("unknown option of type own 'v'; one of [w]; did you mean 'w'?"));
+}
+
+TEST(RegistryTest, ANameIsTakenOnceUnlessAsked) {
+  Registry registry;
+  registry.register_attention("own", some_builder("first"));
+  EXPECT_THAT(refusal([&] { registry.register_attention("own", some_builder("second")); }),
+              AllOf(HasSubstr("must not be registered twice, got 'own'"), HasSubstr("replace")));
+  EXPECT_EQ(registry.at("own").summary, "first");
+  registry.register_attention("own", some_builder("second"), true);
+  EXPECT_EQ(registry.at("own").summary, "second");
+  EXPECT_THAT(refusal([&] { registry.register_attention("auto", some_builder("x")); }), HasSubstr("\"auto\""));
+  EXPECT_THAT(refusal([&] { registry.register_attention("", some_builder("x")); }), HasSubstr("must be a word"));
+  EXPECT_THAT(refusal([&] { registry.register_attention("half", {}); }), HasSubstr("must have build"));
+  registry.register_attention("ring", some_builder("mine"));
+  EXPECT_THAT(refusal([&] { register_builtin(registry); }), HasSubstr("got 'ring'"));
+  EXPECT_THAT(registry.names(), ElementsAre("own", "ring"));
+  Registry twice = builtin_registry();
+  EXPECT_THAT(refusal([&] { register_builtin(twice); }), HasSubstr("registered twice"));
+}
+
+TEST(Create, UnknownTypesAreNamedWithTheNearest) {
+  EXPECT_THAT(
+      refusal([] { create_dilated_attention("standart"); }),
+      AllOf(HasSubstr("unknown attention type 'standart'; one of [auto, "), HasSubstr("did you mean 'standard'?")));
+  EXPECT_THAT(refusal([] { create_multihead_dilated_attention("block_spars"); }),
+              HasSubstr("did you mean 'block_sparse'?"));
+}
+
+TEST(Create, AutoSaysWhatItChoseAndWhy) {
+  const auto plain = create_dilated_attention();
+  EXPECT_EQ(plain.type, "standard");
+  EXPECT_THAT(plain.reason,
+              AllOf(HasSubstr("dilated groups"), HasSubstr("one rank"), HasSubstr("device cpu: engine cpu")));
+  EXPECT_EQ(plain->options.segment_lengths, (std::vector<int64_t>{2048, 4096, 8192}));
+  EXPECT_EQ(choose_attention({{"group", "none"}}).type, "ring");
+  EXPECT_EQ(choose_attention({{"world_size", 1}}).type, "distributed");
+  const Choice sparse = choose_attention({{"pattern", "axial"}});
+  EXPECT_EQ(sparse.type, "block_sparse");
+  EXPECT_THAT(sparse.reason, HasSubstr("a block pattern is asked for (pattern)"));
+  EXPECT_EQ(choose_attention({{"density", 0.5}, {"ring_size", 1}}).type, "block_sparse_ring");
+  EXPECT_EQ(choose_attention({{"density", 0.5}, {"rank", 0}}).type, "block_sparse_ring_distributed");
+  const auto multihead = create_multihead_dilated_attention("auto", {{"embed_dim", 32}, {"num_heads", 4}});
+  EXPECT_EQ(multihead.type, "standard");
+  EXPECT_EQ(create_dilated_attention("improved").reason, "asked for by name");
+  EXPECT_THAT(refusal([] { create_dilated_attention("auto", {{"casual", true}}); }), HasSubstr("'causal'?"));
+  EXPECT_THAT(refusal([] {
+                create_multihead_dilated_attention("auto", {{"device", "gpu"}});
+              }),
+              HasSubstr("device must be"));
+  EXPECT_THAT(refusal([] {
+                create_multihead_dilated_attention("standard", {{"dtype", "float23"}});
+              }),
+              HasSubstr("unknown dtype 'float23'; one of [float32, float64, bfloat16, float16]"));
+}
+
+TEST(Create, BlockSparseByItsOwnName) {
+  const auto made = create_block_sparse_attention({{"embed_dim", 32}, {"num_heads", 4}});
+  EXPECT_EQ(made.type, "block_sparse");
+  ASSERT_EQ(made->options.attention.blocks.size(), 1U);
+  EXPECT_STREQ(made->options.attention.blocks[0].name(), "dilated_sparse");
+  EXPECT_TRUE(made->options.attention.segment_lengths.empty());
+  const auto strided = create_block_sparse_attention({{"embed_dim", 32}, {"num_heads", 4}, {"pattern", "strided"}});
+  EXPECT_STREQ(strided->options.attention.blocks[0].name(), "strided");
+}
+
+// SYSTEMS: what bad input gets, through the factory. Nothing is built, and a registry stays what it was.
+TEST(Create, RefusesBadValuesBeforeAnythingIsBuilt) {
+  const auto message = [](const NamedOptions& options) {
+    const NamedOptions before = options;
+    const std::string text = refusal([&] { create_multihead_dilated_attention("standard", options); });
+    EXPECT_EQ(options, before);
+    return text;
+  };
+  const auto groups = [](std::vector<int64_t> segments, std::vector<int64_t> rates) {
+    return NamedOptions{{"segment_lengths", std::move(segments)}, {"dilation_rates", std::move(rates)}};
+  };
+  EXPECT_THAT(message(groups({}, {})), HasSubstr("segment_lengths cannot be empty"));
+  EXPECT_THAT(message(groups({1, 2}, {1})), HasSubstr("must have the same length: 2 != 1"));
+  EXPECT_THAT(message(groups({4, -1}, {1, 1})), HasSubstr("segment_lengths[1] must be positive, got -1"));
+  EXPECT_THAT(message(groups({4, 8}, {0, 1})), HasSubstr("dilation_rates[0] must be positive, got 0"));
+  EXPECT_THAT(message({{"attention_dropout", 1.0}}), HasSubstr("attention_dropout must be in [0, 1), got 1"));
+  EXPECT_THAT(message({{"attention_dropout", NAN}}), HasSubstr("attention_dropout must be in [0, 1), got nan"));
+  EXPECT_THAT(message({{"softmax_scale", NAN}}), HasSubstr("softmax_scale must be finite"));
+  EXPECT_THAT(message({{"embed_dim", 0}}), HasSubstr("embed_dim must be positive, got 0"));
+  EXPECT_THAT(message({{"num_heads", -4}}), HasSubstr("num_heads must be positive, got -4"));
+  EXPECT_THAT(message({{"embed_dim", 100}}), HasSubstr("embed_dim must be a multiple of num_heads 12, got 100"));
+  EXPECT_THAT(message({{"layer_norm_eps", 0}}), HasSubstr("layer_norm_eps must be positive"));
+  EXPECT_THAT(message({{"gamma_init", -1.0}}), HasSubstr("gamma_init must be positive"));
+  EXPECT_THAT(message({{"mixing", "head_partition"}, {"kv_heads", 1}}),
+              AllOf(HasSubstr("groups 3"), HasSubstr("got 1")));
+  EXPECT_THAT(message({{"head_offset", "blok"}}), HasSubstr("did you mean 'block'?"));
+  EXPECT_THAT(message({{"segment_lengths", "8"}, {"dilation_rates", {1}}}), HasSubstr("must be a list of integers"));
+  EXPECT_THAT(refusal([] {
+                create_dilated_attention("block_sparse", {{"pattern", "axial"}, {"mixing", "head_partition"}});
+              }),
+              HasSubstr("without dilated groups"));
+  EXPECT_THAT(refusal([] {
+                create_dilated_attention("ring", {{"ring_size", 0}});
+              }),
+              HasSubstr("must be positive, got 0"));
+  EXPECT_THAT(refusal([] {
+                create_dilated_attention("ring", {{"ring_size", 2}});
+              }),
+              AllOf(HasSubstr("the 1 ranks"), HasSubstr("got 2")));
+  EXPECT_THAT(refusal([] {
+                create_dilated_attention("distributed", {{"backend", "gloo"}});
+              }),
+              HasSubstr("backend must be unset without a process group"));
+}
+
+}  // namespace
+}  // namespace longstride
