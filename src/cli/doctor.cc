@@ -1,7 +1,9 @@
-// `longstride doctor`: what this machine has, which engine is picked and why, and whether attention is right here.
+// `longstride doctor`: what this machine has, which engine is picked and why, and whether attention is right here. With
+// --types: the types of attention that the factory builds, and their options.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,6 +15,7 @@
 #include "doctor_check.h"
 #include "doctor_machine.h"
 #include "longstride/attention.h"
+#include "longstride/factory.h"
 #include "peers.h"
 #include "terminal.h"
 #include "threads.h"
@@ -98,11 +101,52 @@ void print_text(const Found& found) {
   if (found.faults.empty()) std::cout << "All is well.\n";
 }
 
+nlohmann::json options_json(const std::vector<OptionInfo>& options) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const OptionInfo& option : options) {
+    list.push_back(
+        {{"name", option.name}, {"default", nlohmann::json::parse(option.default_value)}, {"meaning", option.meaning}});
+  }
+  return list;
+}
+
+void print_types(bool json) {
+  const Registry registry = builtin_registry();
+  if (json) {
+    nlohmann::json types = nlohmann::json::object();
+    for (const std::string& name : registry.names()) {
+      const AttentionBuilder& type = registry.at(name);
+      types[name] = {{"summary", type.summary},
+                     {"options", options_json(type.options)},
+                     {"multihead_options", options_json(type.multihead_options)}};
+    }
+    std::cout << nlohmann::json{{"types", types}}.dump() << "\n";
+    return;
+  }
+  const Choice choice = choose_attention({});
+  std::cout << fmt::format("auto: here and without options {}, for {}\n", choice.type, choice.reason);
+  for (const std::string& name : registry.names()) {
+    const AttentionBuilder& type = registry.at(name);
+    std::cout << fmt::format("\n{}: {}\n", name, type.summary);
+    std::vector<std::string> plain;
+    for (const OptionInfo& option : type.options) plain.push_back(option.name);
+    std::vector<std::vector<std::string>> rows = {{"option", "default", ""}};
+    // Those of the multihead module have those of the plain one among them; a star marks what is its alone.
+    for (const OptionInfo& option : type.multihead_options) {
+      const bool shared = std::find(plain.begin(), plain.end(), option.name) != plain.end();
+      rows.push_back({option.name + (shared ? "" : " *"), option.default_value, option.meaning});
+    }
+    std::cout << text_table(rows);
+  }
+  std::cout << "\n* of create_multihead_dilated_attention() alone\n";
+}
+
 }  // namespace
 
 void add_doctor(CLI::App& app, int& exit_code) {
   struct Options {
     bool json = false;
+    bool types = false;
     int64_t threads = 0;
   };
   auto options = std::make_shared<Options>();
@@ -110,9 +154,15 @@ void add_doctor(CLI::App& app, int& exit_code) {
       "doctor", "Tell what this machine has and which engine is picked, and check that attention is right here");
   command->add_option("--threads", options->threads, "Threads (default: LibTorch's choice)");
   command->add_flag("--json", options->json, "Print JSON instead of text");
+  command->add_flag("--types", options->types,
+                    "List every type of attention that the factory builds, with its options");
   command->footer("Exit code: 0 all is well, 1 something is broken.");
   command->callback([options, &exit_code] {
     use_threads(options->threads);
+    if (options->types) {
+      print_types(options->json);
+      return;
+    }
     const Found found = examine();
     if (options->json) {
       std::cout << to_json(found).dump() << "\n";

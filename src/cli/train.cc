@@ -141,8 +141,10 @@ void TrainCommand::add_sitting(CLI::App& app) {
   auto* resume_option = app.add_option("--resume", resume, "go on with the run in this folder");
   resume_option->excludes(out_option);
   auto* preset_option = app.add_option("--preset", preset_name, "a named set of options, listed below");
-  auto* config_option =
-      app.add_option("--config", config_path, "options from a JSON file: {\"dim\": 256, \"lr_floor\": 0.1}");
+  auto* config_option = app.add_option(
+      "--config", config_path,
+      "options from a JSON file: {\"dim\": 256, \"lr_floor\": 0.1, \"model\": {\"head_offset\": \"block\"}}; "
+      "\"model\" takes the fields of the model's config that have no option");
   resume_option->excludes(preset_option)->excludes(config_option);
   app.add_option("--threads", sitting.threads, "threads to compute with [LibTorch's choice]")
       ->check(CLI::PositiveNumber);

@@ -13,8 +13,8 @@ namespace longstride::cli {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TrainSettings, data, ext, held_out, held_out_share, dim, layers, heads, kv_heads,
                                    feed_forward, segments, rates, positions, rope_base, activation, qk_norm, tied_head,
-                                   dropout, attention_dropout, context, batch, accumulate, steps, minutes, lr, warmup,
-                                   lr_floor, weight_decay, beta2, clip, precision, checkpoint_activations, seed)
+                                   dropout, attention_dropout, model, context, batch, accumulate, steps, minutes, lr,
+                                   warmup, lr_floor, weight_decay, beta2, clip, precision, checkpoint_activations, seed)
 
 namespace {
 
@@ -59,23 +59,30 @@ CorpusOptions TrainSettings::corpus() const { return {data, ext, held_out, held_
 std::string TrainSettings::model_json() const {
   // The caches of attention and positions are sized by what is used, not by max_len; four times the training context
   // leaves room to score and to generate beyond it.
-  const nlohmann::json json = {{"vocab", 256},
-                               {"dim", dim},
-                               {"layers", layers},
-                               {"heads", heads},
-                               {"kv_heads", kv_heads},
-                               {"dim_feedforward", feed_forward},
-                               {"segment_lengths", segments},
-                               {"dilation_rates", rates},
-                               {"positions", positions},
-                               {"rope_base", rope_base},
-                               {"activation", activation},
-                               {"qk_norm", qk_norm},
-                               {"tied_head", tied_head},
-                               {"dropout", dropout},
-                               {"attention_dropout", attention_dropout},
-                               {"max_len", std::max<int64_t>(int64_t{1} << 20, 4 * context)},
-                               {"activation_checkpointing", checkpoint_activations}};
+  nlohmann::json json = {{"vocab", 256},
+                         {"dim", dim},
+                         {"layers", layers},
+                         {"heads", heads},
+                         {"kv_heads", kv_heads},
+                         {"dim_feedforward", feed_forward},
+                         {"segment_lengths", segments},
+                         {"dilation_rates", rates},
+                         {"positions", positions},
+                         {"rope_base", rope_base},
+                         {"activation", activation},
+                         {"qk_norm", qk_norm},
+                         {"tied_head", tied_head},
+                         {"dropout", dropout},
+                         {"attention_dropout", attention_dropout},
+                         {"max_len", std::max<int64_t>(int64_t{1} << 20, 4 * context)},
+                         {"activation_checkpointing", checkpoint_activations}};
+  for (const auto& [key, value] : model.items()) {
+    if (json.contains(key) && key != "max_len") {
+      throw Error(
+          fmt::format("model.{} is said by a setting of its own or by the program; leave it out of \"model\"", key));
+    }
+    json[key] = value;
+  }
   return json.dump();
 }
 
@@ -129,7 +136,7 @@ TrainSettings settings_from_json(const nlohmann::json& given, const TrainSetting
     const bool whole_number = was.is_number_integer();
     if (was.is_number() != value.is_number() || was.is_array() != value.is_array() ||
         was.is_string() != value.is_string() || was.is_boolean() != value.is_boolean() ||
-        (whole_number && !value.is_number_integer())) {
+        was.is_object() != value.is_object() || (whole_number && !value.is_number_integer())) {
       throw Error(fmt::format("setting '{}' must be of the kind of {}, got {}", key, was.dump(), value.dump()));
     }
     all[key] = value;

@@ -34,6 +34,9 @@ struct TrainSettings {
   bool tied_head = false;
   double dropout = 0.0;
   double attention_dropout = 0.0;
+  // Any other field of LongNetLMConfig, by its name there; one that is said above or is the program's to say is an
+  // Error.
+  nlohmann::json model = nlohmann::json::object();
   // The training.
   int64_t context = 16384;  // bytes a sample
   int64_t batch = 1;        // samples a forward

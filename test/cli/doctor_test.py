@@ -33,6 +33,24 @@ class Doctor(ProgramTest):
         for words in ("machine", "engines", "micro-GEMM", "self-check", "All is well."):
             self.assertIn(words, text)
 
+    def test_types(self):
+        types = self.json("doctor", "--types")["types"]
+        self.assertEqual(sorted(types), ["block_sparse", "block_sparse_ring", "block_sparse_ring_distributed",
+                                         "distributed", "improved", "ring", "standard"])
+        for name, found in types.items():
+            plain = {option["name"] for option in found["options"]}
+            multihead = {option["name"] for option in found["multihead_options"]}
+            self.assertLess(plain, multihead, name)
+            self.assertTrue(all(option["meaning"] for option in found["multihead_options"]), name)
+            self.assertIn("causal", plain)
+            self.assertEqual("pattern" in plain, name.startswith("block_sparse"), name)
+        defaults = {option["name"]: option["default"] for option in types["standard"]["multihead_options"]}
+        self.assertEqual(defaults["segment_lengths"], [2048, 4096, 8192])
+        self.assertIsNone(defaults["softmax_scale"])
+        text = self.call("doctor", "--types").stdout.decode()
+        for words in ("auto: here and without options standard", "block_sparse_ring:", "dilation_rates", "ring_size"):
+            self.assertIn(words, text)
+
     def test_bad_input(self):
         self.refused("doctor", "--jsno", says="did you mean '--json'")
         self.refused("doctor", "--threads", "-2", says="--threads")

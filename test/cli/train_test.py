@@ -171,6 +171,20 @@ class Train(ProgramTest):
         more = self.json("train", "--resume", self.folder / "run", "--minutes", "0.08")
         self.assertGreater(more["steps"], result["steps"])
 
+    def test_a_config_file_reaches_every_field_of_the_model(self):
+        config = self.folder / "c.json"
+        settings = {"dim": 16, "layers": 1, "heads": 2, "context": 64, "steps": 2,
+                    "model": {"head_offset": "block", "fused_qkv": False, "gamma_init": 0.5}}
+        config.write_text(json.dumps(settings))
+        self.json("train", self.text, "--config", config, "--out", self.folder / "run")
+        model = json.loads((self.folder / "run/latest/config.json").read_text())["config"]
+        self.assertEqual((model["head_offset"], model["fused_qkv"], model["gamma_init"]), ("block", False, 0.5))
+        for wrong, says in (({"head_ofset": "block"}, "did you mean 'head_offset'"), ({"dim": 32}, "model.dim is said"),
+                            ({"gamma_init": -1}, "gamma_init must be positive"), (3, "setting 'model'")):
+            config.write_text(json.dumps(settings | {"model": wrong}))
+            self.refused("train", self.text, "--config", config, "--out", self.folder / "other", says=says)
+            self.assertFalse((self.folder / "other").exists())
+
     def test_presets_and_config_files_are_laid_over_each_other(self):
         config = self.folder / "c.json"
         config.write_text(json.dumps({"dim": 16, "layers": 1, "heads": 2, "context": 64, "steps": 2}))
