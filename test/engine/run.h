@@ -67,7 +67,7 @@ Results run_case(const Engine& engine, const Case& c, const engine::Workspace& w
 Results run_case(const Engine& engine, const Case& c, const Plan& forward, const Plan& transposed,
                  const engine::Workspace& workspace = {});
 
-// "" or what differs from the oracle, with the case's words. `slack` multiplies the units allowed.
-std::string against_oracle(const Engine& engine, const Case& c, const Results& results, double slack = 1);
+// "" or what differs from the oracle, with the case's words.
+std::string against_oracle(const Engine& engine, const Case& c, const Results& results);
 
 }  // namespace longstride::test
