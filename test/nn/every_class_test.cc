@@ -135,7 +135,9 @@ TYPED_TEST(EveryClass, ClonesShareNothing) {
     const at::NoGradGuard no_grad;
     for (auto& p : copy->parameters()) p.mul_(0.5);
   }
-  if (!copy->parameters().empty()) EXPECT_GT(distance(this->run(copy), before), 1e-3);
+  if (!copy->parameters().empty()) {
+    EXPECT_GT(distance(this->run(copy), before), 1e-3);
+  }
   EXPECT_TRUE(at::equal(this->run(this->model_), before));
   EXPECT_TRUE(at::equal(this->run(again), before));
   // A clone outlives what it was cloned from.
