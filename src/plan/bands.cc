@@ -2,6 +2,7 @@
 #include "plan/bands.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "core/checked.h"
 #include "plan/level.h"
@@ -129,15 +130,30 @@ struct Filling {
   double cost = 0;
 };
 
-void add_band(const Bands& all, const Band& band, Filling& to) {
+Filling filling_of(const Bands& all, const Band& band) {
+  Filling one;
   for (int64_t n = band.interval_begin; n < band.interval_end; ++n) {
-    to.edges.push_back(all.intervals[n].begin);
-    to.edges.push_back(all.intervals[n].end);
-    to.seen.push_back(all.intervals[n]);
+    one.edges.push_back(all.intervals[n].begin);
+    one.edges.push_back(all.intervals[n].end);
+    one.seen.push_back(all.intervals[n]);
   }
-  std::sort(to.edges.begin(), to.edges.end());
-  to.edges.erase(std::unique(to.edges.begin(), to.edges.end()), to.edges.end());
-  pattern::normalise(to.seen);
+  return one;
+}
+
+Filling united(const Filling& a, const Filling& b) {
+  Filling both{.rows = a.rows + b.rows};
+  both.edges.reserve(a.edges.size() + b.edges.size());
+  std::set_union(a.edges.begin(), a.edges.end(), b.edges.begin(), b.edges.end(), std::back_inserter(both.edges));
+  std::vector<Interval> all(a.seen.size() + b.seen.size());
+  std::merge(a.seen.begin(), a.seen.end(), b.seen.begin(), b.seen.end(), all.begin());
+  for (const Interval& x : all) {
+    if (!both.seen.empty() && x.begin <= both.seen.back().end) {
+      both.seen.back().end = std::max(both.seen.back().end, x.end);
+    } else {
+      both.seen.push_back(x);
+    }
+  }
+  return both;
 }
 
 }  // namespace
@@ -194,25 +210,24 @@ std::vector<int64_t> band_cuts(const Bands& bands, const Scope& scope) {
   for (const Band& band : bands.bands) {
     if (end < band.row_begin) begin_tile(band.row_begin);
     for (int64_t row = band.row_begin; row < band.row_end;) {
-      Filling alone;
-      add_band(bands, band, alone);
+      Filling alone = filling_of(bands, band);
       if (tile.rows == tile_rows) begin_tile(row);
       alone.rows = std::min(band.row_end - row, tile_rows);
       alone.cost = cost(alone.rows, alone.edges, alone.seen);
       if (tile.rows > 0) {
-        Filling both = tile;
-        add_band(bands, band, both);
-        both.rows = tile.rows + alone.rows;
         // A band that does not fit as a whole would leave a remnant: it begins a tile.
-        both.cost = cost(both.rows, both.edges, both.seen);
-        if (both.rows <= tile_rows && both.cost <= tile.cost + alone.cost) {
-          tile = std::move(both);
-          end = row += alone.rows;
-          continue;
+        if (tile.rows + alone.rows <= tile_rows) {
+          Filling both = united(tile, alone);
+          both.cost = cost(both.rows, both.edges, both.seen);
+          if (both.cost <= tile.cost + alone.cost) {
+            tile = std::move(both);
+            end = row += alone.rows;
+            continue;
+          }
         }
         begin_tile(row);
       }
-      tile = alone;
+      tile = std::move(alone);
       end = row += alone.rows;
     }
   }

@@ -49,6 +49,44 @@ TEST(PlanCache, SecondTimeIsTheSamePlan) {
   EXPECT_LT(cache.statistics().bytes, first->bytes() + 2000);
 }
 
+TEST(PlanCache, EveryFieldOfABlockPatternCounts) {
+  PlanCache cache;
+  std::vector<Pattern> all = {pattern(), pattern().with_blocks({BlockPattern(4, Strided{2})})};
+  for (const BlockRule& rule : std::vector<BlockRule>{LocalWindow{.window = 8},
+                                                      LocalWindow{.window = 16},
+                                                      LocalWindow{.density = 0.5},
+                                                      LocalWindow{.density = 0.25},
+                                                      DilatedSparse{.rates = {1}, .reach = 2},
+                                                      DilatedSparse{.rates = {2}, .reach = 2},
+                                                      DilatedSparse{.rates = {1, 2}, .reach = 2},
+                                                      DilatedSparse{.rates = {1}, .density = 0.5},
+                                                      GlobalLocal{8, 4},
+                                                      GlobalLocal{8, 8},
+                                                      Strided{2},
+                                                      Strided{3},
+                                                      Axial{},
+                                                      Axial{4},
+                                                      RandomBlocks{0.5, 1},
+                                                      RandomBlocks{0.5, 2},
+                                                      RandomBlocks{0.25, 1},
+                                                      Hierarchical{{{8, 8}}},
+                                                      Hierarchical{{{8, std::nullopt}}},
+                                                      Hierarchical{{{16, 8}}},
+                                                      BlockList{{{-1, -1, 0, 0}}},
+                                                      BlockList{{{-1, -1, 0, 1}}},
+                                                      BlockList{{{-1, 0, 0, 0}}},
+                                                      BlockList{}}) {
+    for (const int64_t size : {4, 8}) {
+      for (const bool causal : {false, true}) all.push_back(Pattern::block_sparse({BlockPattern(size, rule)}, causal));
+    }
+  }
+  for (int round = 0; round < 2; ++round) {
+    for (const Pattern& one : all) cache.get(one, extent(64), {}, kForward);
+  }
+  EXPECT_EQ(cache.statistics().misses, static_cast<int64_t>(all.size()));
+  EXPECT_EQ(cache.statistics().hits, static_cast<int64_t>(all.size()));
+}
+
 TEST(PlanCache, EveryPartOfTheKeyCounts) {
   PlanCache cache;
   const auto first = cache.get(pattern(), extent(64), {}, kForward);
