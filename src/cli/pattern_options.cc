@@ -8,10 +8,12 @@
 #include <numeric>
 
 #include "longstride/error.h"
+#include "longstride/pattern/json.h"
 
 namespace longstride::cli {
 
 Pattern PatternOptions::pattern() const {
+  if (!json.empty()) return pattern_from_json(json);
   DilatedOptions options;
   options.causal = causal;
   options.head_offset = head_offset_from_name(head_offset);
@@ -79,20 +81,42 @@ void add_pattern_options(CLI::App& command, PatternOptions& into) {
       ->group(group);
 }
 
+void add_json_option(CLI::App& command, PatternOptions& into) {
+  CLI::Option* option =
+      command
+          .add_option("--pattern", into.json,
+                      "A whole pattern as JSON, block patterns among it, in place of the options above: "
+                      R"('{"causal": true, "blocks": [{"pattern": "local_window", "block_size": 64, "window": 512}]}')")
+          ->group("Pattern");
+  for (const char* other :
+       {"--segments", "--rates", "--causal", "--offset", "--offsets", "--mixing", "--average", "--padding"}) {
+    option->excludes(command.get_option(other));
+  }
+}
+
 std::string pattern_line(const Pattern& pattern) {
-  std::vector<int64_t> segments, rates;
-  for (const Group& group : pattern.groups()) {
-    segments.push_back(group.segment);
-    rates.push_back(group.rate);
+  std::string line;
+  if (!pattern.groups().empty()) {
+    std::vector<int64_t> segments, rates;
+    for (const Group& group : pattern.groups()) {
+      segments.push_back(group.segment);
+      rates.push_back(group.rate);
+    }
+    line = fmt::format("segments {}; rates {}; ", fmt::join(segments, ", "), fmt::join(rates, ", "));
   }
   const DilatedOptions& options = pattern.options();
-  std::string line = fmt::format("segments {}; rates {}; {}", fmt::join(segments, ", "), fmt::join(rates, ", "),
-                                 options.causal ? "causal" : "not causal");
-  line += options.offsets ? "; offsets given" : fmt::format("; offsets {}", name(options.head_offset));
-  if (options.mixing != Mixing::kJoint) line += fmt::format("; {}", name(options.mixing));
-  if (options.average) line += ", averaged";
-  if (options.padding != Padding::kMasked) line += fmt::format("; padding {}", name(options.padding));
-  return line;
+  line += options.causal ? "causal" : "not causal";
+  if (!pattern.groups().empty()) {
+    line += options.offsets ? "; offsets given" : fmt::format("; offsets {}", name(options.head_offset));
+    if (options.mixing != Mixing::kJoint) line += fmt::format("; {}", name(options.mixing));
+    if (options.average) line += ", averaged";
+    if (options.padding != Padding::kMasked) line += fmt::format("; padding {}", name(options.padding));
+  }
+  std::string blocks;
+  for (const BlockPattern& block : pattern.blocks()) {
+    blocks += fmt::format("{}{} of {}", blocks.empty() ? "; blocks " : ", ", block.name(), block.block_size());
+  }
+  return line + blocks;
 }
 
 std::string extent_line(const Extent& extent) {

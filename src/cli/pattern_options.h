@@ -20,6 +20,7 @@ struct PatternOptions {
   std::string padding = "masked";
   bool causal = false;
   bool average = false;
+  std::string json;         // a whole pattern (longstride/pattern/json.h), in place of all the others
   Pattern pattern() const;  // throws Error
 };
 
@@ -37,6 +38,8 @@ CLI::Validator token_count();
 
 // Adds --segments --rates --causal --offset --offsets --mixing --average --padding; defaults are what `into` holds.
 void add_pattern_options(CLI::App& command, PatternOptions& into);
+// Adds --pattern, which excludes them. For commands that take block patterns too.
+void add_json_option(CLI::App& command, PatternOptions& into);
 
 // One line: segments, rates and whatever differs from the defaults.
 std::string pattern_line(const Pattern& pattern);

@@ -12,6 +12,7 @@
 
 #include "commands.h"
 #include "longstride/error.h"
+#include "longstride/pattern/json.h"
 #include "longstride/plan.h"
 #include "pattern_options.h"
 #include "show_picture.h"
@@ -82,8 +83,7 @@ nlohmann::json multiplicity_json(const Pattern& pattern, const Extent& extent, i
   for (int64_t r = 0; r < cells.rows; ++r) {
     std::vector<int64_t> row(static_cast<size_t>(cells.columns));
     for (int64_t c = 0; c < cells.columns; ++c) {
-      for (int64_t g = 0; g < static_cast<int64_t>(pattern.groups().size()); ++g)
-        row[static_cast<size_t>(c)] += cells.of(g, r, c) > 0 ? 1 : 0;
+      for (int64_t g = 0; g < cells.layers; ++g) row[static_cast<size_t>(c)] += cells.of(g, r, c) > 0 ? 1 : 0;
     }
     rows.push_back(row);
   }
@@ -113,8 +113,11 @@ nlohmann::json to_json(const ShowOptions& options, const Shown& shown) {
                        {"counts", counts_json(count(view, static_cast<int64_t>(c)))}});
   }
   const DilatedOptions& dilated = shown.pattern.options();
+  nlohmann::json blocks = nlohmann::json::array();
+  if (!shown.pattern.blocks().empty()) blocks = nlohmann::json::parse(longstride::to_json(shown.pattern))["blocks"];
   nlohmann::json result = {{"pattern",
                             {{"groups", groups},
+                             {"blocks", blocks},
                              {"causal", dilated.causal},
                              {"offset", dilated.offsets ? "explicit" : name(dilated.head_offset)},
                              {"mixing", name(dilated.mixing)},
@@ -163,13 +166,25 @@ void print_text(const ShowOptions& options, const Shown& shown) {
                         ? fmt::format("{}", shown.pattern.offset(index, kv_head, extent.kv_heads))
                         : "not run"});
   }
-  std::cout << text_table(rows) << "\n";
+  if (!shown.pattern.groups().empty()) std::cout << text_table(rows) << "\n";
+  if (!shown.pattern.blocks().empty()) {
+    const int64_t documents = std::max<int64_t>(1, static_cast<int64_t>(extent.cu_seqlens.size()) - 1);
+    std::vector<std::vector<std::string>> table = {
+        {"block pattern", "block size", fmt::format("density of head {}", options.head)}};
+    for (const BlockPattern& block : shown.pattern.blocks()) {
+      table.push_back({block.name(), fmt::format("{}", block.block_size()),
+                       documents > 1 ? "by document"
+                                     : fmt::format("{:.2f} %", 100 * block.density(extent.len_k, shown.pattern.causal(),
+                                                                                   kv_head))});
+    }
+    std::cout << text_table(table) << "\n";
+  }
 
   if (extent.len_q > 0) {
     const Cells cells = count_cells(shown.pattern, extent, options.head, kTextCells);
     const bool single = cells.query_tokens == 1 && cells.key_tokens == 1;
     std::cout << fmt::format("head {}: who sees whom (rows are queries, columns are keys; {})\n", options.head,
-                             single ? "the digit is the number of groups"
+                             single ? "the digit is how often the pair counts"
                                     : fmt::format("a cell is {} x {} tokens, darker: more of its pairs",
                                                   cells.query_tokens, cells.key_tokens))
               << text_grid(shown.pattern, extent, cells, stdout_wants_color()) << "\n";
@@ -229,6 +244,7 @@ void add_show(CLI::App& app, int& exit_code) {
   options->lengths.heads = 4;
   CLI::App* command = app.add_subcommand("show", "Show who sees whom in a pattern, and the plan that computes it");
   add_pattern_options(*command, options->pattern);
+  add_json_option(*command, options->pattern);
   const char* lengths = "Lengths";
   command->add_option("--len", options->lengths.len, "Tokens (32k = 32768)")
       ->transform(token_count())

@@ -57,6 +57,51 @@ int64_t pairs(const Sampled& q, const Sampled& k, int64_t rate, bool causal) {
   return sum;
 }
 
+// Adds what the union of the block patterns shows, row of tokens by row.
+void count_blocks(const Pattern& pattern, const Extent& extent, int64_t kv_head, const std::vector<Span>& documents,
+                  Cells& cells) {
+  double* const share = &cells.share[static_cast<size_t>((cells.layers - 1) * cells.rows * cells.columns)];
+  for (const Span& document : documents) {
+    std::vector<std::vector<std::vector<int64_t>>> keys;  // [block pattern][query block]: key blocks
+    for (const BlockPattern& block : pattern.blocks()) {
+      const int64_t len = document.end - document.begin;
+      keys.emplace_back(static_cast<size_t>((len + block.block_size() - 1) / block.block_size()));
+      for (const auto& [i, j] : block.active_blocks(len, pattern.causal(), kv_head))
+        keys.back()[static_cast<size_t>(i)].push_back(j);
+    }
+    const int64_t last_query = std::min(document.end, extent.query_start + extent.len_q);
+    for (int64_t q = std::max(document.begin, extent.query_start); q < last_query; ++q) {
+      std::vector<Span> seen;
+      for (size_t p = 0; p < keys.size(); ++p) {
+        const int64_t size = pattern.blocks()[p].block_size();
+        for (const int64_t j : keys[p][static_cast<size_t>((q - document.begin) / size)]) {
+          const int64_t begin = document.begin + j * size;
+          seen.push_back({begin, std::min({begin + size, document.end, pattern.causal() ? q + 1 : document.end})});
+        }
+      }
+      std::sort(seen.begin(), seen.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+      double* const row = share + (q - extent.query_start) / cells.query_tokens * cells.columns;
+      int64_t covered = 0;  // keys below are counted
+      for (const Span& span : seen) {
+        for (int64_t k = std::max(covered, span.begin); k < span.end;) {
+          const int64_t cell = k / cells.key_tokens;
+          const int64_t stop = std::min(span.end, (cell + 1) * cells.key_tokens);
+          row[cell] += static_cast<double>(stop - k);
+          k = stop;
+        }
+        covered = std::max(covered, span.end);
+      }
+    }
+  }
+  for (int64_t r = 0; r < cells.rows; ++r) {
+    const int64_t height = std::min(extent.len_q - r * cells.query_tokens, cells.query_tokens);
+    for (int64_t c = 0; c < cells.columns; ++c) {
+      const int64_t width = std::min(extent.len_k - c * cells.key_tokens, cells.key_tokens);
+      share[r * cells.columns + c] /= static_cast<double>(height * width);
+    }
+  }
+}
+
 }  // namespace
 
 Cells count_cells(const Pattern& pattern, const Extent& extent, int64_t head, int64_t limit) {
@@ -66,7 +111,8 @@ Cells count_cells(const Pattern& pattern, const Extent& extent, int64_t head, in
   cells.rows = (extent.len_q + cells.query_tokens - 1) / cells.query_tokens;
   cells.columns = (extent.len_k + cells.key_tokens - 1) / cells.key_tokens;
   const int64_t groups = static_cast<int64_t>(pattern.groups().size());
-  cells.share.assign(static_cast<size_t>(groups * cells.rows * cells.columns), 0.0);
+  cells.layers = groups + (pattern.blocks().empty() ? 0 : 1);
+  cells.share.assign(static_cast<size_t>(cells.layers * cells.rows * cells.columns), 0.0);
   const std::vector<Span> documents = documents_of(extent);
   const int64_t kv_head = head / (extent.heads / extent.kv_heads);
   for (int64_t g = 0; g < groups; ++g) {
@@ -96,6 +142,7 @@ Cells count_cells(const Pattern& pattern, const Extent& extent, int64_t head, in
       }
     }
   }
+  if (!pattern.blocks().empty()) count_blocks(pattern, extent, kv_head, documents, cells);
   return cells;
 }
 

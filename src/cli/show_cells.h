@@ -1,5 +1,5 @@
 // Who sees whom, counted from the definition (docs/semantics.md) on a grid of cells of one or more tokens: what show
-// draws. It asks the pattern for its groups and offsets and uses no plan. Torch-free.
+// draws. It asks the pattern for its groups, offsets and active blocks and uses no plan. Torch-free.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,12 @@ struct Cells {
   int64_t columns = 0;
   int64_t query_tokens = 1;
   int64_t key_tokens = 1;
-  // groups x rows x columns: the share of the cell's pairs that the group shows, 0 to 1.
+  // What is counted one by one: the groups, then, if there are block patterns, their union.
+  int64_t layers = 0;
+  // layers x rows x columns: the share of the cell's pairs that the layer shows, 0 to 1.
   std::vector<double> share;
-  double of(int64_t group, int64_t row, int64_t column) const {
-    return share[static_cast<size_t>((group * rows + row) * columns + column)];
+  double of(int64_t layer, int64_t row, int64_t column) const {
+    return share[static_cast<size_t>((layer * rows + row) * columns + column)];
   }
 };
 

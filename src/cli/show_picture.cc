@@ -23,10 +23,22 @@ constexpr int64_t kMaxHeads = 6;
 // To half pixels, which are whole ones in a PNG: neighbours then meet without a seam.
 double snap(double edge) { return std::round(edge * 2) / 2; }
 
-// A square panel of cells. `only`: one group, or -1 for all. Runs of one colour in a row are one box.
+std::string layer_words(const Pattern& pattern, int64_t layer) {
+  if (layer < static_cast<int64_t>(pattern.groups().size())) {
+    const Group& group = pattern.groups()[static_cast<size_t>(layer)];
+    return fmt::format("segment {}, rate {}", group.segment, group.rate);
+  }
+  std::string words;
+  for (const BlockPattern& block : pattern.blocks()) {
+    if (!words.empty()) words += ", ";
+    words += fmt::format("{} of {}", block.name(), block.block_size());
+  }
+  return words;
+}
+
+// A square panel of cells. `only`: one layer, or -1 for all. Runs of one colour in a row are one box.
 void draw_cells(Picture& picture, const Pattern& pattern, const Cells& cells, double x, double y, double side,
                 int64_t only) {
-  const int64_t groups = static_cast<int64_t>(pattern.groups().size());
   const double cell_w = side / static_cast<double>(std::max<int64_t>(1, cells.columns));
   const double cell_h = side / static_cast<double>(std::max<int64_t>(1, cells.rows));
   const bool single = cells.query_tokens == 1 && cells.key_tokens == 1;
@@ -37,7 +49,7 @@ void draw_cells(Picture& picture, const Pattern& pattern, const Cells& cells, do
       Color color = kWhite;
       if (c < cells.columns) {
         double sum = 0;
-        for (int64_t g = 0; g < groups; ++g) sum += only < 0 || only == g ? cells.of(g, r, c) : 0;
+        for (int64_t g = 0; g < cells.layers; ++g) sum += only < 0 || only == g ? cells.of(g, r, c) : 0;
         const int64_t lead = only >= 0 ? only : lead_group(pattern, cells, r, c);
         if (sum > 0) color = cell_color(lead, sum, single);
       }
@@ -74,22 +86,20 @@ void draw_axes(Picture& picture, const Extent& extent, double x, double y, doubl
 
 // Colours and shades; returns the y below it.
 double draw_legend(Picture& picture, const Pattern& pattern, const Cells& cells, double x, double y) {
-  const int64_t groups = static_cast<int64_t>(pattern.groups().size());
   const bool single = cells.query_tokens == 1 && cells.key_tokens == 1;
   picture.text(x, y, "colour: the group with the smallest", 13);
   picture.text(x, y + 17, "segment that shows the pair", 13);
   y += 30;
-  for (int64_t g = 0; g < groups; ++g) {
-    const Group& group = pattern.groups()[static_cast<size_t>(g)];
+  for (int64_t g = 0; g < cells.layers; ++g) {
     picture.box(x, y, 26, 15, cell_color(g, 1, true));
-    picture.text(x + 36, y + 12, fmt::format("segment {}, rate {}", group.segment, group.rate), 13);
+    picture.text(x + 36, y + 12, layer_words(pattern, g), 13);
     y += 21;
   }
   y += 22;
   if (single) {
     picture.text(x, y, "shade: how many groups show it", 13);
     y += 12;
-    const int64_t most = std::min<int64_t>(groups, 5);
+    const int64_t most = std::min<int64_t>(cells.layers, 5);
     for (int64_t m = 1; m <= most; ++m) {
       picture.box(x + static_cast<double>(m - 1) * 54, y, 26, 15, cell_color(0, static_cast<double>(m), true));
       picture.text(x + static_cast<double>(m - 1) * 54 + 31, y + 12, fmt::format("{}", m), 13);
@@ -116,6 +126,9 @@ int64_t lead_group(const Pattern& pattern, const Cells& cells, int64_t row, int6
         pattern.groups()[static_cast<size_t>(g)].segment < pattern.groups()[static_cast<size_t>(lead)].segment)
       lead = g;
   }
+  // Block patterns have the colour where no group shows the pair.
+  const auto groups = static_cast<int64_t>(pattern.groups().size());
+  if (lead < 0 && cells.layers > groups && cells.of(groups, row, column) > 0) return groups;
   return lead;
 }
 
@@ -133,12 +146,12 @@ Color cell_color(int64_t group, double multiplicity, bool single_tokens) {
 }
 
 Picture token_picture(const Pattern& pattern, const Extent& extent, int64_t head) {
-  const int64_t groups = static_cast<int64_t>(pattern.groups().size());
   const int64_t kv_head = head / (extent.heads / extent.kv_heads);
   Picture picture(kWidth, 800);
   picture.text(24, 32, "Who sees whom", 21);
   picture.text(24, 54, fmt::format("{}; {}", extent_line(extent), pattern_line(pattern)), 13, kGrey);
   const Cells cells = count_cells(pattern, extent, head, kMainCells);
+  const int64_t groups = static_cast<int64_t>(pattern.groups().size()), layers = cells.layers;
   const double x = 84, y = 118;
   draw_cells(picture, pattern, cells, x, y, kMainSide, -1);
   draw_axes(picture, extent, x, y, kMainSide);
@@ -148,16 +161,20 @@ Picture token_picture(const Pattern& pattern, const Extent& extent, int64_t head
   double down = draw_legend(picture, pattern, cells, right, 118);
 
   // The groups one by one, as many in a row as keep the column within the page.
-  const int64_t across = groups > 4 ? 3 : 2;
+  const int64_t across = layers > 4 ? 3 : 2;
   const double gap = 14;
   const double side = (kWidth - right - 24 - gap * static_cast<double>(across - 1)) / static_cast<double>(across);
-  picture.text(right, down, "each group alone", 15);
+  if (layers > 1) picture.text(right, down, "each group alone", 15);
   down += 12;
   const Cells small = count_cells(pattern, extent, head, kSmallCells);
-  for (int64_t g = 0; g < groups; ++g) {
+  for (int64_t g = 0; layers > 1 && g < layers; ++g) {
     const double px = right + static_cast<double>(g % across) * (side + gap);
     const double py = down + static_cast<double>(g / across) * (side + 30);
     draw_cells(picture, pattern, small, px, py, side, g);
+    if (g == groups) {
+      picture.text(px, py + side + 15, "block patterns", across == 3 ? 10 : 12);
+      continue;
+    }
     const std::string words = pattern.runs(g, kv_head, extent.kv_heads)
                                   ? fmt::format("rate {}, offset {}", pattern.groups()[static_cast<size_t>(g)].rate,
                                                 pattern.offset(g, kv_head, extent.kv_heads))
@@ -165,7 +182,7 @@ Picture token_picture(const Pattern& pattern, const Extent& extent, int64_t head
     picture.text(px, py + side + 15, words, across == 3 ? 10 : 12);
   }
   double bottom =
-      std::max(y + kMainSide, down + static_cast<double>((groups + across - 1) / across) * (side + 30)) + 40;
+      std::max(y + kMainSide, down + static_cast<double>((layers + across - 1) / across) * (side + 30)) + 40;
 
   if (extent.heads > 1) {
     const int64_t shown = std::min(extent.heads, kMaxHeads);

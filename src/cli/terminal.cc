@@ -75,7 +75,6 @@ bool stdout_wants_color() {
 
 std::string text_grid(const Pattern& pattern, const Extent& extent, const Cells& cells, bool color) {
   const bool single = cells.query_tokens == 1 && cells.key_tokens == 1;
-  const int64_t groups = static_cast<int64_t>(pattern.groups().size());
   std::string out = fmt::format("{:>9} ", "");
   for (int64_t c = 0; c < cells.columns; c += 16) out += fmt::format("{:<16}", c * cells.key_tokens);
   out.erase(out.find_last_not_of(' ') + 1);
@@ -84,7 +83,7 @@ std::string text_grid(const Pattern& pattern, const Extent& extent, const Cells&
     out += r % 4 == 0 ? fmt::format("{:>8}  ", extent.query_start + r * cells.query_tokens) : std::string(10, ' ');
     for (int64_t c = 0; c < cells.columns; ++c) {
       double sum = 0;
-      for (int64_t g = 0; g < groups; ++g) sum += cells.of(g, r, c);
+      for (int64_t g = 0; g < cells.layers; ++g) sum += cells.of(g, r, c);
       const std::string mark = single ? std::string(1, digit(sum)) : std::string(shade(sum));
       const int64_t lead = lead_group(pattern, cells, r, c);
       if (!color || lead < 0) {

@@ -1,5 +1,8 @@
 """longstride show: counts and pictures are what the definition of the pattern says, and bad input is refused."""
 
+import json
+import pathlib
+import struct
 import xml.etree.ElementTree
 
 import program
@@ -47,6 +50,33 @@ class Show(ProgramTest):
                     shown = self.json("show", *words, "--head", head, "--tile-rows", "8", "--verify")
                     self.assertEqual(shown["multiplicity"], multiplicity(kv_head=head, kv_heads=heads, **case))
                     self.assertEqual(shown["verify"], "ok")
+
+    def test_block_patterns_beside_groups(self):
+        pattern = {"causal": True, "dilated": {"segment_lengths": [8, 24], "dilation_rates": [1, 2]},
+                   "blocks": [{"pattern": "local_window", "block_size": 4, "window": 9},
+                              {"pattern": "list", "block_size": 8, "blocks": [[-1, -1, 3, 0], [-1, 0, 3, 1]]}]}
+        shown = self.json("show", "--pattern", json.dumps(pattern), "--len", 30, "--heads", 2, "--head", 1,
+                          "--tile-rows", 8, "--verify")
+        groups = multiplicity(30, [8, 24], [1, 2], 1, 2, causal=True)
+
+        def blocks(q, k):
+            return k <= q and (abs(q // 4 - k // 4) <= 3 // 2 or (q // 8, k // 8) == (3, 0))
+
+        self.assertEqual(shown["multiplicity"],
+                         [[groups[q][k] + blocks(q, k) for k in range(30)] for q in range(30)])
+        self.assertEqual(shown["verify"], "ok")
+        self.assertEqual(shown["pattern"]["blocks"], pattern["blocks"])
+
+    def test_block_pattern_in_words(self):
+        pattern = '{"blocks": [{"pattern": "axial", "block_size": 4}]}'
+        text = self.call("show", "--pattern", pattern, "--len", 64, "--heads", 1).stdout.decode()
+        self.assertIn("axial", text)
+        self.assertIn("43.75 %", text)  # 4 x 4 blocks: 7 of 16 a row
+        path = self.folder / "blocks.svg"
+        self.call("show", "--pattern", pattern, "--len", 64, "--heads", 1, "--picture", path)
+        self.assertIn("axial of 4", path.read_text())
+        self.refused("show", "--pattern", pattern, "--causal", says="--causal")
+        self.refused("show", "--pattern", pattern.replace("axial", "axel"), says="did you mean 'axial'")
 
     def test_counts_add_up(self):
         shown = self.json("show", "--len", "96", "--segments", "16,96", "--rates", "1,4", "--heads", "4", "--causal",
