@@ -75,8 +75,8 @@ struct Attention : torch::autograd::Function<Attention> {
                                const Tensor& gates, const Call& call) {
     const at::AutoDispatchBelowADInplaceOrView below;
     auto [out, lse] = dispatch_forward(q, k, v, call);
-    context->save_for_backward(
-        {q, k, v, out, lse, call.dropout_seed.value_or(Tensor()), call.blocks.value_or(Tensor()), gates});
+    context->save_for_backward({q, k, v, out, lse, call.dropout_seed.value_or(Tensor()), call.blocks.value_or(Tensor()),
+                                call.gates ? gates : Tensor()});
     save(call, context->saved_data);
     // A gradient that nobody gives stays undefined: most calls use out alone, and lse costs nothing then.
     context->set_materialize_grads(false);
@@ -109,7 +109,8 @@ struct Gradient : torch::autograd::Function<Gradient> {
     (void)context;
     const at::AutoDispatchBelowADInplaceOrView below;
     auto [dq, dk, dv, d_gates] = dispatch_backward({d_out, d_lse, q, k, v, out, lse}, call);
-    return {dq, dk, dv, d_gates};
+    // Outputs of a function must be defined.
+    return {dq, dk, dv, d_gates.defined() ? d_gates : at::empty({0}, lse.options())};
   }
 
   static variable_list backward(AutogradContext*, const variable_list&) {
@@ -121,7 +122,10 @@ struct Gradient : torch::autograd::Function<Gradient> {
 }  // namespace
 
 Outputs forward_autograd(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  const variable_list results = Attention::apply(q, k, v, call.gates.value_or(Tensor()), call);
+  // Inputs of a function must be defined: an empty tensor stands for no gates.
+  const bool gated = call.gates && call.gates->defined();
+  const Tensor gates = gated ? *call.gates : at::empty({0}, q.options().requires_grad(false));
+  const variable_list results = Attention::apply(q, k, v, gates, call);
   return {results[0], results[1]};
 }
 

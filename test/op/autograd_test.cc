@@ -51,6 +51,19 @@ std::vector<Sample> samples() {
          o.dropout_p = 0.4;
          o.dropout_seed = seed;
        })},
+      {"blocks",
+       Pattern::block_sparse({BlockPattern(4, LocalWindow{.window = 12}), BlockPattern(3, RandomBlocks{0.4, 1})}),
+       4,
+       2,
+       13,
+       13,
+       {}},
+      {"blocks and groups", Pattern::dilated({4, 8}, {1, 3}, causal).with_blocks({BlockPattern(4, Strided{2})}), 2, 2,
+       13, 13, with([](auto& o) {
+         o.lengths = {{13, 9}};
+       })},
+      {"listed blocks", Pattern::block_sparse({BlockPattern(4, BlockList{{{-1, 0, 3, 0}, {0, -1, 2, 2}}})}), 2, 2, 3,
+       13, with([](auto& o) { o.query_start = 9; })},
       {"scale", Pattern::dilated({4, 8}, {1, 2}), 2, 2, 13, 13, with([](auto& o) { o.scale = -1.3; })},
   };
 }

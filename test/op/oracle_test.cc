@@ -31,7 +31,7 @@ std::string check(const Case& c) {
     wrong = difference("lse", op.lse, truth.lse, roundoff(lse_dtype), largest_error(peer.lse, truth.lse));
   if (!wrong.empty()) return wrong + "\n" + c.words();
   const char* engine = c.dtype == core::DType::kFloat64 ? "reference" : "cpu";
-  wrong = against_oracle({engine, {}, {}}, c, {op.out, op.lse, op.dq, op.dk, op.dv});
+  wrong = against_oracle({engine, {}, {}}, c, {op.out, op.lse, op.dq, op.dk, op.dv, {}});
   if (!wrong.empty()) return wrong;
   const bool ran = c.options.batch * c.options.len_q > 0;
   if (ran && last_engine() != engine) return "ran on '" + last_engine() + "', expected " + engine + "\n" + c.words();

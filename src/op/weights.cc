@@ -1,0 +1,137 @@
+// Attention probabilities in torch's operators. The multiplicities are read off a compiled plan.
+#include "longstride/attention/weights.h"
+
+#include <ATen/Functions.h>
+#include <ATen/TensorIndexing.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "core/refuse.h"
+#include "longstride/plan.h"
+#include "op/call.h"
+#include "op/checks.h"
+#include "op/device.h"
+
+namespace longstride {
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t kMostWeights = int64_t{1} << 26;
+
+void check_options(const Pattern& pattern, const AttentionOptions& options) {
+  if (options.dropout_p != 0) core::refuse("dropout_p", "must be 0 for weights", fmt::format("{}", options.dropout_p));
+  if (options.gates) core::refuse("gates", "must be unset for weights", "gates");
+  if (pattern.options().padding == Padding::kZeroKeys && !pattern.causal())
+    core::refuse("padding", "must be 'masked' for weights: phantom keys have no column", "'zero_keys'");
+}
+
+// m of one class, [len_q, len_k], added up run by run.
+Tensor multiplicities(const PlanView& plan, int64_t class_id, const Extent& e) {
+  Tensor m = at::zeros({e.len_q, e.len_k}, at::kDouble);
+  auto cells = m.accessor<double, 2>();
+  const PlanClass& its = plan.classes[class_id];
+  for (const Level& level : plan.levels.subspan(its.level_begin, its.level_count)) {
+    for (const Section& section : plan.sections.subspan(level.section_begin, level.section_count)) {
+      for (int64_t n = 0; n < section.repeats; ++n) {
+        for (const Tile& tile : plan.tiles.subspan(section.tile_begin, section.tile_count)) {
+          for (const Run& run : plan.runs.subspan(tile.run_begin, tile.run_count)) {
+            for (int64_t row = run.row_begin; row < run.row_end; ++row) {
+              const int64_t query = tile.row0 + row * level.stride + n * section.shift - e.query_start;
+              for (int64_t i = 0; i < std::min(run.columns, row + run.diagonal); ++i) {
+                for (int64_t c = 0; c < run.classes; ++c)
+                  cells[query][run.column0 + c * run.class_step + i * level.stride + n * section.shift] += run.weight;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+  return m;
+}
+
+// k of every query head.
+Tensor for_query_heads(const Tensor& k, int64_t heads) { return k.repeat_interleave(heads / k.size(2), 2); }
+
+}  // namespace
+
+Tensor attention_weights(const Tensor& q, const Tensor& k, const Pattern& pattern, const AttentionOptions& options) {
+  const op::Call call = op::make_call(pattern, options);
+  op::check_forward(q, k, k, call);
+  check_options(pattern, options);
+  const Extent e = op::extent_of(q, k, call);
+  if (e.batch * e.heads * e.len_q * e.len_k > kMostWeights)
+    core::refuse("len", fmt::format("must give at most {} weights", kMostWeights),
+                 fmt::format("{} x {} x {} x {}", e.batch, e.heads, e.len_q, e.len_k),
+                 "take fewer heads or tokens, or block_attention_weights()");
+  const Plan plan = compile(pattern, e, {});
+  std::vector<Tensor> of_class;
+  for (size_t c = 0; c < plan.classes.size(); ++c)
+    of_class.push_back(multiplicities(plan.view(), static_cast<int64_t>(c), e));
+  const at::ScalarType dtype = op::lse_dtype(q);
+  if (e.batch * e.len_q * e.len_k == 0)
+    return at::zeros({e.batch, e.heads, e.len_q, e.len_k}, q.options().dtype(dtype));
+  std::vector<Tensor> by_place;
+  for (const int32_t c : plan.class_of) by_place.push_back(of_class[c]);
+  const Tensor m = at::stack(by_place)
+                       .reshape({e.batch, e.kv_heads, e.len_q, e.len_k})
+                       .repeat_interleave(e.heads / e.kv_heads, 1)
+                       .to(q.options().dtype(dtype));
+  const double scale = op::problem_of(q, k, call, pattern, e).scale;
+  const Tensor scores =
+      at::matmul(q.to(dtype).transpose(1, 2), for_query_heads(k.to(dtype), e.heads).permute({0, 2, 3, 1}));
+  const Tensor logits = (scores * scale + m.log()).masked_fill(m == 0, -std::numeric_limits<double>::infinity());
+  const Tensor blind = (m == 0).all(-1, true);
+  return at::softmax(logits.masked_fill(blind, 0), -1).masked_fill(blind, 0);
+}
+
+BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pattern& pattern,
+                                     const AttentionOptions& options) {
+  if (!pattern.groups().empty() || pattern.blocks().size() != 1)
+    core::refuse("pattern", "must be one block pattern",
+                 fmt::format("{} groups and {} block patterns", pattern.groups().size(), pattern.blocks().size()),
+                 "attention_weights() takes any pattern of a short sequence");
+  if (options.cu_seqlens || options.lengths || options.query_start)
+    core::refuse("options", "must leave cu_seqlens, lengths and query_start unset", "one of them",
+                 "call it document by document");
+  check_options(pattern, options);
+  const op::Call call = op::make_call(pattern, options);
+  op::check_forward(q, k, k, call);
+  const Extent e = op::extent_of(q, k, call);
+  const BlockPattern& block = pattern.blocks().front();
+  const int64_t size = block.block_size(), nb = (e.len_k + size - 1) / size;
+  std::vector<int64_t> flat;
+  for (int64_t b = 0; b < e.batch; ++b) {
+    for (int64_t h = 0; h < e.heads; ++h) {
+      for (const auto& [i, j] : block.active_blocks(e.len_k, pattern.causal(), h / (e.heads / e.kv_heads), b))
+        flat.insert(flat.end(), {b, h, i, j});
+    }
+  }
+  const at::ScalarType dtype = op::lse_dtype(q);
+  const Tensor blocks = at::tensor(flat, at::kLong).reshape({-1, 4});
+  if (blocks.size(0) == 0) return {blocks, at::zeros({0, size, size}, q.options().dtype(dtype))};
+  // lse is what attention says; v does not matter to it.
+  const Tensor lse = attention(q, k, k, pattern, options).lse.to(dtype);  // [batch, heads, len]
+  const int64_t beyond = nb * size - e.len_k;
+  const auto in_blocks = [&](const Tensor& t) {  // [batch, len, heads, dim] -> [batch, heads, nb, size, dim]
+    return at::constant_pad_nd(t.to(dtype), {0, 0, 0, 0, 0, beyond}).transpose(1, 2).unflatten(2, {nb, size});
+  };
+  const std::vector<Tensor> at_rows = blocks.unbind(1);
+  const Tensor queries = in_blocks(q).index({at_rows[0], at_rows[1], at_rows[2]});  // [n, size, dim]
+  const Tensor keys = in_blocks(for_query_heads(k, e.heads)).index({at_rows[0], at_rows[1], at_rows[3]});
+  const Tensor wholes =
+      at::constant_pad_nd(lse, {0, beyond}).unflatten(2, {nb, size}).index({at_rows[0], at_rows[1], at_rows[2]});
+  const Tensor place = at::arange(size);
+  const Tensor query_at = (at_rows[2] * size).unsqueeze(1) + place;  // [n, size]
+  const Tensor key_at = (at_rows[3] * size).unsqueeze(1) + place;
+  Tensor seen = (query_at < e.len_k).unsqueeze(2).logical_and((key_at < e.len_k).unsqueeze(1));
+  if (pattern.causal()) seen = seen.logical_and(key_at.unsqueeze(1) <= query_at.unsqueeze(2));
+  const double scale = op::problem_of(q, k, call, pattern, e).scale;
+  const Tensor logits = at::matmul(queries, keys.transpose(1, 2)) * scale - wholes.unsqueeze(2);
+  return {blocks, at::where(seen, logits.masked_fill(seen.logical_not(), 0).exp(), 0.0)};
+}
+
+}  // namespace longstride
