@@ -271,7 +271,7 @@ Choice random_choice(uint64_t seed) {
   return choice;
 }
 
-Case make_case(const Choice& choice, uint64_t seed, Poison poison) {
+Case make_case(const Choice& choice, uint64_t seed, Poison poison, const Adjust& adjust) {
   Draw draw(seed);
   Case c;
   c.choice = choice;
@@ -314,6 +314,7 @@ Case make_case(const Choice& choice, uint64_t seed, Poison poison) {
   o.dropout_p = choice[kDropoutP] == 1 ? 0.3 : 0.0;
   o.dropout_seed = draw.bits();
   set_blocks(o, choice[kBlocks], draw);
+  if (adjust) adjust(c.dtype, o);
 
   const auto fill = [&](std::vector<double>& x, int64_t n, core::DType dtype) {
     x.resize(n);
@@ -408,7 +409,8 @@ double roundoff(core::DType dtype) {
   return 0;
 }
 
-void for_each_case(int64_t random_count, Poison poison, const std::function<void(const Case&)>& check) {
+void for_each_case(int64_t random_count, Poison poison, const std::function<void(const Case&)>& check,
+                   const Adjust& adjust) {
   if (const char* only = std::getenv("LONGSTRIDE_CASE")) {
     std::istringstream text(only);
     uint64_t seed = 0;
@@ -416,12 +418,12 @@ void for_each_case(int64_t random_count, Poison poison, const std::function<void
     text >> seed;
     Choice choice;
     for (int level = 0; text >> separator >> level;) choice.push_back(level);
-    check(make_case(choice, seed, poison));
+    check(make_case(choice, seed, poison, adjust));
     return;
   }
   const std::vector<Choice>& grid = pairwise_choices();
-  for (size_t n = 0; n < grid.size(); ++n) check(make_case(grid[n], 1000000 + n, poison));
-  for (int64_t n = 0; n < random_count; ++n) check(make_case(random_choice(n), n, poison));
+  for (size_t n = 0; n < grid.size(); ++n) check(make_case(grid[n], 1000000 + n, poison, adjust));
+  for (int64_t n = 0; n < random_count; ++n) check(make_case(random_choice(n), n, poison, adjust));
 }
 
 }  // namespace longstride::test

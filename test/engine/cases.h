@@ -77,9 +77,13 @@ struct Case {
   std::string words() const;
 };
 
+// Has the last word on a case's dtype and options before its tensors are drawn: for engines that know shapes beyond the
+// table of factors.
+using Adjust = std::function<void(core::DType&, oracle::Options&)>;
+
 // Factors that contradict one another are settled here: with head_partition there are at least as many KV heads as
 // groups; query_start needs len_k >= 1; dropout seeds come from `seed`.
-Case make_case(const Choice& choice, uint64_t seed, Poison poison = Poison::kUnread);
+Case make_case(const Choice& choice, uint64_t seed, Poison poison = Poison::kUnread, const Adjust& adjust = {});
 
 // x rounded to dtype.
 double rounded(double x, core::DType dtype);
@@ -88,6 +92,7 @@ double roundoff(core::DType dtype);
 
 // Calls check(case) for the pairwise grid and for `random_count` seeded random cases; or, with
 // LONGSTRIDE_CASE=SEED:CHOICE in the environment (words() prints it), for that case alone.
-void for_each_case(int64_t random_count, Poison poison, const std::function<void(const Case&)>& check);
+void for_each_case(int64_t random_count, Poison poison, const std::function<void(const Case&)>& check,
+                   const Adjust& adjust = {});
 
 }  // namespace longstride::test

@@ -77,6 +77,14 @@ TensorBuffer::TensorBuffer(core::DType dtype, int64_t batch, int64_t len, int64_
     head_stride_ = dim + 3;
     len_stride_ = heads * head_stride_ + 5;
     batch_stride_ = len * len_stride_ + 7;
+  } else if (layout == 3) {  // as 1, rows at multiples of 8 elements
+    head_stride_ = (dim + 7) / 8 * 8 + 8;
+    len_stride_ = heads * head_stride_ + 16;
+    batch_stride_ = len * len_stride_ + 8;
+  } else if (layout == 4) {  // as 2, likewise
+    len_stride_ = (dim + 7) / 8 * 8;
+    head_stride_ = len * len_stride_ + 8;
+    batch_stride_ = heads * head_stride_;
   } else {  // [batch, heads, len, dim] with gaps
     len_stride_ = dim + 1;
     head_stride_ = len * len_stride_ + 2;

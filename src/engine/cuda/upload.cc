@@ -28,7 +28,23 @@ const T* DevicePlan::copy(const T* from, size_t count) {
   return static_cast<const T*>(to);
 }
 
-DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_t group) {
+DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_t group)
+    : direction_(plan.direction), batch_(batch), kv_heads_(kv_heads), group_(group) {
+  if (static_cast<int64_t>(plan.class_of.size()) != batch * kv_heads)
+    throw Error(fmt::format("plan must have one class per batch row and KV head ({}), got {}; compile it for this extent",
+                            batch * kv_heads, plan.class_of.size()));
+  for (const Run& run : plan.runs)
+    if (run.buffer != 0)
+      throw Error(fmt::format("plan must read the local tensor only, got a run of buffer {}", run.buffer));
+  try {
+    upload(plan);
+  } catch (...) {
+    release();
+    throw;
+  }
+}
+
+void DevicePlan::upload(const PlanView& plan) {
   arrays_.sections = copy(plan.sections.data(), plan.sections.size());
   arrays_.tiles = copy(plan.tiles.data(), plan.tiles.size());
   arrays_.runs = copy(plan.runs.data(), plan.runs.size());
@@ -38,9 +54,9 @@ DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, in
   for (const PlanClass& c : plan.classes) partial_rows_ = std::max(partial_rows_, c.partial_rows);
   std::vector<Lane> lanes[2];
   LaunchLanes* launches[2] = {&base_, &partial_};
-  for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t j = 0; j < kv_heads; ++j) {
-      const PlanClass& c = plan.classes[plan.class_of[b * kv_heads + j]];
+  for (int64_t b = 0; b < batch_; ++b) {
+    for (int64_t j = 0; j < kv_heads_; ++j) {
+      const PlanClass& c = plan.classes[plan.class_of[b * kv_heads_ + j]];
       for (int32_t l = c.level_begin; l < c.level_begin + c.level_count; ++l) {
         const Level& level = plan.levels[l];
         LaunchLanes& launch = *launches[level.partial];
@@ -50,7 +66,7 @@ DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, in
           tiles += section.tile_count * section.repeats;
         }
         if (tiles == 0) continue;
-        launch.items += tiles * group;
+        launch.items += tiles * group_;
         const auto found = std::find(launch.strides.begin(), launch.strides.end(), level.stride);
         const int32_t map = static_cast<int32_t>(found - launch.strides.begin());
         if (found == launch.strides.end()) launch.strides.push_back(level.stride);
@@ -65,7 +81,9 @@ DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, in
   }
 }
 
-DevicePlan::~DevicePlan() {
+DevicePlan::~DevicePlan() { release(); }
+
+void DevicePlan::release() {
   for (void* memory : owned_) cudaFree(memory);
 }
 

@@ -19,12 +19,17 @@ struct LaunchLanes {
 
 class DevicePlan {
  public:
-  // `group`: query heads per KV head. Copies synchronously; throws Error if memory is short.
+  // `group`: query heads per KV head; 1 for a transposed plan, whose items are keys. Copies synchronously; throws Error
+  // if memory is short or the plan reads buffers of other ranks.
   DevicePlan(const PlanView&, int64_t batch, int64_t kv_heads, int64_t group);
   ~DevicePlan();
   DevicePlan(const DevicePlan&) = delete;
   DevicePlan& operator=(const DevicePlan&) = delete;
 
+  Direction direction() const { return direction_; }
+  int64_t batch() const { return batch_; }
+  int64_t kv_heads() const { return kv_heads_; }
+  int64_t group() const { return group_; }
   const PlanArrays& arrays() const { return arrays_; }
   const LaunchLanes& partial() const { return partial_; }
   const LaunchLanes& base() const { return base_; }
@@ -34,6 +39,10 @@ class DevicePlan {
  private:
   template <class T>
   const T* copy(const T* from, size_t count);
+  void upload(const PlanView&);
+  void release();
+  Direction direction_ = Direction::kForward;
+  int64_t batch_ = 0, kv_heads_ = 0, group_ = 0;
   std::vector<void*> owned_;
   PlanArrays arrays_;
   LaunchLanes partial_, base_;

@@ -11,16 +11,18 @@
 
 #include "engine/cuda/sm90/backward_store.cuh"
 #include "engine/cuda/sm90/backward_values.h"
+#include "engine/cuda/sm90/dropout.cuh"
 #include "engine/cuda/sm90/load.cuh"
 #include "engine/cuda/sm90/pipeline.cuh"
 
 namespace longstride::engine::cuda::sm90 {
 
-template <class Element_, int kDim_>
+template <class Element_, int kDim_, class Dropout_>
 struct BackwardShape {
   using Element = Element_;
+  using Dropout = Dropout_;
   static constexpr int kDim = kDim_;
-  static constexpr int kBox = kDim <= 32 ? 32 : 64;
+  static constexpr int kBox = kDim % 64 == 32 ? 32 : 64;
   static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;
   static constexpr int kConsumers = 2;
   static constexpr int kRows = 64 * kConsumers;  // keys
@@ -29,7 +31,8 @@ struct BackwardShape {
   static constexpr int kThreads = 128 * (kConsumers + 1);
   static constexpr int kSlice = kWidth / kConsumers;  // columns of dQ that one warpgroup computes
   static constexpr int kQueryParts = kColumns / 64;   // dQ is computed 64 queries at a time
-  static constexpr int kBoxes = kWidth / 32;          // boxes of 32 floats of dQ
+  static constexpr int kSliceBox = kSlice % 32 ? 16 : 32;  // floats in a row of a box of dQ
+  static constexpr int kSliceBoxes = kSlice / kSliceBox;
 
   using Atom =
       std::conditional_t<kBox == 32, cute::GMMA::Layout_K_SW64_Atom<Element>, cute::GMMA::Layout_K_SW128_Atom<Element>>;
@@ -67,7 +70,7 @@ struct BackwardStorage {
   alignas(1024) Element q[Shape::kStages * Shape::kColumns * Shape::kWidth];
   alignas(1024) Element d_out[Shape::kStages * Shape::kColumns * Shape::kWidth];
   alignas(1024) Element ds[2][Shape::kColumns * Shape::kRows];  // a warpgroup may write while the other still reads
-  alignas(1024) float dq[Shape::kBoxes * 64 * 32];
+  alignas(1024) float dq[64 * Shape::kWidth];
   alignas(16) float2 row[Shape::kStages][Shape::kColumns];  // lse_log2, delta
   // barrier           arrives                                        waits        count
   // kv_full           producer lane + TMA bytes                      consumers    1
@@ -144,6 +147,7 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
       cutlass::arch::cpasync_barrier_arrive_noinc(reinterpret_cast<uint64_t*>(&s.q_full[stage]));
       if (lane == 0) {
         KeyBlockNote& b = s.block[stage];
+        b.column0 = now.column0;
         b.columns = now.columns;
         b.diagonal = now.diagonal;
         b.rows = now.rows;
@@ -174,15 +178,15 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
 template <class Shape>
 __device__ __forceinline__ void add_queries(const MapPair& maps, int len_q, const KeyItemNote& item,
                                             const KeyBlockNote& b, int part, int group, const float* dq) {
-  constexpr int kMine = Shape::kBoxes / Shape::kConsumers;
   const CUtensorMap* map = b.residue < len_q % item.stride ? &maps.front : &maps.all;
 #pragma unroll
-  for (int box = group * kMine; box < (group + 1) * kMine; ++box) {
-    const uint32_t from = cute::cast_smem_ptr_to_uint(dq + box * 64 * 32);
+  for (int i = 0; i < Shape::kSliceBoxes; ++i) {
+    const int box = group * Shape::kSliceBoxes + i;
+    const uint32_t from = cute::cast_smem_ptr_to_uint(dq + box * 64 * Shape::kSliceBox);
     asm volatile(
         "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(
             map),
-        "r"(from), "r"(box * 32), "r"(b.residue), "r"(b.row + 64 * part), "r"(b.head), "r"(item.batch)
+        "r"(from), "r"(box * Shape::kSliceBox), "r"(b.residue), "r"(b.row + 64 * part), "r"(b.head), "r"(item.batch)
         : "memory");
   }
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
@@ -309,8 +313,18 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
             }
         }
       }
+      Kept<Shape::kColumns> kept;
+      if constexpr (Shape::Dropout::kDrops) {
+        kept = draw<Shape::kColumns>(p.dropout, false, item.row0 + row0 * item.stride,
+                                     b.column0 + column0 * item.stride, item.stride,
+                                     uint32_t(item.batch * p.heads + b.head));
+      }
+      auto dropped = [&](float x, int i) {
+        if constexpr (Shape::Dropout::kDrops) return kept.at(i) ? x : 0.f;
+        return x;
+      };
 #pragma unroll
-      for (int i = 0; i < size(scores); ++i) probabilities[i] = static_cast<Element>(scores[i]);
+      for (int i = 0; i < size(scores); ++i) probabilities[i] = static_cast<Element>(dropped(scores[i], i));
       auto accumulate = [&](auto& a, auto& bt, auto& c) {
         warpgroup_fence_operand(c);
         warpgroup_fence_operand(a);
@@ -324,15 +338,16 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       warpgroup_wait<1>();
       warpgroup_fence_operand(dp);
       // dS^T = P^T (out_scale * dP^T - delta)
+      const float gain = p.out_scale * p.dropout.gain;
 #pragma unroll
       for (int n = 0; n < Shape::kColumns / 8; ++n) {
         const float4 rows = *reinterpret_cast<const float4*>(&s.row[stage][8 * n + column0]);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int i = 4 * n + 2 * r;
-          ds[i] = static_cast<Element>(scores[i] == 0.f ? 0.f : scores[i] * fmaf(dp[i], p.out_scale, -rows.y));
+          ds[i] = static_cast<Element>(scores[i] == 0.f ? 0.f : scores[i] * fmaf(dropped(dp[i], i), gain, -rows.y));
           ds[i + 1] =
-              static_cast<Element>(scores[i + 1] == 0.f ? 0.f : scores[i + 1] * fmaf(dp[i + 1], p.out_scale, -rows.w));
+              static_cast<Element>(scores[i + 1] == 0.f ? 0.f : scores[i + 1] * fmaf(dropped(dp[i + 1], i + 1), gain, -rows.w));
         }
       }
       // dS^T to shared memory: keys are its rows of 64 queries, in the 128-byte swizzle that the tensor cores read. The
@@ -379,21 +394,22 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
         warpgroup_fence_operand(dq);
         if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
         cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is free
-        // Boxes of 32 columns, rows of 128 bytes, 16-byte pieces permuted by the row: the copy engine's 128-byte
-        // swizzle.
+        // Rows of a box are 128 bytes (or 64), 16-byte pieces permuted by the row: the copy engine's swizzle.
         {
+          constexpr int kRowBytes = Shape::kSliceBox * 4, kRowPieces = kRowBytes / 32;
           const int query = row0 % 64;
-          uint32_t to =
-              cast_smem_ptr_to_uint(s.dq) + group * (Shape::kSlice / 32) * 64 * 128 + query * 128 + column0 % 4 * 4;
-          uint32_t swizzle = (query % 8) << 4;
+          uint32_t to = cast_smem_ptr_to_uint(s.dq) + group * Shape::kSlice * 64 * 4 + query * kRowBytes +
+                        column0 % 4 * 4;
+          uint32_t swizzle = (kRowBytes == 128 ? query % 8 : query / 2 % 4) << 4;
           asm volatile("" : "+r"(to), "+r"(swizzle));
 #pragma unroll
           for (int n = 0; n < Shape::kSlice / 8; ++n) {
-            const uint32_t at = to + n / 4 * 64 * 128 + ((n % 4 * 32 + column0 / 4 * 16) ^ swizzle);
+            const uint32_t at =
+                to + n / kRowPieces * 64 * kRowBytes + ((n % kRowPieces * 32 + column0 / 4 * 16) ^ swizzle);
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
               const bool valid = 64 * part + query + 8 * r < b.columns;
-              asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + r * 8 * 128),
+              asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + r * 8 * kRowBytes),
                            "f"(valid ? dq[4 * n + 2 * r] : 0.f), "f"(valid ? dq[4 * n + 2 * r + 1] : 0.f)
                            : "memory");
             }

@@ -13,6 +13,7 @@ __device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyIte
                                            int row0, int column0) {
   using Element = typename Shape::Element;
   const int64_t head = int64_t(item.batch) * p.kv_heads + item.kv_head;
+  const float out_scale = p.out_scale * p.dropout.gain;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = row0 + 8 * r;
@@ -52,8 +53,8 @@ __device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyIte
       if (8 * n + column0 < p.dim) {
         const Element a[2] = {static_cast<Element>(dk[4 * n + 2 * r] * p.scale),
                               static_cast<Element>(dk[4 * n + 2 * r + 1] * p.scale)};
-        const Element b[2] = {static_cast<Element>(dv[4 * n + 2 * r] * p.out_scale),
-                              static_cast<Element>(dv[4 * n + 2 * r + 1] * p.out_scale)};
+        const Element b[2] = {static_cast<Element>(dv[4 * n + 2 * r] * out_scale),
+                              static_cast<Element>(dv[4 * n + 2 * r + 1] * out_scale)};
         *reinterpret_cast<uint32_t*>(to_dk + 8 * n + column0) = *reinterpret_cast<const uint32_t*>(a);
         *reinterpret_cast<uint32_t*>(to_dv + 8 * n + column0) = *reinterpret_cast<const uint32_t*>(b);
       }

@@ -4,11 +4,13 @@
 #include <cstdint>
 
 #include "engine/cuda/device_plan.h"
+#include "engine/cuda/sm90/dropout.h"
 #include "engine/cuda/sm90/tensor_maps.h"
 
 namespace longstride::engine::cuda::sm90 {
 
 struct KeyBlockNote {
+  int32_t column0;  // position of the first query
   int32_t columns;
   int32_t diagonal;  // row j is seen by column i iff i >= j + diagonal
   int32_t rows;      // row_begin | row_end << 16
@@ -38,6 +40,7 @@ struct BackwardParams {
   int32_t heads, kv_heads, dim;
   float scale_log2;  // signed here: no maximum is taken
   float scale, out_scale;
+  DropoutValues dropout;
   const float2* rows;  // [batch * heads][len_q]: lse_log2 (+inf where nothing is seen), delta
   void *dk, *dv;
   int64_t dk_batch_stride, dk_len_stride, dk_head_stride, dv_batch_stride, dv_len_stride, dv_head_stride;
@@ -50,8 +53,7 @@ struct BackwardMaps {
   MapPair q, d_out, k, v, dq;
 };
 struct BackwardMapSet {
-  static constexpr int kStrides = 8;
-  BackwardMaps of_stride[kStrides];
+  BackwardMaps of_stride[MapSet::kStrides];
 };
 
 }  // namespace longstride::engine::cuda::sm90

@@ -1,8 +1,11 @@
-// What the Hopper kernels take. Asked by their launches before any work, so that nothing is ignored.
+// What the Hopper kernels take. Asked by forward and backward before any work, so that nothing is ignored.
+#include "engine/cuda/sm90/capability.h"
+
 #include <fmt/format.h>
 
 #include <limits>
 
+#include "core/refuse.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "engine/cuda/sm90/tensor_maps.h"
 
@@ -10,17 +13,38 @@ namespace longstride::engine::cuda::sm90 {
 
 Capability capability(const Problem& p) {
   const auto no = [](std::string because) { return Capability{false, std::move(because)}; };
-  if (p.dtype != core::DType::kBFloat16) return no(fmt::format("dtype must be bfloat16, got {}", core::name(p.dtype)));
-  if (p.dim != 64 && p.dim != 128) return no(fmt::format("dim must be 64 or 128, got {}", p.dim));
-  if (p.dropout_p > 0) return no(fmt::format("dropout is not built, got dropout_p = {}", p.dropout_p));
+  if (p.dtype != core::DType::kBFloat16 && p.dtype != core::DType::kFloat16)
+    return no(fmt::format("dtype must be bfloat16 or float16, got {}", core::name(p.dtype)));
+  if (p.dim < 1 || p.dim > kMostDim) return no(fmt::format("dim must be 1 to {}, got {}", kMostDim, p.dim));
+  if (p.kv_heads < 1 || p.heads < 1 || p.heads % p.kv_heads != 0)
+    return no(fmt::format("kv_heads must divide heads, got {} and {}", p.kv_heads, p.heads));
+  if (!(p.dropout_p >= 0 && p.dropout_p < 1))
+    return no(fmt::format("dropout_p must lie in [0, 1), got {}", p.dropout_p));
   if (p.len_k > std::numeric_limits<int32_t>::max())
     return no(fmt::format("len_k must be below 2^31, got {}", p.len_k));
-  const std::pair<const char*, const ConstTensorRef*> inputs[] = {{"q", &p.q}, {"k", &p.k}, {"v", &p.v}};
-  for (const auto& [name, tensor] : inputs) {
-    const std::string why = why_not(*tensor, p.dtype);
-    if (!why.empty()) return no(fmt::format("{}: {}", name, why));
-  }
   return {true, "cuda sm90"};
+}
+
+void require(const Problem& p, const DevicePlan& plan, Direction direction) {
+  const Capability can = capability(p);
+  if (!can.yes) core::refuse("problem", "must suit the sm90 engine", can.reason);
+  if (p.dropout_p > 0 && p.dropout_seed == nullptr)
+    core::refuse("dropout_seed", "must be given when dropout_p > 0", "none");
+  const auto name = [](Direction d) { return d == Direction::kForward ? "a forward plan" : "a transposed plan"; };
+  if (plan.direction() != direction)
+    core::refuse("plan", fmt::format("must be {}", name(direction)), name(plan.direction()));
+  const int64_t group = direction == Direction::kForward ? p.heads / p.kv_heads : 1;
+  if (plan.batch() != p.batch || plan.kv_heads() != p.kv_heads || plan.group() != group)
+    core::refuse("plan", fmt::format("must be uploaded for batch {}, kv_heads {}, {} query heads an item", p.batch,
+                                     p.kv_heads, group),
+                 fmt::format("{}, {}, {}", plan.batch(), plan.kv_heads(), plan.group()));
+  if (plan.arrays().tile_rows > geometry(direction).tile_rows)
+    core::refuse("plan", fmt::format("must have tiles of at most {} rows", geometry(direction).tile_rows),
+                 std::to_string(plan.arrays().tile_rows));
+  for (const LaunchLanes* lanes : {&plan.partial(), &plan.base()})
+    if (lanes->strides.size() > MapSet::kStrides)
+      core::refuse("plan", fmt::format("must have at most {} strides", int(MapSet::kStrides)),
+                   std::to_string(lanes->strides.size()));
 }
 
 }  // namespace longstride::engine::cuda::sm90

@@ -10,6 +10,7 @@
 
 #include <cute/tensor.hpp>
 
+#include "engine/cuda/sm90/dropout.cuh"
 #include "engine/cuda/sm90/forward_values.h"
 #include "engine/cuda/sm90/load.cuh"
 #include "engine/cuda/sm90/pipeline.cuh"
@@ -17,11 +18,12 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template <class Element_, int kDim_>
+template <class Element_, int kDim_, class Dropout_>
 struct ForwardShape {
   using Element = Element_;
+  using Dropout = Dropout_;
   static constexpr int kDim = kDim_;                              // columns of V that are multiplied
-  static constexpr int kBox = kDim <= 32 ? 32 : 64;               // inner extent of a TMA box
+  static constexpr int kBox = kDim % 64 == 32 ? 32 : 64;          // inner extent of a TMA box
   static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;  // columns held in shared memory
   static constexpr int kConsumers = 2;                            // warpgroups, 64 queries each
   static constexpr int kRows = 64 * kConsumers;
@@ -103,6 +105,7 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
       walk.advance();
       s.k_empty[stage].wait(phase);
       BlockNote& b = s.block[stage];
+      b.column0 = now.column0;
       b.columns = now.columns;
       b.diagonal = now.diagonal;
       b.rows = now.rows;
@@ -215,6 +218,13 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
         for (int i = 0; i < size(scores); ++i) scores[i] = -scores[i];
       if (b.masked) mask<Shape>(scores, b, row0);
       soften<Shape>(scores, state, rescale, p.scale_log2, b.weight_log2);
+      if constexpr (Shape::Dropout::kDrops) {
+        const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item.row0 + row0 * item.stride,
+                                                b.column0 + 2 * (thread % 4) * item.stride, item.stride,
+                                                uint32_t(item.batch * p.heads + item.head));
+#pragma unroll
+        for (int i = 0; i < size(scores); ++i) scores[i] = kept.at(i) ? scores[i] : 0.f;
+      }
       last = b.last;
       v_stage = stage;
       v_phase = phase;
@@ -279,10 +289,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    cutlass::arch::warpgroup_reg_dealloc<40>();
+    cutlass::arch::warpgroup_reg_dealloc<56>();
     if (threadIdx.x == 0) produce<Shape>(p, maps, s);
   } else {
-    cutlass::arch::warpgroup_reg_alloc<232>();
+    cutlass::arch::warpgroup_reg_alloc<224>();
     consume<Shape>(p, s);
   }
 }

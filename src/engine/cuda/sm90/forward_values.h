@@ -4,11 +4,13 @@
 #include <cstdint>
 
 #include "engine/cuda/device_plan.h"
+#include "engine/cuda/sm90/dropout.h"
 
 namespace longstride::engine::cuda::sm90 {
 
 // One block of keys, as the producer tells the consumers.
 struct BlockNote {
+  int32_t column0;   // position of the first
   int32_t columns;   // valid ones
   int32_t diagonal;  // row j sees column i iff i < j + diagonal
   int32_t rows;      // row_begin | row_end << 16
@@ -44,6 +46,7 @@ struct ForwardParams {
   float scale_log2;  // |scale| * log2(e); 0 becomes the smallest normal number, so that -inf stays -inf
   int32_t negate;    // scale < 0
   float out_scale;
+  DropoutValues dropout;
   void* out;
   int64_t out_batch_stride, out_len_stride, out_head_stride;
   float* lse;

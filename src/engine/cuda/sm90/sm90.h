@@ -6,10 +6,24 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-// What the kernels take; forward and backward throw Error with the reason for the rest.
+// Tile shapes that the kernels want. Forward: 128 queries against blocks of 128 keys. Transposed: 128 keys against
+// blocks of 64 queries.
+inline Geometry geometry(Direction direction) {
+  Geometry g;
+  g.tile_rows = 128;
+  g.column_block = direction == Direction::kForward ? 128 : 64;
+  g.row_quantum = 64;  // what one warpgroup takes
+  return g;
+}
+
+constexpr int64_t kMostDim = 256;
+
+// What the kernels take; forward and backward throw Error with the reason for the rest. Memory beyond the workspace is
+// never taken, and nothing waits for the device. Tensors whose address or strides are no multiples of 16 bytes, and
+// odd dims, cost one copy of that tensor.
 Capability capability(const Problem&);
 void forward(const Problem&, const DevicePlan&, const Workspace&, Stream);
-// `plan` is the transposed plan, uploaded with one query head a KV head. dQ is added in no fixed order: Error if
+// `plan` is the transposed plan, uploaded with one query head an item. dQ is added in no fixed order: Error if
 // deterministic is asked for.
 void backward(const Problem&, const Gradients&, const DevicePlan& plan, const Workspace&, Stream);
 

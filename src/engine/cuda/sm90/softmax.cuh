@@ -92,7 +92,7 @@ __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& it
     }
     // -inf where nothing is seen; NaN stays NaN.
     float lse = sum == 0.f ? -INFINITY : max * kLn2 + logf(sum);
-    float factor = sum == 0.f ? 0.f : keep / sum;
+    float factor = sum == 0.f ? 0.f : keep / sum * p.dropout.gain;
     if (p.partial) {
       const int64_t slot = head * p.partial_rows + item.slot + row;
       if (column0 == 0) p.partial_lse[slot] = lse;

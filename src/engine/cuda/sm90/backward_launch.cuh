@@ -1,19 +1,18 @@
-// The backward: rows prepared (lse, delta), the kernel over partial and base levels of the transposed plan, dQ
-// narrowed.
+// Launches the backward: rows prepared (lse, delta), the kernel over partial and base levels of the transposed plan, dQ
+// narrowed. Included by the files that instantiate it.
+#pragma once
+
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/cuda/sm90/backward.cuh"
-#include "engine/cuda/sm90/sm90.h"
+#include "engine/cuda/sm90/elements.cuh"
+#include "engine/cuda/sm90/launches.h"
 #include "longstride/error.h"
 
 namespace longstride::engine::cuda::sm90 {
-namespace {
-
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
-}
 
 struct Rows {
   const void* data;
@@ -49,7 +48,7 @@ __global__ void prepare_rows(Rows out, Rows d_out, const float* lse, const float
 template <class Element>
 __global__ void narrow_queries(const float* from, int width, Rows to, int64_t rows, int64_t heads, int64_t len, int dim,
                                float scale) {
-  const int64_t pairs = dim / 2;
+  const int64_t pairs = (dim + 1) / 2;
   const int64_t index = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= rows * pairs) return;
   const int64_t row = index / pairs, x = index % pairs * 2;
@@ -57,15 +56,13 @@ __global__ void narrow_queries(const float* from, int width, Rows to, int64_t ro
   const float2 value = *reinterpret_cast<const float2*>(from + row * width + x);
   Element* at = const_cast<Element*>(to.row<Element>(b, i, h)) + x;
   at[0] = static_cast<Element>(value.x * scale);
-  at[1] = static_cast<Element>(value.y * scale);
+  if (x + 1 < dim) at[1] = static_cast<Element>(value.y * scale);
 }
 
 template <class Shape>
-void launch(const Problem& p, const Gradients& g, const DevicePlan& plan, const LaunchLanes& lanes,
+void launch_levels(const Problem& p, const Gradients& g, const DevicePlan& plan, const LaunchLanes& lanes,
             BackwardParams params, const ConstTensorRef& dq, cudaStream_t stream) {
   if (lanes.items == 0) return;
-  if (lanes.strides.size() > BackwardMapSet::kStrides)
-    throw Error("plan must have at most 8 strides, got " + std::to_string(lanes.strides.size()));
   BackwardMapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
     const int64_t stride = lanes.strides[i];
@@ -74,7 +71,7 @@ void launch(const Problem& p, const Gradients& g, const DevicePlan& plan, const 
     m.d_out = make_maps(g.d_out, p.dtype, p.batch, p.len_q, p.heads, p.dim, stride, Shape::kColumns, Shape::kBox);
     m.k = make_maps(p.k, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kRows, Shape::kBox);
     m.v = make_maps(p.v, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kRows, Shape::kBox);
-    m.dq = make_maps(dq, core::DType::kFloat32, p.batch, p.len_q, p.heads, Shape::kWidth, stride, 64, 32);
+    m.dq = make_maps(dq, core::DType::kFloat32, p.batch, p.len_q, p.heads, Shape::kWidth, stride, 64, Shape::kSliceBox);
   }
   params.lanes = lanes.lanes;
   params.lane_count = lanes.count;
@@ -92,25 +89,25 @@ void launch(const Problem& p, const Gradients& g, const DevicePlan& plan, const 
   check(cudaGetLastError(), "launch of the backward kernel");
 }
 
-template <class Shape>
-void run(const Problem& p, const Gradients& g, const DevicePlan& plan, const Workspace& workspace,
-         cudaStream_t stream) {
-  using Element = typename Shape::Element;
+template <class Tag, int kDim, class Dropout>
+void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& plan, Scratch& scratch,
+                     cudaStream_t stream) {
+  using Element = ElementOf<Tag>;
+  using Shape = BackwardShape<Element, kDim, Dropout>;
   const int64_t rows = p.batch * p.heads * p.len_q;
   const int64_t slots = p.batch * p.kv_heads * plan.partial_rows();
-  const size_t dq_bytes = rows * Shape::kWidth * sizeof(float);
-  const size_t row_bytes = (rows * sizeof(float2) + 255) / 256 * 256;
-  char* memory =
-      static_cast<char*>(workspace.allocate(256 + dq_bytes + row_bytes + 2 * slots * Shape::kDim * sizeof(float)));
-  auto* tickets = reinterpret_cast<unsigned long long*>(memory);
-  auto* dq = reinterpret_cast<float*>(memory + 256);
-  auto* prepared = reinterpret_cast<float2*>(memory + 256 + dq_bytes);
-  auto* partial = reinterpret_cast<float*>(memory + 256 + dq_bytes + row_bytes);
-  check(cudaMemsetAsync(memory, 0, 256 + dq_bytes, stream), "clearing dq");
+  auto* tickets = scratch.take<unsigned long long>(2);
+  auto* dq = scratch.take<float>(rows * Shape::kWidth);
+  auto* prepared = scratch.take<float2>(rows);
+  auto* partial = scratch.take<float>(2 * slots * Shape::kDim);
+  check(cudaMemsetAsync(tickets, 0, 2 * sizeof(*tickets), stream), "tickets");
+  if (rows > 0) {
+    check(cudaMemsetAsync(dq, 0, rows * Shape::kWidth * sizeof(float), stream), "clearing dq");
   prepare_rows<Element><<<static_cast<unsigned>((rows + 7) / 8), 256, 0, stream>>>(
       p.out, g.d_out, static_cast<const float*>(p.lse), static_cast<const float*>(g.d_lse), rows, p.heads, p.len_q,
       static_cast<int>(p.dim), prepared);
   check(cudaGetLastError(), "launch of prepare_rows");
+  }
   BackwardParams params;
   params.plan = plan.arrays();
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);
@@ -123,6 +120,7 @@ void run(const Problem& p, const Gradients& g, const DevicePlan& plan, const Wor
   params.scale_log2 = static_cast<float>(p.scale * 1.4426950408889634);
   params.scale = static_cast<float>(p.scale);
   params.out_scale = static_cast<float>(p.out_scale);
+  params.dropout = dropout_values(p);
   params.rows = prepared;
   params.dk = g.dk.data;
   params.dv = g.dv.data;
@@ -136,27 +134,15 @@ void run(const Problem& p, const Gradients& g, const DevicePlan& plan, const Wor
   const ConstTensorRef dq_rows{dq, p.heads * p.len_q * Shape::kWidth, Shape::kWidth, p.len_q * Shape::kWidth};
   params.partial = 1;
   params.ticket = tickets;
-  launch<Shape>(p, g, plan, plan.partial(), params, dq_rows, stream);
+  launch_levels<Shape>(p, g, plan, plan.partial(), params, dq_rows, stream);
   params.partial = 0;
   params.ticket = tickets + 1;
-  launch<Shape>(p, g, plan, plan.base(), params, dq_rows, stream);
-  const int64_t pairs = rows * (p.dim / 2);
+  launch_levels<Shape>(p, g, plan, plan.base(), params, dq_rows, stream);
+  if (rows == 0) return;
+  const int64_t pairs = rows * ((p.dim + 1) / 2);
   narrow_queries<Element><<<static_cast<unsigned>((pairs + 255) / 256), 256, 0, stream>>>(
       dq, Shape::kWidth, g.dq, rows, p.heads, p.len_q, static_cast<int>(p.dim), params.scale);
   check(cudaGetLastError(), "launch of narrow_queries");
-  workspace.free(memory);
-}
-
-}  // namespace
-
-void backward(const Problem& p, const Gradients& g, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
-  auto* cuda_stream = static_cast<cudaStream_t>(stream);
-  const Capability can = capability(p);
-  if (!can.yes) throw Error("the sm90 engine cannot take this problem: " + can.reason);
-  if (p.deterministic)
-    throw Error("deterministic must be false for the sm90 backward, got true; its dQ is added in no fixed order");
-  if (p.dim == 128) return run<BackwardShape<cutlass::bfloat16_t, 128>>(p, g, plan, workspace, cuda_stream);
-  return run<BackwardShape<cutlass::bfloat16_t, 64>>(p, g, plan, workspace, cuda_stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90

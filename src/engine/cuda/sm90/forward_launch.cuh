@@ -1,26 +1,23 @@
-// Chooses the forward kernel's instance for a problem and launches it: partial levels, then base levels.
+// Launches the forward kernel for a problem: partial levels, then base levels. Included by the files that instantiate it.
+#pragma once
+
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 
+#include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/forward.cuh"
-#include "engine/cuda/sm90/sm90.h"
+#include "engine/cuda/sm90/launches.h"
 #include "longstride/error.h"
 
 namespace longstride::engine::cuda::sm90 {
-namespace {
-
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
-}
 
 template <class Shape>
-void launch(const Problem& p, const DevicePlan& plan, const LaunchLanes& lanes, bool partial, float* partial_out,
+void launch_levels(const Problem& p, const DevicePlan& plan, const LaunchLanes& lanes, bool partial, float* partial_out,
             float* partial_lse, unsigned long long* ticket, cudaStream_t stream) {
   if (lanes.items == 0) return;
-  if (lanes.strides.size() > MapSet::kStrides)
-    throw Error("plan must have at most 8 strides, got " + std::to_string(lanes.strides.size()));
   MapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
     const int64_t stride = lanes.strides[i];
@@ -47,6 +44,7 @@ void launch(const Problem& p, const DevicePlan& plan, const LaunchLanes& lanes, 
   params.scale_log2 = scale_log2 < FLT_MIN ? FLT_MIN : static_cast<float>(scale_log2);
   params.negate = p.scale < 0;
   params.out_scale = static_cast<float>(p.out_scale);
+  params.dropout = dropout_values(p);
   params.out = p.out.data;
   params.out_batch_stride = p.out.batch_stride;
   params.out_len_stride = p.out.len_stride;
@@ -68,26 +66,16 @@ void launch(const Problem& p, const DevicePlan& plan, const LaunchLanes& lanes, 
   check(cudaGetLastError(), "launch of the forward kernel");
 }
 
-template <class Shape>
-void run(const Problem& p, const DevicePlan& plan, const Workspace& workspace, cudaStream_t stream) {
+template <class Tag, int kDim, class Dropout>
+void launch_forward(const Problem& p, const DevicePlan& plan, Scratch& scratch, cudaStream_t stream) {
+  using Shape = ForwardShape<ElementOf<Tag>, kDim, Dropout>;
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
-  auto* tickets = static_cast<unsigned long long*>(workspace.allocate(256 + slots * (Shape::kDim + 1) * sizeof(float)));
-  auto* partial_out = reinterpret_cast<float*>(tickets + 32);
-  float* partial_lse = partial_out + slots * Shape::kDim;
+  auto* tickets = scratch.take<unsigned long long>(2);
+  auto* partial_out = scratch.take<float>(slots * Shape::kDim);
+  auto* partial_lse = scratch.take<float>(slots);
   check(cudaMemsetAsync(tickets, 0, 2 * sizeof(*tickets), stream), "tickets");
-  launch<Shape>(p, plan, plan.partial(), true, partial_out, partial_lse, tickets, stream);
-  launch<Shape>(p, plan, plan.base(), false, partial_out, partial_lse, tickets + 1, stream);
-  workspace.free(tickets);
-}
-
-}  // namespace
-
-void forward(const Problem& p, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
-  auto* cuda_stream = static_cast<cudaStream_t>(stream);
-  const Capability can = capability(p);
-  if (!can.yes) throw Error("the sm90 engine cannot take this problem: " + can.reason);
-  if (p.dim == 128) return run<ForwardShape<cutlass::bfloat16_t, 128>>(p, plan, workspace, cuda_stream);
-  return run<ForwardShape<cutlass::bfloat16_t, 64>>(p, plan, workspace, cuda_stream);
+  launch_levels<Shape>(p, plan, plan.partial(), true, partial_out, partial_lse, tickets, stream);
+  launch_levels<Shape>(p, plan, plan.base(), false, partial_out, partial_lse, tickets + 1, stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90

@@ -1,0 +1,239 @@
+// Times the CUDA engine by itself: LongNet's segments 2048 to 32768 at rates 1 to 16, and plain attention as one group
+// (w = len, r = 1). One line of JSON a case: median and quartiles in ms by CUDA events, TFLOP/s of what the plan
+// computes (`plan`, masked pairs included), of what is seen (`useful`) and of the sum over groups (`nominal`). A
+// backward counts 2.5 forwards. Workspaces come from a pool, so that no allocation is timed.
+//
+// usage: cuda_bench [FILTER] [REPEATS]      cases whose name contains FILTER
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/half.h"
+#include "engine/cuda/sm90/sm90.h"
+#include "longstride/error.h"
+#include "longstride/pattern.h"
+#include "longstride/plan.h"
+
+namespace longstride {
+namespace {
+
+using core::DType;
+namespace sm90 = engine::cuda::sm90;
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+struct Shape {
+  int64_t len;
+  int64_t dim;
+  bool causal;
+  bool plain;  // one group over everything
+  bool backward;
+  DType dtype = DType::kBFloat16;
+  double dropout_p = 0;
+  int64_t heads = 16;
+
+  std::string name() const {
+    return fmt::format("{}_{}_n{}_d{}{}{}_{}", plain ? "dense" : "longnet", core::name(dtype), len, dim,
+                       causal ? "_causal" : "", dropout_p > 0 ? "_dropout" : "", backward ? "backward" : "forward");
+  }
+  Pattern pattern() const {
+    DilatedOptions options;
+    options.causal = causal;
+    if (plain) return Pattern::dilated({len}, {1}, options);
+    return Pattern::dilated({2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 8, 16}, options);
+  }
+};
+
+// Device memory that is kept for the next call of the same size.
+class Pool {
+ public:
+  ~Pool() {
+    for (auto& [bytes, memory] : free_) cudaFree(memory);
+  }
+  engine::Workspace workspace() {
+    engine::Workspace w;
+    w.allocate = [this](size_t bytes) {
+      const auto found = free_.find(bytes);
+      void* memory = nullptr;
+      if (found != free_.end()) {
+        memory = found->second;
+        free_.erase(found);
+      } else {
+        check(cudaMalloc(&memory, bytes), "workspace");
+        held_bytes += bytes;
+      }
+      used_[memory] = bytes;
+      return memory;
+    };
+    w.free = [this](void* memory) {
+      free_.insert({used_.at(memory), memory});
+      used_.erase(memory);
+    };
+    return w;
+  }
+  size_t held_bytes = 0;
+
+ private:
+  std::multimap<size_t, void*> free_;
+  std::map<void*, size_t> used_;
+};
+
+class Buffer {
+ public:
+  explicit Buffer(size_t bytes) { check(cudaMalloc(&data, bytes), "tensor"); }
+  ~Buffer() { cudaFree(data); }
+  Buffer(const Buffer&) = delete;
+  void* data = nullptr;
+};
+
+// Normal numbers: 2^22 of them, repeated at odd offsets.
+void fill(void* to, int64_t count, DType dtype, uint32_t seed) {
+  constexpr int64_t kDrawn = 1 << 22;
+  static std::map<DType, std::vector<uint16_t>> drawn;
+  std::vector<uint16_t>& bits = drawn[dtype];
+  if (bits.empty()) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < kDrawn; ++i) {
+      const float x = normal(random);
+      bits.push_back(dtype == DType::kBFloat16 ? core::to_bfloat16(x).bits : core::to_float16(x).bits);
+    }
+  }
+  int64_t from = (seed * 104729) % kDrawn;
+  for (int64_t i = 0; i < count;) {
+    const int64_t n = std::min(count - i, kDrawn - from);
+    check(cudaMemcpy(static_cast<uint16_t*>(to) + i, bits.data() + from, n * 2, cudaMemcpyHostToDevice), "fill");
+    i += n;
+    from = (from + n + 7919) % kDrawn;
+  }
+}
+
+void run(const Shape& s, int repeats) {
+  const int64_t count = s.len * s.heads * s.dim;
+  const auto tensor = [&] { return std::make_unique<Buffer>(count * 2); };
+  const auto q = tensor(), k = tensor(), v = tensor(), out = tensor();
+  uint32_t seed = 0;
+  for (const auto* x : {&q, &k, &v}) fill((*x)->data, count, s.dtype, ++seed);
+  Buffer lse(s.len * s.heads * sizeof(float)), dropout_seed(sizeof(int64_t));
+  check(cudaMemset(dropout_seed.data, 1, sizeof(int64_t)), "seed");
+
+  engine::Problem p;
+  p.dtype = s.dtype;
+  p.batch = 1;
+  p.heads = p.kv_heads = s.heads;
+  p.len_q = p.len_k = s.len;
+  p.dim = s.dim;
+  p.scale = 1 / std::sqrt(static_cast<double>(s.dim));
+  p.dropout_p = s.dropout_p;
+  p.dropout_seed = s.dropout_p > 0 ? static_cast<const int64_t*>(dropout_seed.data) : nullptr;
+  const int64_t row = s.heads * s.dim;
+  const auto in = [&](const Buffer& b) { return engine::ConstTensorRef{b.data, s.len * row, row, s.dim}; };
+  const auto to = [&](const Buffer& b) { return engine::TensorRef{b.data, s.len * row, row, s.dim}; };
+  p.q = in(*q);
+  p.k = in(*k);
+  p.v = in(*v);
+  p.out = to(*out);
+  p.lse = lse.data;
+
+  Extent extent;
+  extent.heads = extent.kv_heads = s.heads;
+  extent.len_q = extent.len_k = s.len;
+  Pool pool;
+  const engine::Workspace w = pool.workspace();
+  const Plan forward_plan =
+      compile(s.pattern(), extent, sm90::geometry(Direction::kForward), Direction::kForward);
+  const engine::cuda::DevicePlan uploaded(forward_plan.view(), 1, s.heads, 1);
+  std::function<void()> call = [&] { sm90::forward(p, uploaded, w, nullptr); };
+  PlanCounts counts = longstride::count(forward_plan.view(), extent);
+  int64_t plan_bytes = uploaded.bytes();
+
+  std::unique_ptr<Buffer> d_out, dq, dk, dv;
+  std::unique_ptr<engine::cuda::DevicePlan> transposed;
+  engine::Gradients g;
+  if (s.backward) {
+    call();
+    d_out = tensor(), dq = tensor(), dk = tensor(), dv = tensor();
+    fill(d_out->data, count, s.dtype, ++seed);
+    g.d_out = in(*d_out);
+    g.dq = to(*dq);
+    g.dk = to(*dk);
+    g.dv = to(*dv);
+    const Plan plan = compile(s.pattern(), extent, sm90::geometry(Direction::kTransposed), Direction::kTransposed);
+    transposed = std::make_unique<engine::cuda::DevicePlan>(plan.view(), 1, s.heads, 1);
+    counts = longstride::count(plan.view(), extent);
+    plan_bytes = transposed->bytes();
+    pool.held_bytes = 0;
+    call = [&] { sm90::backward(p, g, *transposed, w, nullptr); };
+  }
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin), "event");
+  check(cudaEventCreate(&end), "event");
+  for (int i = 0; i < 3; ++i) call();
+  check(cudaDeviceSynchronize(), "warm-up");
+  std::vector<float> times;
+  for (int i = 0; i < repeats; ++i) {
+    check(cudaEventRecord(begin), "event");
+    call();
+    check(cudaEventRecord(end), "event");
+    check(cudaEventSynchronize(end), "kernels");
+    times.push_back(0);
+    check(cudaEventElapsedTime(&times.back(), begin, end), "event");
+  }
+  check(cudaEventDestroy(begin), "event");
+  check(cudaEventDestroy(end), "event");
+  std::sort(times.begin(), times.end());
+  const double ms = times[times.size() / 2];
+  const double rate = (s.backward ? 10.0 : 4.0) * static_cast<double>(s.dim) / (ms * 1e9);
+  cudaDeviceProp device;
+  check(cudaGetDeviceProperties(&device, 0), "device");
+  fmt::print(
+      "{{\"case\": \"{}\", \"device\": \"{}\", \"heads\": {}, \"median_ms\": {:.3f}, \"quartile1_ms\": {:.3f}, "
+      "\"quartile3_ms\": {:.3f}, \"plan_tflops\": {:.1f}, \"useful_tflops\": {:.1f}, \"nominal_tflops\": {:.1f}, "
+      "\"keys_a_row\": {:.0f}, \"merged_rows\": {:.3f}, \"workspace_mib\": {:.1f}, \"plan_mib\": {:.2f}, \"repeats\": "
+      "{}}}\n",
+      s.name(), device.name, s.heads, ms, times[times.size() / 4], times[times.size() * 3 / 4],
+      rate * static_cast<double>(counts.computed_pairs), rate * static_cast<double>(counts.seen_pairs),
+      nominal_flops(s.pattern(), extent, s.dim) * (s.backward ? 2.5 : 1.0) / (ms * 1e9), counts.computed_per_row(),
+      static_cast<double>(counts.merged_rows) / static_cast<double>(s.len * s.heads),
+      static_cast<double>(pool.held_bytes) / 1048576, static_cast<double>(plan_bytes) / 1048576, repeats);
+  std::fflush(stdout);
+}
+
+std::vector<Shape> shapes() {
+  std::vector<Shape> all;
+  for (const bool backward : {false, true}) {
+    for (const bool plain : {false, true})
+      for (const int64_t dim : {128, 64})
+        for (const bool causal : {false, true}) all.push_back({plain ? 16384 : 131072, dim, causal, plain, backward});
+    for (const bool causal : {false, true}) all.push_back({32768, 64, causal, false, backward});
+    all.push_back({131072, 48, false, false, backward});
+    all.push_back({131072, 128, false, false, backward, DType::kFloat16});
+    all.push_back({131072, 128, false, false, backward, DType::kBFloat16, 0.1});
+  }
+  for (const bool causal : {false, true}) all.push_back({1048576, 128, causal, false, false});
+  return all;
+}
+
+}  // namespace
+}  // namespace longstride
+
+int main(int argc, char** argv) {
+  try {
+    for (const longstride::Shape& s : longstride::shapes()) {
+      if (argc > 1 && s.name().find(argv[1]) == std::string::npos) continue;
+      longstride::run(s, argc > 2 ? std::max(1, std::atoi(argv[2])) : 20);
+    }
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "cuda_bench: {}\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,30 @@
+// What the kernels know of dropout: two types that a kernel is built with, and the values of a launch.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "engine/contract.h"
+
+namespace longstride::engine::cuda::sm90 {
+
+struct NoDropout {
+  static constexpr bool kDrops = false;
+};
+struct PhiloxDropout {
+  static constexpr bool kDrops = true;
+};
+
+struct DropoutValues {
+  const int64_t* seed = nullptr;  // on the device
+  uint32_t threshold = 0;         // a pair is kept iff its draw is not below
+  float gain = 1;                 // 1 / (1 - p)
+};
+
+inline DropoutValues dropout_values(const Problem& p) {
+  if (p.dropout_p <= 0) return {};
+  return {p.dropout_seed, static_cast<uint32_t>(std::floor(p.dropout_p * 4294967296.0)),
+          static_cast<float>(1.0 / (1.0 - p.dropout_p))};
+}
+
+}  // namespace longstride::engine::cuda::sm90

@@ -1,0 +1,69 @@
+// The forward of the Hopper engine: checks, copies what cannot be read in place, and picks the kernel.
+#include "engine/cuda/sm90/capability.h"
+#include "engine/cuda/sm90/launches.h"
+#include "engine/cuda/sm90/padding.h"
+#include "engine/cuda/sm90/sm90.h"
+
+namespace longstride::engine::cuda::sm90 {
+namespace {
+
+using core::BFloat16;
+using core::DType;
+using core::Float16;
+
+struct Instance {
+  DType dtype;
+  int dim;  // problems of this dim or less, beyond the instance before
+  bool drops;
+  void (*launch)(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
+};
+
+constexpr Instance kInstances[] = {
+    {DType::kBFloat16, 32, false, launch_forward<BFloat16, 32, NoDropout>},
+    {DType::kBFloat16, 48, false, launch_forward<BFloat16, 48, NoDropout>},
+    {DType::kBFloat16, 64, false, launch_forward<BFloat16, 64, NoDropout>},
+    {DType::kBFloat16, 96, false, launch_forward<BFloat16, 96, NoDropout>},
+    {DType::kBFloat16, 128, false, launch_forward<BFloat16, 128, NoDropout>},
+    {DType::kBFloat16, 256, false, launch_forward<BFloat16, 256, NoDropout>},
+    {DType::kFloat16, 32, false, launch_forward<Float16, 32, NoDropout>},
+    {DType::kFloat16, 48, false, launch_forward<Float16, 48, NoDropout>},
+    {DType::kFloat16, 64, false, launch_forward<Float16, 64, NoDropout>},
+    {DType::kFloat16, 96, false, launch_forward<Float16, 96, NoDropout>},
+    {DType::kFloat16, 128, false, launch_forward<Float16, 128, NoDropout>},
+    {DType::kFloat16, 256, false, launch_forward<Float16, 256, NoDropout>},
+    {DType::kBFloat16, 32, true, launch_forward<BFloat16, 32, PhiloxDropout>},
+    {DType::kBFloat16, 48, true, launch_forward<BFloat16, 48, PhiloxDropout>},
+    {DType::kBFloat16, 64, true, launch_forward<BFloat16, 64, PhiloxDropout>},
+    {DType::kBFloat16, 96, true, launch_forward<BFloat16, 96, PhiloxDropout>},
+    {DType::kBFloat16, 128, true, launch_forward<BFloat16, 128, PhiloxDropout>},
+    {DType::kBFloat16, 256, true, launch_forward<BFloat16, 256, PhiloxDropout>},
+    {DType::kFloat16, 32, true, launch_forward<Float16, 32, PhiloxDropout>},
+    {DType::kFloat16, 48, true, launch_forward<Float16, 48, PhiloxDropout>},
+    {DType::kFloat16, 64, true, launch_forward<Float16, 64, PhiloxDropout>},
+    {DType::kFloat16, 96, true, launch_forward<Float16, 96, PhiloxDropout>},
+    {DType::kFloat16, 128, true, launch_forward<Float16, 128, PhiloxDropout>},
+    {DType::kFloat16, 256, true, launch_forward<Float16, 256, PhiloxDropout>},
+};
+
+}  // namespace
+
+void forward(const Problem& given, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
+  require(given, plan, Direction::kForward);
+  auto* cuda_stream = static_cast<cudaStream_t>(stream);
+  Scratch scratch(workspace, cuda_stream);
+  Padding padding(given, scratch, cuda_stream);
+  Problem p = given;
+  p.q = padding.in(given.q, given.len_q, given.heads);
+  p.k = padding.in(given.k, given.len_k, given.kv_heads);
+  p.v = padding.in(given.v, given.len_k, given.kv_heads);
+  p.out = padding.out(given.out, given.len_q, given.heads);
+  for (const Instance& instance : kInstances) {
+    if (instance.dtype != p.dtype || instance.dim < p.dim || instance.drops != (p.dropout_p > 0)) continue;
+    instance.launch(p, plan, scratch, cuda_stream);
+    padding.finish();
+    return;
+  }
+  throw Error("no forward kernel for this problem, though capability() took it");
+}
+
+}  // namespace longstride::engine::cuda::sm90

@@ -1,0 +1,21 @@
+// The launchers that are built, one template each, instantiated by the files forward_*.cu and backward_*.cu for every
+// (element, dim, dropout) of the tables in forward.cc and backward.cc. core::BFloat16 and core::Float16 stand for the
+// kernels' own types, so that the tables need no CUDA header.
+#pragma once
+
+#include "core/half.h"
+#include "engine/contract.h"
+#include "engine/cuda/sm90/dropout.h"
+#include "engine/cuda/sm90/scratch.h"
+#include "engine/cuda/upload.h"
+
+namespace longstride::engine::cuda::sm90 {
+
+// All tensors are as the kernels want them (padding.h).
+template <class Element, int kDim, class Dropout>
+void launch_forward(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
+
+template <class Element, int kDim, class Dropout>
+void launch_backward(const Problem&, const Gradients&, const DevicePlan& transposed, Scratch&, cudaStream_t);
+
+}  // namespace longstride::engine::cuda::sm90

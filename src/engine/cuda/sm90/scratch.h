@@ -1,0 +1,54 @@
+// Device memory for the length of one call: from the caller's workspace, or from the stream's own pool if it brought
+// none. Used by the launches.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+#include <vector>
+
+#include "engine/contract.h"
+#include "longstride/error.h"
+
+namespace longstride::engine::cuda::sm90 {
+
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+class Scratch {
+ public:
+  Scratch(const Workspace& workspace, cudaStream_t stream) : workspace_(workspace), stream_(stream) {}
+  ~Scratch() {
+    for (void* memory : owned_) {
+      if (workspace_.allocate) {
+        workspace_.free(memory);
+      } else {
+        cudaFreeAsync(memory, stream_);
+      }
+    }
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  template <class T>
+  T* take(size_t count) {
+    const size_t bytes = (count * sizeof(T) + 255) / 256 * 256 + 256;
+    void* memory = nullptr;
+    if (workspace_.allocate) {
+      memory = workspace_.allocate(bytes);
+      if (memory == nullptr) throw Error("the workspace gave no memory for " + std::to_string(bytes) + " bytes");
+    } else {
+      check(cudaMallocAsync(&memory, bytes, stream_), "scratch memory");
+    }
+    owned_.push_back(memory);
+    return static_cast<T*>(memory);
+  }
+
+ private:
+  const Workspace& workspace_;
+  cudaStream_t stream_;
+  std::vector<void*> owned_;
+};
+
+}  // namespace longstride::engine::cuda::sm90

@@ -1,0 +1,107 @@
+// The whole case grid on the device against the oracle: every dim class, both dtypes, the case's own small tiles (many
+// tiles, runs, levels and merges on short sequences) and the tiles that the engine asks for.
+#include <gtest/gtest.h>
+
+#include "engine/cuda/sm90/sm90.h"
+#include "test/engine/cuda/staging.h"
+
+namespace longstride::test {
+namespace {
+
+using core::DType;
+
+struct Kind {
+  DType dtype;
+  int64_t dim;
+};
+
+void PrintTo(const Kind& kind, std::ostream* out) { *out << core::name(kind.dtype) << " dim " << kind.dim; }
+
+class CudaGrid : public testing::TestWithParam<Kind> {
+ protected:
+  void SetUp() override {
+    if (GetParam().dim > sm90_most()) throw std::logic_error("the grid goes beyond the engine");
+  }
+  static int64_t sm90_most() { return engine::cuda::sm90::kMostDim; }
+};
+
+std::string name_of(const testing::TestParamInfo<Kind>& info) {
+  return std::string(core::name(info.param.dtype)) + "_" + std::to_string(info.param.dim);
+}
+
+// What a case's factor kDim asks for is replaced by the grid's dim. Scores of long rows are kept in the range of the
+// table's short ones by the scale, which is what the default does too.
+void check_grid(const Kind& kind, int64_t random_count, const std::function<bool(const Case&)>& wanted) {
+  const Engine engine = staged_sm90();
+  int64_t checked = 0;
+  for_each_case(
+      random_count, Poison::kUnread,
+      [&](const Case& c) {
+        if (!wanted(c)) return;
+        ++checked;
+        EXPECT_EQ(against_oracle(engine, c, run_case(engine, c)), "");
+      },
+      [&](DType& dtype, oracle::Options& o) {
+        dtype = kind.dtype;
+        o.dim = kind.dim;
+      });
+  EXPECT_GT(checked, 0);
+}
+
+TEST_P(CudaGrid, WithoutDropout) {
+  check_grid(GetParam(), 60, [](const Case& c) { return c.options.dropout_p == 0; });
+}
+
+TEST_P(CudaGrid, WithDropout) {
+  check_grid(GetParam(), 30, [](const Case& c) { return c.options.dropout_p > 0; });
+}
+
+// Several tiles and blocks of columns at the engine's own geometry, tensors that the copy engine reads in place.
+TEST_P(CudaGrid, OwnTiles) {
+  const Engine engine = staged_sm90();
+  uint64_t seed = 700;
+  for (const int64_t len : {127, 128, 129, 193, 300, 389}) {
+    for (const int causal : {0, 1}) {
+      for (const int heads : {1, 2}) {  // 1/1, 6/3
+        Choice choice = random_choice(++seed);
+        choice[kCausal] = causal;
+        choice[kHeads] = heads;
+        choice[kMixing] = 0;
+        choice[kRule] = 0;
+        choice[kLayout] = seed % 2 ? 3 : 4;
+        const Case c = make_case(choice, seed, Poison::kUnread, [&](DType& dtype, oracle::Options& o) {
+          dtype = GetParam().dtype;
+          o.dim = GetParam().dim;
+          o.batch = 1;
+          o.len_k = len;
+          o.query_start = seed % 3 == 0 ? len / 3 : 0;
+          o.len_q = len - o.query_start;
+          o.cu_seqlens.clear();
+          o.lengths.clear();
+          if (seed % 4 == 1) o.cu_seqlens = {0, 17, 17, len / 2, len};
+          if (seed % 4 == 2) o.lengths = {len - 5};
+          o.segments = {64, 128, 512};
+          o.rates = {1, 2, 4};
+        });
+        const auto plan = [&](Direction d) {
+          return compile(c.pattern(), c.extent(), engine::cuda::sm90::geometry(d), d);
+        };
+        EXPECT_EQ(against_oracle(engine, c,
+                                 run_case(engine, c, plan(Direction::kForward), plan(Direction::kTransposed))),
+                  "");
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, CudaGrid,
+                         testing::Values(Kind{DType::kBFloat16, 64}, Kind{DType::kBFloat16, 128},
+                                         Kind{DType::kBFloat16, 8}, Kind{DType::kBFloat16, 33},
+                                         Kind{DType::kBFloat16, 48}, Kind{DType::kBFloat16, 96},
+                                         Kind{DType::kFloat16, 64}, Kind{DType::kFloat16, 128},
+                                         Kind{DType::kFloat16, 1}, Kind{DType::kFloat16, 32},
+                                         Kind{DType::kFloat16, 48}, Kind{DType::kFloat16, 100}),
+                         name_of);
+
+}  // namespace
+}  // namespace longstride::test

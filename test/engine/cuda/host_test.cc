@@ -1,0 +1,131 @@
+// The host side of the CUDA engine, without a GPU: what it takes and refuses, its tile shapes, plans at those shapes.
+#include <gtest/gtest.h>
+
+#include "engine/cuda/sm90/padding.h"
+#include "engine/cuda/sm90/sm90.h"
+#include "engine/cuda/sm90/tensor_maps.h"
+#include "longstride/pattern.h"
+
+namespace longstride::test {
+namespace {
+
+using namespace engine::cuda;
+using core::DType;
+
+engine::Problem problem() {
+  engine::Problem p;
+  p.dtype = DType::kBFloat16;
+  p.batch = 1;
+  p.heads = 4;
+  p.kv_heads = 2;
+  p.len_q = p.len_k = 100;
+  p.dim = 64;
+  return p;
+}
+
+TEST(CudaHost, CapabilityNamesWhatItRefuses) {
+  EXPECT_TRUE(sm90::capability(problem()).yes);
+  EXPECT_EQ(sm90::capability(problem()).reason, "cuda sm90");
+  const auto reason = [](auto&& change) {
+    engine::Problem p = problem();
+    change(p);
+    const engine::Capability can = sm90::capability(p);
+    return can.yes ? "taken" : can.reason;
+  };
+  EXPECT_EQ(reason([](auto& p) { p.dtype = DType::kFloat32; }), "dtype must be bfloat16 or float16, got float32");
+  EXPECT_EQ(reason([](auto& p) { p.dim = 257; }), "dim must be 1 to 256, got 257");
+  EXPECT_EQ(reason([](auto& p) { p.dim = 0; }), "dim must be 1 to 256, got 0");
+  EXPECT_EQ(reason([](auto& p) { p.kv_heads = 3; }), "kv_heads must divide heads, got 3 and 4");
+  EXPECT_EQ(reason([](auto& p) { p.dropout_p = 1; }), "dropout_p must lie in [0, 1), got 1");
+  EXPECT_EQ(reason([](auto& p) { p.len_k = int64_t{1} << 31; }), "len_k must be below 2^31, got 2147483648");
+  for (const int64_t dim : {1, 33, 48, 96, 128, 256})
+    EXPECT_EQ(reason([&](auto& p) { p.dim = dim; }), "taken") << dim;
+}
+
+TEST(CudaHost, WhatTheCopyEngineReadsInPlace) {
+  alignas(16) static unsigned char memory[64];
+  EXPECT_EQ(sm90::why_not({memory, 4096, 512, 64}, DType::kBFloat16), "");
+  EXPECT_EQ(sm90::why_not({memory + 2, 4096, 512, 64}, DType::kBFloat16), "data is not 16-byte aligned");
+  EXPECT_EQ(sm90::why_not({memory, 4096, 515, 64}, DType::kBFloat16), "len stride 515 is not a multiple of 16 bytes");
+  EXPECT_EQ(sm90::why_not({memory, 4096, 512, 67}, DType::kBFloat16), "head stride 67 is not a multiple of 16 bytes");
+  EXPECT_EQ(sm90::why_not({memory, 4097, 512, 64}, DType::kBFloat16), "batch stride 4097 is not a multiple of 16 bytes");
+  EXPECT_TRUE(sm90::takes_pairs({memory, 4096, 514, 66}, 66));
+  EXPECT_FALSE(sm90::takes_pairs({memory, 4096, 514, 67}, 66));
+  EXPECT_FALSE(sm90::takes_pairs({memory, 4096, 514, 66}, 65));
+}
+
+// The blocks that a kernel walks hold every pair of the plan once, whatever the run: against a plain count.
+TEST(CudaHost, WalkSeesEveryPairOnce) {
+  for (const bool causal : {false, true}) {
+    for (const int64_t len : {1, 61, 128, 300, 1000}) {
+      DilatedOptions options;
+      options.causal = causal;
+      const Pattern pattern = Pattern::dilated({40, 90, 1000}, {1, 3, 6}, options);
+      Extent extent;
+      extent.heads = extent.kv_heads = 3;
+      extent.len_q = extent.len_k = len;
+      for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+        const Geometry geometry = sm90::geometry(direction);
+        const Plan plan = compile(pattern, extent, geometry, direction);
+        EXPECT_EQ(verify(plan.view(), pattern, extent), "");
+        const bool forward = direction == Direction::kForward;
+        int64_t seen = 0, expected = 0;
+        for (const Level& level : plan.levels) {
+          for (int32_t s = level.section_begin; s < level.section_begin + level.section_count; ++s) {
+            const Section& section = plan.sections[s];
+            for (int64_t t = section.tile_begin; t < section.tile_begin + section.tile_count; ++t) {
+              const Tile& tile = plan.tiles[t];
+              const auto stride = static_cast<int32_t>(level.stride);
+              for (BlockWalk walk(&plan.runs[tile.run_begin], tile.run_count, direction, geometry.column_block);
+                   !walk.done(); walk.advance()) {
+                const Block b = walk.at(tile.rows, stride, 0);
+                int64_t pairs = 0;
+                for (int j = b.rows & 0xffff; j < b.rows >> 16; ++j)
+                  for (int i = 0; i < b.columns; ++i) pairs += forward ? i < j + b.diagonal : i >= j + b.diagonal;
+                EXPECT_GT(pairs, 0);
+                if (!b.masked) {
+                  EXPECT_EQ(pairs, int64_t{tile.rows} * geometry.column_block);
+                }
+                seen += pairs * section.repeats;
+              }
+              for (uint32_t r = tile.run_begin; r < tile.run_begin + tile.run_count; ++r) {
+                const longstride::Run& run = plan.runs[r];
+                for (int64_t j = run.row_begin; j < run.row_end; ++j) {
+                  const int64_t edge = std::clamp<int64_t>(j + run.diagonal, 0, run.columns);
+                  expected += (forward ? edge : run.columns - edge) * run.classes * section.repeats;
+                }
+              }
+            }
+          }
+        }
+        EXPECT_EQ(seen, expected) << len << causal << forward;
+      }
+    }
+  }
+}
+
+// Every item of a launch is found: its lane, level, section, repeat and member.
+TEST(CudaHost, LocateFindsEveryItem) {
+  const std::vector<Section> sections = {{0, 3, 1, 0, 0}, {3, 2, 4, 10, 0}, {5, 1, 2, 7, 64}};
+  const std::vector<Lane> lanes = {{22, 2, 0, 2, 0, 0, 0}, {26, 4, 2, 1, 1, 1, 1}};  // 11 and 2 tiles, 2 query heads
+  PlanArrays arrays;
+  arrays.sections = sections.data();
+  arrays.tile_rows = 128;
+  const auto at = [&](int64_t item) { return locate(lanes.data(), 2, 2, item, arrays); };
+  EXPECT_EQ(at(0).tile, 0);
+  EXPECT_EQ(at(5).tile, 2);
+  EXPECT_EQ(at(5).member, 1);
+  EXPECT_EQ(at(6).tile, 3);
+  EXPECT_EQ(at(21).tile, 4);
+  EXPECT_EQ(at(21).repeat, 3);
+  EXPECT_EQ(at(21).shift, 30);
+  EXPECT_EQ(at(22).tile, 5);
+  EXPECT_EQ(at(22).batch, 1);
+  EXPECT_EQ(at(25).repeat, 1);
+  EXPECT_EQ(at(25).shift, 7);
+  EXPECT_EQ(at(25).slot, 64 + 128);
+  EXPECT_EQ(at(25).stride, 4);
+}
+
+}  // namespace
+}  // namespace longstride::test

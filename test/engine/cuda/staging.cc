@@ -1,0 +1,134 @@
+// The copies of staging.h.
+#include "test/engine/cuda/staging.h"
+
+#include <cuda_runtime.h>
+
+#include "engine/cuda/sm90/sm90.h"
+#include "longstride/error.h"
+
+namespace longstride::test {
+namespace {
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// Host bytes and their copy on the device.
+class Mirror {
+ public:
+  Mirror(const void* host, size_t bytes) : bytes_(bytes) {
+    check(cudaMalloc(&device_, bytes + 256), "cudaMalloc");
+    if (bytes) check(cudaMemcpy(device_, host, bytes, cudaMemcpyHostToDevice), "copy to the device");
+  }
+  ~Mirror() { cudaFree(device_); }
+  Mirror(const Mirror&) = delete;
+  Mirror& operator=(const Mirror&) = delete;
+  void* device() const { return device_; }
+  void fetch(void* host) const {
+    if (bytes_) check(cudaMemcpy(host, device_, bytes_, cudaMemcpyDeviceToHost), "copy from the device");
+  }
+
+ private:
+  void* device_ = nullptr;
+  size_t bytes_;
+};
+
+class Mirrors {
+ public:
+  explicit Mirrors(const engine::Problem& p) : p_(p) {}
+
+  void in(engine::ConstTensorRef& t, int64_t len, int64_t heads) { t.data = add(t.data, span(t, len, heads)); }
+  void out(engine::TensorRef& t, int64_t len, int64_t heads) {
+    void* const host = t.data;
+    t.data = add(t.data, span(t, len, heads));
+    back_.push_back({mirrors_.size() - 1, host});
+  }
+  void* in(const void* host, size_t bytes) { return host ? add(host, bytes) : nullptr; }
+  void* out(void* host, size_t bytes) {
+    void* const device = add(host, bytes);
+    back_.push_back({mirrors_.size() - 1, host});
+    return device;
+  }
+  void finish() {
+    check(cudaDeviceSynchronize(), "kernels");
+    for (const auto& [index, host] : back_) mirrors_[index]->fetch(host);
+  }
+
+ private:
+  template <class Ref>
+  size_t span(const Ref& t, int64_t len, int64_t heads) const {
+    if (p_.batch * len * heads * p_.dim == 0) return 0;
+    return ((p_.batch - 1) * t.batch_stride + (len - 1) * t.len_stride + (heads - 1) * t.head_stride + p_.dim) *
+           core::size_bytes(p_.dtype);
+  }
+  void* add(const void* host, size_t bytes) {
+    mirrors_.push_back(std::make_unique<Mirror>(host, bytes));
+    return mirrors_.back()->device();
+  }
+  const engine::Problem& p_;
+  std::vector<std::unique_ptr<Mirror>> mirrors_;
+  std::vector<std::pair<size_t, void*>> back_;
+};
+
+}  // namespace
+
+engine::Workspace poisoned_workspace() {
+  engine::Workspace w;
+  w.allocate = [](size_t bytes) {
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, bytes), "workspace");
+    check(cudaMemset(memory, 0xFF, bytes), "workspace");
+    return memory;
+  };
+  w.free = [](void* memory) {
+    check(cudaDeviceSynchronize(), "kernels");
+    check(cudaFree(memory), "workspace");
+  };
+  return w;
+}
+
+Engine staged_sm90() {
+  using namespace engine::cuda;
+  const auto stage = [](Mirrors& m, engine::Problem& p) {
+    m.in(p.q, p.len_q, p.heads);
+    m.in(p.k, p.len_k, p.kv_heads);
+    m.in(p.v, p.len_k, p.kv_heads);
+    p.dropout_seed = static_cast<const int64_t*>(m.in(p.dropout_seed, sizeof(int64_t)));
+  };
+  Engine e;
+  e.name = "cuda sm90";
+  e.forward = [stage](const engine::Problem& host, const PlanView& plan, const engine::Workspace& w) {
+    engine::Problem p = host;
+    Mirrors m(host);
+    stage(m, p);
+    m.out(p.out, p.len_q, p.heads);
+    p.lse = m.out(p.lse, p.batch * p.heads * p.len_q * sizeof(float));
+    const DevicePlan uploaded(plan, p.batch, p.kv_heads, p.heads / p.kv_heads);
+    sm90::forward(p, uploaded, w.allocate ? w : poisoned_workspace(), nullptr);
+    m.finish();
+  };
+  e.backward = [stage](const engine::Problem& host, const engine::Gradients& gradients, const PlanView& plan,
+                       const engine::Workspace& w) {
+    engine::Problem p = host;
+    p.deterministic = false;
+    engine::Gradients g = gradients;
+    Mirrors m(host);
+    stage(m, p);
+    engine::ConstTensorRef out{p.out.data, p.out.batch_stride, p.out.len_stride, p.out.head_stride};
+    m.in(out, p.len_q, p.heads);
+    p.out.data = const_cast<void*>(out.data);
+    const size_t rows_bytes = p.batch * p.heads * p.len_q * sizeof(float);
+    p.lse = m.in(p.lse, rows_bytes);
+    m.in(g.d_out, p.len_q, p.heads);
+    g.d_lse = m.in(g.d_lse, rows_bytes);
+    m.out(g.dq, p.len_q, p.heads);
+    m.out(g.dk, p.len_k, p.kv_heads);
+    m.out(g.dv, p.len_k, p.kv_heads);
+    const DevicePlan uploaded(plan, p.batch, p.kv_heads, 1);
+    sm90::backward(p, g, uploaded, w.allocate ? w : poisoned_workspace(), nullptr);
+    m.finish();
+  };
+  return e;
+}
+
+}  // namespace longstride::test

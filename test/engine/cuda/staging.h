@@ -1,0 +1,16 @@
+// Runs a CUDA engine on host tensors: copies what a Problem names to the device with its strides and whatever lies in its
+// gaps, runs, copies results back. So the tests of every engine serve this one. Called by cuda_test.
+#pragma once
+
+#include "engine/cuda/upload.h"
+#include "test/engine/run.h"
+
+namespace longstride::test {
+
+// The sm90 engine as run_case() wants it. Throws Error on any CUDA error, one of a kernel too.
+Engine staged_sm90();
+
+// A workspace of plain device memory, filled with NaN before it is handed out.
+engine::Workspace poisoned_workspace();
+
+}  // namespace longstride::test
