@@ -40,10 +40,11 @@ struct Shape {
   DType dtype = DType::kBFloat16;
   double dropout_p = 0;
   int64_t heads = 16;
+  bool deterministic = false;
 
   std::string name() const {
     return fmt::format("{}_{}_n{}_d{}{}{}_{}", plain ? "dense" : "longnet", core::name(dtype), len, dim,
-                       causal ? "_causal" : "", dropout_p > 0 ? "_dropout" : "", backward ? "backward" : "forward");
+                       causal ? "_causal" : "", dropout_p > 0 ? "_dropout" : deterministic ? "_deterministic" : "", backward ? "backward" : "forward");
   }
   Pattern pattern() const {
     DilatedOptions options;
@@ -134,6 +135,7 @@ void run(const Shape& s, int repeats) {
   p.dim = s.dim;
   p.scale = 1 / std::sqrt(static_cast<double>(s.dim));
   p.dropout_p = s.dropout_p;
+  p.deterministic = s.deterministic;
   p.dropout_seed = s.dropout_p > 0 ? static_cast<const int64_t*>(dropout_seed.data) : nullptr;
   const int64_t row = s.heads * s.dim;
   const auto in = [&](const Buffer& b) { return engine::ConstTensorRef{b.data, s.len * row, row, s.dim}; };
@@ -172,7 +174,7 @@ void run(const Shape& s, int repeats) {
     counts = longstride::count(plan.view(), extent);
     plan_bytes = transposed->bytes();
     pool.held_bytes = 0;
-    call = [&] { sm90::backward(p, g, *transposed, w, nullptr); };
+    call = [&] { sm90::backward(p, g, *transposed, &uploaded, w, nullptr); };
   }
   cudaEvent_t begin, end;
   check(cudaEventCreate(&begin), "event");
@@ -219,6 +221,10 @@ std::vector<Shape> shapes() {
     all.push_back({131072, 128, false, false, backward, DType::kFloat16});
     all.push_back({131072, 128, false, false, backward, DType::kBFloat16, 0.1});
   }
+  for (const int64_t dim : {128, 64})
+    for (const bool causal : {false, true})
+      all.push_back({131072, dim, causal, false, true, DType::kBFloat16, 0, 16, true});
+  for (const bool backward : {false, true}) all.push_back({16384, 256, false, true, backward, DType::kBFloat16, 0, 8});
   for (const bool causal : {false, true}) all.push_back({1048576, 128, causal, false, false});
   return all;
 }

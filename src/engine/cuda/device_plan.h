@@ -20,6 +20,7 @@ struct PlanArrays {
   const Run* runs = nullptr;
   const Phantoms* phantoms = nullptr;
   const Merge* merges = nullptr;
+  const uint8_t* ragged = nullptr;  // per tile of a transposed plan: whether some row is seen by no column
   int32_t tile_rows = 0;
 };
 
@@ -81,6 +82,11 @@ LONGSTRIDE_DEVICE Place locate(const Lane* lanes, int32_t lane_count, int32_t gr
   at.shift = static_cast<int32_t>(at.repeat * in.shift);
   at.slot = in.slot_begin + rest * plan.tile_rows;
   return at;
+}
+
+// Whether some column of a transposed run sees row j.
+LONGSTRIDE_DEVICE bool seen_by(const Run& run, int32_t j) {
+  return j >= run.row_begin && j < run.row_end && j + run.diagonal < run.columns;
 }
 
 // One block of columns of a tile.

@@ -15,6 +15,24 @@ void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw Error(fmt::format("{}: {}", what, cudaGetErrorString(error)));
 }
 
+std::vector<uint8_t> ragged_tiles(const PlanView& plan) {
+  std::vector<uint8_t> ragged;
+  for (const Tile& tile : plan.tiles) {
+    const auto runs = plan.runs.subspan(tile.run_begin, tile.run_count);
+    const auto whole = [&](const Run& run) { return seen_by(run, 0) && seen_by(run, tile.rows - 1); };
+    const auto row_is_seen = [&](int32_t j) {
+      return std::any_of(runs.begin(), runs.end(), [&](const Run& run) { return seen_by(run, j); });
+    };
+    bool all = std::any_of(runs.begin(), runs.end(), whole);  // a run's seen rows are one range
+    if (!all) {
+      all = true;
+      for (int32_t j = 0; j < tile.rows && all; ++j) all = row_is_seen(j);
+    }
+    ragged.push_back(!all);
+  }
+  return ragged;
+}
+
 }  // namespace
 
 template <class T>
@@ -50,6 +68,10 @@ void DevicePlan::upload(const PlanView& plan) {
   arrays_.runs = copy(plan.runs.data(), plan.runs.size());
   arrays_.phantoms = copy(plan.phantoms.data(), plan.phantoms.size());
   arrays_.merges = copy(plan.merges.data(), plan.merges.size());
+  if (plan.direction == Direction::kTransposed) {
+    const std::vector<uint8_t> ragged = ragged_tiles(plan);
+    arrays_.ragged = copy(ragged.data(), ragged.size());
+  }
   arrays_.tile_rows = plan.tile_rows;
   for (const PlanClass& c : plan.classes) partial_rows_ = std::max(partial_rows_, c.partial_rows);
   std::vector<Lane> lanes[2];

@@ -31,8 +31,8 @@ std::string name_of(const testing::TestParamInfo<Kind>& info) {
 
 // What a case's factor kDim asks for is replaced by the grid's dim. Scores of long rows are kept in the range of the
 // table's short ones by the scale, which is what the default does too.
-void check_grid(const Kind& kind, int64_t random_count, const std::function<bool(const Case&)>& wanted) {
-  const Engine engine = staged_sm90();
+void check_grid(const Engine& engine, const Kind& kind, int64_t random_count,
+                const std::function<bool(const Case&)>& wanted) {
   int64_t checked = 0;
   for_each_case(
       random_count, Poison::kUnread,
@@ -49,11 +49,15 @@ void check_grid(const Kind& kind, int64_t random_count, const std::function<bool
 }
 
 TEST_P(CudaGrid, WithoutDropout) {
-  check_grid(GetParam(), 60, [](const Case& c) { return c.options.dropout_p == 0; });
+  check_grid(staged_sm90(), GetParam(), 60, [](const Case& c) { return c.options.dropout_p == 0; });
 }
 
 TEST_P(CudaGrid, WithDropout) {
-  check_grid(GetParam(), 30, [](const Case& c) { return c.options.dropout_p > 0; });
+  check_grid(staged_sm90(), GetParam(), 30, [](const Case& c) { return c.options.dropout_p > 0; });
+}
+
+TEST_P(CudaGrid, Deterministic) {
+  check_grid(staged_sm90(true), GetParam(), 0, [](const Case&) { return true; });
 }
 
 // Several tiles and blocks of columns at the engine's own geometry, tensors that the copy engine reads in place.
@@ -100,7 +104,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, CudaGrid,
                                          Kind{DType::kBFloat16, 48}, Kind{DType::kBFloat16, 96},
                                          Kind{DType::kFloat16, 64}, Kind{DType::kFloat16, 128},
                                          Kind{DType::kFloat16, 1}, Kind{DType::kFloat16, 32},
-                                         Kind{DType::kFloat16, 48}, Kind{DType::kFloat16, 100}),
+                                         Kind{DType::kFloat16, 48}, Kind{DType::kFloat16, 100},
+                                         Kind{DType::kBFloat16, 256}, Kind{DType::kFloat16, 144}),
                          name_of);
 
 }  // namespace

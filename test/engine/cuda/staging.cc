@@ -87,7 +87,7 @@ engine::Workspace poisoned_workspace() {
   return w;
 }
 
-Engine staged_sm90() {
+Engine staged_sm90(bool deterministic) {
   using namespace engine::cuda;
   const auto stage = [](Mirrors& m, engine::Problem& p) {
     m.in(p.q, p.len_q, p.heads);
@@ -96,21 +96,22 @@ Engine staged_sm90() {
     p.dropout_seed = static_cast<const int64_t*>(m.in(p.dropout_seed, sizeof(int64_t)));
   };
   Engine e;
-  e.name = "cuda sm90";
-  e.forward = [stage](const engine::Problem& host, const PlanView& plan, const engine::Workspace& w) {
+  e.name = deterministic ? "cuda sm90, deterministic" : "cuda sm90";
+  auto last = std::make_shared<std::unique_ptr<DevicePlan>>();  // of the forward before, for the backward
+  e.forward = [stage, last](const engine::Problem& host, const PlanView& plan, const engine::Workspace& w) {
     engine::Problem p = host;
     Mirrors m(host);
     stage(m, p);
     m.out(p.out, p.len_q, p.heads);
     p.lse = m.out(p.lse, p.batch * p.heads * p.len_q * sizeof(float));
-    const DevicePlan uploaded(plan, p.batch, p.kv_heads, p.heads / p.kv_heads);
-    sm90::forward(p, uploaded, w.allocate ? w : poisoned_workspace(), nullptr);
+    *last = std::make_unique<DevicePlan>(plan, p.batch, p.kv_heads, p.heads / p.kv_heads);
+    sm90::forward(p, **last, w.allocate ? w : poisoned_workspace(), nullptr);
     m.finish();
   };
-  e.backward = [stage](const engine::Problem& host, const engine::Gradients& gradients, const PlanView& plan,
+  e.backward = [stage, last, deterministic](const engine::Problem& host, const engine::Gradients& gradients, const PlanView& plan,
                        const engine::Workspace& w) {
     engine::Problem p = host;
-    p.deterministic = false;
+    p.deterministic = deterministic;
     engine::Gradients g = gradients;
     Mirrors m(host);
     stage(m, p);
@@ -125,7 +126,7 @@ Engine staged_sm90() {
     m.out(g.dk, p.len_k, p.kv_heads);
     m.out(g.dv, p.len_k, p.kv_heads);
     const DevicePlan uploaded(plan, p.batch, p.kv_heads, 1);
-    sm90::backward(p, g, uploaded, w.allocate ? w : poisoned_workspace(), nullptr);
+    sm90::backward(p, g, uploaded, last->get(), w.allocate ? w : poisoned_workspace(), nullptr);
     m.finish();
   };
   return e;

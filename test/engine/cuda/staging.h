@@ -7,8 +7,9 @@
 
 namespace longstride::test {
 
-// The sm90 engine as run_case() wants it. Throws Error on any CUDA error, one of a kernel too.
-Engine staged_sm90();
+// The sm90 engine as run_case() wants it. Throws Error on any CUDA error, one of a kernel too. The backward belongs to the
+// forward before it.
+Engine staged_sm90(bool deterministic = false);
 
 // A workspace of plain device memory, filled with NaN before it is handed out.
 engine::Workspace poisoned_workspace();

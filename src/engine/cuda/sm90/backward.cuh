@@ -12,6 +12,7 @@
 #include "engine/cuda/sm90/backward_store.cuh"
 #include "engine/cuda/sm90/backward_values.h"
 #include "engine/cuda/sm90/dropout.cuh"
+#include "engine/cuda/sm90/exponential.cuh"
 #include "engine/cuda/sm90/load.cuh"
 #include "engine/cuda/sm90/pipeline.cuh"
 
@@ -26,8 +27,10 @@ struct BackwardShape {
   static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;
   static constexpr int kConsumers = 2;
   static constexpr int kRows = 64 * kConsumers;  // keys
-  static constexpr int kColumns = 64;            // queries: dK, dV, scores and dP share the registers
+  static constexpr int kColumns = 64;  // queries: dK, dV, scores and dP share the registers; 128 spill even at dim 64
   static constexpr int kStages = 2;
+  // Whether the scores of a block are multiplied while the block before is finished; at 128 the registers do not suffice.
+  static constexpr bool kEarlyScores = kDim <= 64;
   static constexpr int kThreads = 128 * (kConsumers + 1);
   static constexpr int kSlice = kWidth / kConsumers;  // columns of dQ that one warpgroup computes
   static constexpr int kQueryParts = kColumns / 64;   // dQ is computed 64 queries at a time
@@ -70,24 +73,44 @@ struct BackwardStorage {
   alignas(1024) Element q[Shape::kStages * Shape::kColumns * Shape::kWidth];
   alignas(1024) Element d_out[Shape::kStages * Shape::kColumns * Shape::kWidth];
   alignas(1024) Element ds[2][Shape::kColumns * Shape::kRows];  // a warpgroup may write while the other still reads
-  alignas(1024) float dq[64 * Shape::kWidth];
+  alignas(1024) float dq[Shape::kColumns * Shape::kWidth];
   alignas(16) float2 row[Shape::kStages][Shape::kColumns];  // lse_log2, delta
   // barrier           arrives                                        waits        count
-  // kv_full           producer lane + TMA bytes                      consumers    1
-  // kv_empty          a thread of each consumer warpgroup            producer     kConsumers
+  // kv_full           producer lane + TMA bytes (or later: raw)      consumers    1
+  // kv_empty          each consumer warp                             producer     4 * kConsumers
   // q_full[s]         producer warp (row copies) + lane 0 + bytes    consumers    32 + 1
-  // q_empty[s]        a thread of each consumer warpgroup            producer     kConsumers
-  // named barrier 1: dS or zeroed rows are written, all consumers; 2, 3: a warpgroup's slice of dq is free, is written
-  cutlass::arch::ClusterTransactionBarrier kv_full, q_full[Shape::kStages];
+  // raw               producer lane + TMA bytes of a tile with rows  producer     1
+  //                   to be zeroed, which then arrives at the others
+  // q_empty[s]        each consumer warp                             producer     4 * kConsumers
+  // named barrier 1: dS is written, all consumers; 2, 3: a warpgroup's slice of dq is free, is written
+  cutlass::arch::ClusterTransactionBarrier kv_full, q_full[Shape::kStages], raw;
   cutlass::arch::ClusterBarrier kv_empty, q_empty[Shape::kStages];
   KeyBlockNote block[Shape::kStages];
   KeyItemNote item[2];
 };
 
+// Zeroes the rows of K that no query of the tile sees. A rare tile: some lane looks at every row.
+template <class Shape>
+__device__ __forceinline__ void zero_unseen(typename Shape::Element* tile, const Run* runs, const Tile& its) {
+  constexpr int kPieces = Shape::kBox * sizeof(typename Shape::Element) / 16;
+#pragma unroll 1
+  for (int row = threadIdx.x % 32; row < its.rows; row += 32) {
+    bool seen = false;
+#pragma unroll 1
+    for (uint32_t i = 0; i < its.run_count; ++i) seen = seen || seen_by(runs[i], row);
+    if (seen) continue;
+#pragma unroll 1
+    for (int i = 0; i < Shape::kWidth / Shape::kBox * kPieces; ++i) {
+      auto* box = reinterpret_cast<uint4*>(tile + (i / kPieces * Shape::kRows + row) * Shape::kBox);
+      box[i % kPieces] = make_uint4(0, 0, 0, 0);
+    }
+  }
+}
+
 template <class Shape>
 __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& maps, BackwardStorage<Shape>& s) {
   const int lane = threadIdx.x % 32;
-  int stage = 0, phase = 1, kv_phase = 1, note = 0;
+  int stage = 0, phase = 1, kv_phase = 1, note = 0, raw_phase = 0;
   int64_t index = blockIdx.x;
   while (index < p.items) {
     const Place at = locate(p.lanes, p.lane_count, 1, index, p.plan);
@@ -102,6 +125,8 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
     kv_phase ^= 1;
     KeyItemNote& item = s.item[note];
     note ^= 1;
+    const bool ragged = tile.rows < Shape::kRows || p.plan.ragged[at.tile];
+    auto& kv_bar = ragged ? s.raw : s.kv_full;
     if (lane == 0) {
       item.row0 = row0;
       item.stride = at.stride;
@@ -115,11 +140,21 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
       item.map = at.map;
       item.blocks = more;
       item.stop = 0;
-      s.kv_full.arrive_and_expect_tx(2 * Shape::kKeyBytes);
+      kv_bar.arrive_and_expect_tx(2 * Shape::kKeyBytes);
       load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.k, p.len_k, at.stride, row0, at.kv_head, at.batch,
-                                                          s.kv_full, s.k);
+                                                          kv_bar, s.k);
       load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.v, p.len_k, at.stride, row0, at.kv_head, at.batch,
-                                                          s.kv_full, s.v);
+                                                          kv_bar, s.v);
+    }
+    if (ragged) {
+      s.raw.wait(raw_phase);
+      raw_phase ^= 1;
+      zero_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(s.k, tile.rows);
+      zero_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(s.v, tile.rows);
+      zero_unseen<Shape>(s.k, p.plan.runs + tile.run_begin, tile);
+      cutlass::arch::fence_view_async_shared();
+      __syncwarp();
+      if (lane == 0) s.kv_full.arrive();
     }
     for (int member = 0; more;) {
       const Block now = walk.at(tile.rows, at.stride, at.shift);
@@ -145,6 +180,9 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
                      : "memory");
       }
       cutlass::arch::cpasync_barrier_arrive_noinc(reinterpret_cast<uint64_t*>(&s.q_full[stage]));
+      const bool tail = now.columns < Shape::kColumns;
+      auto& q_bar = tail ? s.raw : s.q_full[stage];
+      const int at_stage = stage * Shape::kColumns * Shape::kWidth;
       if (lane == 0) {
         KeyBlockNote& b = s.block[stage];
         b.column0 = now.column0;
@@ -157,12 +195,20 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
         b.head = head;
         b.row = position / at.stride;
         b.residue = position - b.row * at.stride;
-        s.q_full[stage].arrive_and_expect_tx(2 * Shape::kQueryBytes);
-        const int at_stage = stage * Shape::kColumns * Shape::kWidth;
+        q_bar.arrive_and_expect_tx(2 * Shape::kQueryBytes);
         load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.q, p.len_q, at.stride, position, head, at.batch,
-                                                               s.q_full[stage], s.q + at_stage);
+                                                               q_bar, s.q + at_stage);
         load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.d_out, p.len_q, at.stride, position, head, at.batch,
-                                                               s.q_full[stage], s.d_out + at_stage);
+                                                               q_bar, s.d_out + at_stage);
+      }
+      if (tail) {
+        s.raw.wait(raw_phase);
+        raw_phase ^= 1;
+        zero_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(s.q + at_stage, now.columns);
+        zero_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(s.d_out + at_stage, now.columns);
+        cutlass::arch::fence_view_async_shared();
+        __syncwarp();
+        if (lane == 0) s.q_full[stage].arrive();
       }
       if (++stage == Shape::kStages) stage = 0, phase ^= 1;
     }
@@ -177,28 +223,24 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
 // Adds one warpgroup's slice of a block's dQ, left in shared memory, to the float32 buffer. One thread calls it.
 template <class Shape>
 __device__ __forceinline__ void add_queries(const MapPair& maps, int len_q, const KeyItemNote& item,
-                                            const KeyBlockNote& b, int part, int group, const float* dq) {
+                                            const KeyBlockNote& b, int group, const float* dq) {
   const CUtensorMap* map = b.residue < len_q % item.stride ? &maps.front : &maps.all;
 #pragma unroll
-  for (int i = 0; i < Shape::kSliceBoxes; ++i) {
-    const int box = group * Shape::kSliceBoxes + i;
-    const uint32_t from = cute::cast_smem_ptr_to_uint(dq + box * 64 * Shape::kSliceBox);
-    asm volatile(
-        "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(
-            map),
-        "r"(from), "r"(box * Shape::kSliceBox), "r"(b.residue), "r"(b.row + 64 * part), "r"(b.head), "r"(item.batch)
-        : "memory");
+  for (int part = 0; part < Shape::kQueryParts; ++part) {
+    if (part > 0 && 64 * part >= b.columns) break;
+#pragma unroll
+    for (int i = 0; i < Shape::kSliceBoxes; ++i) {
+      const int box = group * Shape::kSliceBoxes + i;
+      const uint32_t from =
+          cute::cast_smem_ptr_to_uint(dq + (part * Shape::kWidth + box * Shape::kSliceBox) * 64);
+      asm volatile(
+          "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(
+              map),
+          "r"(from), "r"(box * Shape::kSliceBox), "r"(b.residue), "r"(b.row + 64 * part), "r"(b.head), "r"(item.batch)
+          : "memory");
+    }
   }
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-
-template <int kBox, int kWidth, int kTileRows, class Element>
-__device__ __forceinline__ void zero_rows(Element* tile, int first, int thread, int threads) {
-  constexpr int kPieces = kBox * sizeof(Element) / 16;
-  for (int box = 0; box < kWidth / kBox; ++box) {
-    auto* rows = reinterpret_cast<uint4*>(tile + box * kTileRows * kBox);
-    for (int i = first * kPieces + thread; i < kTileRows * kPieces; i += threads) rows[i] = make_uint4(0, 0, 0, 0);
-  }
 }
 
 template <class Shape>
@@ -244,6 +286,18 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
   Tensor probabilities = make_tensor<Element>(operand.layout());
   Tensor ds = make_tensor<Element>(operand.layout());
 
+  auto product = [&](auto& a, auto& bt, auto& c, int at) {
+    warpgroup_fence_operand(c);
+    warpgroup_arrive();
+    mma_scores.accumulate_ = GMMA::ScaleOut::Zero;
+#pragma unroll
+    for (int k = 0; k < (Shape::kDim + 15) / 16; ++k) {
+      cute::gemm(mma_scores, a(_, _, k), bt(_, _, k, at), c);
+      mma_scores.accumulate_ = GMMA::ScaleOut::One;
+    }
+    warpgroup_commit_batch();
+  };
+
   int stage = 0, phase = 0, kv_phase = 0, note = 0, odd = 0;
   for (;;) {
     s.kv_full.wait(kv_phase);
@@ -253,49 +307,36 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
     if (item.stop) break;
     clear(dk);
     clear(dv);
-    if (item.rows < Shape::kRows) {  // what lies in rows of no key must not spread through 0 * NaN
-      zero_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(s.k, item.rows, threadIdx.x - 128, kConsumerThreads);
-      zero_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(s.v, item.rows, threadIdx.x - 128, kConsumerThreads);
-      cutlass::arch::fence_view_async_shared();
-      cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
-    }
+    // Early scores: after the last block that product is of whatever the buffer holds, and nobody reads it. The compiler
+    // must see one loop with no product under way at its end, or it waits after every product.
     bool last = !item.blocks;
-    while (!last) {
+    if (Shape::kEarlyScores && !last) {
       s.q_full[stage].wait(phase);
-      const KeyBlockNote b = s.block[stage];
-      last = b.last;
-      if (b.columns < Shape::kColumns) {
-        const int at_stage = stage * Shape::kColumns * Shape::kWidth;
-        zero_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(s.q + at_stage, b.columns, threadIdx.x - 128,
-                                                               kConsumerThreads);
-        zero_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(s.d_out + at_stage, b.columns, threadIdx.x - 128,
-                                                               kConsumerThreads);
-        cutlass::arch::fence_view_async_shared();
-        cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
-      }
-      auto product = [&](auto& a, auto& bt, auto& c) {
-        warpgroup_fence_operand(c);
-        warpgroup_arrive();
-        mma_scores.accumulate_ = GMMA::ScaleOut::Zero;
-#pragma unroll
-        for (int k = 0; k < (Shape::kDim + 15) / 16; ++k) {
-          cute::gemm(mma_scores, a(_, _, k), bt(_, _, k, stage), c);
-          mma_scores.accumulate_ = GMMA::ScaleOut::One;
-        }
-        warpgroup_commit_batch();
-      };
-      product(rK, rQ, scores);
-      product(rV, rD, dp);
-      warpgroup_wait<1>();
+      product(rK, rQ, scores, stage);
+      warpgroup_wait<0>();
       warpgroup_fence_operand(scores);
+    }
+    while (!last) {
+      if constexpr (!Shape::kEarlyScores) {
+        s.q_full[stage].wait(phase);
+        product(rK, rQ, scores, stage);
+      }
+      const KeyBlockNote b = s.block[stage];
+      const int now = stage;
+      last = b.last;
+      product(rV, rD, dp, now);
+      if constexpr (!Shape::kEarlyScores) {
+        warpgroup_wait<1>();
+        warpgroup_fence_operand(scores);
+      }
       // P^T = weight * exp2(score - lse)
 #pragma unroll
       for (int n = 0; n < Shape::kColumns / 8; ++n) {
-        const float4 rows = *reinterpret_cast<const float4*>(&s.row[stage][8 * n + column0]);
+        const float4 rows = *reinterpret_cast<const float4*>(&s.row[now][8 * n + column0]);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          scores[4 * n + 2 * r] = exp2f(fmaf(scores[4 * n + 2 * r], p.scale_log2, b.weight_log2 - rows.x));
-          scores[4 * n + 2 * r + 1] = exp2f(fmaf(scores[4 * n + 2 * r + 1], p.scale_log2, b.weight_log2 - rows.z));
+          scores[4 * n + 2 * r] = exp2_unit(fmaf(scores[4 * n + 2 * r], p.scale_log2, b.weight_log2 - rows.x));
+          scores[4 * n + 2 * r + 1] = exp2_unit(fmaf(scores[4 * n + 2 * r + 1], p.scale_log2, b.weight_log2 - rows.z));
         }
       }
       if (b.masked) {
@@ -313,7 +354,7 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
             }
         }
       }
-      Kept<Shape::kColumns> kept;
+      [[maybe_unused]] Kept<Shape::kColumns> kept;
       if constexpr (Shape::Dropout::kDrops) {
         kept = draw<Shape::kColumns>(p.dropout, false, item.row0 + row0 * item.stride,
                                      b.column0 + column0 * item.stride, item.stride,
@@ -331,7 +372,7 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
         warpgroup_arrive();
         mma_keys.accumulate_ = GMMA::ScaleOut::One;
 #pragma unroll
-        for (int k = 0; k < Shape::kColumns / 16; ++k) cute::gemm(mma_keys, a(_, _, k), bt(_, _, k, stage), c);
+        for (int k = 0; k < Shape::kColumns / 16; ++k) cute::gemm(mma_keys, a(_, _, k), bt(_, _, k, now), c);
         warpgroup_commit_batch();
       };
       accumulate(probabilities, rDt, dv);
@@ -341,15 +382,20 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       const float gain = p.out_scale * p.dropout.gain;
 #pragma unroll
       for (int n = 0; n < Shape::kColumns / 8; ++n) {
-        const float4 rows = *reinterpret_cast<const float4*>(&s.row[stage][8 * n + column0]);
+        const float4 rows = *reinterpret_cast<const float4*>(&s.row[now][8 * n + column0]);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int i = 4 * n + 2 * r;
-          ds[i] = static_cast<Element>(scores[i] == 0.f ? 0.f : scores[i] * fmaf(dropped(dp[i], i), gain, -rows.y));
-          ds[i + 1] =
-              static_cast<Element>(scores[i + 1] == 0.f ? 0.f : scores[i + 1] * fmaf(dropped(dp[i + 1], i + 1), gain, -rows.w));
+          dp[i] = scores[i] * fmaf(dropped(dp[i], i), gain, -rows.y);
+          dp[i + 1] = scores[i + 1] * fmaf(dropped(dp[i + 1], i + 1), gain, -rows.w);
         }
       }
+      if (b.masked) {  // 0, not 0 * NaN, for pairs that are none
+#pragma unroll
+        for (int i = 0; i < size(dp); ++i) dp[i] = scores[i] == 0.f ? 0.f : dp[i];
+      }
+#pragma unroll
+      for (int i = 0; i < size(dp); ++i) ds[i] = static_cast<Element>(dp[i]);
       // dS^T to shared memory: keys are its rows of 64 queries, in the 128-byte swizzle that the tensor cores read. The
       // addresses are made anew in every block (opaque), or the compiler keeps them all in registers.
       {
@@ -370,64 +416,65 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       }
       cutlass::arch::fence_view_async_shared();
       cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
-      Tensor dq = partition_fragment_C(mma_queries, cute::Shape<_64, Int<Shape::kSlice>>{});
+      Tensor dq = partition_fragment_C(mma_queries, cute::Shape<Int<Shape::kColumns>, Int<Shape::kSlice>>{});
+      Tensor sS = make_tensor(make_smem_ptr(s.ds[odd]), typename Shape::LayoutS{});  // (query, key)
+      Tensor rS = thr_queries.partition_fragment_A(sS);
+      warpgroup_fence_operand(dq);
+      warpgroup_arrive();
+      mma_queries.accumulate_ = GMMA::ScaleOut::Zero;
+#pragma unroll
+      for (int k = 0; k < Shape::kRows / 16; ++k) {
+        cute::gemm(mma_queries, rS(_, _, k), rKt(_, _, k), dq);
+        mma_queries.accumulate_ = GMMA::ScaleOut::One;
+      }
+      warpgroup_commit_batch();
+      accumulate(ds, rQt, dk);
+      if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+      if constexpr (Shape::kEarlyScores) {
+        if (!last) s.q_full[stage].wait(phase);
+        product(rK, rQ, scores, stage);
+        warpgroup_wait<2>();
+      } else {
+        warpgroup_wait<1>();
+      }
+      warpgroup_fence_operand(dq);
+      if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+      cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is free
+      // Rows of a box are 128 bytes (or 64), 16-byte pieces permuted by the row: the copy engine's swizzle.
 #pragma unroll
       for (int part = 0; part < Shape::kQueryParts; ++part) {
-        Tensor sS = make_tensor(make_smem_ptr(s.ds[odd]), typename Shape::LayoutS{});  // (query, key)
-        Tensor rS =
-            thr_queries.partition_fragment_A(local_tile(sS, cute::Tile<_64, Int<Shape::kRows>>{}, make_coord(part, 0)));
-        warpgroup_fence_operand(dq);
-        warpgroup_arrive();
-        mma_queries.accumulate_ = GMMA::ScaleOut::Zero;
+        constexpr int kRowBytes = Shape::kSliceBox * 4, kRowPieces = kRowBytes / 32;
+        const int query = row0 % 64;
+        uint32_t to = cast_smem_ptr_to_uint(s.dq) + (part * Shape::kWidth + group * Shape::kSlice) * 64 * 4 +
+                      query * kRowBytes + column0 % 4 * 4;
+        uint32_t swizzle = (kRowBytes == 128 ? query % 8 : query / 2 % 4) << 4;
+        asm volatile("" : "+r"(to), "+r"(swizzle));
+        Tensor mine = dq(_, part, _);
 #pragma unroll
-        for (int k = 0; k < Shape::kRows / 16; ++k) {
-          cute::gemm(mma_queries, rS(_, _, k), rKt(_, _, k), dq);
-          mma_queries.accumulate_ = GMMA::ScaleOut::One;
-        }
-        warpgroup_commit_batch();
-        if (part == 0) {
-          accumulate(ds, rQt, dk);
-          warpgroup_wait<1>();
-        } else {
-          warpgroup_wait<0>();
-        }
-        warpgroup_fence_operand(dq);
-        if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-        cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is free
-        // Rows of a box are 128 bytes (or 64), 16-byte pieces permuted by the row: the copy engine's swizzle.
-        {
-          constexpr int kRowBytes = Shape::kSliceBox * 4, kRowPieces = kRowBytes / 32;
-          const int query = row0 % 64;
-          uint32_t to = cast_smem_ptr_to_uint(s.dq) + group * Shape::kSlice * 64 * 4 + query * kRowBytes +
-                        column0 % 4 * 4;
-          uint32_t swizzle = (kRowBytes == 128 ? query % 8 : query / 2 % 4) << 4;
-          asm volatile("" : "+r"(to), "+r"(swizzle));
+        for (int n = 0; n < Shape::kSlice / 8; ++n) {
+          const uint32_t at =
+              to + n / kRowPieces * 64 * kRowBytes + ((n % kRowPieces * 32 + column0 / 4 * 16) ^ swizzle);
 #pragma unroll
-          for (int n = 0; n < Shape::kSlice / 8; ++n) {
-            const uint32_t at =
-                to + n / kRowPieces * 64 * kRowBytes + ((n % kRowPieces * 32 + column0 / 4 * 16) ^ swizzle);
-#pragma unroll
-            for (int r = 0; r < 2; ++r) {
-              const bool valid = 64 * part + query + 8 * r < b.columns;
-              asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + r * 8 * kRowBytes),
-                           "f"(valid ? dq[4 * n + 2 * r] : 0.f), "f"(valid ? dq[4 * n + 2 * r + 1] : 0.f)
-                           : "memory");
-            }
+          for (int r = 0; r < 2; ++r) {
+            const bool valid = 64 * part + query + 8 * r < b.columns;
+            asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + r * 8 * kRowBytes),
+                         "f"(valid ? mine(4 * n + 2 * r) : 0.f), "f"(valid ? mine(4 * n + 2 * r + 1) : 0.f)
+                         : "memory");
           }
         }
-        cutlass::arch::fence_view_async_shared();
-        cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is written
-        if (thread == 0) add_queries<Shape>(maps.of_stride[item.map].dq, p.len_q, item, b, part, group, s.dq);
       }
+      cutlass::arch::fence_view_async_shared();
+      cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is written
+      if (thread == 0) add_queries<Shape>(maps.of_stride[item.map].dq, p.len_q, item, b, group, s.dq);
       warpgroup_wait<0>();
+      if constexpr (Shape::kEarlyScores) warpgroup_fence_operand(scores);
       warpgroup_fence_operand(dk);
       warpgroup_fence_operand(dv);
-      release(s.q_empty[stage]);
+      release(s.q_empty[now]);
       odd ^= 1;
-      if (++stage == Shape::kStages) stage = 0, phase ^= 1;
     }
+    release(s.kv_empty);  // the note stays until the next item but one
     store_keys<Shape>(p, item, dk, dv, row0, column0);
-    release(s.kv_empty);
   }
   if (thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
@@ -439,6 +486,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   auto& s = *reinterpret_cast<BackwardStorage<Shape>*>(memory);
   if (threadIdx.x == 0) {
     s.kv_full.init(1);
+    s.raw.init(1);
     s.kv_empty.init(4 * Shape::kConsumers);
     for (int i = 0; i < Shape::kStages; ++i) {
       s.q_full[i].init(32 + 1);

@@ -8,56 +8,12 @@
 #include <cmath>
 
 #include "engine/cuda/sm90/backward.cuh"
+#include "engine/cuda/sm90/backward_rows.cuh"
 #include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/launches.h"
 #include "longstride/error.h"
 
 namespace longstride::engine::cuda::sm90 {
-
-struct Rows {
-  const void* data;
-  int64_t batch_stride, len_stride, head_stride;
-  Rows(const ConstTensorRef& t)
-      : data(t.data), batch_stride(t.batch_stride), len_stride(t.len_stride), head_stride(t.head_stride) {}
-  Rows(const TensorRef& t)
-      : data(t.data), batch_stride(t.batch_stride), len_stride(t.len_stride), head_stride(t.head_stride) {}
-  template <class Element>
-  __device__ const Element* row(int64_t b, int64_t i, int64_t h) const {
-    return static_cast<const Element*>(data) + b * batch_stride + i * len_stride + h * head_stride;
-  }
-};
-
-// One warp a row: (lse in log2 units, +inf where nothing is seen so that exp2(score - lse) = 0; dO . O - d_lse).
-template <class Element>
-__global__ void prepare_rows(Rows out, Rows d_out, const float* lse, const float* d_lse, int64_t rows, int64_t heads,
-                             int64_t len, int dim, float2* to) {
-  const int64_t row = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (row >= rows) return;
-  const int64_t i = row % len, h = row / len % heads, b = row / len / heads;
-  const Element* o = out.row<Element>(b, i, h);
-  const Element* d = d_out.row<Element>(b, i, h);
-  float sum = 0;
-  for (int x = threadIdx.x % 32; x < dim; x += 32) sum += float(o[x]) * float(d[x]);
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  if (threadIdx.x % 32 == 0) {
-    const float l = lse[row];
-    to[row] = make_float2(l == -INFINITY ? INFINITY : l * 1.44269504088896340f, sum - (d_lse ? d_lse[row] : 0.f));
-  }
-}
-
-template <class Element>
-__global__ void narrow_queries(const float* from, int width, Rows to, int64_t rows, int64_t heads, int64_t len, int dim,
-                               float scale) {
-  const int64_t pairs = (dim + 1) / 2;
-  const int64_t index = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= rows * pairs) return;
-  const int64_t row = index / pairs, x = index % pairs * 2;
-  const int64_t i = row % len, h = row / len % heads, b = row / len / heads;
-  const float2 value = *reinterpret_cast<const float2*>(from + row * width + x);
-  Element* at = const_cast<Element*>(to.row<Element>(b, i, h)) + x;
-  at[0] = static_cast<Element>(value.x * scale);
-  if (x + 1 < dim) at[1] = static_cast<Element>(value.y * scale);
-}
 
 template <class Shape>
 void launch_levels(const Problem& p, const Gradients& g, const DevicePlan& plan, const LaunchLanes& lanes,
@@ -103,10 +59,7 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   check(cudaMemsetAsync(tickets, 0, 2 * sizeof(*tickets), stream), "tickets");
   if (rows > 0) {
     check(cudaMemsetAsync(dq, 0, rows * Shape::kWidth * sizeof(float), stream), "clearing dq");
-  prepare_rows<Element><<<static_cast<unsigned>((rows + 7) / 8), 256, 0, stream>>>(
-      p.out, g.d_out, static_cast<const float*>(p.lse), static_cast<const float*>(g.d_lse), rows, p.heads, p.len_q,
-      static_cast<int>(p.dim), prepared);
-  check(cudaGetLastError(), "launch of prepare_rows");
+    prepare_rows<Element, Shape::kWidth>(p, g, prepared, stream);
   }
   BackwardParams params;
   params.plan = plan.arrays();
@@ -138,11 +91,7 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   params.partial = 0;
   params.ticket = tickets + 1;
   launch_levels<Shape>(p, g, plan, plan.base(), params, dq_rows, stream);
-  if (rows == 0) return;
-  const int64_t pairs = rows * ((p.dim + 1) / 2);
-  narrow_queries<Element><<<static_cast<unsigned>((pairs + 255) / 256), 256, 0, stream>>>(
-      dq, Shape::kWidth, g.dq, rows, p.heads, p.len_q, static_cast<int>(p.dim), params.scale);
-  check(cudaGetLastError(), "launch of narrow_queries");
+  if (rows > 0) narrow_queries<Element, Shape::kWidth>(p, dq, g.dq, params.scale, stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90

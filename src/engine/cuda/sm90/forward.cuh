@@ -28,12 +28,17 @@ struct ForwardShape {
   static constexpr int kConsumers = 2;                            // warpgroups, 64 queries each
   static constexpr int kRows = 64 * kConsumers;
   static constexpr int kColumns = kDim > 128 ? 64 : 128;  // 256: 128 accumulators leave room for 64 keys
-  static constexpr int kStages = 2;
+  // K and V blocks in flight and Q tiles at hand, as many as fit in 227 KiB: at 128, a third block instead of a second Q
+  // took LongNet's 128k from 5.51 to 5.07 ms.
+  static constexpr int kQueries = kDim > 96 ? 1 : 2;
+  static constexpr int kStages = kWidth <= 64 ? 4 : kWidth <= 96 ? 3 : kWidth <= 128 && kQueries == 1 ? 3 : 2;
+  static constexpr int kNotes = 4;  // an item's note is read until its tile is stored: later than its Q is released
   static constexpr int kThreads = 128 * (kConsumers + 1);
 
   using Atom =
       std::conditional_t<kBox == 32, cute::GMMA::Layout_K_SW64_Atom<Element>, cute::GMMA::Layout_K_SW128_Atom<Element>>;
-  using LayoutQ = decltype(cute::tile_to_shape(Atom{}, cute::Shape<cute::Int<kRows>, cute::Int<kWidth>>{}));
+  using LayoutQ =
+      decltype(cute::tile_to_shape(Atom{}, cute::Shape<cute::Int<kRows>, cute::Int<kWidth>, cute::Int<kQueries>>{}));
   using LayoutK =
       decltype(cute::tile_to_shape(Atom{}, cute::Shape<cute::Int<kColumns>, cute::Int<kWidth>, cute::Int<kStages>>{}));
   // V as the second product wants it: [dim, keys] over the same bytes.
@@ -55,91 +60,128 @@ struct ForwardStorage {
   alignas(1024) cute::array_aligned<typename Shape::Element, cute::cosize_v<typename Shape::LayoutQ>, 1024> q;
   alignas(1024) cute::array_aligned<typename Shape::Element, cute::cosize_v<typename Shape::LayoutK>, 1024> k;
   alignas(1024) cute::array_aligned<typename Shape::Element, cute::cosize_v<typename Shape::LayoutK>, 1024> v;
-  // barrier        arrives                              waits      count
-  // q_full         producer + TMA bytes of Q            consumers  1
-  // q_empty        each consumer warp                   producer   4 * kConsumers
-  // k_full[s]      producer + TMA bytes of K            consumers  1
-  // k_empty[s]     each consumer warp                   producer   4 * kConsumers
-  // v_full, v_empty: likewise for V
-  cutlass::arch::ClusterTransactionBarrier q_full, k_full[Shape::kStages], v_full[Shape::kStages];
-  cutlass::arch::ClusterBarrier q_empty, k_empty[Shape::kStages], v_empty[Shape::kStages];
+  // barrier        arrives                                        waits      count
+  // q_full[i]      producer lane + TMA bytes of Q                 consumers  1
+  // q_empty[i]     each consumer warp                             producer   4 * kConsumers
+  // k_full[s]      producer lane + TMA bytes of K                 consumers  1
+  // k_empty[s]     each consumer warp                             producer   4 * kConsumers
+  // v_full, v_empty: likewise for V, but that a block with a tail comes through
+  // raw            producer lane + TMA bytes of V                 producer   1
+  cutlass::arch::ClusterTransactionBarrier q_full[Shape::kQueries], k_full[Shape::kStages], v_full[Shape::kStages], raw;
+  cutlass::arch::ClusterBarrier q_empty[Shape::kQueries], k_empty[Shape::kStages], v_empty[Shape::kStages];
   BlockNote block[Shape::kStages];
-  ItemNote item[2];
+  ItemNote item[Shape::kNotes];
 };
 
+// Brings the partial results that a base tile begins with nearer, into L2, while the tile before is computed.
+template <class Shape>
+__device__ __forceinline__ void fetch_partials(const ForwardParams& p, const Tile& tile, const Place& at,
+                                               int32_t head) {
+  const int64_t first = (int64_t(at.batch) * p.heads + head) * p.partial_rows;
+#pragma unroll 1
+  for (int i = 0; i < tile.merge_count; ++i) {
+    const Merge& m = p.plan.merges[tile.merge_begin + i];
+#pragma unroll 1
+    for (int n = threadIdx.x % 32; n < m.rows; n += 32) {
+      const int64_t slot = first + m.slot + int64_t(n) * m.slot_step + m.slot_shift * at.repeat;
+      const char* row = reinterpret_cast<const char*>(p.partial_out + slot * Shape::kDim);
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(p.partial_lse + slot));
+#pragma unroll
+      for (int byte = 0; byte < Shape::kDim * 4; byte += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(row + byte));
+    }
+  }
+}
+
+// One warp; lane 0 speaks to the copy engine.
 template <class Shape>
 __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStorage<Shape>& s) {
+  const bool first_lane = threadIdx.x % 32 == 0;
   int stage = 0, phase = 1;  // an empty buffer counts as consumed
-  int q_phase = 1, note = 0;
+  int query = 0, q_phase = 1, note = 0, raw_phase = 0;
   int64_t index = blockIdx.x;
   while (index < p.items) {
     // Found before the wait, so that the chain of loads is over when the consumers want the next item.
     const Place at = locate(p.lanes, p.lane_count, p.group, index, p.plan);
     const Tile& tile = p.plan.tiles[at.tile];
     BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
-    index = atomicAdd(p.ticket, 1ull) + gridDim.x;
+    if (first_lane) index = atomicAdd(p.ticket, 1ull) + gridDim.x;
+    index = __shfl_sync(~0u, index, 0);
     const TensorMaps& m = maps.of_stride[at.map];
     const int32_t row0 = static_cast<int32_t>(tile.row0) + at.shift - p.query_start;
-    s.q_empty.wait(q_phase);
-    q_phase ^= 1;
-    ItemNote& item = s.item[note];
-    note ^= 1;
-    item.row0 = row0;
-    item.stride = at.stride;
-    item.slot = at.slot;
-    item.repeat = at.repeat;
-    item.rows = tile.rows;
-    item.batch = at.batch;
-    item.head = at.kv_head * p.group + at.member;
-    item.phantom_begin = tile.phantom_begin;
-    item.phantom_count = tile.phantom_count;
-    item.merge_begin = tile.merge_begin;
-    item.merge_count = tile.merge_count;
-    item.blocks = !walk.done();
-    item.stop = 0;
-    s.q_full.arrive_and_expect_tx(Shape::kRowsBytes);
-    load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.q, p.len_q, at.stride, row0, item.head, at.batch, s.q_full,
-                                                        s.q.data());
-    while (!walk.done()) {
-      const Block now = walk.at(item.rows, at.stride, at.shift);
-      walk.advance();
+    const int32_t rows = tile.rows;
+    const int32_t head = at.kv_head * p.group + at.member;
+    fetch_partials<Shape>(p, tile, at, head);
+    s.q_empty[query].wait(q_phase);
+    if (first_lane) {
+      ItemNote& item = s.item[note];
+      item.row0 = row0;
+      item.stride = at.stride;
+      item.slot = at.slot;
+      item.repeat = at.repeat;
+      item.rows = rows;
+      item.batch = at.batch;
+      item.head = head;
+      item.phantom_begin = tile.phantom_begin;
+      item.phantom_count = tile.phantom_count;
+      item.merge_begin = tile.merge_begin;
+      item.merge_count = tile.merge_count;
+      item.stop = 0;
+      s.q_full[query].arrive_and_expect_tx(Shape::kRowsBytes);
+      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.q, p.len_q, at.stride, row0, head, at.batch,
+                                                          s.q_full[query],
+                                                          s.q.data() + query * Shape::kRows * Shape::kWidth);
+    }
+    note = (note + 1) % Shape::kNotes;
+    if (++query == Shape::kQueries) query = 0, q_phase ^= 1;
+    // A tile that sees nothing gets one block of no columns, so that the consumers know one way only.
+    bool more = true;
+    while (more) {
+      Block now{0, 0, 0, 0, 1, true};
+      if (!walk.done()) {
+        now = walk.at(rows, at.stride, at.shift);
+        walk.advance();
+      }
+      more = !walk.done();
+      const bool tail = now.columns < Shape::kColumns;
+      auto* const to_v = s.v.data() + stage * Shape::kColumns * Shape::kWidth;
       s.k_empty[stage].wait(phase);
-      BlockNote& b = s.block[stage];
-      b.column0 = now.column0;
-      b.columns = now.columns;
-      b.diagonal = now.diagonal;
-      b.rows = now.rows;
-      b.weight_log2 = now.weight == 1 ? 0.f : log2f(float(now.weight));
-      b.masked = now.masked;
-      b.last = walk.done();
-      s.k_full[stage].arrive_and_expect_tx(Shape::kBlockBytes);
-      load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.k, p.len_k, at.stride, now.column0, at.kv_head, at.batch,
-                                                             s.k_full[stage],
-                                                             s.k.data() + stage * Shape::kColumns * Shape::kWidth);
+      if (first_lane) {
+        BlockNote& b = s.block[stage];
+        b.column0 = now.column0;
+        b.columns = now.columns;
+        b.diagonal = now.diagonal;
+        b.rows = now.rows;
+        b.weight_log2 = now.weight == 1 ? 0.f : log2f(float(now.weight));
+        b.masked = now.masked;
+        b.last = !more;
+        s.k_full[stage].arrive_and_expect_tx(Shape::kBlockBytes);
+        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.k, p.len_k, at.stride, now.column0, at.kv_head,
+                                                               at.batch, s.k_full[stage],
+                                                               s.k.data() + stage * Shape::kColumns * Shape::kWidth);
+      }
       s.v_empty[stage].wait(phase);
-      s.v_full[stage].arrive_and_expect_tx(Shape::kBlockBytes);
-      load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.v, p.len_k, at.stride, now.column0, at.kv_head, at.batch,
-                                                             s.v_full[stage],
-                                                             s.v.data() + stage * Shape::kColumns * Shape::kWidth);
+      auto& v_bar = tail ? s.raw : s.v_full[stage];
+      if (first_lane) {
+        v_bar.arrive_and_expect_tx(Shape::kBlockBytes);
+        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.v, p.len_k, at.stride, now.column0, at.kv_head,
+                                                               at.batch, v_bar, to_v);
+      }
+      if (tail) {
+        s.raw.wait(raw_phase);
+        raw_phase ^= 1;
+        zero_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(to_v, now.columns);
+        cutlass::arch::fence_view_async_shared();
+        __syncwarp();
+        if (first_lane) s.v_full[stage].arrive();
+      }
       if (++stage == Shape::kStages) stage = 0, phase ^= 1;
     }
   }
-  s.q_empty.wait(q_phase);
-  s.item[note].stop = 1;
-  s.q_full.arrive();
-}
-
-// Zeroes the rows of V that no pair of the block uses, so that what lies there cannot spread through 0 * NaN.
-template <class Shape>
-__device__ __forceinline__ void zero_tail(typename Shape::Element* v, int columns) {
-  constexpr int kPieces = Shape::kBox * sizeof(typename Shape::Element) / 16;  // of 16 bytes in a row of a box
-  const int thread = threadIdx.x % 128;
-  for (int box = 0; box < Shape::kWidth / Shape::kBox; ++box) {
-    auto* rows = reinterpret_cast<uint4*>(v + box * Shape::kColumns * Shape::kBox);
-    // Swizzling permutes the pieces inside a row only, so a whole row is a whole row.
-    for (int i = columns * kPieces + thread; i < Shape::kColumns * kPieces; i += 128) rows[i] = make_uint4(0, 0, 0, 0);
+  s.q_empty[query].wait(q_phase);
+  if (first_lane) {
+    s.item[note].stop = 1;
+    s.q_full[query].arrive();
   }
-  cutlass::arch::fence_view_async_shared();
 }
 
 template <class Shape>
@@ -157,8 +199,8 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
   typename Shape::MmaOutput mma_output;
   auto thr_scores = mma_scores.get_thread_slice(thread);
   auto thr_output = mma_output.get_thread_slice(thread);
-  Tensor rQ =
-      thr_scores.partition_fragment_A(local_tile(sQ, cute::Tile<Int<64>, Int<Shape::kWidth>>{}, make_coord(group, 0)));
+  Tensor rQ = thr_scores.partition_fragment_A(
+      local_tile(sQ, cute::Tile<Int<64>, Int<Shape::kWidth>>{}, make_coord(group, 0, _)));
   Tensor rK = thr_scores.partition_fragment_B(sK);
   Tensor sVd = local_tile(sVt, cute::Tile<Int<Shape::kDim>, Int<Shape::kColumns>>{}, make_coord(0, 0, _));
   Tensor rV = thr_output.partition_fragment_B(sVd);
@@ -170,13 +212,13 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
                                             make_layout(cute::Shape<cute::_64, cute::Int<Shape::kColumns>>{})))
           .layout());
 
-  auto multiply_scores = [&](int stage) {
+  auto multiply_scores = [&](int query, int stage) {
     warpgroup_fence_operand(scores);
     warpgroup_arrive();
     mma_scores.accumulate_ = GMMA::ScaleOut::Zero;
 #pragma unroll
     for (int k = 0; k < (Shape::kDim + 15) / 16; ++k) {
-      cute::gemm(mma_scores, rQ(_, _, k), rK(_, _, k, stage), scores);
+      cute::gemm(mma_scores, rQ(_, _, k, query), rK(_, _, k, stage), scores);
       mma_scores.accumulate_ = GMMA::ScaleOut::One;
     }
     warpgroup_commit_batch();
@@ -195,79 +237,74 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
     for (int i = 0; i < size(scores); ++i) weights[i] = static_cast<Element>(scores[i]);
   };
 
-  int stage = 0, phase = 0, q_phase = 0, note = 0;
-  for (;;) {
-    s.q_full.wait(q_phase);
-    q_phase ^= 1;
-    const ItemNote& item = s.item[note];
-    note ^= 1;
-    if (item.stop) return;
-    RowState state{{-INFINITY, -INFINITY}, {0, 0}};
-    clear(output);
-    float rescale[2];
-    bool last = !item.blocks;
-    int v_stage = 0, v_phase = 0, v_columns = 0;
-    auto next_scores = [&] {  // first product of the block at `stage`, started
-      s.k_full[stage].wait(phase);
-      multiply_scores(stage);
-    };
-    auto finish_scores = [&] {  // scores are there: release K, mask, soften
-      const BlockNote b = s.block[stage];
-      release(s.k_empty[stage]);
-      if (p.negate)
-        for (int i = 0; i < size(scores); ++i) scores[i] = -scores[i];
-      if (b.masked) mask<Shape>(scores, b, row0);
-      soften<Shape>(scores, state, rescale, p.scale_log2, b.weight_log2);
-      if constexpr (Shape::Dropout::kDrops) {
-        const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item.row0 + row0 * item.stride,
-                                                b.column0 + 2 * (thread % 4) * item.stride, item.stride,
-                                                uint32_t(item.batch * p.heads + item.head));
-#pragma unroll
-        for (int i = 0; i < size(scores); ++i) scores[i] = kept.at(i) ? scores[i] : 0.f;
-      }
-      last = b.last;
-      v_stage = stage;
-      v_phase = phase;
-      v_columns = b.columns;
-      if (++stage == Shape::kStages) stage = 0, phase ^= 1;
-    };
-    auto next_output = [&] {  // second product of the block before, started
-      s.v_full[v_stage].wait(v_phase);
-      if (v_columns < Shape::kColumns) {
-        zero_tail<Shape>(s.v.data() + v_stage * Shape::kColumns * Shape::kWidth, v_columns);
-        cutlass::arch::NamedBarrier::sync(128, 1 + group);
-      }
-      multiply_output(v_stage);
-    };
-    if (!last) {
-      next_scores();
-      warpgroup_wait<0>();
-      warpgroup_fence_operand(scores);
-      finish_scores();
-      narrow();
+  // While a block is multiplied with V, the scores of the next are made and softened.
+  int stage = 0, phase = 0, query = 0, q_phase = 0, note = 0;
+  int v_stage = 0, v_phase = 0;
+  bool last = false;
+  float rescale[2];
+  RowState state;
+  const ItemNote* item = &s.item[0];
+  auto finish_scores = [&] {  // scores are there: release K (and Q), mask, soften
+    const BlockNote b = s.block[stage];
+    last = b.last;
+    release(s.k_empty[stage]);
+    if (last) {
+      release(s.q_empty[query]);
+      if (++query == Shape::kQueries) query = 0, q_phase ^= 1;
     }
+    if (p.negate)
+      for (int i = 0; i < size(scores); ++i) scores[i] = -scores[i];
+    if (b.masked) mask<Shape>(scores, b, row0);
+    soften<Shape>(scores, state, rescale, p.scale_log2, b.weight_log2);
+    if constexpr (Shape::Dropout::kDrops) {
+      const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item->row0 + row0 * item->stride,
+                                              b.column0 + 2 * (thread % 4) * item->stride, item->stride,
+                                              uint32_t(item->batch * p.heads + item->head));
+#pragma unroll
+      for (int i = 0; i < size(scores); ++i) scores[i] = kept.at(i) ? scores[i] : 0.f;
+    }
+    v_stage = stage;
+    v_phase = phase;
+    if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+  };
+  auto next_item = [&] {
+    s.q_full[query].wait(q_phase);
+    item = &s.item[note];
+    note = (note + 1) % Shape::kNotes;
+    return !item->stop;
+  };
+
+  while (next_item()) {
+    state = begin_rows(p, *item, row0);
+    s.k_full[stage].wait(phase);
+    multiply_scores(query, stage);
+    begin_output<Shape>(p, *item, state.max, output, row0);
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(scores);
+    finish_scores();
+    narrow();
+    scale_rows(output, rescale);
     while (!last) {
-      next_scores();
-      const int done = v_stage;
-      next_output();
+      const int used = v_stage;
+      s.k_full[stage].wait(phase);
+      multiply_scores(query, stage);
+      s.v_full[v_stage].wait(v_phase);
+      multiply_output(v_stage);
       warpgroup_wait<1>();
       warpgroup_fence_operand(scores);
       finish_scores();
       warpgroup_wait<0>();
       warpgroup_fence_operand(output);
-      release(s.v_empty[done]);
+      release(s.v_empty[used]);
       narrow();
-#pragma unroll
-      for (int i = 0; i < size(output); ++i) output[i] *= rescale[(i / 2) % 2];
+      scale_rows(output, rescale);
     }
-    release(s.q_empty);  // the notes of the item stay until the next one but one
-    if (item.blocks) {
-      next_output();
-      warpgroup_wait<0>();
-      warpgroup_fence_operand(output);
-      release(s.v_empty[v_stage]);
-    }
-    store<Shape>(p, item, state, output, row0);
+    s.v_full[v_stage].wait(v_phase);
+    multiply_output(v_stage);
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(output);
+    release(s.v_empty[v_stage]);
+    store<Shape>(p, *item, state, output, row0);
   }
 }
 
@@ -277,8 +314,11 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   extern __shared__ __align__(1024) char memory[];
   auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);
   if (threadIdx.x == 0) {
-    s.q_full.init(1);
-    s.q_empty.init(4 * Shape::kConsumers);
+    s.raw.init(1);
+    for (int i = 0; i < Shape::kQueries; ++i) {
+      s.q_full[i].init(1);
+      s.q_empty[i].init(4 * Shape::kConsumers);
+    }
     for (int i = 0; i < Shape::kStages; ++i) {
       s.k_full[i].init(1);
       s.v_full[i].init(1);
@@ -289,10 +329,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    cutlass::arch::warpgroup_reg_dealloc<56>();
-    if (threadIdx.x == 0) produce<Shape>(p, maps, s);
+    cutlass::arch::warpgroup_reg_dealloc<40>();
+    if (threadIdx.x < 32) produce<Shape>(p, maps, s);
   } else {
-    cutlass::arch::warpgroup_reg_alloc<224>();
+    cutlass::arch::warpgroup_reg_alloc<232>();
     consume<Shape>(p, s);
   }
 }

@@ -1,4 +1,4 @@
-// The launchers that are built, one template each, instantiated by the files forward_*.cu and backward_*.cu for every
+// The launchers that are built, one template each, instantiated by the files forward_*.cu, backward_*.cu and gradient_*.cu for every
 // (element, dim, dropout) of the tables in forward.cc and backward.cc. core::BFloat16 and core::Float16 stand for the
 // kernels' own types, so that the tables need no CUDA header.
 #pragma once
@@ -17,5 +17,10 @@ void launch_forward(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
 
 template <class Element, int kDim, class Dropout>
 void launch_backward(const Problem&, const Gradients&, const DevicePlan& transposed, Scratch&, cudaStream_t);
+
+// All three gradients, one after the other, in a fixed order of additions.
+template <class Element, int kDim, class Dropout>
+void launch_gradients(const Problem&, const Gradients&, const DevicePlan& forward, const DevicePlan& transposed, Scratch&,
+                      cudaStream_t);
 
 }  // namespace longstride::engine::cuda::sm90

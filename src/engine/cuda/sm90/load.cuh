@@ -1,4 +1,4 @@
-// Strided rows into shared memory by the copy engine. A level's stride is a dimension of the tensor map, so the rows of
+// Strided rows into shared memory by the copy engine, and their tails zeroed. A level's stride is a dimension of the tensor map, so the rows of
 // a residue class arrive as one dense, swizzled tile. Used by the producer warps.
 #pragma once
 
@@ -24,6 +24,19 @@ __device__ __forceinline__ void load_rows(const MapPair& maps, int len, int stri
         "[%2];" ::"r"(at),
         "l"(map), "r"(bar), "r"(box * kBox), "r"(residue), "r"(row), "r"(head), "r"(batch)
         : "memory");
+  }
+}
+
+// Zeroes rows [first, kRows) of a tile that has arrived: what lies in rows that no pair uses must not spread through
+// 0 * NaN. Swizzling permutes the pieces inside a row only, so a whole row is a whole row. All lanes of a warp call it.
+template <int kBox, int kWidth, int kRows, class Element>
+__device__ __forceinline__ void zero_rows(Element* tile, int first) {
+  constexpr int kPieces = kBox * sizeof(Element) / 16;
+#pragma unroll 1
+  for (int box = 0; box < kWidth / kBox; ++box) {
+    auto* pieces = reinterpret_cast<uint4*>(tile + box * kRows * kBox);
+#pragma unroll 1
+    for (int i = first * kPieces + threadIdx.x % 32; i < kRows * kPieces; i += 32) pieces[i] = make_uint4(0, 0, 0, 0);
   }
 }
 

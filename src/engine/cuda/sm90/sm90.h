@@ -23,8 +23,10 @@ constexpr int64_t kMostDim = 256;
 // odd dims, cost one copy of that tensor.
 Capability capability(const Problem&);
 void forward(const Problem&, const DevicePlan&, const Workspace&, Stream);
-// `plan` is the transposed plan, uploaded with one query head an item. dQ is added in no fixed order: Error if
-// deterministic is asked for.
-void backward(const Problem&, const Gradients&, const DevicePlan& plan, const Workspace&, Stream);
+// `transposed` is uploaded with one query head an item. dQ is added in no fixed order, unless p.deterministic asks for one:
+// then `forward`, the plan of the forward, is needed too, as for dims over 128, and the products are 8 instead of 5.
+void backward(const Problem&, const Gradients&, const DevicePlan& transposed, const DevicePlan* forward,
+              const Workspace&, Stream);
+bool backward_wants_forward_plan(const Problem&);
 
 }  // namespace longstride::engine::cuda::sm90

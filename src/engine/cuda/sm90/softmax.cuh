@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "engine/cuda/sm90/exponential.cuh"
 #include "engine/cuda/sm90/forward_values.h"
 
 namespace longstride::engine::cuda::sm90 {
@@ -50,7 +51,7 @@ __device__ __forceinline__ void soften(Scores& scores, RowState& state, float (&
     const float now = fmaxf(was, fmaf(top, scale_log2, weight_log2));
     state.max[r] = now;
     const float base = now == -INFINITY ? 0.f : now;  // nothing seen yet: exp2(-inf - 0) = 0
-    rescale[r] = exp2f(was - base);
+    rescale[r] = exp2_unit(was - base);
     const float shift = weight_log2 - base;
     float sum = 0;
 #pragma unroll
@@ -58,16 +59,87 @@ __device__ __forceinline__ void soften(Scores& scores, RowState& state, float (&
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& x = scores[4 * n + 2 * r + c];
-        x = exp2f(fmaf(x, scale_log2, shift));
+        x = exp2_unit(fmaf(x, scale_log2, shift));
         sum += x;
       }
     state.sum[r] = fmaf(state.sum[r], rescale[r], sum);
   }
 }
 
+// Calls body(slots) for every merge of a base tile in which row row0 or row0 + 8 takes part: the slots of the two, or -1.
+template <class Body>
+__device__ __forceinline__ void for_each_slot(const ForwardParams& p, const ItemNote& item, int row0, Body&& body) {
+  const int64_t head = (int64_t(item.batch) * p.heads + item.head) * p.partial_rows;
+#pragma unroll 1
+  for (int i = 0; i < item.merge_count; ++i) {
+    const Merge m = p.plan.merges[item.merge_begin + i];
+    int64_t slots[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int past = row0 + 8 * r - m.row_begin, n = past / m.row_step;
+      const bool takes = past >= 0 && n < m.rows && n * m.row_step == past && row0 + 8 * r < item.rows;
+      slots[r] = takes ? head + m.slot + int64_t(n) * m.slot_step + m.slot_shift * item.repeat : -1;
+    }
+    if (slots[0] >= 0 || slots[1] >= 0) body(slots);
+  }
+}
+
+// lse of a partial result in log2 units.
+__device__ __forceinline__ float partial_log2(const ForwardParams& p, int64_t slot) {
+  return slot < 0 ? -INFINITY : p.partial_lse[slot] * 1.44269504088896340f;
+}
+
+// Where the softmax of a tile begins: nothing seen, or what partial levels saw. So merging costs no pass of its own.
+__device__ __forceinline__ RowState begin_rows(const ForwardParams& p, const ItemNote& item, int row0) {
+  RowState state{{-INFINITY, -INFINITY}, {0, 0}};
+  for_each_slot(p, item, row0, [&](const int64_t(&slots)[2]) {
+    const float parts[2] = {partial_log2(p, slots[0]), partial_log2(p, slots[1])};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (parts[r] == -INFINITY) continue;
+      const float top = fmaxf(state.max[r], parts[r]);
+      state.sum[r] = state.sum[r] * exp2_unit(state.max[r] - top) + exp2_unit(parts[r] - top);
+      state.max[r] = top;
+    }
+  });
+#pragma unroll
+  for (int r = 0; r < 2; ++r)
+    if (threadIdx.x % 4 != 0) state.sum[r] = 0;  // a row's sum is kept in four threads' shares
+  return state;
+}
+
+// The output that belongs to it.
 template <class Shape, class Output>
-__device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& item, RowState& state, Output& output,
-                                      int row0) {
+__device__ __forceinline__ void begin_output(const ForwardParams& p, const ItemNote& item, const float (&max)[2],
+                                             Output& output, int row0) {
+  cute::clear(output);
+  const int column0 = 2 * (threadIdx.x % 4);
+  for_each_slot(p, item, row0, [&](const int64_t(&slots)[2]) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float part = partial_log2(p, slots[r]);
+      if (part == -INFINITY) continue;
+      const float share = exp2_unit(part - max[r]);
+      const float* from = p.partial_out + slots[r] * Shape::kDim;
+#pragma unroll
+      for (int n = 0; n < Shape::kDim / 8; ++n) {
+        const float2 x = *reinterpret_cast<const float2*>(from + 8 * n + column0);
+        output[4 * n + 2 * r] = fmaf(x.x, share, output[4 * n + 2 * r]);
+        output[4 * n + 2 * r + 1] = fmaf(x.y, share, output[4 * n + 2 * r + 1]);
+      }
+    }
+  });
+}
+
+template <class Output>
+__device__ __forceinline__ void scale_rows(Output& output, const float (&rescale)[2]) {
+#pragma unroll
+  for (int i = 0; i < cute::size(output); ++i) output[i] *= rescale[(i / 2) % 2];
+}
+
+template <class Shape, class Output>
+__device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& item, const RowState& state,
+                                      const Output& output, int row0) {
   using Element = typename Shape::Element;
   constexpr float kLn2 = 0.693147180559945309f;
   const int column0 = 2 * (threadIdx.x % 4);
@@ -91,8 +163,8 @@ __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& it
       max = now;
     }
     // -inf where nothing is seen; NaN stays NaN.
-    float lse = sum == 0.f ? -INFINITY : max * kLn2 + logf(sum);
-    float factor = sum == 0.f ? 0.f : keep / sum * p.dropout.gain;
+    const float lse = sum == 0.f ? -INFINITY : max * kLn2 + logf(sum);
+    const float factor = sum == 0.f ? 0.f : keep / sum;
     if (p.partial) {
       const int64_t slot = head * p.partial_rows + item.slot + row;
       if (column0 == 0) p.partial_lse[slot] = lse;
@@ -103,33 +175,11 @@ __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& it
             make_float2(output[4 * n + 2 * r] * factor, output[4 * n + 2 * r + 1] * factor);
       continue;
     }
-    for (int i = 0; i < item.merge_count; ++i) {
-      const Merge m = p.plan.merges[item.merge_begin + i];
-      const int n = (row - m.row_begin) / m.row_step;
-      if (row < m.row_begin || n >= m.rows || m.row_begin + n * m.row_step != row) continue;
-      const int64_t slot = head * p.partial_rows + m.slot + int64_t(n) * m.slot_step + m.slot_shift * item.repeat;
-      const float other = p.partial_lse[slot];
-      if (other == -INFINITY) continue;
-      const float top = fmaxf(lse, other);
-      const float mine = lse == -INFINITY ? 0.f : expf(lse - top), theirs = expf(other - top);
-      const float scale = 1.f / (mine + theirs);
-      const float* from = p.partial_out + slot * Shape::kDim;
-#pragma unroll
-      for (int j = 0; j < Shape::kDim / 8; ++j) {
-        const float2 x = *reinterpret_cast<const float2*>(from + 8 * j + column0);
-        float& a = output[4 * j + 2 * r];
-        float& b = output[4 * j + 2 * r + 1];
-        a = (a * factor * mine + x.x * theirs) * scale;
-        b = (b * factor * mine + x.y * theirs) * scale;
-      }
-      factor = 1;
-      lse = top + logf(mine + theirs);
-    }
     const int64_t at = item.row0 + row * item.stride;  // < len_q
     if (column0 == 0) p.lse[head * p.len_q + at] = lse;
     Element* to = static_cast<Element*>(p.out) + item.batch * p.out_batch_stride + at * p.out_len_stride +
                   item.head * p.out_head_stride;
-    const float scale = factor * p.out_scale;
+    const float scale = factor * p.dropout.gain * p.out_scale;
 #pragma unroll
     for (int n = 0; n < Shape::kDim / 8; ++n)
       if (8 * n + column0 < p.dim) {

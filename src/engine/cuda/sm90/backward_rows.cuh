@@ -1,0 +1,126 @@
+// What surrounds the backward kernel, row by row: lse and delta made ready for it, dQ narrowed after it. Both move bytes
+// and do nothing else: a thread has eight elements of a row, so that accesses are 16 bytes wide where addresses allow.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "engine/contract.h"
+#include "engine/cuda/sm90/scratch.h"
+
+namespace longstride::engine::cuda::sm90 {
+
+struct Rows {
+  const void* data;
+  int64_t batch_stride, len_stride, head_stride;
+  Rows(const ConstTensorRef& t)
+      : data(t.data), batch_stride(t.batch_stride), len_stride(t.len_stride), head_stride(t.head_stride) {}
+  Rows(const TensorRef& t)
+      : data(t.data), batch_stride(t.batch_stride), len_stride(t.len_stride), head_stride(t.head_stride) {}
+  template <class Element>
+  __device__ const Element* row(int64_t b, int64_t i, int64_t h) const {
+    return static_cast<const Element*>(data) + b * batch_stride + i * len_stride + h * head_stride;
+  }
+};
+
+// Whether all rows begin at multiples of 16 bytes and hold whole pieces of eight elements.
+inline bool rows_are_wide(const Rows& t, int64_t dim) {
+  return dim % 8 == 0 && t.batch_stride % 8 == 0 && t.len_stride % 8 == 0 && t.head_stride % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+}
+
+// A block has kRowThreads / lanes rows of one head; the grid is (blocks of rows, heads, batch).
+constexpr int kRowThreads = 256;
+
+template <class Element>
+__device__ __forceinline__ void read_eight(const Element* from, int left, bool wide, float (&to)[8]) {
+  if (wide && left >= 8) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(from);
+    const Element* x = reinterpret_cast<const Element*>(&bits);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) to[i] = static_cast<float>(x[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) to[i] = i < left ? static_cast<float>(from[i]) : 0.f;
+  }
+}
+
+// (lse in log2 units, +inf where nothing is seen so that exp2(score - lse) = 0; dO . O - d_lse).
+template <class Element, int kWidth>
+__global__ void __launch_bounds__(kRowThreads)
+    prepare_rows_kernel(Rows out, Rows d_out, bool wide, const float* lse, const float* d_lse, int64_t batch,
+                        int64_t len, int dim, float2* to) {
+  constexpr int kLanes = kWidth / 8;
+  const int64_t i = int64_t(blockIdx.x) * (kRowThreads / kLanes) + threadIdx.x / kLanes;
+  const int x = threadIdx.x % kLanes * 8;
+  for (int64_t b = blockIdx.z; b < batch; b += gridDim.z) {
+    float sum = 0;
+    if (i < len && x < dim) {
+      float o[8], d[8];
+      read_eight(out.row<Element>(b, i, blockIdx.y) + x, dim - x, wide, o);
+      read_eight(d_out.row<Element>(b, i, blockIdx.y) + x, dim - x, wide, d);
+#pragma unroll
+      for (int n = 0; n < 8; ++n) sum = fmaf(o[n], d[n], sum);
+    }
+#pragma unroll
+    for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    if (i < len && x == 0) {
+      const int64_t row = (b * gridDim.y + blockIdx.y) * len + i;
+      const float l = lse[row];
+      to[row] = make_float2(l == -INFINITY ? INFINITY : l * 1.44269504088896340f, sum - (d_lse ? d_lse[row] : 0.f));
+    }
+  }
+}
+
+template <class Element, int kWidth>
+__global__ void __launch_bounds__(kRowThreads)
+    narrow_queries_kernel(const float* from, Rows to, bool wide, int64_t batch, int64_t len, int dim, float scale) {
+  constexpr int kLanes = kWidth / 8;
+  const int64_t i = int64_t(blockIdx.x) * (kRowThreads / kLanes) + threadIdx.x / kLanes;
+  const int x = threadIdx.x % kLanes * 8;
+  if (i >= len || x >= dim) return;
+  for (int64_t b = blockIdx.z; b < batch; b += gridDim.z) {
+    const float* row = from + ((b * gridDim.y + blockIdx.y) * len + i) * kWidth + x;
+    const float4 low = *reinterpret_cast<const float4*>(row), high = *reinterpret_cast<const float4*>(row + 4);
+    const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    alignas(16) Element narrow[8];
+#pragma unroll
+    for (int n = 0; n < 8; ++n) narrow[n] = static_cast<Element>(values[n] * scale);
+    Element* at = const_cast<Element*>(to.row<Element>(b, i, blockIdx.y)) + x;
+    if (wide) {
+      *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(narrow);
+    } else {
+#pragma unroll
+      for (int n = 0; n < 8; ++n)
+        if (x + n < dim) at[n] = narrow[n];
+    }
+  }
+}
+
+template <int kWidth>
+dim3 grid_of_rows(const Problem& p) {
+  constexpr int kRows = kRowThreads / (kWidth / 8);
+  return dim3(static_cast<unsigned>((p.len_q + kRows - 1) / kRows), static_cast<unsigned>(p.heads),
+              static_cast<unsigned>(std::min<int64_t>(p.batch, 65535)));
+}
+
+template <class Element, int kWidth>
+void prepare_rows(const Problem& p, const Gradients& g, float2* to, cudaStream_t stream) {
+  const Rows out(p.out), d_out(g.d_out);
+  prepare_rows_kernel<Element, kWidth><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
+      out, d_out, rows_are_wide(out, p.dim) && rows_are_wide(d_out, p.dim), static_cast<const float*>(p.lse),
+      static_cast<const float*>(g.d_lse), p.batch, p.len_q, static_cast<int>(p.dim), to);
+  check(cudaGetLastError(), "launch of prepare_rows");
+}
+
+template <class Element, int kWidth>
+void narrow_queries(const Problem& p, const float* dq, const TensorRef& to, float scale, cudaStream_t stream) {
+  narrow_queries_kernel<Element, kWidth><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
+      dq, to, rows_are_wide(to, p.dim), p.batch, p.len_q, static_cast<int>(p.dim), scale);
+  check(cudaGetLastError(), "launch of narrow_queries");
+}
+
+}  // namespace longstride::engine::cuda::sm90

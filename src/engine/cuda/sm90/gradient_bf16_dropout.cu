@@ -1,0 +1,10 @@
+// Instances of the one-gradient kernels: BFloat16, PhiloxDropout.
+#include "engine/cuda/sm90/gradient_launch.cuh"
+
+namespace longstride::engine::cuda::sm90 {
+
+template void launch_gradients<core::BFloat16, 64, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_gradients<core::BFloat16, 128, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_gradients<core::BFloat16, 256, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&, cudaStream_t);
+
+}  // namespace longstride::engine::cuda::sm90

@@ -1,0 +1,101 @@
+// Launches the kernel of gradient.cuh for dQ, dK and dV in turn. Included by the files that instantiate it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "engine/cuda/sm90/backward_rows.cuh"
+#include "engine/cuda/sm90/elements.cuh"
+#include "engine/cuda/sm90/gradient.cuh"
+#include "engine/cuda/sm90/launches.h"
+
+namespace longstride::engine::cuda::sm90 {
+
+template <class Shape>
+void launch_gradient_levels(const Problem& p, const Gradients& g, const LaunchLanes& lanes, GradientParams params,
+                            cudaStream_t stream) {
+  if (lanes.items == 0) return;
+  GradientMapSet maps;
+  for (size_t i = 0; i < lanes.strides.size(); ++i) {
+    const int64_t stride = lanes.strides[i];
+    const auto queries = [&](const ConstTensorRef& t, int rows) {
+      return make_maps(t, p.dtype, p.batch, p.len_q, p.heads, p.dim, stride, rows, Shape::kBox);
+    };
+    const auto keys = [&](const ConstTensorRef& t, int rows) {
+      return make_maps(t, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, rows, Shape::kBox);
+    };
+    GradientMaps& m = maps.of_stride[i];
+    if constexpr (Shape::kRowsAreQueries) {
+      m = {queries(p.q, Shape::kRows), queries(g.d_out, Shape::kRows), keys(p.k, Shape::kColumns),
+           keys(p.v, Shape::kColumns)};
+    } else {
+      m = {keys(p.k, Shape::kRows), keys(p.v, Shape::kRows), queries(p.q, Shape::kColumns),
+           queries(g.d_out, Shape::kColumns)};
+    }
+  }
+  params.lanes = lanes.lanes;
+  params.lane_count = lanes.count;
+  params.items = lanes.items;
+  constexpr int kBytes = sizeof(GradientStorage<Shape>);
+  static_assert(kBytes <= 227 * 1024);
+  auto* kernel = gradient_kernel<Shape>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+        "shared memory of the gradient kernel");
+  int device = 0, processors = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "device");
+  const int blocks = static_cast<int>(std::min<int64_t>(processors, lanes.items));
+  kernel<<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
+  check(cudaGetLastError(), "launch of the gradient kernel");
+}
+
+template <class Shape>
+void launch_gradient(const Problem& p, const Gradients& g, const DevicePlan& plan, const float2* rows,
+                     const TensorRef& result, double result_scale, Scratch& scratch, cudaStream_t stream) {
+  GradientParams params;
+  params.plan = plan.arrays();
+  params.group = static_cast<int32_t>(p.heads / p.kv_heads);
+  params.query_start = static_cast<int32_t>(p.query_start);
+  params.len_q = static_cast<int32_t>(p.len_q);
+  params.len_k = static_cast<int32_t>(p.len_k);
+  params.len_rows = Shape::kRowsAreQueries ? params.len_q : params.len_k;
+  params.heads = static_cast<int32_t>(p.heads);
+  params.row_heads = static_cast<int32_t>(Shape::kRowsAreQueries ? p.heads : p.kv_heads);
+  params.dim = static_cast<int32_t>(p.dim);
+  params.scale_log2 = static_cast<float>(p.scale * 1.4426950408889634);
+  params.dropout = dropout_values(p);
+  params.gain = static_cast<float>(p.out_scale) * params.dropout.gain;
+  params.result_scale = static_cast<float>(result_scale);
+  params.rows = rows;
+  params.result = result.data;
+  params.batch_stride = result.batch_stride;
+  params.len_stride = result.len_stride;
+  params.head_stride = result.head_stride;
+  params.partial_rows = plan.partial_rows();
+  params.partial_result = scratch.take<float>(p.batch * params.row_heads * plan.partial_rows() * Shape::kDim);
+  auto* tickets = scratch.take<unsigned long long>(2);
+  check(cudaMemsetAsync(tickets, 0, 2 * sizeof(*tickets), stream), "tickets");
+  params.partial = 1;
+  params.ticket = tickets;
+  launch_gradient_levels<Shape>(p, g, plan.partial(), params, stream);
+  params.partial = 0;
+  params.ticket = tickets + 1;
+  launch_gradient_levels<Shape>(p, g, plan.base(), params, stream);
+}
+
+template <class Tag, int kDim, class Dropout>
+void launch_gradients(const Problem& p, const Gradients& g, const DevicePlan& forward, const DevicePlan& transposed,
+                      Scratch& scratch, cudaStream_t stream) {
+  using Element = ElementOf<Tag>;
+  auto* rows = scratch.take<float2>(p.batch * p.heads * p.len_q);
+  if (p.batch * p.len_q > 0) prepare_rows<Element, kDim>(p, g, rows, stream);
+  launch_gradient<GradientShape<Element, kDim, Dropout, QueryGradient>>(p, g, forward, rows, g.dq, p.scale, scratch,
+                                                                        stream);
+  launch_gradient<GradientShape<Element, kDim, Dropout, KeyGradient>>(p, g, transposed, rows, g.dk, p.scale, scratch,
+                                                                      stream);
+  launch_gradient<GradientShape<Element, kDim, Dropout, ValueGradient>>(
+      p, g, transposed, rows, g.dv, p.out_scale / (1 - p.dropout_p), scratch, stream);
+}
+
+}  // namespace longstride::engine::cuda::sm90

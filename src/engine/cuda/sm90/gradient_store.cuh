@@ -1,0 +1,64 @@
+// Begins and ends a tile of gradient.cuh: partial levels keep float32 slots, a base tile begins with what the slots of its
+// rows hold, since merging is adding.
+#pragma once
+
+#include <cute/tensor.hpp>
+
+#include "engine/cuda/sm90/gradient_values.h"
+
+namespace longstride::engine::cuda::sm90 {
+
+template <class Shape, class Result>
+__device__ __forceinline__ void begin_gradient(const GradientParams& p, const GradientItemNote& item, Result& result,
+                                               int row0, int column0) {
+  cute::clear(result);
+  const int64_t head = int64_t(item.batch) * p.row_heads + item.head;
+#pragma unroll 1
+  for (int i = 0; i < item.merge_count; ++i) {
+    const Merge m = p.plan.merges[item.merge_begin + i];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = row0 + 8 * r, past = row - m.row_begin, n = past / m.row_step;
+      if (past < 0 || n >= m.rows || n * m.row_step != past || row >= item.rows) continue;
+      const int64_t slot = head * p.partial_rows + m.slot + int64_t(n) * m.slot_step + m.slot_shift * item.repeat;
+      const float* from = p.partial_result + slot * Shape::kDim + column0;
+#pragma unroll
+      for (int j = 0; j < Shape::kDim / 8; ++j) {
+        const float2 x = *reinterpret_cast<const float2*>(from + 8 * j);
+        result[4 * j + 2 * r] += x.x;
+        result[4 * j + 2 * r + 1] += x.y;
+      }
+    }
+  }
+}
+
+template <class Shape, class Result>
+__device__ __forceinline__ void store_gradient(const GradientParams& p, const GradientItemNote& item,
+                                               const Result& result, int row0, int column0) {
+  using Element = typename Shape::Element;
+  const int64_t head = int64_t(item.batch) * p.row_heads + item.head;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int row = row0 + 8 * r;
+    if (row >= item.rows) continue;
+    if (p.partial) {
+      float* to = p.partial_result + (head * p.partial_rows + item.slot + row) * Shape::kDim + column0;
+#pragma unroll
+      for (int n = 0; n < Shape::kDim / 8; ++n)
+        *reinterpret_cast<float2*>(to + 8 * n) = make_float2(result[4 * n + 2 * r], result[4 * n + 2 * r + 1]);
+      continue;
+    }
+    const int64_t at = item.row0 + int64_t(row) * item.stride;
+    Element* to = static_cast<Element*>(p.result) + item.batch * p.batch_stride + at * p.len_stride +
+                  item.head * p.head_stride;
+#pragma unroll
+    for (int n = 0; n < Shape::kDim / 8; ++n)
+      if (8 * n + column0 < p.dim) {
+        const Element pair[2] = {static_cast<Element>(result[4 * n + 2 * r] * p.result_scale),
+                                 static_cast<Element>(result[4 * n + 2 * r + 1] * p.result_scale)};
+        *reinterpret_cast<uint32_t*>(to + 8 * n + column0) = *reinterpret_cast<const uint32_t*>(pair);
+      }
+  }
+}
+
+}  // namespace longstride::engine::cuda::sm90

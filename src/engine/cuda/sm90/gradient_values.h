@@ -1,0 +1,60 @@
+// The plain values of the kernel that makes one gradient a launch: what a launch is given, and what the producer tells the
+// consumers.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/cuda/device_plan.h"
+#include "engine/cuda/sm90/dropout.h"
+#include "engine/cuda/sm90/tensor_maps.h"
+
+namespace longstride::engine::cuda::sm90 {
+
+struct GradientBlockNote {
+  int32_t column0;  // position of the first column
+  int32_t columns;
+  int32_t diagonal;
+  int32_t rows;  // row_begin | row_end << 16
+  float weight_log2;
+  int32_t masked;
+  int32_t last;
+  int32_t head;  // query head
+};
+
+struct GradientItemNote {
+  int64_t slot;
+  int32_t row0, stride, repeat, shift;  // row0: tensor row of tile row 0
+  int32_t rows, batch, head;            // head: of the row's tensor
+  int32_t merge_begin, merge_count;
+  int32_t blocks, stop;
+};
+
+struct GradientParams {
+  PlanArrays plan;
+  const Lane* lanes;
+  int32_t lane_count;
+  int32_t group;  // query heads per KV head
+  int64_t items;
+  unsigned long long* ticket;
+  int32_t partial;
+  int32_t query_start, len_q, len_k, len_rows;
+  int32_t heads, row_heads, dim;
+  float scale_log2, gain;  // signed scale; out_scale / (1 - dropout_p)
+  float result_scale;
+  DropoutValues dropout;
+  const float2* rows;  // [batch * heads][len_q]: lse_log2 (+inf where nothing is seen), delta
+  void* result;        // [batch, len_rows, row_heads, dim]
+  int64_t batch_stride, len_stride, head_stride;
+  float* partial_result;  // [batch * row_heads][partial_rows][kDim]
+  int64_t partial_rows;
+};
+
+// Rows are queries (row: q, row_pair: d_out, column: k, column_pair: v) or keys (k, v, q, d_out).
+struct GradientMaps {
+  MapPair row, row_pair, column, column_pair;
+};
+struct GradientMapSet {
+  GradientMaps of_stride[MapSet::kStrides];
+};
+
+}  // namespace longstride::engine::cuda::sm90
