@@ -82,7 +82,7 @@ struct BackwardStorage {
   // raw               producer lane + TMA bytes of a tile with rows  producer     1
   //                   to be zeroed, which then arrives at the others
   // q_empty[s]        each consumer warp                             producer     4 * kConsumers
-  // named barrier 1: dS is written, all consumers; 2, 3: a warpgroup's slice of dq is free, is written
+  // named barrier 1: dS is written and dq is free, all consumers; 2, 3: a warpgroup's slice of dq is written
   cutlass::arch::ClusterTransactionBarrier kv_full, q_full[Shape::kStages], raw;
   cutlass::arch::ClusterBarrier kv_empty, q_empty[Shape::kStages];
   KeyBlockNote block[Shape::kStages];
@@ -107,6 +107,25 @@ __device__ __forceinline__ void zero_unseen(typename Shape::Element* tile, const
   }
 }
 
+// Brings the partial results that a base tile begins with nearer, into L2, while the tile before is computed.
+template <class Shape>
+__device__ __forceinline__ void fetch_partials(const BackwardParams& p, const Tile& tile, const Place& at) {
+  const int64_t first = (int64_t(at.batch) * p.kv_heads + at.kv_head) * p.partial_rows;
+#pragma unroll 1
+  for (int i = 0; i < tile.merge_count; ++i) {
+    const Merge& m = p.plan.merges[tile.merge_begin + i];
+#pragma unroll 1
+    for (int n = threadIdx.x % 32; n < m.rows; n += 32) {
+      const int64_t slot = first + m.slot + int64_t(n) * m.slot_step + m.slot_shift * at.repeat;
+#pragma unroll 1
+      for (int x = 0; x < Shape::kDim; x += 32) {  // 128 bytes
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(p.partial_dk + slot * Shape::kDim + x));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(p.partial_dv + slot * Shape::kDim + x));
+      }
+    }
+  }
+}
+
 template <class Shape>
 __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& maps, BackwardStorage<Shape>& s) {
   const int lane = threadIdx.x % 32;
@@ -121,6 +140,7 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
     bool more = !walk.done();
     if (lane == 0) index = atomicAdd(p.ticket, 1ull) + gridDim.x;
     index = __shfl_sync(~0u, index, 0);
+    fetch_partials<Shape>(p, tile, at);
     s.kv_empty.wait(kv_phase);
     kv_phase ^= 1;
     KeyItemNote& item = s.item[note];
@@ -243,6 +263,30 @@ __device__ __forceinline__ void add_queries(const MapPair& maps, int len_q, cons
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
+// dS^T to shared memory: keys are its rows of 64 queries, in the 128-byte swizzle that the tensor cores read. Four blocks
+// of 8 keys x 8 queries an instruction; lane l gives the address of row l % 8 of block l / 8. The addresses are made anew
+// every time (opaque), or the compiler keeps them all in registers.
+template <class Shape, class Scores>
+__device__ __forceinline__ void store_scores(const Scores& ds, typename Shape::Element* to, int key0) {
+  const int lane = threadIdx.x % 32;
+  const int key = key0 + 16 * (threadIdx.x % 128 / 32) + lane / 8 % 2 * 8 + lane % 8;
+  uint32_t row = cute::cast_smem_ptr_to_uint(to) + key * 128;
+  uint32_t swizzle = (lane / 16 ^ lane % 8) << 4;
+  asm volatile("" : "+r"(row), "+r"(swizzle));
+#pragma unroll
+  for (int n = 0; n < Shape::kColumns / 8; n += 2) {
+    uint32_t pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const typename Shape::Element pair[2] = {ds[4 * (n + i / 2) + 2 * (i % 2)], ds[4 * (n + i / 2) + 2 * (i % 2) + 1]};
+      pairs[i] = *reinterpret_cast<const uint32_t*>(pair);
+    }
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row + (n << 4 ^ swizzle)),
+                 "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+                 : "memory");
+  }
+}
+
 template <class Shape>
 __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& maps, BackwardStorage<Shape>& s) {
   using namespace cute;
@@ -305,8 +349,7 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
     const KeyItemNote& item = s.item[note];
     note ^= 1;
     if (item.stop) break;
-    clear(dk);
-    clear(dv);
+    begin_keys<Shape>(p, item, dk, dv, row0, column0);
     // Early scores: after the last block that product is of whatever the buffer holds, and nobody reads it. The compiler
     // must see one loop with no product under way at its end, or it waits after every product.
     bool last = !item.blocks;
@@ -396,25 +439,9 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       }
 #pragma unroll
       for (int i = 0; i < size(dp); ++i) ds[i] = static_cast<Element>(dp[i]);
-      // dS^T to shared memory: keys are its rows of 64 queries, in the 128-byte swizzle that the tensor cores read. The
-      // addresses are made anew in every block (opaque), or the compiler keeps them all in registers.
-      {
-        uint32_t to = cast_smem_ptr_to_uint(s.ds[odd]) + row0 * 128 + 2 * column0;
-        uint32_t swizzle = (row0 % 8) << 4;
-        asm volatile("" : "+r"(to), "+r"(swizzle));
-#pragma unroll
-        for (int n = 0; n < Shape::kColumns / 8; ++n) {
-          const uint32_t at = to + n / 8 * Shape::kRows * 128 + ((n % 8 << 4) ^ swizzle);
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const Element pair[2] = {ds[4 * n + 2 * r], ds[4 * n + 2 * r + 1]};
-            asm volatile("st.shared.b32 [%0], %1;" ::"r"(at + r * 8 * 128),
-                         "r"(*reinterpret_cast<const uint32_t*>(pair))
-                         : "memory");
-          }
-        }
-      }
+      store_scores<Shape>(ds, s.ds[odd], 64 * group);
       cutlass::arch::fence_view_async_shared();
+      if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");  // my slice of dq is free
       cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
       Tensor dq = partition_fragment_C(mma_queries, cute::Shape<Int<Shape::kColumns>, Int<Shape::kSlice>>{});
       Tensor sS = make_tensor(make_smem_ptr(s.ds[odd]), typename Shape::LayoutS{});  // (query, key)
@@ -438,8 +465,6 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
         warpgroup_wait<1>();
       }
       warpgroup_fence_operand(dq);
-      if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-      cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is free
       // Rows of a box are 128 bytes (or 64), 16-byte pieces permuted by the row: the copy engine's swizzle.
 #pragma unroll
       for (int part = 0; part < Shape::kQueryParts; ++part) {

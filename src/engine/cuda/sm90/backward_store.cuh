@@ -1,16 +1,45 @@
-// Stores dK and dV of a finished tile: float32 slots of a partial level, or the results of a base level with what the
-// slots hold added.
+// Begins and ends the dK and dV of a tile: partial levels keep float32 slots, base levels begin with them and write the
+// results.
 #pragma once
 
 #include <cstdint>
+
+#include <cute/tensor.hpp>
 
 #include "engine/cuda/sm90/backward_values.h"
 
 namespace longstride::engine::cuda::sm90 {
 
+// What a tile begins with: nothing, or what partial levels kept for its rows, since merging is adding.
 template <class Shape, class Keys>
-__device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyItemNote& item, Keys& dk, Keys& dv,
+__device__ __forceinline__ void begin_keys(const BackwardParams& p, const KeyItemNote& item, Keys& dk, Keys& dv,
                                            int row0, int column0) {
+  cute::clear(dk);
+  cute::clear(dv);
+  const int64_t head = (int64_t(item.batch) * p.kv_heads + item.kv_head) * p.partial_rows;
+#pragma unroll 1
+  for (int i = 0; i < item.merge_count; ++i) {
+    const Merge m = p.plan.merges[item.merge_begin + i];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int past = row0 + 8 * r - m.row_begin, n = past / m.row_step;
+      if (past < 0 || n >= m.rows || n * m.row_step != past || row0 + 8 * r >= item.rows) continue;
+      const int64_t slot =
+          (head + m.slot + int64_t(n) * m.slot_step + m.slot_shift * item.repeat) * Shape::kDim + column0;
+#pragma unroll
+      for (int j = 0; j < Shape::kDim / 8; ++j) {
+        const float2 a = *reinterpret_cast<const float2*>(p.partial_dk + slot + 8 * j);
+        const float2 b = *reinterpret_cast<const float2*>(p.partial_dv + slot + 8 * j);
+        dk[4 * j + 2 * r] += a.x, dk[4 * j + 2 * r + 1] += a.y;
+        dv[4 * j + 2 * r] += b.x, dv[4 * j + 2 * r + 1] += b.y;
+      }
+    }
+  }
+}
+
+template <class Shape, class Keys>
+__device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyItemNote& item, const Keys& dk,
+                                           const Keys& dv, int row0, int column0) {
   using Element = typename Shape::Element;
   const int64_t head = int64_t(item.batch) * p.kv_heads + item.kv_head;
   const float out_scale = p.out_scale * p.dropout.gain;
@@ -28,20 +57,6 @@ __device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyIte
             make_float2(dv[4 * n + 2 * r], dv[4 * n + 2 * r + 1]);
       }
       continue;
-    }
-    for (int i = 0; i < item.merge_count; ++i) {
-      const Merge m = p.plan.merges[item.merge_begin + i];
-      const int n = (row - m.row_begin) / m.row_step;
-      if (row < m.row_begin || n >= m.rows || m.row_begin + n * m.row_step != row) continue;
-      const int64_t slot =
-          (head * p.partial_rows + m.slot + int64_t(n) * m.slot_step + m.slot_shift * item.repeat) * Shape::kDim;
-#pragma unroll
-      for (int j = 0; j < Shape::kDim / 8; ++j) {
-        const float2 a = *reinterpret_cast<const float2*>(p.partial_dk + slot + 8 * j + column0);
-        const float2 b = *reinterpret_cast<const float2*>(p.partial_dv + slot + 8 * j + column0);
-        dk[4 * j + 2 * r] += a.x, dk[4 * j + 2 * r + 1] += a.y;
-        dv[4 * j + 2 * r] += b.x, dv[4 * j + 2 * r + 1] += b.y;
-      }
     }
     const int64_t at = item.row0 + row * item.stride;
     Element* to_dk = static_cast<Element*>(p.dk) + item.batch * p.dk_batch_stride + at * p.dk_len_stride +

@@ -188,7 +188,7 @@ template <class Shape>
 __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
   using namespace cute;
   using Element = typename Shape::Element;
-  const int group = threadIdx.x / 128 - 1;  // consumer warpgroup
+  const int group = threadIdx.x / 128;  // consumer warpgroup
   const int thread = threadIdx.x % 128;
   const int row0 = 64 * group + 16 * (thread / 32) + (thread % 32) / 4;
 
@@ -328,9 +328,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     cutlass::arch::fence_barrier_init();
   }
   __syncthreads();
-  if (threadIdx.x < 128) {
+  constexpr int kFirst = 128 * Shape::kConsumers;
+  if (threadIdx.x >= kFirst) {
     cutlass::arch::warpgroup_reg_dealloc<40>();
-    if (threadIdx.x < 32) produce<Shape>(p, maps, s);
+    if (threadIdx.x < kFirst + 32) produce<Shape>(p, maps, s);
   } else {
     cutlass::arch::warpgroup_reg_alloc<232>();
     consume<Shape>(p, s);

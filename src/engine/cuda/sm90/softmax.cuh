@@ -40,6 +40,7 @@ __device__ __forceinline__ void soften(Scores& scores, RowState& state, float (&
                                        float weight_log2) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
+    // One chain: four, which need not wait for themselves, took dense 16k at dim 64 from 2.34 to 2.58 ms.
     float top = scores[2 * r];
 #pragma unroll
     for (int n = 0; n < Shape::kColumns / 8; ++n)
