@@ -44,7 +44,11 @@ struct Shape {
 
   std::string name() const {
     return fmt::format("{}_{}_n{}_d{}{}{}_{}", plain ? "dense" : "longnet", core::name(dtype), len, dim,
-                       causal ? "_causal" : "", dropout_p > 0 ? "_dropout" : deterministic ? "_deterministic" : "", backward ? "backward" : "forward");
+                       causal ? "_causal" : "",
+                       dropout_p > 0   ? "_dropout"
+                       : deterministic ? "_deterministic"
+                                       : "",
+                       backward ? "backward" : "forward");
   }
   Pattern pattern() const {
     DilatedOptions options;
@@ -151,8 +155,7 @@ void run(const Shape& s, int repeats) {
   extent.len_q = extent.len_k = s.len;
   Pool pool;
   const engine::Workspace w = pool.workspace();
-  const Plan forward_plan =
-      compile(s.pattern(), extent, sm90::geometry(Direction::kForward), Direction::kForward);
+  const Plan forward_plan = compile(s.pattern(), extent, sm90::geometry(Direction::kForward), Direction::kForward);
   const engine::cuda::DevicePlan uploaded(forward_plan.view(), 1, s.heads, 1);
   std::function<void()> call = [&] { sm90::forward(p, uploaded, w, nullptr); };
   PlanCounts counts = longstride::count(forward_plan.view(), extent);
@@ -221,6 +224,7 @@ std::vector<Shape> shapes() {
     all.push_back({131072, 128, false, false, backward, DType::kFloat16});
     all.push_back({131072, 128, false, false, backward, DType::kBFloat16, 0.1});
   }
+  for (const int64_t len : {2048, 4096, 8192, 16384, 32768}) all.push_back({len, 128, false, false, false});
   for (const int64_t dim : {128, 64})
     for (const bool causal : {false, true})
       all.push_back({131072, dim, causal, false, true, DType::kBFloat16, 0, 16, true});

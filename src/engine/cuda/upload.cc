@@ -49,8 +49,9 @@ const T* DevicePlan::copy(const T* from, size_t count) {
 DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_t group)
     : direction_(plan.direction), batch_(batch), kv_heads_(kv_heads), group_(group) {
   if (static_cast<int64_t>(plan.class_of.size()) != batch * kv_heads)
-    throw Error(fmt::format("plan must have one class per batch row and KV head ({}), got {}; compile it for this extent",
-                            batch * kv_heads, plan.class_of.size()));
+    throw Error(
+        fmt::format("plan must have one class per batch row and KV head ({}), got {}; compile it for this extent",
+                    batch * kv_heads, plan.class_of.size()));
   for (const Run& run : plan.runs)
     if (run.buffer != 0)
       throw Error(fmt::format("plan must read the local tensor only, got a run of buffer {}", run.buffer));

@@ -20,9 +20,9 @@ void PrintTo(const Kind& kind, std::ostream* out) { *out << core::name(kind.dtyp
 class CudaGrid : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
-    if (GetParam().dim > sm90_most()) throw std::logic_error("the grid goes beyond the engine");
+    if (GetParam().dim > most_dim()) throw std::logic_error("the grid goes beyond the engine");
   }
-  static int64_t sm90_most() { return engine::cuda::sm90::kMostDim; }
+  static int64_t most_dim() { return engine::cuda::sm90::kMostDim; }
 };
 
 std::string name_of(const testing::TestParamInfo<Kind>& info) {
@@ -90,9 +90,9 @@ TEST_P(CudaGrid, OwnTiles) {
         const auto plan = [&](Direction d) {
           return compile(c.pattern(), c.extent(), engine::cuda::sm90::geometry(d), d);
         };
-        EXPECT_EQ(against_oracle(engine, c,
-                                 run_case(engine, c, plan(Direction::kForward), plan(Direction::kTransposed))),
-                  "");
+        EXPECT_EQ(
+            against_oracle(engine, c, run_case(engine, c, plan(Direction::kForward), plan(Direction::kTransposed))),
+            "");
       }
     }
   }
@@ -103,9 +103,9 @@ INSTANTIATE_TEST_SUITE_P(Kinds, CudaGrid,
                                          Kind{DType::kBFloat16, 8}, Kind{DType::kBFloat16, 33},
                                          Kind{DType::kBFloat16, 48}, Kind{DType::kBFloat16, 96},
                                          Kind{DType::kFloat16, 64}, Kind{DType::kFloat16, 128},
-                                         Kind{DType::kFloat16, 1}, Kind{DType::kFloat16, 32},
-                                         Kind{DType::kFloat16, 48}, Kind{DType::kFloat16, 100},
-                                         Kind{DType::kBFloat16, 256}, Kind{DType::kFloat16, 144}),
+                                         Kind{DType::kFloat16, 1}, Kind{DType::kFloat16, 32}, Kind{DType::kFloat16, 48},
+                                         Kind{DType::kFloat16, 100}, Kind{DType::kBFloat16, 256},
+                                         Kind{DType::kFloat16, 144}),
                          name_of);
 
 }  // namespace

@@ -38,8 +38,7 @@ TEST(CudaHost, CapabilityNamesWhatItRefuses) {
   EXPECT_EQ(reason([](auto& p) { p.kv_heads = 3; }), "kv_heads must divide heads, got 3 and 4");
   EXPECT_EQ(reason([](auto& p) { p.dropout_p = 1; }), "dropout_p must lie in [0, 1), got 1");
   EXPECT_EQ(reason([](auto& p) { p.len_k = int64_t{1} << 31; }), "len_k must be below 2^31, got 2147483648");
-  for (const int64_t dim : {1, 33, 48, 96, 128, 256})
-    EXPECT_EQ(reason([&](auto& p) { p.dim = dim; }), "taken") << dim;
+  for (const int64_t dim : {1, 33, 48, 96, 128, 256}) EXPECT_EQ(reason([&](auto& p) { p.dim = dim; }), "taken") << dim;
 }
 
 TEST(CudaHost, WhatTheCopyEngineReadsInPlace) {
@@ -48,7 +47,8 @@ TEST(CudaHost, WhatTheCopyEngineReadsInPlace) {
   EXPECT_EQ(sm90::why_not({memory + 2, 4096, 512, 64}, DType::kBFloat16), "data is not 16-byte aligned");
   EXPECT_EQ(sm90::why_not({memory, 4096, 515, 64}, DType::kBFloat16), "len stride 515 is not a multiple of 16 bytes");
   EXPECT_EQ(sm90::why_not({memory, 4096, 512, 67}, DType::kBFloat16), "head stride 67 is not a multiple of 16 bytes");
-  EXPECT_EQ(sm90::why_not({memory, 4097, 512, 64}, DType::kBFloat16), "batch stride 4097 is not a multiple of 16 bytes");
+  EXPECT_EQ(sm90::why_not({memory, 4097, 512, 64}, DType::kBFloat16),
+            "batch stride 4097 is not a multiple of 16 bytes");
   EXPECT_TRUE(sm90::takes_pairs({memory, 4096, 514, 66}, 66));
   EXPECT_FALSE(sm90::takes_pairs({memory, 4096, 514, 67}, 66));
   EXPECT_FALSE(sm90::takes_pairs({memory, 4096, 514, 66}, 65));

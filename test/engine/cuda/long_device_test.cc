@@ -45,13 +45,10 @@ class CudaLong : public testing::TestWithParam<std::tuple<int64_t, bool>> {  // 
 };
 
 TEST_P(CudaLong, LongNet) {
-  check_long(
-      long_case(DType::kBFloat16, dim(), 4096, 2, 1, causal(), {256, 512, 1024, 2048, 4096}, {1, 2, 4, 8, 16}));
+  check_long(long_case(DType::kBFloat16, dim(), 4096, 2, 1, causal(), {256, 512, 1024, 2048, 4096}, {1, 2, 4, 8, 16}));
 }
 
-TEST_P(CudaLong, Dense) {
-  check_long(long_case(DType::kBFloat16, dim(), 2003, 1, 1, causal(), {2003}, {1}));
-}
+TEST_P(CudaLong, Dense) { check_long(long_case(DType::kBFloat16, dim(), 2003, 1, 1, causal(), {2003}, {1})); }
 
 TEST_P(CudaLong, Documents) {
   check_long(long_case(DType::kBFloat16, dim(), 2099, 4, 2, causal(), {256, 1024, 4096}, {1, 2, 4},
@@ -68,8 +65,8 @@ INSTANTIATE_TEST_SUITE_P(Dims, CudaLong, testing::Combine(testing::Values(64, 12
 class CudaGigaPath : public testing::TestWithParam<bool> {};  // causal
 
 TEST_P(CudaGigaPath, SegmentsAtALengthThatNothingDivides) {
-  check_long(long_case(DType::kFloat16, 48, 10001, 2, 2, GetParam(), {1024, 5792, 32768, 185363, 1048576},
-                       {1, 2, 4, 8, 16}));
+  check_long(
+      long_case(DType::kFloat16, 48, 10001, 2, 2, GetParam(), {1024, 5792, 32768, 185363, 1048576}, {1, 2, 4, 8, 16}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Causal, CudaGigaPath, testing::Bool());

@@ -1,10 +1,12 @@
-// What must hold on the device whatever the numbers are: repeats bitwise equal, no causal leak, a NaN key reaches its rows
-// only, refusals.
+// What must hold on the device whatever the numbers are: repeats bitwise equal, no causal leak, a NaN key reaches its
+// rows only, tensors of more than 2^31 elements.
+#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 
+#include "core/half.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "longstride/error.h"
 #include "test/engine/cuda/staging.h"
@@ -87,12 +89,97 @@ TEST(CudaProperties, NanKeyReachesItsRowsOnly) {
       for (int64_t i = 0; i < o.len_q; ++i) {
         const bool hit = sight.multiplicity(i, p) > 0;
         ASSERT_EQ(std::isnan(r.lse[h * o.len_q + i]), hit) << "head " << h << " query " << i << "\n" << c.words();
-        ASSERT_EQ(std::isnan(r.out[(i * o.heads + h) * o.dim]), hit)
-            << "head " << h << " query " << i << "\n"
-            << c.words();
+        ASSERT_EQ(std::isnan(r.out[(i * o.heads + h) * o.dim]), hit) << "head " << h << " query " << i << "\n"
+                                                                     << c.words();
       }
     }
   }
+}
+
+// [1, len, heads, dim] on the device, positions 2^23 elements apart, NaN in between.
+class FarApart {
+ public:
+  static constexpr int64_t kStride = 1 << 23;
+  FarApart(int64_t len, int64_t heads, int64_t dim) : len_(len), row_bytes_(heads * dim * 2), dim_(dim) {
+    const size_t bytes = static_cast<size_t>(len) * kStride * 2;
+    if (cudaMalloc(&data_, bytes) != cudaSuccess) throw Error("no memory for " + std::to_string(bytes) + " bytes");
+    cudaMemset(data_, 0xFF, bytes);
+  }
+  FarApart(int64_t len, int64_t heads, int64_t dim, const std::vector<uint16_t>& values) : FarApart(len, heads, dim) {
+    cudaMemcpy2D(data_, kStride * 2, values.data(), row_bytes_, row_bytes_, len_, cudaMemcpyHostToDevice);
+  }
+  ~FarApart() { cudaFree(data_); }
+  FarApart(const FarApart&) = delete;
+  engine::ConstTensorRef read() const { return {data_, len_ * kStride, kStride, dim_}; }
+  engine::TensorRef write() const { return {data_, len_ * kStride, kStride, dim_}; }
+  std::vector<uint16_t> values() const {
+    std::vector<uint16_t> all(len_ * row_bytes_ / 2);
+    cudaMemcpy2D(all.data(), row_bytes_, data_, kStride * 2, row_bytes_, len_, cudaMemcpyDeviceToHost);
+    return all;
+  }
+
+ private:
+  void* data_ = nullptr;
+  int64_t len_, row_bytes_, dim_;
+};
+
+std::vector<uint16_t> bits(const std::vector<double>& values) {
+  std::vector<uint16_t> all;
+  for (const double x : values) all.push_back(core::to_bfloat16(static_cast<float>(x)).bits);
+  return all;
+}
+
+// 300 positions 2^23 apart reach beyond 2^31 elements; the results are those of the same tensors packed, bit for bit.
+TEST(CudaProperties, TensorsBeyondTwoToThe31Elements) {
+  constexpr int64_t kLen = 300, kDim = 64;
+  Choice choice(kFactors, 0);
+  const Case c = make_case(choice, 31, Poison::kNone, [](DType& dtype, oracle::Options& o) {
+    dtype = DType::kBFloat16;
+    o.batch = 1;
+    o.heads = 2;
+    o.kv_heads = 1;
+    o.dim = kDim;
+    o.len_q = o.len_k = kLen;
+    o.causal = true;
+    o.segments = {64, 256, 512};
+    o.rates = {1, 2, 4};
+  });
+  const auto plan = [&](Direction d) { return compile(c.pattern(), c.extent(), engine::cuda::sm90::geometry(d), d); };
+  const Plan forward = plan(Direction::kForward), transposed = plan(Direction::kTransposed);
+  const Results packed = run_case(staged_sm90(true), c, forward, transposed);
+  const FarApart q(kLen, 2, kDim, bits(c.q)), k(kLen, 1, kDim, bits(c.k)), v(kLen, 1, kDim, bits(c.v)),
+      d_out(kLen, 2, kDim, bits(c.d_out)), out(kLen, 2, kDim), dq(kLen, 2, kDim), dk(kLen, 1, kDim), dv(kLen, 1, kDim);
+  void* lse = nullptr;
+  ASSERT_EQ(cudaMalloc(&lse, 2 * kLen * sizeof(float)), cudaSuccess);
+  engine::Problem p;
+  p.dtype = c.dtype;
+  p.batch = 1;
+  p.heads = 2;
+  p.kv_heads = 1;
+  p.len_q = p.len_k = kLen;
+  p.dim = kDim;
+  p.scale = c.scale();
+  p.deterministic = true;
+  p.q = q.read();
+  p.k = k.read();
+  p.v = v.read();
+  p.out = out.write();
+  p.lse = lse;
+  engine::Gradients g;
+  g.d_out = d_out.read();
+  g.dq = dq.write();
+  g.dk = dk.write();
+  g.dv = dv.write();
+  const engine::cuda::DevicePlan on_device(forward.view(), 1, 1, 2), turned(transposed.view(), 1, 1, 1);
+  const engine::Workspace w = poisoned_workspace();
+  engine::cuda::sm90::forward(p, on_device, w, nullptr);
+  engine::cuda::sm90::backward(p, g, turned, &on_device, w, nullptr);
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  cudaFree(lse);
+  EXPECT_EQ(out.values(), bits(packed.out));
+  EXPECT_EQ(dq.values(), bits(packed.dq));
+  EXPECT_EQ(dk.values(), bits(packed.dk));
+  EXPECT_EQ(dv.values(), bits(packed.dv));
 }
 
 }  // namespace

@@ -108,8 +108,8 @@ Engine staged_sm90(bool deterministic) {
     sm90::forward(p, **last, w.allocate ? w : poisoned_workspace(), nullptr);
     m.finish();
   };
-  e.backward = [stage, last, deterministic](const engine::Problem& host, const engine::Gradients& gradients, const PlanView& plan,
-                       const engine::Workspace& w) {
+  e.backward = [stage, last, deterministic](const engine::Problem& host, const engine::Gradients& gradients,
+                                            const PlanView& plan, const engine::Workspace& w) {
     engine::Problem p = host;
     p.deterministic = deterministic;
     engine::Gradients g = gradients;

@@ -1,5 +1,5 @@
-// Runs a CUDA engine on host tensors: copies what a Problem names to the device with its strides and whatever lies in its
-// gaps, runs, copies results back. So the tests of every engine serve this one. Called by cuda_test.
+// Runs a CUDA engine on host tensors: copies what a Problem names to the device with its strides and whatever lies in
+// its gaps, runs, copies results back. So the tests of every engine serve this one. Called by cuda_test.
 #pragma once
 
 #include "engine/cuda/upload.h"
@@ -7,8 +7,8 @@
 
 namespace longstride::test {
 
-// The sm90 engine as run_case() wants it. Throws Error on any CUDA error, one of a kernel too. The backward belongs to the
-// forward before it.
+// The sm90 engine as run_case() wants it. Throws Error on any CUDA error, one of a kernel too. The backward belongs to
+// the forward before it.
 Engine staged_sm90(bool deterministic = false);
 
 // A workspace of plain device memory, filled with NaN before it is handed out.

@@ -83,7 +83,8 @@ void backward(const Problem& given, const Gradients& gradients, const DevicePlan
   const bool ordered = backward_wants_forward_plan(given);
   if (ordered) {
     if (forward == nullptr)
-      core::refuse("forward plan", fmt::format("must be given for a deterministic backward and for dims over {}", kMostFusedDim),
+      core::refuse("forward plan",
+                   fmt::format("must be given for a deterministic backward and for dims over {}", kMostFusedDim),
                    "none");
     require(given, *forward, Direction::kForward);
   }

@@ -29,11 +29,12 @@ struct BackwardShape {
   static constexpr int kRows = 64 * kConsumers;  // keys
   static constexpr int kColumns = 64;  // queries: dK, dV, scores and dP share the registers; 128 spill even at dim 64
   static constexpr int kStages = 2;
-  // Whether the scores of a block are multiplied while the block before is finished; at 128 the registers do not suffice.
+  // Whether the scores of a block are multiplied while the block before is finished; at 128 the registers do not
+  // suffice.
   static constexpr bool kEarlyScores = kDim <= 64;
   static constexpr int kThreads = 128 * (kConsumers + 1);
-  static constexpr int kSlice = kWidth / kConsumers;  // columns of dQ that one warpgroup computes
-  static constexpr int kQueryParts = kColumns / 64;   // dQ is computed 64 queries at a time
+  static constexpr int kSlice = kWidth / kConsumers;       // columns of dQ that one warpgroup computes
+  static constexpr int kQueryParts = kColumns / 64;        // dQ is computed 64 queries at a time
   static constexpr int kSliceBox = kSlice % 32 ? 16 : 32;  // floats in a row of a box of dQ
   static constexpr int kSliceBoxes = kSlice / kSliceBox;
 
@@ -77,14 +78,15 @@ struct BackwardStorage {
   alignas(16) float2 row[Shape::kStages][Shape::kColumns];  // lse_log2, delta
   // barrier           arrives                                        waits        count
   // kv_full           producer lane + TMA bytes (or later: raw)      consumers    1
-  // kv_empty          each consumer warp                             producer     4 * kConsumers
+  // k_empty, v_empty  each consumer warp, after the tile's last      producer     4 * kConsumers
+  //                   product with K, with V
   // q_full[s]         producer warp (row copies) + lane 0 + bytes    consumers    32 + 1
   // raw               producer lane + TMA bytes of a tile with rows  producer     1
   //                   to be zeroed, which then arrives at the others
   // q_empty[s]        each consumer warp                             producer     4 * kConsumers
   // named barrier 1: dS is written and dq is free, all consumers; 2, 3: a warpgroup's slice of dq is written
   cutlass::arch::ClusterTransactionBarrier kv_full, q_full[Shape::kStages], raw;
-  cutlass::arch::ClusterBarrier kv_empty, q_empty[Shape::kStages];
+  cutlass::arch::ClusterBarrier k_empty, v_empty, q_empty[Shape::kStages];
   KeyBlockNote block[Shape::kStages];
   KeyItemNote item[2];
 };
@@ -141,8 +143,7 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
     if (lane == 0) index = atomicAdd(p.ticket, 1ull) + gridDim.x;
     index = __shfl_sync(~0u, index, 0);
     fetch_partials<Shape>(p, tile, at);
-    s.kv_empty.wait(kv_phase);
-    kv_phase ^= 1;
+    s.v_empty.wait(kv_phase);
     KeyItemNote& item = s.item[note];
     note ^= 1;
     const bool ragged = tile.rows < Shape::kRows || p.plan.ragged[at.tile];
@@ -161,11 +162,14 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
       item.blocks = more;
       item.stop = 0;
       kv_bar.arrive_and_expect_tx(2 * Shape::kKeyBytes);
-      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.k, p.len_k, at.stride, row0, at.kv_head, at.batch,
-                                                          kv_bar, s.k);
-      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.v, p.len_k, at.stride, row0, at.kv_head, at.batch,
-                                                          kv_bar, s.v);
+      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.v, p.len_k, at.stride, row0, at.kv_head, at.batch, kv_bar,
+                                                          s.v);
     }
+    s.k_empty.wait(kv_phase);
+    kv_phase ^= 1;
+    if (lane == 0)
+      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.k, p.len_k, at.stride, row0, at.kv_head, at.batch, kv_bar,
+                                                          s.k);
     if (ragged) {
       s.raw.wait(raw_phase);
       raw_phase ^= 1;
@@ -216,8 +220,8 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
         b.row = position / at.stride;
         b.residue = position - b.row * at.stride;
         q_bar.arrive_and_expect_tx(2 * Shape::kQueryBytes);
-        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.q, p.len_q, at.stride, position, head, at.batch,
-                                                               q_bar, s.q + at_stage);
+        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.q, p.len_q, at.stride, position, head, at.batch, q_bar,
+                                                               s.q + at_stage);
         load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.d_out, p.len_q, at.stride, position, head, at.batch,
                                                                q_bar, s.d_out + at_stage);
       }
@@ -233,7 +237,8 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
       if (++stage == Shape::kStages) stage = 0, phase ^= 1;
     }
   }
-  s.kv_empty.wait(kv_phase);
+  s.v_empty.wait(kv_phase);
+  s.k_empty.wait(kv_phase);
   if (lane == 0) {
     s.item[note].stop = 1;
     s.kv_full.arrive();
@@ -251,11 +256,10 @@ __device__ __forceinline__ void add_queries(const MapPair& maps, int len_q, cons
 #pragma unroll
     for (int i = 0; i < Shape::kSliceBoxes; ++i) {
       const int box = group * Shape::kSliceBoxes + i;
-      const uint32_t from =
-          cute::cast_smem_ptr_to_uint(dq + (part * Shape::kWidth + box * Shape::kSliceBox) * 64);
+      const uint32_t from = cute::cast_smem_ptr_to_uint(dq + (part * Shape::kWidth + box * Shape::kSliceBox) * 64);
       asm volatile(
-          "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(
-              map),
+          "cp.reduce.async.bulk.tensor.5d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::
+              "l"(map),
           "r"(from), "r"(box * Shape::kSliceBox), "r"(b.residue), "r"(b.row + 64 * part), "r"(b.head), "r"(item.batch)
           : "memory");
     }
@@ -263,9 +267,9 @@ __device__ __forceinline__ void add_queries(const MapPair& maps, int len_q, cons
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-// dS^T to shared memory: keys are its rows of 64 queries, in the 128-byte swizzle that the tensor cores read. Four blocks
-// of 8 keys x 8 queries an instruction; lane l gives the address of row l % 8 of block l / 8. The addresses are made anew
-// every time (opaque), or the compiler keeps them all in registers.
+// dS^T to shared memory: keys are its rows of 64 queries, in the 128-byte swizzle that the tensor cores read. Four
+// blocks of 8 keys x 8 queries an instruction; lane l gives the address of row l % 8 of block l / 8. The addresses are
+// made anew every time (opaque), or the compiler keeps them all in registers.
 template <class Shape, class Scores>
 __device__ __forceinline__ void store_scores(const Scores& ds, typename Shape::Element* to, int key0) {
   const int lane = threadIdx.x % 32;
@@ -278,7 +282,8 @@ __device__ __forceinline__ void store_scores(const Scores& ds, typename Shape::E
     uint32_t pairs[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const typename Shape::Element pair[2] = {ds[4 * (n + i / 2) + 2 * (i % 2)], ds[4 * (n + i / 2) + 2 * (i % 2) + 1]};
+      const typename Shape::Element pair[2] = {ds[4 * (n + i / 2) + 2 * (i % 2)],
+                                               ds[4 * (n + i / 2) + 2 * (i % 2) + 1]};
       pairs[i] = *reinterpret_cast<const uint32_t*>(pair);
     }
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row + (n << 4 ^ swizzle)),
@@ -350,8 +355,8 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
     note ^= 1;
     if (item.stop) break;
     begin_keys<Shape>(p, item, dk, dv, row0, column0);
-    // Early scores: after the last block that product is of whatever the buffer holds, and nobody reads it. The compiler
-    // must see one loop with no product under way at its end, or it waits after every product.
+    // Early scores: after the last block that product is of whatever the buffer holds, and nobody reads it. The
+    // compiler must see one loop with no product under way at its end, or it waits after every product.
     bool last = !item.blocks;
     if (Shape::kEarlyScores && !last) {
       s.q_full[stage].wait(phase);
@@ -399,9 +404,9 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       }
       [[maybe_unused]] Kept<Shape::kColumns> kept;
       if constexpr (Shape::Dropout::kDrops) {
-        kept = draw<Shape::kColumns>(p.dropout, false, item.row0 + row0 * item.stride,
-                                     b.column0 + column0 * item.stride, item.stride,
-                                     uint32_t(item.batch * p.heads + b.head));
+        kept =
+            draw<Shape::kColumns>(p.dropout, false, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
+                                  item.stride, uint32_t(item.batch * p.heads + b.head));
       }
       auto dropped = [&](float x, int i) {
         if constexpr (Shape::Dropout::kDrops) return kept.at(i) ? x : 0.f;
@@ -421,6 +426,7 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       accumulate(probabilities, rDt, dv);
       warpgroup_wait<1>();
       warpgroup_fence_operand(dp);
+      if (last) release(s.v_empty);
       // dS^T = P^T (out_scale * dP^T - delta)
       const float gain = p.out_scale * p.dropout.gain;
 #pragma unroll
@@ -465,7 +471,8 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
         warpgroup_wait<1>();
       }
       warpgroup_fence_operand(dq);
-      // Rows of a box are 128 bytes (or 64), 16-byte pieces permuted by the row: the copy engine's swizzle.
+      if (last) release(s.k_empty);  // scores begun early after the last block read what comes next, and are not read
+        // Rows of a box are 128 bytes (or 64), 16-byte pieces permuted by the row: the copy engine's swizzle.
 #pragma unroll
       for (int part = 0; part < Shape::kQueryParts; ++part) {
         constexpr int kRowBytes = Shape::kSliceBox * 4, kRowPieces = kRowBytes / 32;
@@ -498,7 +505,11 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       release(s.q_empty[now]);
       odd ^= 1;
     }
-    release(s.kv_empty);  // the note stays until the next item but one
+    if (!item.blocks) {
+      release(s.v_empty);
+      release(s.k_empty);
+    }
+    // The note stays until the next item but one.
     store_keys<Shape>(p, item, dk, dv, row0, column0);
   }
   if (thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
@@ -512,7 +523,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if (threadIdx.x == 0) {
     s.kv_full.init(1);
     s.raw.init(1);
-    s.kv_empty.init(4 * Shape::kConsumers);
+    s.k_empty.init(4 * Shape::kConsumers);
+    s.v_empty.init(4 * Shape::kConsumers);
     for (int i = 0; i < Shape::kStages; ++i) {
       s.q_full[i].init(32 + 1);
       s.q_empty[i].init(4 * Shape::kConsumers);

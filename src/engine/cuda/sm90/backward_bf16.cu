@@ -3,9 +3,13 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_backward<core::BFloat16, 32, NoDropout>(const Problem&, const Gradients&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_backward<core::BFloat16, 48, NoDropout>(const Problem&, const Gradients&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_backward<core::BFloat16, 64, NoDropout>(const Problem&, const Gradients&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_backward<core::BFloat16, 128, NoDropout>(const Problem&, const Gradients&, const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_backward<core::BFloat16, 32, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                             Scratch&, cudaStream_t);
+template void launch_backward<core::BFloat16, 48, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                             Scratch&, cudaStream_t);
+template void launch_backward<core::BFloat16, 64, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                             Scratch&, cudaStream_t);
+template void launch_backward<core::BFloat16, 128, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                              Scratch&, cudaStream_t);
 
 }  // namespace longstride::engine::cuda::sm90

@@ -17,7 +17,7 @@ namespace longstride::engine::cuda::sm90 {
 
 template <class Shape>
 void launch_levels(const Problem& p, const Gradients& g, const DevicePlan& plan, const LaunchLanes& lanes,
-            BackwardParams params, const ConstTensorRef& dq, cudaStream_t stream) {
+                   BackwardParams params, const ConstTensorRef& dq, cudaStream_t stream) {
   if (lanes.items == 0) return;
   BackwardMapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {

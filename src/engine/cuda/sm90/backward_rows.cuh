@@ -1,5 +1,6 @@
-// What surrounds the backward kernel, row by row: lse and delta made ready for it, dQ narrowed after it. Both move bytes
-// and do nothing else: a thread has eight elements of a row, so that accesses are 16 bytes wide where addresses allow.
+// What surrounds the backward kernel, row by row: lse and delta made ready for it, dQ narrowed after it. Both move
+// bytes and do nothing else: a thread has eight elements of a row, so that accesses are 16 bytes wide where addresses
+// allow.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-
 #include <cute/tensor.hpp>
 
 #include "engine/cuda/sm90/backward_values.h"

@@ -35,9 +35,10 @@ void require(const Problem& p, const DevicePlan& plan, Direction direction) {
     core::refuse("plan", fmt::format("must be {}", name(direction)), name(plan.direction()));
   const int64_t group = direction == Direction::kForward ? p.heads / p.kv_heads : 1;
   if (plan.batch() != p.batch || plan.kv_heads() != p.kv_heads || plan.group() != group)
-    core::refuse("plan", fmt::format("must be uploaded for batch {}, kv_heads {}, {} query heads an item", p.batch,
-                                     p.kv_heads, group),
-                 fmt::format("{}, {}, {}", plan.batch(), plan.kv_heads(), plan.group()));
+    core::refuse(
+        "plan",
+        fmt::format("must be uploaded for batch {}, kv_heads {}, {} query heads an item", p.batch, p.kv_heads, group),
+        fmt::format("{}, {}, {}", plan.batch(), plan.kv_heads(), plan.group()));
   if (plan.arrays().tile_rows > geometry(direction).tile_rows)
     core::refuse("plan", fmt::format("must have tiles of at most {} rows", geometry(direction).tile_rows),
                  std::to_string(plan.arrays().tile_rows));

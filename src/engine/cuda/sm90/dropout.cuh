@@ -1,5 +1,5 @@
-// The dropout mask inside the kernels: Philox4x32-10 (Salmon et al., SC 2011), one draw a pair, as docs/dropout.md says.
-// A kernel is built with one of the two types below. Used by forward and backward consumers.
+// The dropout mask inside the kernels: Philox4x32-10 (Salmon et al., SC 2011), one draw a pair, as docs/dropout.md
+// says. A kernel is built with one of the two types below. Used by forward and backward consumers.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,7 @@
 namespace longstride::engine::cuda::sm90 {
 
 // Word 0 for counter (q, k, 0, stream); positions are below 2^31 here, so the third word is 0.
-__device__ __forceinline__ uint32_t philox_word(uint32_t q, uint32_t k, uint32_t stream, uint32_t key0,
-                                                uint32_t key1) {
+__device__ __forceinline__ uint32_t philox_word(uint32_t q, uint32_t k, uint32_t stream, uint32_t key0, uint32_t key1) {
   uint32_t c0 = q, c1 = k, c2 = 0, c3 = stream;
 #pragma unroll
   for (int round = 0; round < 10; ++round) {

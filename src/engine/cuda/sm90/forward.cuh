@@ -28,8 +28,8 @@ struct ForwardShape {
   static constexpr int kConsumers = 2;                            // warpgroups, 64 queries each
   static constexpr int kRows = 64 * kConsumers;
   static constexpr int kColumns = kDim > 128 ? 64 : 128;  // 256: 128 accumulators leave room for 64 keys
-  // K and V blocks in flight and Q tiles at hand, as many as fit in 227 KiB: at 128, a third block instead of a second Q
-  // took LongNet's 128k from 5.51 to 5.07 ms.
+  // K and V blocks in flight and Q tiles at hand, as many as fit in 227 KiB: at 128, a third block instead of a second
+  // Q took LongNet's 128k from 5.51 to 5.07 ms.
   static constexpr int kQueries = kDim > 96 ? 1 : 2;
   static constexpr int kStages = kWidth <= 64 ? 4 : kWidth <= 96 ? 3 : kWidth <= 128 && kQueries == 1 ? 3 : 2;
   static constexpr int kNotes = 4;  // an item's note is read until its tile is stored: later than its Q is released
@@ -87,7 +87,8 @@ __device__ __forceinline__ void fetch_partials(const ForwardParams& p, const Til
       const char* row = reinterpret_cast<const char*>(p.partial_out + slot * Shape::kDim);
       asm volatile("prefetch.global.L2 [%0];" ::"l"(p.partial_lse + slot));
 #pragma unroll
-      for (int byte = 0; byte < Shape::kDim * 4; byte += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(row + byte));
+      for (int byte = 0; byte < Shape::kDim * 4; byte += 128)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(row + byte));
     }
   }
 }

@@ -1,4 +1,5 @@
-// Launches the forward kernel for a problem: partial levels, then base levels. Included by the files that instantiate it.
+// Launches the forward kernel for a problem: partial levels, then base levels. Included by the files that instantiate
+// it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,7 +17,7 @@ namespace longstride::engine::cuda::sm90 {
 
 template <class Shape>
 void launch_levels(const Problem& p, const DevicePlan& plan, const LaunchLanes& lanes, bool partial, float* partial_out,
-            float* partial_lse, unsigned long long* ticket, cudaStream_t stream) {
+                   float* partial_lse, unsigned long long* ticket, cudaStream_t stream) {
   if (lanes.items == 0) return;
   MapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {

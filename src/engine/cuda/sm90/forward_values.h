@@ -29,7 +29,7 @@ struct ItemNote {
   int32_t batch;
   int32_t head;
   int32_t phantom_begin, phantom_count, merge_begin, merge_count;
-  int32_t stop;    // no item left
+  int32_t stop;  // no item left
 };
 
 struct ForwardParams {

@@ -1,6 +1,6 @@
-// One gradient a launch, in a fixed order of additions: dQ over the forward plan, dK or dV over the transposed one. A tile
-// of rows stays, its runs of columns stream by, the result is kept in registers. Eight products where backward.cuh needs
-// five, so this is the deterministic mode, and the way for dims whose dK and dV do not fit in registers together.
+// One gradient a launch, in a fixed order of additions: dQ over the forward plan, dK or dV over the transposed one. A
+// tile of rows stays, its runs of columns stream by, the result is kept in registers. Eight products where backward.cuh
+// needs five, so this is the deterministic mode, and the way for dims whose dK and dV do not fit in registers together.
 // Launched by gradient_launch.cuh, once for partial and once for base levels.
 #pragma once
 
@@ -18,7 +18,8 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-// What a launch makes. kPlan: whose tiles it walks; kOfScores: whether the operand of the last product is dS, or P (dV).
+// What a launch makes. kPlan: whose tiles it walks; kOfScores: whether the operand of the last product is dS, or P
+// (dV).
 struct QueryGradient {
   static constexpr Direction kPlan = Direction::kForward;
   static constexpr bool kOfScores = true;
@@ -139,8 +140,7 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
       if constexpr (!kQueries) {
         const float2* rows = p.rows + (int64_t(at.batch) * p.heads + head) * p.len_q;
         for (int i = lane; i < Shape::kColumns; i += 32)
-          s.values[stage][i] =
-              i < now.columns ? rows[position + int64_t(i) * at.stride] : make_float2(INFINITY, 0.f);
+          s.values[stage][i] = i < now.columns ? rows[position + int64_t(i) * at.stride] : make_float2(INFINITY, 0.f);
       }
       const bool tail = now.columns < Shape::kColumns;
       auto& bar = tail ? s.raw : s.full[stage];
@@ -219,11 +219,11 @@ __device__ void consume_gradient(const GradientParams& p, GradientStorage<Shape>
   Tensor scores = partition_fragment_C(mma_scores, cute::Shape<_64, Int<Shape::kColumns>>{});
   Tensor dp = partition_fragment_C(mma_scores, cute::Shape<_64, Int<Shape::kColumns>>{});
   Tensor result = partition_fragment_C(mma_result, cute::Shape<_64, Int<Shape::kDim>>{});
-  Tensor operand = make_tensor<Element>(
-      thr_result
-          .partition_fragment_A(make_tensor(make_smem_ptr(static_cast<Element*>(nullptr)),
-                                            make_layout(cute::Shape<_64, Int<Shape::kColumns>>{})))
-          .layout());
+  Tensor operand =
+      make_tensor<Element>(thr_result
+                               .partition_fragment_A(make_tensor(make_smem_ptr(static_cast<Element*>(nullptr)),
+                                                                 make_layout(cute::Shape<_64, Int<Shape::kColumns>>{})))
+                               .layout());
   auto product = [&](auto& a, auto& bt, auto& c, int at) {
     warpgroup_fence_operand(c);
     warpgroup_arrive();

@@ -3,8 +3,11 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_gradients<core::BFloat16, 64, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_gradients<core::BFloat16, 128, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_gradients<core::BFloat16, 256, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_gradients<core::BFloat16, 64, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                                  const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_gradients<core::BFloat16, 128, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                                   const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_gradients<core::BFloat16, 256, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                                   const DevicePlan&, Scratch&, cudaStream_t);
 
 }  // namespace longstride::engine::cuda::sm90

@@ -1,5 +1,5 @@
-// Begins and ends a tile of gradient.cuh: partial levels keep float32 slots, a base tile begins with what the slots of its
-// rows hold, since merging is adding.
+// Begins and ends a tile of gradient.cuh: partial levels keep float32 slots, a base tile begins with what the slots of
+// its rows hold, since merging is adding.
 #pragma once
 
 #include <cute/tensor.hpp>
@@ -49,8 +49,8 @@ __device__ __forceinline__ void store_gradient(const GradientParams& p, const Gr
       continue;
     }
     const int64_t at = item.row0 + int64_t(row) * item.stride;
-    Element* to = static_cast<Element*>(p.result) + item.batch * p.batch_stride + at * p.len_stride +
-                  item.head * p.head_stride;
+    Element* to =
+        static_cast<Element*>(p.result) + item.batch * p.batch_stride + at * p.len_stride + item.head * p.head_stride;
 #pragma unroll
     for (int n = 0; n < Shape::kDim / 8; ++n)
       if (8 * n + column0 < p.dim) {

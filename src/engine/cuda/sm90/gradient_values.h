@@ -1,5 +1,5 @@
-// The plain values of the kernel that makes one gradient a launch: what a launch is given, and what the producer tells the
-// consumers.
+// The plain values of the kernel that makes one gradient a launch: what a launch is given, and what the producer tells
+// the consumers.
 #pragma once
 
 #include <cstdint>

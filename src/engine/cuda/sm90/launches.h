@@ -1,6 +1,6 @@
-// The launchers that are built, one template each, instantiated by the files forward_*.cu, backward_*.cu and gradient_*.cu for every
-// (element, dim, dropout) of the tables in forward.cc and backward.cc. core::BFloat16 and core::Float16 stand for the
-// kernels' own types, so that the tables need no CUDA header.
+// The launchers that are built, one template each, instantiated by the files forward_*.cu, backward_*.cu and
+// gradient_*.cu for every (element, dim, dropout) of the tables in forward.cc and backward.cc. core::BFloat16 and
+// core::Float16 stand for the kernels' own types, so that the tables need no CUDA header.
 #pragma once
 
 #include "core/half.h"
@@ -20,7 +20,7 @@ void launch_backward(const Problem&, const Gradients&, const DevicePlan& transpo
 
 // All three gradients, one after the other, in a fixed order of additions.
 template <class Element, int kDim, class Dropout>
-void launch_gradients(const Problem&, const Gradients&, const DevicePlan& forward, const DevicePlan& transposed, Scratch&,
-                      cudaStream_t);
+void launch_gradients(const Problem&, const Gradients&, const DevicePlan& forward, const DevicePlan& transposed,
+                      Scratch&, cudaStream_t);
 
 }  // namespace longstride::engine::cuda::sm90

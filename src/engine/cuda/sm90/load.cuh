@@ -1,5 +1,5 @@
-// Strided rows into shared memory by the copy engine, and their tails zeroed. A level's stride is a dimension of the tensor map, so the rows of
-// a residue class arrive as one dense, swizzled tile. Used by the producer warps.
+// Strided rows into shared memory by the copy engine, and their tails zeroed. A level's stride is a dimension of the
+// tensor map, so the rows of a residue class arrive as one dense, swizzled tile. Used by the producer warps.
 #pragma once
 
 #include <cute/tensor.hpp>

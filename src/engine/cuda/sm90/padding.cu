@@ -1,6 +1,5 @@
 // The copies of padding.h. Elements are 16 bits wide whatever they mean.
 #include "engine/cuda/sm90/padding.h"
-
 #include "engine/cuda/sm90/tensor_maps.h"
 
 namespace longstride::engine::cuda::sm90 {

@@ -67,7 +67,8 @@ __device__ __forceinline__ void soften(Scores& scores, RowState& state, float (&
   }
 }
 
-// Calls body(slots) for every merge of a base tile in which row row0 or row0 + 8 takes part: the slots of the two, or -1.
+// Calls body(slots) for every merge of a base tile in which row row0 or row0 + 8 takes part: the slots of the two, or
+// -1.
 template <class Body>
 __device__ __forceinline__ void for_each_slot(const ForwardParams& p, const ItemNote& item, int row0, Body&& body) {
   const int64_t head = (int64_t(item.batch) * p.heads + item.head) * p.partial_rows;
