@@ -1,0 +1,86 @@
+// What a backward kernel is built of: tile shapes, operand layouts and products by dim, and what lies in shared memory
+// with the barriers that guard it. Used by the producer (backward_load.cuh) and the consumers (backward.cuh).
+#pragma once
+
+#include <cutlass/arch/barrier.h>
+
+#include <cute/tensor.hpp>
+
+#include "engine/cuda/sm90/backward_values.h"
+
+namespace longstride::engine::cuda::sm90 {
+
+template <class Element_, int kDim_, class Dropout_>
+struct BackwardShape {
+  using Element = Element_;
+  using Dropout = Dropout_;
+  static constexpr int kDim = kDim_;
+  static constexpr int kBox = kDim % 64 == 32 ? 32 : 64;
+  static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;
+  static constexpr int kConsumers = 2;
+  static constexpr int kRows = 64 * kConsumers;  // keys
+  static constexpr int kColumns = 64;  // queries: dK, dV, scores and dP share the registers; 128 spill even at dim 64
+  static constexpr int kStages = 2;
+  // Whether the scores of a block are multiplied while the block before is finished; at 128 the registers do not
+  // suffice.
+  static constexpr bool kEarlyScores = kDim <= 64;
+  static constexpr int kThreads = 128 * (kConsumers + 1);
+  static constexpr int kSlice = kWidth / kConsumers;       // columns of dQ that one warpgroup computes
+  static constexpr int kQueryParts = kColumns / 64;        // dQ is computed 64 queries at a time
+  static constexpr int kSliceBox = kSlice % 32 ? 16 : 32;  // floats in a row of a box of dQ
+  static constexpr int kSliceBoxes = kSlice / kSliceBox;
+
+  using Atom =
+      std::conditional_t<kBox == 32, cute::GMMA::Layout_K_SW64_Atom<Element>, cute::GMMA::Layout_K_SW128_Atom<Element>>;
+  template <int kN, class... Stage>
+  using Rows = decltype(cute::tile_to_shape(Atom{}, cute::Shape<cute::Int<kN>, cute::Int<kWidth>, Stage...>{}));
+  template <int kN, class Layout, int kS>
+  using Turned = decltype(cute::composition(
+      Layout{}, cute::make_layout(cute::Shape<cute::Int<kWidth>, cute::Int<kN>, cute::Int<kS>>{},
+                                  cute::Stride<cute::Int<kN>, cute::_1, cute::Int<kN * kWidth>>{})));
+  using LayoutK = Rows<kRows, cute::_1>;
+  using LayoutKt = Turned<kRows, LayoutK, 1>;
+  using LayoutQ = Rows<kColumns, cute::Int<kStages>>;
+  using LayoutQt = Turned<kColumns, LayoutQ, kStages>;
+  // dS as keys x queries, queries contiguous: the A operand of dQ = dS^T K read the other way round.
+  using LayoutS = decltype(cute::tile_to_shape(cute::GMMA::Layout_MN_SW128_Atom<Element>{},
+                                               cute::Shape<cute::Int<kColumns>, cute::Int<kRows>>{},
+                                               cute::Step<cute::_2, cute::_1>{}));
+  using MmaScores = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kColumns>, cute::_16>>()));
+  using MmaKeys = decltype(cute::make_tiled_mma(
+      cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kDim>, cute::_16>,
+                                 cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
+  using MmaQueries = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kSlice>, cute::_16>,
+                                 cute::GMMA::Major::MN, cute::GMMA::Major::MN>()));
+  static constexpr int kKeyBytes = kRows * kWidth * sizeof(Element);
+  static constexpr int kQueryBytes = kColumns * kWidth * sizeof(Element);
+};
+
+template <class Shape>
+struct BackwardStorage {
+  using Element = typename Shape::Element;
+  alignas(1024) Element k[Shape::kRows * Shape::kWidth];
+  alignas(1024) Element v[Shape::kRows * Shape::kWidth];
+  alignas(1024) Element q[Shape::kStages * Shape::kColumns * Shape::kWidth];
+  alignas(1024) Element d_out[Shape::kStages * Shape::kColumns * Shape::kWidth];
+  alignas(1024) Element ds[2][Shape::kColumns * Shape::kRows];  // a warpgroup may write while the other still reads
+  alignas(1024) float dq[Shape::kColumns * Shape::kWidth];
+  alignas(16) float2 row[Shape::kStages][Shape::kColumns];  // lse_log2, delta
+  // barrier           arrives                                        waits        count
+  // kv_full           producer lane + TMA bytes (or later: raw)      consumers    1
+  // k_empty, v_empty  each consumer warp, after the tile's last      producer     4 * kConsumers
+  //                   product with K, with V
+  // q_full[s]         producer warp (row copies) + lane 0 + bytes    consumers    32 + 1
+  // raw               producer lane + TMA bytes of a tile with rows  producer     1
+  //                   to be zeroed, which then arrives at the others
+  // q_empty[s]        each consumer warp                             producer     4 * kConsumers
+  // named barrier 1: dS is written and dq is free, all consumers; 2, 3: a warpgroup's slice of dq is written
+  cutlass::arch::ClusterTransactionBarrier kv_full, q_full[Shape::kStages], raw;
+  cutlass::arch::ClusterBarrier k_empty, v_empty, q_empty[Shape::kStages];
+  KeyBlockNote block[Shape::kStages];
+  KeyItemNote item[2];
+};
+
+}  // namespace longstride::engine::cuda::sm90
