@@ -54,6 +54,51 @@ TEST(CudaHost, WhatTheCopyEngineReadsInPlace) {
   EXPECT_FALSE(sm90::takes_pairs({memory, 4096, 514, 66}, 65));
 }
 
+// A level of stride 3 over 100 positions: residue 0 has 34 rows, residues 1 and 2 have 33.
+TEST(CudaHost, MapsAreTheLevelsOfATensor) {
+  const engine::ConstTensorRef t{nullptr, 100 * 4 * 64, 4 * 64, 64};
+  const auto list = [](const auto& values) { return std::vector<uint64_t>(std::begin(values), std::end(values)); };
+  const sm90::MapShape all = sm90::map_shape(t, DType::kBFloat16, 2, 33, 3, 4, 64, 3, 128, 64);
+  EXPECT_EQ(list(all.extents), (std::vector<uint64_t>{64, 3, 33, 4, 2}));
+  EXPECT_EQ(list(all.strides_bytes), (std::vector<uint64_t>{512, 1536, 128, 51200}));
+  EXPECT_EQ(list(all.boxes), (std::vector<uint64_t>{64, 1, 128, 1, 1}));
+  EXPECT_EQ(all.swizzle_bytes, 128);
+  // One residue, one head: their strides are of no account, and must not be 0.
+  const engine::ConstTensorRef lone{nullptr, 0, 64, 0};
+  const sm90::MapShape front = sm90::map_shape(lone, DType::kBFloat16, 1, 34, 1, 1, 48, 3, 128, 32);
+  EXPECT_EQ(list(front.extents), (std::vector<uint64_t>{48, 1, 34, 1, 1}));
+  EXPECT_EQ(list(front.strides_bytes), (std::vector<uint64_t>{16, 384, 16, 16}));
+  EXPECT_EQ(front.swizzle_bytes, 64);
+  EXPECT_EQ(sm90::map_shape(t, DType::kFloat32, 1, 33, 3, 4, 64, 3, 64, 32).swizzle_bytes, 128);
+}
+
+TEST(CudaHost, GeometryIsWhatTheKernelsTile) {
+  for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+    const Geometry g = sm90::geometry(direction);
+    EXPECT_EQ(g.tile_rows, 128);
+    EXPECT_EQ(g.column_block, direction == Direction::kForward ? 128 : 64);
+    EXPECT_EQ(g.row_quantum, 64);
+  }
+}
+
+// What an engine of 128 rows pays for LongNet's 128k: the figures of docs/ladder.md.
+TEST(CudaHost, PlansOfLongNet) {
+  Extent extent;
+  extent.heads = extent.kv_heads = 16;
+  extent.len_q = extent.len_k = 131072;
+  for (const bool causal : {false, true}) {
+    DilatedOptions options;
+    options.causal = causal;
+    const Pattern pattern = Pattern::dilated({2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 8, 16}, options);
+    for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+      const Plan plan = compile(pattern, extent, sm90::geometry(direction), direction);
+      const PlanCounts counts = count(plan.view(), extent);
+      EXPECT_NEAR(counts.computed_per_row(), causal ? 1838 : 3008, 1);
+      EXPECT_EQ(counts.merged_rows, causal ? counts.rows / 8 : 0);
+    }
+  }
+}
+
 // The blocks that a kernel walks hold every pair of the plan once, whatever the run: against a plain count.
 TEST(CudaHost, WalkSeesEveryPairOnce) {
   for (const bool causal : {false, true}) {

@@ -28,6 +28,16 @@ struct MapSet {
   TensorMaps of_stride[kStrides];
 };
 
+// What the driver is told of one map: [batch, head, row, residue, dim], innermost first as it wants them.
+struct MapShape {
+  uint64_t extents[5];
+  uint64_t strides_bytes[4];  // of residue, row, head, batch
+  uint32_t boxes[5] = {1, 1, 1, 1, 1};
+  int swizzle_bytes = 128;
+};
+MapShape map_shape(const ConstTensorRef&, core::DType, int64_t batch, int64_t rows, int64_t residues, int64_t heads,
+                   int64_t dim, int64_t stride, int box_rows, int box);
+
 // What keeps the copy engine from reading a tensor ("" if nothing): alignment, strides.
 std::string why_not(const ConstTensorRef&, core::DType);
 
