@@ -2,7 +2,7 @@
 """Times what longstride's CUDA engine stands beside, with PyTorch on the same GPU: dense scaled_dot_product_attention
 (cuDNN's kernels and flash's), and per_group, the official LongNet algorithm on torch operations (for each group gather,
 dense attention, scatter; mix by lse). Forward and backward, bfloat16, 16 heads, medians by CUDA events, one line of
-JSON a case. Run by hand beside cuda_bench, in one session on one machine.
+JSON a case. Run by hand after cuda_bench, on the same machine.
 
 usage: cuda_peers.py [REPEATS]
 """
