@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cmath>
 #include <limits>
 
 namespace longstride::nn_test {
@@ -60,11 +61,15 @@ AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const 
   const at::Tensor keys = k.repeat_interleave(share, 2).transpose(1, 2);    // [batch, heads, len_k, dim]
   const at::Tensor values = v.repeat_interleave(share, 2).transpose(1, 2);  // [batch, heads, len_k, dim]
   const at::Tensor logits = at::matmul(q.transpose(1, 2), keys.transpose(2, 3)) * scale;
-  const at::Tensor weighted = logits + m.log().to(q.scalar_type());  // -inf where nothing is seen
-  const at::Tensor lse = at::logsumexp(weighted, 3);                 // [batch, heads, len_q]
-  const at::Tensor reference = at::where(at::isinf(lse), at::zeros_like(lse), lse);
-  const at::Tensor p = at::exp(weighted - reference.unsqueeze(3));
-  return {at::matmul(p, values).transpose(1, 2), lse};
+  // No infinity on the way of a gradient: a row that sees nothing would get NaN from it.
+  const at::Tensor weights = m.to(q.scalar_type()), seen = m > 0;
+  at::Tensor top = logits.detach().masked_fill(seen.logical_not(), -HUGE_VAL).amax(3, true);
+  top = top.masked_fill(top.isinf(), 0);
+  const at::Tensor p = weights * at::exp(at::where(seen, logits - top, at::zeros_like(logits)));
+  const at::Tensor sum = p.sum(3, true);  // [batch, heads, len_q, 1]
+  const at::Tensor some = at::where(sum > 0, sum, at::ones_like(sum));
+  const at::Tensor lse = (some.log() + top).masked_fill(sum == 0, -HUGE_VAL).squeeze(3);
+  return {at::matmul(p / some, values).transpose(1, 2), lse};
 }
 
 double distance(const at::Tensor& a, const at::Tensor& b) {
