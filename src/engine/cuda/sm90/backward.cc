@@ -80,6 +80,9 @@ bool backward_wants_forward_plan(const Problem& p) { return p.deterministic || p
 void backward(const Problem& given, const Gradients& gradients, const DevicePlan& transposed, const DevicePlan* forward,
               const Workspace& workspace, Stream stream) {
   require(given, transposed, Direction::kTransposed);
+  if (gradients.gates != nullptr)
+    core::refuse("gates", "must be null: the sm90 engine has no gradient for them", "gates of blocks",
+                 "run the backward on the CPU");
   const bool ordered = backward_wants_forward_plan(given);
   if (ordered) {
     if (forward == nullptr)
