@@ -154,12 +154,13 @@ void ClassWriter::add_line(Tiler& tiler, int64_t stride, int64_t begin, int64_t 
     tiler.emit(rows, plan_.runs, scope_.zero_keys ? &plan_.phantoms : nullptr);
     tile.run_count = static_cast<uint32_t>(plan_.runs.size()) - tile.run_begin;
     tile.phantom_count = static_cast<uint16_t>(plan_.phantoms.size() - tile.phantom_begin);
-    int64_t columns = 0;
+    const int64_t padded_rows = rounded_rows(rows, scope_.geometry);
+    int64_t pairs = 0;
     for (size_t r = tile.run_begin; r < plan_.runs.size(); ++r) {
-      columns +=
-          computed_columns(plan_.runs[r], scope_.transposed, scope_.geometry.column_block) * plan_.runs[r].classes;
+      const Run& run = plan_.runs[r];
+      pairs += computed_pairs(run, padded_rows, scope_.transposed, scope_.geometry) * run.classes;
     }
-    costs_.push_back(columns * rounded_rows(rows, scope_.geometry));
+    costs_.push_back(pairs);
     plan_.tiles.push_back(tile);
     row0 += rows * stride;
   }

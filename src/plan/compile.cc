@@ -22,6 +22,7 @@ void validate(const Geometry& geometry) {
   if (geometry.tile_rows < 1 || geometry.tile_rows > INT16_MAX) refuse("tile_rows", geometry.tile_rows);
   if (geometry.column_block < 1) refuse("column_block", geometry.column_block);
   if (geometry.row_quantum < 1) refuse("row_quantum", geometry.row_quantum);
+  if (geometry.diagonal_rows < 1) refuse("diagonal_rows", geometry.diagonal_rows);
   if (!(geometry.merge_columns >= 0)) refuse("merge_columns", geometry.merge_columns);
   if (!(geometry.run_columns >= 0)) refuse("run_columns", geometry.run_columns);
 }
@@ -59,9 +60,19 @@ Plan compile(const Pattern& pattern, const Extent& extent, const Geometry& geome
 }
 
 PlanView Plan::view() const {
-  return {
-      direction, geometry.tile_rows,  geometry.column_block, class_of, classes, levels, sections, tiles, runs, phantoms,
-      merges,    geometry.row_quantum};
+  return {direction,
+          geometry.tile_rows,
+          geometry.column_block,
+          class_of,
+          classes,
+          levels,
+          sections,
+          tiles,
+          runs,
+          phantoms,
+          merges,
+          geometry.row_quantum,
+          geometry.diagonal_rows};
 }
 
 int64_t Plan::bytes() const {

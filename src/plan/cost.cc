@@ -124,14 +124,15 @@ class Pricer {
     tiler_.gather(row0, rows);
     runs_.clear();
     tiler_.emit(rows, runs_, nullptr);
-    int64_t columns = 0, blocks = 1;  // a tile itself is worth a block: its rows are read and written
+    const int64_t padded_rows = rounded_rows(rows, geometry);
+    int64_t pairs = 0, blocks = 1;  // a tile itself is worth a block: its rows are read and written
     for (const Run& run : runs_) {
-      const int64_t n = computed_columns(run, scope_.transposed, geometry.column_block);
-      columns += n * run.classes;
-      blocks += ceil_divide(n, geometry.column_block) * run.classes;
+      const int64_t n = computed_pairs(run, padded_rows, scope_.transposed, geometry);
+      pairs += n * run.classes;
+      blocks += ceil_divide(n, padded_rows * geometry.column_block) * run.classes;
     }
-    const double cost = static_cast<double>(rounded_rows(rows, geometry) * columns) +
-                        geometry.run_columns * static_cast<double>(geometry.tile_rows * blocks);
+    const double cost =
+        static_cast<double>(pairs) + geometry.run_columns * static_cast<double>(geometry.tile_rows * blocks);
     const double a_row = cost / static_cast<double>(rows) * r.share;
     const double bytes =
         static_cast<double>(sizeof(Tile) + runs_.size() * sizeof(Run)) / static_cast<double>(rows) * r.share;

@@ -35,7 +35,7 @@ PlanCounts count(const PlanView& view, int64_t class_id) {
         if (!level.partial) once.rows += tile.rows;
         const int64_t rows = core::ceil_divide(tile.rows, view.row_quantum) * view.row_quantum;
         for (const Run& run : view.runs.subspan(tile.run_begin, tile.run_count)) {
-          once.computed_pairs += rows * run.classes * plan::computed_columns(run, transposed, view.column_block);
+          once.computed_pairs += run.classes * plan::computed_pairs(run, rows, transposed, view);
         }
         for (const Merge& merge : view.merges.subspan(tile.merge_begin, tile.merge_count))
           once.merged_rows += merge.rows;

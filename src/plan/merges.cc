@@ -7,6 +7,7 @@
 namespace longstride::plan {
 
 void link_merges(const SectionOfLevel& base, const std::vector<SectionOfLevel>& partials, Plan& plan) {
+  if (partials.empty()) return;
   const int64_t base_stride = base.stride;
   Tile* const tiles = plan.tiles.data() + base.section.tile_begin;
   // The base's tiles by line (residue of its stride), along each line by position.

@@ -111,6 +111,33 @@ TEST(Cpu, ItsOwnGeometry) {
   }
 }
 
+// The plan's price is what the engine multiplies, also where the diagonal crosses a tile.
+TEST(Cpu, MultipliesWhatThePlanCounts) {
+  constexpr int64_t kLen = 384, kDim = 32;
+  const std::vector<float> values(kLen * kDim, 0.5f);  // of any dtype: no value is looked at
+  std::vector<float> out(kLen * kDim), lse(kLen);
+  for (const core::DType dtype : {core::DType::kFloat32, core::DType::kBFloat16}) {
+    for (const bool causal : {false, true}) {
+      const Extent extent{.len_q = kLen, .len_k = kLen};
+      const Plan plan = compile(Pattern::dilated({kLen}, {1}, {.causal = causal}), extent,
+                                engine::cpu::geometry(dtype, kDim, causal, Direction::kForward));
+      engine::Problem p;
+      p.dtype = dtype;
+      p.batch = p.heads = p.kv_heads = 1;
+      p.len_q = p.len_k = kLen;
+      p.dim = kDim;
+      p.q = p.k = p.v = {values.data(), 0, kDim, 0};
+      p.out = {out.data(), 0, kDim, 0};
+      p.lse = lse.data();
+      const PairsGemm gemm;
+      kCpu.forward(p, plan.view(), threads(1, &gemm));
+      const int64_t pairs = causal ? 32 * (32 + kLen) * (kLen / 32) / 2 : kLen * kLen;
+      EXPECT_EQ(count(plan.view(), extent).computed_pairs, pairs);
+      EXPECT_EQ(gemm.multiplications, 2 * kDim * pairs);
+    }
+  }
+}
+
 // Bits, so that NaN equals itself.
 bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0);

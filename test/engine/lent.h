@@ -39,6 +39,7 @@ class PairsGemm final : public engine::MicroGemm {
   void run(core::DType t, int64_t m, int64_t n, int64_t k, const void* a, int64_t lda, const void* b, int64_t ldb,
            float* c, int64_t ldc, bool accumulate) const override {
     ++calls;
+    multiplications += m * n * k;
     if (t == core::DType::kFloat32) {
       engine::cpu::multiply(m, n, k, static_cast<const float*>(a), lda, static_cast<const float*>(b), ldb, c, ldc,
                             accumulate);
@@ -58,6 +59,7 @@ class PairsGemm final : public engine::MicroGemm {
     }
   }
   mutable std::atomic<int64_t> calls{0};
+  mutable std::atomic<int64_t> multiplications{0};
 };
 
 inline engine::Workspace threads(int count, const engine::MicroGemm* gemm = nullptr) {

@@ -96,11 +96,15 @@ TEST(Bounds, ARepeatingPatternIsStoredOnce) {
 }
 
 TEST(Bounds, AMillionTokensOfSixteenHeads) {
-  for (const bool causal : {false, true}) {
-    for (const HeadOffset offset : {HeadOffset::kModulo, HeadOffset::kBlock}) {
-      const Timed t =
-          timed(Pattern::dilated(kFixed, kDoubling, {.causal = causal, .head_offset = offset}), million(16), 5);
-      EXPECT_LE(t.best_us, 50'000 * kPatience);
+  for (const auto& segments : {kFixed, kGrowing}) {
+    for (const bool causal : {false, true}) {
+      for (const HeadOffset offset : {HeadOffset::kModulo, HeadOffset::kBlock}) {
+        const Timed t =
+            timed(Pattern::dilated(segments, kDoubling, {.causal = causal, .head_offset = offset}), million(16), 5);
+        // The bound is 50 ms. Segments that grow to 1M took up to 49 on a loaded EPYC, and shared machines run at half
+        // their speed.
+        EXPECT_LE(t.best_us, (segments == kFixed ? 50'000 : 100'000) * kPatience) << "causal " << causal;
+      }
     }
   }
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "longstride/error.h"
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
 
@@ -131,6 +132,20 @@ TEST(Counts, APeriodStandsForItsRepeats) {
         std::any_of(plan.sections.begin(), plan.sections.end(), [](const Section& s) { return s.repeats > 1; }));
     expect_counted(pattern, e, small);
   }
+}
+
+// Causal, 128 tokens in tiles of 64 rows and blocks of 16: the rows of a band see the blocks up to their own.
+TEST(Counts, RowsAtTheDiagonalAreComputedByBands) {
+  const Pattern dense = Pattern::dilated({128}, {1}, {.causal = true});
+  const Extent e{.len_q = 128, .len_k = 128};
+  Geometry geometry{.tile_rows = 64, .column_block = 16};
+  EXPECT_EQ(count(compile(dense, e, geometry).view(), e).computed_pairs, 64 * (64 + 128));
+  geometry.diagonal_rows = 32;
+  EXPECT_EQ(count(compile(dense, e, geometry).view(), e).computed_pairs, 32 * (32 + 64 + 96 + 128));
+  geometry.diagonal_rows = 16;
+  EXPECT_EQ(count(compile(dense, e, geometry).view(), e).computed_pairs, 16 * 16 * (1 + 8) * 4);
+  geometry.diagonal_rows = 0;
+  EXPECT_THROW(compile(dense, e, geometry), Error);
 }
 
 // Groups that no two can share a level: beyond eight levels pairs are listed, not intersected.

@@ -8,12 +8,12 @@
 #include <limits>
 
 #include "core/philox.h"
+#include "engine/cpu/backward_scratch.h"
 #include "engine/cpu/checks.h"
 #include "engine/cpu/chunks.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/gates.h"
 #include "engine/cpu/packing.h"
-#include "engine/cpu/scratch.h"
 #include "engine/cpu/team.h"
 #include "engine/cpu/tiles.h"
 
@@ -22,41 +22,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLog2E = 1.44269504f;
-
-// What a head in flight keeps: of the current query head and level packed queries and dO; sums over levels and heads.
-struct HeadScratch {
-  char* queries_t = nullptr;  // [blocks][dim_padded][kBlock], narrow cells in pairs of dim
-  char* d_out_t = nullptr;
-  char* queries = nullptr;  // [blocks][kBlock][dim_padded], narrow cells in pairs of rows
-  char* d_out = nullptr;
-  uint8_t* nonfinite = nullptr;  // [blocks]: the queries or dO are not all finite
-  float* lse_log2 = nullptr;     // [columns]
-  float* delta = nullptr;        // [columns]
-  float* dq_t = nullptr;         // [parts][blocks][dim_padded][kBlock]
-  float* dq = nullptr;           // [len_q][dim_padded]: the sum over levels, where there are several
-  float* dk = nullptr;           // [len_k][dim_padded]: the sums over levels and query heads, where there are several
-  float* dv = nullptr;
-  double* gate_sums = nullptr;  // [parts][gates of the KV head]
-};
-
-struct ThreadScratch {
-  char* cells = nullptr;  // a block's rows while packing
-  char* keys = nullptr;   // [tile_rows][dim_padded]
-  char* values = nullptr;
-  char* keys_t = nullptr;   // [dim_padded][tile_rows]
-  float* scores = nullptr;  // [kBandRows][kBlock]
-  float* d_probabilities = nullptr;
-  char* probabilities = nullptr;
-  char* d_scores = nullptr;
-  char* d_score_pairs = nullptr;
-  float* dk = nullptr;  // [tile_rows][dim_padded]
-  float* dv = nullptr;
-  char* live_queries = nullptr;  // [kBlock][dim_padded]
-  char* live_d_out = nullptr;
-  char* live_keys_t = nullptr;    // [dim_padded][kBandRows]
-  float* live_product = nullptr;  // [dim_padded][kBlock]
-  float* factors = nullptr;       // [max(tile_rows, kBlock)]
-};
 
 class Backward {
  public:
@@ -98,20 +63,18 @@ class Backward {
       parts_ = static_cast<int>(std::clamp<int64_t>((int64_t{64} << 20) / dq_bytes + 1, 1, team.threads()));
     }
     const int in_flight = side_by_side ? team.threads() : 1;
-    Carver one_head(nullptr);
-    carve_head(one_head);
-    const Scratch head_memory(w, one_head.used() * in_flight);
-    Carver one_thread(nullptr);
-    carve_thread(one_thread);
-    const Scratch thread_memory(w, one_thread.used() * team.threads());
-    for (int i = 0; i < in_flight; ++i) {
-      Carver carver(head_memory.data() + i * one_head.used());
-      heads_.push_back(carve_head(carver));
-    }
-    for (int i = 0; i < team.threads(); ++i) {
-      Carver carver(thread_memory.data() + i * one_thread.used());
-      threads_.push_back(carve_thread(carver));
-    }
+    const BackwardShape shape{.cell = cell_,
+                              .dim_padded = dim_padded_,
+                              .tile_rows = tile_rows_,
+                              .blocks = blocks_,
+                              .parts = parts_,
+                              .gates = most_gates_,
+                              .query_sums = several_levels_ ? p_.len_q : 0,
+                              .key_sums = several_terms_ ? p_.len_k : 0};
+    const Copies head_memory(
+        w, in_flight, [&](Carver& c) { return carve_head(shape, c); }, heads_);
+    const Copies thread_memory(
+        w, team.threads(), [&](Carver& c) { return carve_thread(shape, c); }, threads_);
     if (side_by_side) {
       team.each(heads, [&](int64_t i, int thread) { head(i, heads_[thread], Team::alone(thread)); });
     } else {
@@ -120,53 +83,7 @@ class Backward {
   }
 
  private:
-  HeadScratch carve_head(Carver& c) const {
-    const int64_t cells = blocks_ * kBlock * dim_padded_;
-    HeadScratch h;
-    h.queries_t = c.take<char>(cells * products_.cell_size());
-    h.d_out_t = c.take<char>(cells * products_.cell_size());
-    h.queries = c.take<char>(cells * products_.cell_size());
-    h.d_out = c.take<char>(cells * products_.cell_size());
-    h.nonfinite = c.take<uint8_t>(blocks_);
-    h.lse_log2 = c.take<float>(blocks_ * kBlock);
-    h.delta = c.take<float>(blocks_ * kBlock);
-    h.dq_t = c.take<float>(parts_ * cells);
-    h.dq = c.take<float>(several_levels_ ? p_.len_q * dim_padded_ : 0);
-    h.dk = c.take<float>(several_terms_ ? p_.len_k * dim_padded_ : 0);
-    h.dv = c.take<float>(several_terms_ ? p_.len_k * dim_padded_ : 0);
-    h.gate_sums = c.take<double>(parts_ * most_gates_);
-    return h;
-  }
-
-  ThreadScratch carve_thread(Carver& c) const {
-    const int64_t size = products_.cell_size();
-    ThreadScratch t;
-    t.cells = c.take<char>(kBlock * dim_padded_ * size);
-    t.keys = c.take<char>(tile_rows_ * dim_padded_ * size);
-    t.values = c.take<char>(tile_rows_ * dim_padded_ * size);
-    t.keys_t = c.take<char>(tile_rows_ * dim_padded_ * size);
-    t.scores = c.take<float>(kBandRows * kBlock);
-    t.d_probabilities = c.take<float>(kBandRows * kBlock);
-    if (cell_ == Cell::kFloat32) {
-      t.probabilities = reinterpret_cast<char*>(t.scores);
-      t.d_scores = reinterpret_cast<char*>(t.d_probabilities);
-      t.d_score_pairs = t.d_scores;
-    } else {
-      t.probabilities = c.take<char>(kBandRows * kBlock * size);
-      t.d_scores = c.take<char>(kBandRows * kBlock * size);
-      t.d_score_pairs = c.take<char>(kBandRows * kBlock * size);
-    }
-    t.dk = c.take<float>(tile_rows_ * dim_padded_);
-    t.dv = c.take<float>(tile_rows_ * dim_padded_);
-    t.live_queries = c.take<char>(kBlock * dim_padded_ * size);
-    t.live_d_out = c.take<char>(kBlock * dim_padded_ * size);
-    t.live_keys_t = c.take<char>(kBandRows * dim_padded_ * size);
-    t.live_product = c.take<float>(kBlock * dim_padded_);
-    t.factors = c.take<float>(std::max<int64_t>(tile_rows_, kBlock));
-    return t;
-  }
-
-  void head(int64_t index, const HeadScratch& h, const Team& team) const {
+  void head(int64_t index, const BackwardHead& h, const Team& team) const {
     const int64_t b = index / p_.kv_heads;
     const int64_t kv_head = index % p_.kv_heads;
     const PlanClass& c = plan_.classes[plan_.class_of[index]];
@@ -198,7 +115,7 @@ class Backward {
     if (grads_.gates) write_gates(index, h);
   }
 
-  void pack(int64_t b, int64_t query_head, const LineOrder& order, const HeadScratch& h, const Team& team) const {
+  void pack(int64_t b, int64_t query_head, const LineOrder& order, const BackwardHead& h, const Team& team) const {
     const HeadRows queries(p_.q, p_, b, query_head);
     const HeadRows d_out(grads_.d_out, p_, b, query_head);
     const HeadRows out({p_.out.data, p_.out.batch_stride, p_.out.len_stride, p_.out.head_stride}, p_, b, query_head);
@@ -233,8 +150,8 @@ class Backward {
   }
 
   void tile(const TileAt& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head,
-            int64_t query_head, const HeadScratch& h, float* dq_t, const GateSums& gates,
-            const ThreadScratch& t) const {
+            int64_t query_head, const BackwardHead& h, float* dq_t, const GateSums& gates,
+            const BackwardThread& t) const {
     const int64_t rows = at.tile->rows;
     const int64_t row0 = at.tile->row0 + at.shift;
     const int64_t padded_rows = (rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
@@ -279,8 +196,8 @@ class Backward {
     std::fill(at_cell(to, rows * dim_padded_, cell_), at_cell(to, padded_rows * dim_padded_, cell_), 0);
   }
 
-  void run_piece(const Piece& piece, int64_t row0, bool keys_nonfinite, const HeadScratch& h, float* dq_t,
-                 const GateSums& gates, const ThreadScratch& t, Chunk& chunk) const {
+  void run_piece(const Piece& piece, int64_t row0, bool keys_nonfinite, const BackwardHead& h, float* dq_t,
+                 const GateSums& gates, const BackwardThread& t, Chunk& chunk) const {
     const int64_t block_cells = kBlock * dim_padded_;
     const int64_t pair = cell_ == Cell::kNarrow ? 2 : 1;
     const int64_t in_transposed = piece.block * block_cells + piece.begin * pair;
@@ -330,7 +247,7 @@ class Backward {
   }
 
   // dQ of a piece whose keys are not all finite: only from keys and to queries that have a pair here.
-  void add_live_dq(const Piece& piece, int top, const Chunk& chunk, const ThreadScratch& t, float* dq_piece) const {
+  void add_live_dq(const Piece& piece, int top, const Chunk& chunk, const BackwardThread& t, float* dq_piece) const {
     std::memset(t.live_keys_t, 0, static_cast<size_t>(dim_padded_ * kBandRows * products_.cell_size()));
     for (int64_t x = 0; x < dim_padded_; ++x) {
       std::memcpy(at_cell(t.live_keys_t, x * kBandRows + chunk.row_begin, cell_),
@@ -344,8 +261,8 @@ class Backward {
     }
   }
 
-  void finish_tile(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t kv_head, const HeadScratch& h,
-                   const ThreadScratch& t) const {
+  void finish_tile(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t kv_head, const BackwardHead& h,
+                   const BackwardThread& t) const {
     if (!several_terms_) return store_keys(b, kv_head, row0, stride, rows, t.dk, t.dv, t);
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t x = row0 + row * stride;
@@ -355,7 +272,7 @@ class Backward {
   }
 
   void store_keys(int64_t b, int64_t kv_head, int64_t row0, int64_t stride, int64_t rows, const float* dk,
-                  const float* dv, const ThreadScratch& t) const {
+                  const float* dv, const BackwardThread& t) const {
     std::fill_n(t.factors, rows, static_cast<float>(p_.scale));
     store_rows(p_.dtype, dk, dim_padded_, t.factors, rows, p_.dim, target(grads_.dk, b, row0, kv_head),
                grads_.dk.len_stride * stride);
@@ -371,11 +288,11 @@ class Backward {
 
   // Adds the parts' dQ of one level; after the last level writes them.
   void fold_queries(int64_t b, int64_t query_head, const LineOrder& order, bool first_level, bool last_level,
-                    const HeadScratch& h, const Team& team) const {
+                    const BackwardHead& h, const Team& team) const {
     const int64_t block_cells = kBlock * dim_padded_;
     constexpr int64_t kAtOnce = 8;
     team.each((order.blocks() + kAtOnce - 1) / kAtOnce, [&](int64_t part, int thread) {
-      const ThreadScratch& t = threads_[thread];
+      const BackwardThread& t = threads_[thread];
       std::fill_n(t.factors, kBlock, static_cast<float>(p_.scale));
       for (int64_t i = part * kAtOnce; i < std::min(order.blocks(), (part + 1) * kAtOnce); ++i) {
         for (int k = 1; k < parts_; ++k) {
@@ -400,7 +317,7 @@ class Backward {
     });
   }
 
-  void write_keys(int64_t b, int64_t kv_head, const HeadScratch& h, const Team& team) const {
+  void write_keys(int64_t b, int64_t kv_head, const BackwardHead& h, const Team& team) const {
     team.each((p_.len_k + kBlock - 1) / kBlock, [&](int64_t part, int thread) {
       const int64_t x = part * kBlock;
       store_keys(b, kv_head, x, 1, std::min(kBlock, p_.len_k - x), h.dk + x * dim_padded_, h.dv + x * dim_padded_,
@@ -408,7 +325,7 @@ class Backward {
     });
   }
 
-  void write_gates(int64_t place, const HeadScratch& h) const {
+  void write_gates(int64_t place, const BackwardHead& h) const {
     const GateRange gates = gates_of(*grads_.gates, place);
     for (int64_t n = 0; n < gates.last - gates.first; ++n) {
       double sum = 0;
@@ -432,8 +349,8 @@ class Backward {
   int parts_ = 1;
   int64_t most_gates_ = 0;  // of a KV head
   int64_t blocks_ = 0;
-  std::vector<HeadScratch> heads_;
-  std::vector<ThreadScratch> threads_;
+  std::vector<BackwardHead> heads_;
+  std::vector<BackwardThread> threads_;
 };
 
 }  // namespace

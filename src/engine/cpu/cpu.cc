@@ -5,16 +5,16 @@
 
 #include "core/refuse.h"
 #include "engine/cpu/checks.h"
+#include "engine/cpu/products.h"
 
 namespace longstride::engine::cpu {
 
-// Causal tiles: bfloat16 products are so quick that a tile's rows in and out of memory cost more than masked pairs do,
-// and 128 rows measured 5 to 15 % less time than 64 (segments 1024 to 16384, rates 1 to 16, len 16384, dim 64), though
-// they compute a tenth more; in float32 64 rows measured up to 10 % less.
-Geometry geometry(core::DType dtype, int64_t, bool causal, Direction) {
+// Causal columns come in 32: what the forward multiplies at the diagonal (kDiagonalRows), and the backward's pieces.
+Geometry geometry(core::DType, int64_t, bool causal, Direction) {
   Geometry g;
-  g.tile_rows = causal && dtype != core::DType::kBFloat16 ? 64 : 128;
-  g.column_block = causal && dtype != core::DType::kBFloat16 ? 32 : 64;
+  g.tile_rows = 128;
+  g.column_block = causal ? 32 : 64;
+  g.diagonal_rows = kDiagonalRows;
   return g;
 }
 

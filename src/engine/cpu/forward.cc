@@ -68,22 +68,13 @@ class Forward {
     const int64_t heads = p_.batch * p_.kv_heads;
     // Whole heads side by side where there are many; else one after another, each by the whole team. 8 heads a thread
     // leave at most an eighth of the time to the last one; 64 MiB is what the design allows beyond one head's copy.
-    Carver one_head(nullptr);
-    carve_head(one_head);
-    const bool side_by_side = heads >= 8 * team.threads() && one_head.used() * team.threads() <= (int64_t{64} << 20);
+    const auto carve_one_head = [&](Carver& c) { return carve_head(c); };
+    const bool side_by_side =
+        heads >= 8 * team.threads() && carved_bytes(carve_one_head) * team.threads() <= (int64_t{64} << 20);
     const int in_flight = side_by_side ? team.threads() : 1;
-    const Scratch head_memory(w, one_head.used() * in_flight);
-    Carver one_thread(nullptr);
-    carve_thread(one_thread);
-    const Scratch thread_memory(w, one_thread.used() * team.threads());
-    for (int i = 0; i < in_flight; ++i) {
-      Carver carver(head_memory.data() + i * one_head.used());
-      heads_.push_back(carve_head(carver));
-    }
-    for (int i = 0; i < team.threads(); ++i) {
-      Carver carver(thread_memory.data() + i * one_thread.used());
-      threads_.push_back(carve_thread(carver));
-    }
+    const Copies head_memory(w, in_flight, carve_one_head, heads_);
+    const Copies thread_memory(
+        w, team.threads(), [&](Carver& c) { return carve_thread(c); }, threads_);
     if (side_by_side) {
       team.each(heads, [&](int64_t i, int thread) { head(i, heads_[thread], Team::alone(thread)); });
     } else {
@@ -228,23 +219,25 @@ class Forward {
                      piece.columns, piece.first, piece.last, t.live_values);
       values = t.live_values;
     }
-    for (int band = piece.row_begin / kBandRows * kBandRows; band < piece.row_end; band += kBandRows) {
-      const int low = std::max(piece.row_begin, band);
-      const int high = std::min(piece.row_end, band + kBandRows);
+    int high = piece.row_begin;
+    for (int low = high; low < piece.row_end; low = high) {
+      const bool crossed = low + piece.diagonal < piece.last;
+      const int band_rows = crossed ? kDiagonalRows : kBandRows;
+      high = std::min(piece.row_end, (low / band_rows + 1) * band_rows);
       const int top = low / kRowQuantum * kRowQuantum;
       chunk.rows = (high - top + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
       chunk.row_begin = low - top;
       chunk.row_end = high - top;
-      chunk.columns = piece.columns;
       chunk.first = piece.first;
-      chunk.last = piece.last;
+      chunk.last = static_cast<int>(std::min<int64_t>(piece.last, high - 1 + piece.diagonal));
+      chunk.columns = (chunk.last + kGroup - 1) / kGroup * kGroup;
       chunk.diagonal = piece.diagonal + top;
       chunk.drop.row0 = row0 + top * chunk.drop.stride;
-      products_.run(chunk.rows, piece.columns, dim_padded_, at_cell(t.queries, top * dim_padded_, cell_), dim_padded_,
+      products_.run(chunk.rows, chunk.columns, dim_padded_, at_cell(t.queries, top * dim_padded_, cell_), dim_padded_,
                     keys, kBlock, t.scores, kBlock, false);
       const SoftmaxRows softmax{t.max + top, t.sum + top * kLanes, t.out + top * dim_padded_, dim_padded_};
       softmax_chunk(cell_, chunk, t.scores, t.probabilities, softmax);
-      products_.run(chunk.rows, dim_padded_, piece.columns, t.probabilities, kBlock, values, dim_padded_, softmax.out,
+      products_.run(chunk.rows, dim_padded_, chunk.columns, t.probabilities, kBlock, values, dim_padded_, softmax.out,
                     dim_padded_, true);
     }
   }

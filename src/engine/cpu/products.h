@@ -12,6 +12,9 @@ namespace longstride::engine::cpu {
 // Rows of a tile that one product computes. With blocks of 128 columns, bands of 128 rows measured the same in bfloat16
 // and a tenth worse in float32, and bands of 64 waste less at the diagonal.
 constexpr int kBandRows = 64;
+// The forward takes so many rows at a time where the diagonal crosses a piece, with the columns that they see. Against
+// whole bands this took 8 % less time in float32 and in bfloat16 (causal, len 32768, dim 64, two cores of an EPYC).
+constexpr int kDiagonalRows = 32;
 // Row counts of products are rounded up to this, so that few shapes occur.
 constexpr int kRowQuantum = 16;
 

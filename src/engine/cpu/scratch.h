@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <vector>
 
 #include "engine/contract.h"
 
@@ -50,6 +51,29 @@ class Carver {
  private:
   char* base_;
   int64_t used_ = 0;
+};
+
+template <class Carve>
+int64_t carved_bytes(const Carve& carve) {
+  Carver carver(nullptr);
+  carve(carver);
+  return carver.used();
+}
+
+// Memory of `count` copies of what carve(Carver&) lays out; they are appended to `copies`.
+class Copies {
+ public:
+  template <class Layout, class Carve>
+  Copies(const Workspace& w, int count, const Carve& carve, std::vector<Layout>& copies)
+      : memory_(w, count * carved_bytes(carve)) {
+    for (int i = 0; i < count; ++i) {
+      Carver carver(memory_.data() + i * carved_bytes(carve));
+      copies.push_back(carve(carver));
+    }
+  }
+
+ private:
+  Scratch memory_;
 };
 
 }  // namespace longstride::engine::cpu

@@ -1,4 +1,4 @@
-// Online softmax of one chunk of scores (kernels.h). A row that sees the whole chunk does no mask work.
+// Online softmax of one chunk of scores (kernels.h). Whole groups that a row sees take no mask work.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engine/cpu/softmax.cc"
 #include <hwy/foreach_target.h>
@@ -48,33 +48,49 @@ HWY_INLINE float settle_max(float peak, int64_t r, const SoftmaxRows& s, int64_t
   return settled == -std::numeric_limits<float>::infinity() ? 0.0f : settled;
 }
 
-HWY_INLINE void plain_row(Cell cell, const Chunk& b, int64_t r, const float* row, void* to, const SoftmaxRows& s) {
+// The lanes of a vector at column c that stand before column `last`; the others are `instead`.
+HWY_INLINE Vector before(int last, int c, Vector x, Vector instead) {
+  const Floats d;
+  return hn::IfThenElse(hn::Lt(hn::Iota(d, static_cast<float>(c)), hn::Set(d, static_cast<float>(last))), x, instead);
+}
+
+// A row that sees columns [0, last), last > 0: masks in the one group that `last` cuts.
+HWY_INLINE void plain_row(Cell cell, const Chunk& b, int64_t r, int last, const float* row, void* to,
+                          const SoftmaxRows& s) {
   const Floats d;
   const int lanes = static_cast<int>(hn::Lanes(d));
-  Vector top0 = hn::LoadU(d, row);
-  Vector top1 = hn::LoadU(d, row + kLanes);
-  for (int c = 0; c < b.columns; c += kGroup) {
+  const int whole = last / kGroup * kGroup;
+  const Vector nothing = hn::Set(d, -std::numeric_limits<float>::infinity());
+  Vector top0 = nothing;
+  Vector top1 = nothing;
+  for (int c = 0; c < whole; c += kGroup) {
     for (int i = 0; i < kLanes; i += lanes) {
       top0 = hn::Max(top0, hn::LoadU(d, row + c + i));
       top1 = hn::Max(top1, hn::LoadU(d, row + c + kLanes + i));
     }
   }
+  for (int c = whole; c < last; c += lanes) top0 = hn::Max(top0, before(last, c, hn::LoadU(d, row + c), nothing));
   const float peak = hn::GetLane(hn::MaxOfLanes(d, hn::Max(top0, top1))) * b.scale_log2;
   const Vector shift = hn::Set(d, b.weight_log2 - settle_max(peak, r, s, s.out_ld));
   const Vector scale = hn::Set(d, b.scale_log2);
   for (int i = 0; i < kLanes; i += lanes) {
     Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
-    for (int c = 0; c < b.columns; c += kGroup) {
-      const Vector low = exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c + i), scale, shift));
-      const Vector high = exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c + kLanes + i), scale, shift));
+    const auto group = [&](int c, auto seen) HWY_ATTR {
+      const Vector low = seen(c + i, exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c + i), scale, shift)));
+      const Vector high =
+          seen(c + kLanes + i, exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c + kLanes + i), scale, shift)));
       sum = hn::Add(sum, hn::Add(low, high));
       store_group(cell, low, high, c, i, to);
-    }
+    };
+    for (int c = 0; c < whole; c += kGroup) group(c, [](int, Vector x) HWY_ATTR { return x; });
+    if (whole < last) group(whole, [&](int c, Vector x) HWY_ATTR { return before(last, c, x, hn::Zero(d)); });
     hn::StoreU(sum, d, s.sum + r * kLanes + i);
   }
+  const int written = (last + kGroup - 1) / kGroup * kGroup;
+  std::fill_n(static_cast<char*>(to) + written * cell_bytes(cell), (b.columns - written) * cell_bytes(cell), char{0});
 }
 
-// A row of which only columns [first, last) are seen, or with dropout.
+// A row that sees columns [first, last) only, or with dropout.
 HWY_INLINE void masked_row(Cell cell, const Chunk& b, int64_t r, int first, int last, const float* row, void* to,
                            const SoftmaxRows& s, float* keep) {
   const Floats d;
@@ -121,8 +137,8 @@ void softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabi
     const int last = static_cast<int>(std::clamp<int64_t>(r + b.diagonal, 0, b.last));
     if (r < b.row_begin || r >= b.row_end || last <= b.first) {
       std::fill_n(static_cast<char*>(to), b.columns * cell_bytes(cell), char{0});
-    } else if (b.first == 0 && last == b.columns && !b.drop.dropout) {
-      plain_row(cell, b, r, scores + r * b.ld, to, s);
+    } else if (b.first == 0 && !b.drop.dropout) {
+      plain_row(cell, b, r, last, scores + r * b.ld, to, s);
     } else {
       masked_row(cell, b, r, b.first, last, scores + r * b.ld, to, s, keep);
     }
