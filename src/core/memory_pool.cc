@@ -87,19 +87,23 @@ class UnifiedMemoryPool::State {
       permit(data, size_bytes);
       return data;
     }
+    // Counted before the lock is let go, so that no other thread takes the same room.
+    begin_lease(block);
     lock.unlock();
-    void* data = ::operator new(static_cast<size_t>(block), kAlignment);
-    forbid(static_cast<char*>(data) + size_bytes, block - size_bytes);
-    lock.lock();
+    void* data = nullptr;
     try {
+      data = ::operator new(static_cast<size_t>(block), kAlignment);
+      forbid(static_cast<char*>(data) + size_bytes, block - size_bytes);
+      lock.lock();
       live_.emplace(data, block);
     } catch (...) {
+      if (!lock.owns_lock()) lock.lock();
+      end_lease(block);
       lock.unlock();
-      release({{data, block, 0}});
+      if (data != nullptr) release({{data, block, 0}});
       throw;
     }
     ++seen_.misses;
-    begin_lease(block);
     return data;
   }
 
@@ -114,8 +118,7 @@ class UnifiedMemoryPool::State {
       }
       const int64_t block = found->second;
       live_.erase(found);
-      seen_.live_bytes -= block;
-      --seen_.live_leases;
+      end_lease(block);
       if (block > options_.most_cached_bytes) {
         dropped.push_back({data, block, 0});
       } else {
@@ -153,6 +156,11 @@ class UnifiedMemoryPool::State {
     seen_.live_bytes += block;
     ++seen_.live_leases;
     seen_.peak_bytes = std::max(seen_.peak_bytes, seen_.live_bytes + seen_.cached_bytes);
+  }
+
+  void end_lease(int64_t block) {
+    seen_.live_bytes -= block;
+    --seen_.live_leases;
   }
 
   // Takes out the blocks that have been idle longest until at most keep_bytes are left.

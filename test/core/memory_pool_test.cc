@@ -255,5 +255,34 @@ TEST(MemoryPool, ManyThreads) {
   EXPECT_GE(seen.peak_bytes, seen.cached_bytes);
 }
 
+// The limit of live leases holds for all threads together. Nothing is kept idle, so that every lease waits for the
+// system between looking at the limit and being handed out.
+TEST(MemoryPool, ManyThreadsStayWithinTheLimit) {
+  constexpr int64_t kBlock = 1 << 20, kMost = 2 * kBlock;
+  UnifiedMemoryPool pool({.most_cached_bytes = 64, .most_live_bytes = kMost});
+  std::atomic<int64_t> leased{0}, refused{0}, beyond{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&] {
+      for (int round = 0; round < 300; ++round) {
+        try {
+          const Lease lease = pool.lease(kBlock);
+          ++leased;
+          static_cast<char*>(lease.data())[0] = 1;
+          if (pool.statistics().live_bytes > kMost) ++beyond;
+          std::this_thread::yield();
+        } catch (const Error&) {
+          ++refused;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(beyond, 0);
+  EXPECT_GT(leased, 0);
+  EXPECT_GT(refused, 0);
+  EXPECT_EQ(pool.statistics().live_bytes, 0);
+}
+
 }  // namespace
 }  // namespace longstride
