@@ -11,9 +11,9 @@ using at::Tensor;
 using SymIntList = at::OptionalArrayRef<c10::SymInt>;
 
 constexpr const char* kForward =
-    "dilated_attention(Tensor q, Tensor k, Tensor v, int[] segment_lengths, int[] dilation_rates, *, bool "
-    "causal=False, "
-    "float? scale=None, str head_offset=\"modulo\", int[]? offsets=None, str mixing=\"joint\", bool average=False, "
+    "dilated_attention(Tensor q, Tensor k, Tensor v, int[] segment_lengths, int[] dilation_rates, *, "
+    "bool causal=False, float? scale=None, str head_offset=\"modulo\", int[]? offsets=None, str mixing=\"joint\", bool "
+    "average=False, "
     "str padding=\"masked\", SymInt[]? cu_seqlens=None, SymInt[]? lengths=None, SymInt? query_start=None, "
     "float dropout_p=0.0, Tensor? dropout_seed=None, bool deterministic=False) -> (Tensor out, Tensor lse)";
 
@@ -41,6 +41,30 @@ std::optional<std::vector<T>> owned(at::OptionalArrayRef<T> list) {
   return list->vec();
 }
 
+Call dilated_call(at::IntArrayRef segment_lengths, at::IntArrayRef dilation_rates, bool causal,
+                  std::optional<double> scale, std::string_view head_offset, at::OptionalIntArrayRef offsets,
+                  std::string_view mixing, bool average, std::string_view padding, SymIntList cu_seqlens,
+                  SymIntList lengths, std::optional<c10::SymInt> query_start, double dropout_p,
+                  const std::optional<Tensor>& dropout_seed, bool deterministic) {
+  Call call;
+  call.segment_lengths = segment_lengths.vec();
+  call.dilation_rates = dilation_rates.vec();
+  call.causal = causal;
+  call.scale = scale;
+  call.head_offset = std::string(head_offset);
+  call.offsets = owned(offsets);
+  call.mixing = std::string(mixing);
+  call.average = average;
+  call.padding = std::string(padding);
+  call.cu_seqlens = owned(cu_seqlens);
+  call.lengths = owned(lengths);
+  call.query_start = std::move(query_start);
+  call.dropout_p = dropout_p;
+  call.dropout_seed = dropout_seed;
+  call.deterministic = deterministic;
+  return call;
+}
+
 template <Outputs (*kernel)(const Tensor&, const Tensor&, const Tensor&, const Call&)>
 Outputs unpack_forward(const Tensor& q, const Tensor& k, const Tensor& v, at::IntArrayRef segment_lengths,
                        at::IntArrayRef dilation_rates, bool causal, std::optional<double> scale,
@@ -48,25 +72,10 @@ Outputs unpack_forward(const Tensor& q, const Tensor& k, const Tensor& v, at::In
                        bool average, std::string_view padding, SymIntList cu_seqlens, SymIntList lengths,
                        std::optional<c10::SymInt> query_start, double dropout_p,
                        const std::optional<Tensor>& dropout_seed, bool deterministic) {
-  return kernel(q, k, v,
-                Call{{},
-                     {},
-                     {},
-                     segment_lengths.vec(),
-                     dilation_rates.vec(),
-                     causal,
-                     scale,
-                     std::string(head_offset),
-                     owned(offsets),
-                     std::string(mixing),
-                     average,
-                     std::string(padding),
-                     owned(cu_seqlens),
-                     owned(lengths),
-                     std::move(query_start),
-                     dropout_p,
-                     dropout_seed,
-                     deterministic});
+  return kernel(
+      q, k, v,
+      dilated_call(segment_lengths, dilation_rates, causal, scale, head_offset, offsets, mixing, average, padding,
+                   cu_seqlens, lengths, std::move(query_start), dropout_p, dropout_seed, deterministic));
 }
 
 using ThreeGrads = std::tuple<Tensor, Tensor, Tensor>;
@@ -79,24 +88,10 @@ ThreeGrads unpack_backward(const Tensor& d_out, const std::optional<Tensor>& d_l
                            bool average, std::string_view padding, SymIntList cu_seqlens, SymIntList lengths,
                            std::optional<c10::SymInt> query_start, double dropout_p,
                            const std::optional<Tensor>& dropout_seed, bool deterministic) {
-  auto [dq, dk, dv, none] = kernel(BackwardInputs{d_out, d_lse, q, k, v, out, lse}, Call{{},
-                                                                                         {},
-                                                                                         {},
-                                                                                         segment_lengths.vec(),
-                                                                                         dilation_rates.vec(),
-                                                                                         causal,
-                                                                                         scale,
-                                                                                         std::string(head_offset),
-                                                                                         owned(offsets),
-                                                                                         std::string(mixing),
-                                                                                         average,
-                                                                                         std::string(padding),
-                                                                                         owned(cu_seqlens),
-                                                                                         owned(lengths),
-                                                                                         std::move(query_start),
-                                                                                         dropout_p,
-                                                                                         dropout_seed,
-                                                                                         deterministic});
+  const auto [dq, dk, dv, none] = kernel(
+      BackwardInputs{d_out, d_lse, q, k, v, out, lse},
+      dilated_call(segment_lengths, dilation_rates, causal, scale, head_offset, offsets, mixing, average, padding,
+                   cu_seqlens, lengths, std::move(query_start), dropout_p, dropout_seed, deterministic));
   return {dq, dk, dv};
 }
 
