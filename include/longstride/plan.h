@@ -106,9 +106,11 @@ struct Geometry {
   int32_t column_block = 128;  // columns of a run are computed in blocks of this many per class; blocks in which no row
                                // of the tile sees a column are skipped
   int32_t row_quantum = 16;    // a tile of n rows costs as much as one of n rounded up to this
-  int32_t diagonal_rows = 32767;  // forward: where the diagonal crosses a run, so many rows are multiplied at a time,
-                                  // each with the blocks that they see; more than tile_rows: all rows at once
-  double merge_columns = 64;      // price of one row of a partial level: as much as this many columns
+  int32_t run_row_quantum = 32767;  // a run costs the rows that it serves, out to multiples of this; more than
+                                    // tile_rows: all rows of the tile
+  int32_t diagonal_rows = 32767;    // forward: where the diagonal crosses a run, so many rows are multiplied at a time,
+                                    // each with the blocks that they see; more than tile_rows: all rows at once
+  double merge_columns = 64;        // price of one row of a partial level: as much as this many columns
   double run_columns =
       8;  // fixed price of one (run, class, column block): as much as this many columns, times tile_rows
   bool operator==(const Geometry&) const = default;
@@ -129,8 +131,9 @@ struct PlanView {
   std::span<const Run> runs;
   std::span<const Phantoms> phantoms;
   std::span<const Merge> merges;
-  int32_t row_quantum = 1;        // Geometry::row_quantum; for count()
-  int32_t diagonal_rows = 32767;  // Geometry::diagonal_rows; for count()
+  int32_t row_quantum = 1;          // Geometry::row_quantum; for count()
+  int32_t run_row_quantum = 32767;  // Geometry::run_row_quantum; for count()
+  int32_t diagonal_rows = 32767;    // Geometry::diagonal_rows; for count()
 };
 
 struct Plan {
@@ -160,8 +163,8 @@ struct PlanCounts {
   int64_t runs = 0;   // executed
   // (query, key) pairs that some run shows, each counted once, whatever its weight and however many levels execute it.
   int64_t seen_pairs = 0;
-  // What the engine multiplies, masked pairs included, over the tiles of all levels: tile rows rounded up to
-  // Geometry::row_quantum, times the columns of the tile's runs and classes, less the column blocks that no row sees
+  // What the engine multiplies, masked pairs included, over the tiles of all levels: rows of the tile's runs rounded as
+  // Geometry says, times their columns and classes, less the column blocks that no row sees
   // (at the diagonal: no row of Geometry::diagonal_rows).
   int64_t computed_pairs = 0;
   int64_t rows = 0;         // rows of base levels

@@ -111,7 +111,8 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   hash.add(e.cu_seqlens);
   hash.add(e.lengths);
   const Geometry& g = key.geometry;
-  for (const int64_t value : {g.tile_rows, g.column_block, g.row_quantum, g.diagonal_rows}) hash.add(value);
+  for (const int64_t value : {g.tile_rows, g.column_block, g.row_quantum, g.run_row_quantum, g.diagonal_rows})
+    hash.add(value);
   hash.add(std::bit_cast<int64_t>(g.merge_columns));
   hash.add(std::bit_cast<int64_t>(g.run_columns));
   hash.add(static_cast<int64_t>(key.direction));

@@ -22,6 +22,7 @@ void validate(const Geometry& geometry) {
   if (geometry.tile_rows < 1 || geometry.tile_rows > INT16_MAX) refuse("tile_rows", geometry.tile_rows);
   if (geometry.column_block < 1) refuse("column_block", geometry.column_block);
   if (geometry.row_quantum < 1) refuse("row_quantum", geometry.row_quantum);
+  if (geometry.run_row_quantum < 1) refuse("run_row_quantum", geometry.run_row_quantum);
   if (geometry.diagonal_rows < 1) refuse("diagonal_rows", geometry.diagonal_rows);
   if (!(geometry.merge_columns >= 0)) refuse("merge_columns", geometry.merge_columns);
   if (!(geometry.run_columns >= 0)) refuse("run_columns", geometry.run_columns);
@@ -72,6 +73,7 @@ PlanView Plan::view() const {
           phantoms,
           merges,
           geometry.row_quantum,
+          geometry.run_row_quantum,
           geometry.diagonal_rows};
 }
 

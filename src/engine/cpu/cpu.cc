@@ -10,10 +10,13 @@
 namespace longstride::engine::cpu {
 
 // Causal columns come in 32: what the forward multiplies at the diagonal (kDiagonalRows), and the backward's pieces.
-Geometry geometry(core::DType, int64_t, bool causal, Direction) {
+// The forward's rows share each block of keys: 256 took 2 % less time than 128 (causal, len 32768, two cores of an
+// EPYC).
+Geometry geometry(core::DType, int64_t, bool causal, Direction direction) {
   Geometry g;
-  g.tile_rows = 128;
+  g.tile_rows = direction == Direction::kForward ? 256 : 128;
   g.column_block = causal ? 32 : 64;
+  g.run_row_quantum = kRowQuantum;
   g.diagonal_rows = kDiagonalRows;
   return g;
 }
