@@ -2,6 +2,7 @@
 // step of compile().
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -17,7 +18,7 @@ struct Sampling {
   int64_t segment = 1;  // at most the longest document, at least 1
   int64_t rate = 1;
   int64_t offset = 0;  // < rate; may be >= segment (then nothing is sampled)
-  bool operator==(const Sampling&) const = default;
+  auto operator<=>(const Sampling&) const = default;
 };
 
 // Document d is [bounds[d], bounds[d + 1]). Positions at or beyond the last bound lie in no document.

@@ -49,6 +49,7 @@ Plan compile(const Pattern& pattern, const Extent& extent, const Geometry& geome
   result.geometry = geometry;
   result.class_of = std::move(classes.class_of);
   plan::LevelSearch search(scope);
+  search.prepare(classes.specs);
   plan::ClassWriter writer(scope, result);
   for (plan::ClassSpec& spec : classes.specs) {
     if (!pattern.blocks().empty()) {

@@ -315,14 +315,37 @@ LevelSearch::Choice LevelSearch::combine_ranges(const std::vector<Sampling>& sam
 
 // Block patterns make the base level, at stride 1, with the groups that have this stride too; the levels of the others
 // are all partial.
+void LevelSearch::prepare(const std::vector<ClassSpec>& classes) {
+  if (classes.size() < 2 || one_row()) return;
+  std::vector<const ClassSpec*> sorted;
+  for (const ClassSpec& spec : classes) sorted.push_back(&spec);
+  std::sort(sorted.begin(), sorted.end(), [](const ClassSpec* a, const ClassSpec* b) {
+    if (a->samplings != b->samplings) return a->samplings < b->samplings;
+    return a->documents != b->documents && *a->documents < *b->documents;
+  });
+  for (const ClassSpec* spec : sorted) {
+    const ClassSpec searched = spec->cells.empty() ? *spec : beside_bands(*spec);
+    if (!searched.samplings.empty()) choose_groups(searched);
+  }
+}
+
+// What is left to levels of groups where bands make the base level, which takes in the groups of rate 1.
+ClassSpec LevelSearch::beside_bands(const ClassSpec& spec) {
+  ClassSpec others{.documents = spec.documents};
+  for (const Sampling& s : spec.samplings) {
+    if (fused_stride({s}) != 1) others.samplings.push_back(s);
+  }
+  return others;
+}
+
 std::vector<LevelShape> LevelSearch::choose(const ClassSpec& spec) {
   if (!spec.bands) return choose_groups(spec);
   LevelShape base{.bands = spec.bands, .cuts = band_cuts(*spec.bands, scope_)};
   base.cut_segment = cut_segment(kCutCandidates - 1, 1, scope_.geometry);
-  ClassSpec others{.documents = spec.documents};
   for (const Sampling& s : spec.samplings) {
-    (fused_stride({s}) == 1 ? base.samplings : others.samplings).push_back(s);
+    if (fused_stride({s}) == 1) base.samplings.push_back(s);
   }
+  const ClassSpec others = beside_bands(spec);
   std::vector<LevelShape> levels;
   if (!others.samplings.empty()) levels = choose_groups(others);
   std::erase_if(levels, [](const LevelShape& level) { return level.samplings.empty(); });
@@ -332,10 +355,9 @@ std::vector<LevelShape> LevelSearch::choose(const ClassSpec& spec) {
 
 std::vector<LevelShape> LevelSearch::choose_groups(const ClassSpec& spec) {
   std::vector<Sampling> samplings, beyond;
-  const bool one_row = scope_.row_end - scope_.row_begin == 1;
   for (const Sampling& s : spec.samplings) {
     if (s.offset >= s.segment) continue;  // samples nothing
-    if (one_row && scope_.row_begin < spec.documents->back()) {
+    if (one_row() && scope_.row_begin < spec.documents->back()) {
       // A decoding step: only the groups that sample the row matter.
       const auto d = std::upper_bound(spec.documents->begin(), spec.documents->end(), scope_.row_begin);
       if ((scope_.row_begin - *(d - 1)) % s.segment % s.rate != s.offset) continue;
@@ -343,7 +365,7 @@ std::vector<LevelShape> LevelSearch::choose_groups(const ClassSpec& spec) {
     (samplings.size() < kMostSearched ? samplings : beyond).push_back(s);
   }
   std::vector<Part> parts;
-  if (one_row) {
+  if (one_row()) {
     // Not worth a search: what fits is fused.
     std::vector<Sampling> fused;
     Part base;

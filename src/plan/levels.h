@@ -14,10 +14,17 @@ class LevelSearch {
   // `scope` must outlive the search.
   explicit LevelSearch(const Scope& scope) : scope_(scope) {}
 
+  // Classes that differ in little share one search, that of the first. Here all classes are searched in an order of
+  // their own, not of heads and batch rows, so that permuting these permutes results bit for bit.
+  void prepare(const std::vector<ClassSpec>& classes);
+
   // The levels of a class, the base level last. Exactly one base; it may hold no groups.
   std::vector<LevelShape> choose(const ClassSpec& spec);
 
  private:
+  // A decoding step.
+  bool one_row() const { return scope_.row_end - scope_.row_begin == 1; }
+  static ClassSpec beside_bands(const ClassSpec& spec);
   std::vector<LevelShape> choose_groups(const ClassSpec& spec);
   // Which samplings share a level, and where its tiles are cut.
   struct Part {

@@ -276,6 +276,45 @@ TEST(Compile, RandomSmall) { expect_random_exact(1, 3000, 40); }
 TEST(Compile, RandomMiddle) { expect_random_exact(100'000, 300, 300); }
 TEST(Compile, RandomLarge) { expect_random_exact(200'000, 10, 1500); }
 
+// Classes share searches; which of them is searched must not depend on the order of heads and batch rows.
+TEST(Compile, PermutedHeadsAndRowsHaveTheSameTiles) {
+  for (uint64_t seed = 0; seed < 300; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint64_t>(n)); };
+    constexpr int64_t kHeads = 4, kRows = 3, kGroups = 3;
+    Extent e{.batch = kRows, .heads = kHeads, .kv_heads = kHeads};
+    e.len_q = e.len_k = 60 + below(200);
+    for (int64_t b = 0; b < kRows; ++b) e.lengths.push_back(below(e.len_k + 1));
+    std::vector<int64_t> offsets;
+    for (int64_t i = 0; i < kGroups * kHeads; ++i) offsets.push_back(below(4));
+    std::vector<int64_t> heads = {0, 1, 2, 3}, rows = {0, 1, 2};
+    std::shuffle(heads.begin(), heads.end(), random);
+    std::shuffle(rows.begin(), rows.end(), random);
+    Extent moved_extent = e;
+    std::vector<int64_t> moved = offsets;
+    for (int64_t b = 0; b < kRows; ++b) moved_extent.lengths[b] = e.lengths[rows[b]];
+    for (int64_t g = 0; g < kGroups; ++g) {
+      for (int64_t h = 0; h < kHeads; ++h) moved[g * kHeads + h] = offsets[g * kHeads + heads[h]];
+    }
+    const bool causal = below(2) == 0;
+    const Geometry geometry{.tile_rows = 64, .column_block = 16, .run_row_quantum = 16, .diagonal_rows = 16};
+    const auto plan_of = [&](const std::vector<int64_t>& table, const Extent& extent) {
+      return compile(Pattern::dilated({16, 32, 64}, {1, 2, 4}, {.causal = causal, .offsets = table}), extent, geometry);
+    };
+    const Plan a = plan_of(offsets, e), b = plan_of(moved, moved_extent);
+    for (int64_t row = 0; row < kRows; ++row) {
+      for (int64_t h = 0; h < kHeads; ++h) {
+        const int32_t of_a = a.class_of[rows[row] * kHeads + heads[h]], of_b = b.class_of[row * kHeads + h];
+        const PlanCounts x = count(a.view(), of_a), y = count(b.view(), of_b);
+        EXPECT_EQ(std::tuple(a.classes[of_a].level_count, x.tiles, x.runs, x.computed_pairs, x.merged_rows),
+                  std::tuple(b.classes[of_b].level_count, y.tiles, y.runs, y.computed_pairs, y.merged_rows));
+      }
+    }
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
 TEST(Compile, EqualInputsGiveEqualPlans) {
   const Pattern p = Pattern::dilated({64, 128, 300}, {1, 2, 6}, {.causal = true});
   const Extent e{.heads = 4, .kv_heads = 4, .len_q = 1000, .len_k = 1000};
