@@ -87,4 +87,8 @@ class UnifiedMemoryPool {
   std::shared_ptr<State> state_;
 };
 
+// The pool from which attention on LibTorch takes results and scratch of more than 32 MiB on the CPU. It keeps at most
+// 256 MiB idle; trim() gives that back.
+UnifiedMemoryPool& process_memory_pool();
+
 }  // namespace longstride

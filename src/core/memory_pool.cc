@@ -241,4 +241,9 @@ void UnifiedMemoryPool::trim(int64_t keep_bytes) {
 
 UnifiedMemoryPool::Statistics UnifiedMemoryPool::statistics() const { return state_->statistics(); }
 
+UnifiedMemoryPool& process_memory_pool() {
+  static auto* const pool = new UnifiedMemoryPool;  // never destroyed: tensors may outlive every static object
+  return *pool;
+}
+
 }  // namespace longstride

@@ -11,6 +11,7 @@
 #include "op/engines.h"
 #include "op/gates.h"
 #include "op/kernels.h"
+#include "op/memory.h"
 
 namespace longstride::op {
 namespace {
@@ -64,7 +65,7 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
     core::refuse("gates", "must all be 1: they are there for their gradient", "other values",
                  "pass 1 + score - score.detach()");
 
-  const Tensor out = at::empty(q.sizes(), q.options());  // [batch, len_q, heads, dim]
+  const Tensor out = empty_result(q.sizes(), q.options());  // [batch, len_q, heads, dim]
   const Tensor lse = at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(lse_dtype(q)));
   if (q.numel() == 0) return {out, lse};
 
@@ -87,9 +88,9 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
     return {at::empty(in.q.sizes(), in.q.options()), at::zeros(in.k.sizes(), in.k.options()),
             at::zeros(in.v.sizes(), in.v.options()),
             has_gates(call) ? at::zeros_like(*call.gates) : at::empty({0}, in.lse.options())};
-  const Tensor dq = at::empty(in.q.sizes(), in.q.options());  // [batch, len_q, heads, dim]
-  const Tensor dk = at::empty(in.k.sizes(), in.k.options());  // [batch, len_k, kv_heads, dim]
-  const Tensor dv = at::empty(in.v.sizes(), in.v.options());
+  const Tensor dq = empty_result(in.q.sizes(), in.q.options());  // [batch, len_q, heads, dim]
+  const Tensor dk = empty_result(in.k.sizes(), in.k.options());  // [batch, len_k, kv_heads, dim]
+  const Tensor dv = empty_result(in.v.sizes(), in.v.options());
   // Gradients come in whatever layout autograd made (a sum gives an expanded scalar), and out may have been laid out
   // anew by a compiler: these two are copied if they must be; q, k and v never.
   const auto with_contiguous_dim = [](const Tensor& t) {

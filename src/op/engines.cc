@@ -2,7 +2,6 @@
 #include "op/engines.h"
 
 #include <ATen/Parallel.h>
-#include <c10/core/impl/alloc_cpu.h>
 #include <fmt/format.h>
 
 #include <atomic>
@@ -11,6 +10,7 @@
 #include "engine/cpu/cpu.h"
 #include "engine/reference/reference.h"
 #include "op/brgemm.h"
+#include "op/memory.h"
 #include "plan/cache.h"
 
 namespace longstride {
@@ -65,8 +65,7 @@ engine::Workspace workspace() {
     parallel_for(threads, count, body);
   };
   space.gemm = brgemm();
-  space.allocate = [](size_t bytes) { return c10::alloc_cpu(bytes); };
-  space.free = [](void* data) { c10::free_cpu(data); };
+  lend_memory(space);
   return space;
 }
 

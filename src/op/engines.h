@@ -29,7 +29,7 @@ const Engine& choose_engine(const c10::Device&, const engine::Problem&);
 // The plan of a call from the cache of the process, compiled if it is not there.
 std::shared_ptr<const Plan> plan_for(const Engine&, const engine::Problem&, const Pattern&, const Extent&, Direction);
 
-// Torch's threads (one inside a parallel region), its CPU allocator, its micro-GEMM.
+// Torch's threads (one inside a parallel region), memory, torch's micro-GEMM.
 engine::Workspace workspace();
 
 // Remembers, for last_engine(), which engine ran on this thread.

@@ -1,0 +1,17 @@
+// Memory of results and scratch on the CPU. Called by device.cc and engines.cc.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "engine/contract.h"
+
+namespace longstride::op {
+
+// A contiguous tensor whose values are yet to be written. Large ones on the CPU come from the process's pool, to which
+// they return with their last reference; like every tensor on memory that is not LibTorch's they can't be resized.
+at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions&);
+
+// Large scratch from the pool, the rest from LibTorch's allocator.
+void lend_memory(engine::Workspace&);
+
+}  // namespace longstride::op
