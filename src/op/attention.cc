@@ -15,6 +15,8 @@ namespace {
 AttentionResult run(const Tensor& q, const Tensor& k, const Tensor& v, const op::Call& call) {
   // The dispatcher reads the tensors' keys before any kernel can check them.
   if (!q.defined() || !k.defined() || !v.defined()) op::check_forward(q, k, v, call);
+  // The operator of dilated groups has no gates: they would be lost on the way, not refused.
+  if (!call.pattern_json && op::has_gates(call)) op::check_forward(q, k, v, call);
   auto [out, lse] = op::dispatch_forward(q, k, v, call);
   return {out, lse};
 }

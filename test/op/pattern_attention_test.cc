@@ -264,6 +264,8 @@ TEST(PatternAttentionRefuses, BadArguments) {
   options.gates = at::ones({1});
   EXPECT_THAT(ask(R"({"blocks": [{"pattern": "axial", "block_size": 4}]})", {}, options),
               HasSubstr("gates must belong to the rows of blocks"));
+  EXPECT_THAT(refusal([&] { attention(q, q, q, Pattern::dilated({4}, {1}), options); }),
+              HasSubstr("gates must belong to the rows of blocks, got no blocks"));
   EXPECT_THAT(ask(R"({"blocks": [{"pattern": "random", "block_size": 4, "density": 0.1}]})", {}),
               HasSubstr("nearest that can be reached is 0.333333"));
 }
