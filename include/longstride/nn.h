@@ -7,6 +7,7 @@
 #include "longstride/nn/checkpoint.h"
 #include "longstride/nn/generate.h"
 #include "longstride/nn/layer.h"
+#include "longstride/nn/learned_blocks.h"
 #include "longstride/nn/longnet.h"
 #include "longstride/nn/longnet_lm.h"
 #include "longstride/nn/positions.h"

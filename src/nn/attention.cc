@@ -4,6 +4,7 @@
 
 #include <torch/torch.h>
 
+#include "longstride/pattern/json.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -21,9 +22,11 @@ Pattern DilatedAttentionOptions::pattern() const {
   o.mixing = mixing;
   o.average = average;
   o.padding = padding;
-  if (blocks.empty()) return Pattern::dilated(segment_lengths, dilation_rates, o);
+  std::vector<BlockPattern> shown = blocks;
+  if (learned) shown.emplace_back(learned->block_size, BlockList{});
+  if (shown.empty()) return Pattern::dilated(segment_lengths, dilation_rates, o);
   if (!segment_lengths.empty() || !dilation_rates.empty()) {
-    return Pattern::dilated(segment_lengths, dilation_rates, o).with_blocks(blocks);
+    return Pattern::dilated(segment_lengths, dilation_rates, o).with_blocks(shown);
   }
   DilatedOptions untouched;
   untouched.causal = causal;
@@ -31,10 +34,17 @@ Pattern DilatedAttentionOptions::pattern() const {
     core::refuse("head_offset, offsets, mixing, average and padding", "must have their defaults without dilated groups",
                  "other values", "they are options of groups; give segment_lengths and dilation_rates");
   }
-  return Pattern::block_sparse(blocks, causal);
+  return Pattern::block_sparse(shown, causal);
 }
 
 void DilatedAttentionOptions::validate() const {
+  if (learned) {
+    learned->validate();
+    if (!blocks.empty()) {
+      core::refuse("blocks", "must be empty with learned blocks", fmt::format("{} patterns", blocks.size()),
+                   "give one of the two");
+    }
+  }
   (void)pattern();
   nn::require_dropout("attention_dropout", attention_dropout);
   if (softmax_scale && !std::isfinite(*softmax_scale)) {
@@ -45,10 +55,17 @@ void DilatedAttentionOptions::validate() const {
 DilatedAttentionImpl::DilatedAttentionImpl(DilatedAttentionOptions given, AttentionFn attend)
     : options(std::move(given)), attend_(std::move(attend)) {
   options.validate();
+  if (options.learned && attend_) {
+    core::refuse("attend", "must be empty with learned blocks", "a function",
+                 "they are computed in this process; leave it out");
+  }
   if (!attend_) attend_ = local_attention(options.pattern());
+  reset();
 }
 
-void DilatedAttentionImpl::reset() {}
+void DilatedAttentionImpl::reset() {
+  if (options.learned) scorer = register_module("scorer", BlockScorer(*options.learned, options.causal));
+}
 
 void DilatedAttentionImpl::pretty_print(std::ostream& stream) const {
   stream << fmt::format("longstride::DilatedAttention(segment_lengths=[{}], dilation_rates=[{}], causal={})",
@@ -57,7 +74,7 @@ void DilatedAttentionImpl::pretty_print(std::ostream& stream) const {
 }
 
 AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                              AttentionOptions call) const {
+                                              AttentionOptions call, BlockChoice* choice) const {
   if (call.scale) {
     core::refuse("call.scale", "must be unset", fmt::format("{}", *call.scale),
                  "set softmax_scale in the module's options");
@@ -70,12 +87,38 @@ AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Ten
     TORCH_WARN_ONCE("longstride: a head dim that is not a multiple of 8 or above 128 takes a slower path; got ",
                     q.size(3));
   }
+  if (choice != nullptr && !options.learned) {
+    core::refuse("choice", "must be unset in a module without learned blocks", "a place for it",
+                 "set learned in the module's options");
+  }
+  std::optional<BlockChoice> chosen;
+  if (options.learned) chosen = choose_blocks(q, k, call);
   call.scale = options.softmax_scale;
   if (is_training() && options.attention_dropout > 0 && q.defined()) {
     call.dropout_p = options.attention_dropout;
     call.dropout_seed = draw_dropout_seed(q.device());
   }
-  return attend_(q, k, v, call);
+  if (!chosen) return attend_(q, k, v, call);
+  // Gates are there for their gradient.
+  if (chosen->gates.requires_grad()) call.gates = chosen->gates;
+  AttentionResult result = pattern_attention(q, k, v, to_json_beside_list(options.pattern()), chosen->blocks, call);
+  if (choice != nullptr) *choice = *std::move(chosen);
+  return result;
+}
+
+BlockChoice DilatedAttentionImpl::choose_blocks(const at::Tensor& q, const at::Tensor& k,
+                                                const AttentionOptions& call) const {
+  if (call.query_start) {
+    core::refuse("query_start", "must be unset with learned blocks", std::to_string(*call.query_start),
+                 "a block is chosen by all of its row; run whole sequences");
+  }
+  if (call.cu_seqlens) {
+    core::refuse("cu_seqlens", "must be unset with learned blocks",
+                 fmt::format("{} documents", call.cu_seqlens->size() - 1),
+                 "give each document a batch row and lengths");
+  }
+  if (call.gates) core::refuse("gates", "must be unset with learned blocks", "a tensor", "the scorer gives them");
+  return scorer->forward(q, k, call.lengths);
 }
 
 }  // namespace longstride

@@ -1,9 +1,17 @@
 // to_json() and from_json() of every options struct of this room. Called by users, checkpoints and the program.
 #include <torch/torch.h>
 
+#include "core/refuse.h"
 #include "nn/option_fields.h"
 
 namespace longstride {
+
+void nn::read(const std::string& key, const Json& value, LearnedBlocks& field) {
+  if (!value.is_object()) core::refuse(key, "must be an object", text_of(value, -1));
+  field = config_of("key of " + key, value, LearnedBlocks(), learned_blocks_fields);
+}
+
+nn::Json nn::written(const LearnedBlocks& field) { return json_of(field, learned_blocks_fields); }
 
 std::string DilatedAttentionOptions::to_json() const { return nn::to_json(*this, nn::dilated_attention_fields); }
 DilatedAttentionOptions DilatedAttentionOptions::from_json(std::string_view text) {

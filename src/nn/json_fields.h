@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "longstride/nn/learned_blocks.h"
 #include "longstride/nn/longnet.h"
 #include "longstride/nn/positions.h"
 #include "longstride/pattern.h"
@@ -35,6 +36,7 @@ void read(const std::string& key, const Json& value, Positions& field);
 void read(const std::string& key, const Json& value, LongNetForm& field);
 void read(const std::string& key, const Json& value, std::vector<BlockPattern>& field);
 void read(const std::string& key, const Json& value, std::vector<HierarchyLevel>& field);
+void read(const std::string& key, const Json& value, LearnedBlocks& field);
 
 // null is unset.
 template <class T>
@@ -55,6 +57,7 @@ Json written(const T& field) {
 // As a pattern's JSON has them (pattern/json.h).
 Json written(const std::vector<BlockPattern>& field);
 Json written(const std::vector<HierarchyLevel>& field);
+Json written(const LearnedBlocks& field);
 
 template <class T>
 Json written(const std::optional<T>& field) {

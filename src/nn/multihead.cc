@@ -68,7 +68,12 @@ void MultiheadDilatedAttentionOptions::validate() const {
     core::refuse("kv_heads", fmt::format("must divide num_heads {}, or be 0 for as many", num_heads),
                  std::to_string(kv_heads));
   }
-  attention.validate();
+  if (attention.learned && (attention.learned->head_dim != 0 || attention.learned->kv_heads != 0)) {
+    core::refuse("learned.head_dim and learned.kv_heads", "must be 0 in a multihead module",
+                 fmt::format("{} and {}", attention.learned->head_dim, attention.learned->kv_heads),
+                 "they follow from embed_dim, num_heads and kv_heads");
+  }
+  inner_attention().validate();
   positions.validate();
   nn::require_positive_finite("layer_norm_eps", layer_norm_eps);
   nn::require_positive_finite("gamma_init", gamma_init);
@@ -85,6 +90,15 @@ void MultiheadDilatedAttentionOptions::validate() const {
     core::refuse("embed_dim / num_heads", fmt::format("must be even for {} positions", name(positions.kind)),
                  std::to_string(head_dim()));
   }
+}
+
+DilatedAttentionOptions MultiheadDilatedAttentionOptions::inner_attention() const {
+  DilatedAttentionOptions inner = attention;
+  if (inner.learned) {
+    inner.learned->head_dim = head_dim();
+    inner.learned->kv_heads = key_value_heads();
+  }
+  return inner;
 }
 
 MultiheadDilatedAttentionImpl::MultiheadDilatedAttentionImpl(MultiheadDilatedAttentionOptions given, AttentionFn attend)
@@ -109,7 +123,7 @@ void MultiheadDilatedAttentionImpl::reset() {
   }
   if (options.sub_layer_norm) inner_norm = register_module("inner_norm", nn::layer_norm(embed, options.layer_norm_eps));
   out_proj = register_module("out_proj", linear(embed, embed, options.bias));
-  attention = register_module("attention", DilatedAttention(options.attention, attend_));
+  attention = register_module("attention", DilatedAttention(options.inner_attention(), attend_));
   reset_parameters();
 }
 
@@ -210,6 +224,9 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
       core::refuse("cache", "must not come together with lengths, cu_seqlens or a mask", "both",
                    "a cache holds one document a batch row");
     }
+    if (options.attention.learned) {
+      core::refuse("cache", "must be unset with learned blocks", "a cache", "run whole sequences");
+    }
     if (!query.is_same(key) || !key.is_same(value)) {
       core::refuse("cache", "needs self-attention", "different query, key and value", "pass one tensor");
     }
@@ -248,7 +265,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
     p.k = cache->k.narrow(1, 0, cache->length + len);
     p.v = cache->v.narrow(1, 0, cache->length + len);
   }
-  const AttentionResult result = attention->forward(p.q, p.k, p.v, attention_call);
+  const AttentionResult result = attention->forward(p.q, p.k, p.v, attention_call, call.choice);
   if (cache != nullptr) cache->length += len;
   at::Tensor out = result.out.flatten(2);  // [batch, len, embed_dim]
   if (options.sub_layer_norm) out = inner_norm(out);

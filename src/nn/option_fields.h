@@ -8,6 +8,17 @@
 
 namespace longstride::nn {
 
+inline constexpr auto learned_blocks_fields = [](auto& o, auto&& visit) {
+  visit("block_size", o.block_size);
+  visit("density", o.density);
+  visit("min_density", o.min_density);
+  visit("max_density", o.max_density);
+  visit("hidden", o.hidden);
+  visit("temperature", o.temperature);
+  visit("head_dim", o.head_dim);
+  visit("kv_heads", o.kv_heads);
+};
+
 inline constexpr auto dilated_attention_fields = [](auto& o, auto&& visit) {
   visit("segment_lengths", o.segment_lengths);
   visit("dilation_rates", o.dilation_rates);
@@ -20,6 +31,7 @@ inline constexpr auto dilated_attention_fields = [](auto& o, auto&& visit) {
   visit("softmax_scale", o.softmax_scale);
   visit("attention_dropout", o.attention_dropout);
   visit("blocks", o.blocks);
+  visit("learned", o.learned);
 };
 
 inline constexpr auto position_fields = [](auto& o, auto&& visit) {

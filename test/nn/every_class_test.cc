@@ -15,6 +15,7 @@ namespace {
 
 using at::Tensor;
 using nn_test::distance;
+using nn_test::OneThread;
 using nn_test::refusal;
 using nn_test::TemporaryFolder;
 using testing::AllOf;
@@ -198,13 +199,6 @@ TYPED_TEST(EveryClass, ForwardsAtOnceAreForwardsInTurn) {
   for (auto& t : threads) t.join();
   EXPECT_EQ(wrong, (std::array<int, 3>{}));
 }
-
-// A thousand calls of many small operations: threads would wait for each other more than they would work.
-struct OneThread {
-  OneThread() { at::set_num_threads(1); }
-  ~OneThread() { at::set_num_threads(before); }
-  const int before = at::get_num_threads();
-};
 
 TYPED_TEST(EveryClass, TheThousandthCallIsTheFirst) {
   const OneThread one_thread;

@@ -91,6 +91,12 @@ LongNetLMConfig small_config() {
   return c;
 }
 
+at::Tensor mask_of(const BlockChoice& choice) {
+  const at::Tensor mask = at::zeros(choice.scores.sizes(), at::kBool);
+  const auto cells = choice.blocks.to(at::kLong).unbind(1);
+  return mask.index_put_({cells[0], cells[1], cells[2], cells[3]}, at::ones({}, at::kBool));
+}
+
 at::Tensor random_tokens(int64_t batch, int64_t len, int64_t vocab, uint64_t seed) {
   return at::randint(0, vocab, {batch, len}, at::make_generator<at::CPUGeneratorImpl>(seed), at::kLong);
 }

@@ -21,11 +21,24 @@ double distance(const at::Tensor& a, const at::Tensor& b);
 // A small language model whose three groups leave rows of a short text sparse.
 LongNetLMConfig small_config();
 
+// The blocks of a choice as bool [batch, kv_heads, query blocks, key blocks].
+at::Tensor mask_of(const BlockChoice& choice);
+
 // Random token ids [batch, len] below vocab, from a generator of the test's own.
 at::Tensor random_tokens(int64_t batch, int64_t len, int64_t vocab, uint64_t seed);
 
 // Runs what must refuse and returns the message of its Error; "" (with a test failure) if it did not throw one.
 std::string refusal(const std::function<void()>& action);
+
+// One thread of torch's while it lives: in thousands of small operations threads wait for each other more than they
+// work.
+struct OneThread {
+  OneThread() { at::set_num_threads(1); }
+  ~OneThread() { at::set_num_threads(before); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+  const int before = at::get_num_threads();
+};
 
 // An empty folder that goes away with the object.
 class TemporaryFolder {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "longstride/attention.h"
+#include "longstride/nn/learned_blocks.h"
 #include "longstride/nn/positions.h"
 
 namespace longstride {
@@ -42,8 +43,10 @@ struct DilatedAttentionOptions {
   // In the same softmax as the groups: a pair counts once more if one of these shows it (pattern/blocks.h). Alone when
   // both lists of groups are empty; then the options of groups must have their defaults.
   std::vector<BlockPattern> blocks;
+  // Blocks that a scorer chooses, in place of `blocks`, alone or beside the groups.
+  std::optional<LearnedBlocks> learned;
 
-  Pattern pattern() const;  // throws Error as Pattern::dilated does
+  Pattern pattern() const;  // throws Error as Pattern::dilated does; learned blocks are an empty list in it
   void validate() const;    // throws Error
   // Every field by name, and back: missing fields have their defaults, an unknown one (named with the nearest), or one
   // of a wrong type, is an Error. The result is validated. The same holds for every to_json() and from_json() here.
@@ -55,18 +58,24 @@ struct DilatedAttentionOptions {
 // q [batch, len, heads, dim], k and v [batch, len, kv_heads, dim] -> {out, lse}; see longstride/attention.h. Scale and
 // dropout are the module's: a call that brings its own is refused. In training mode a dropout seed is drawn from
 // torch's generator. Warns once a process if dim is not a multiple of 8 or above 128 (a slower path).
+//
+// With learned blocks it has a scorer, whose parameters are the module's. Each call chooses by it and gives the choice
+// to `choice`, if given; q and k have equal lengths (no query_start), batch rows may be shorter (`lengths`), packed
+// documents are refused, and attention is that of this process.
 class DilatedAttentionImpl : public torch::nn::Cloneable<DilatedAttentionImpl> {
  public:
   static constexpr const char* kModelName = "DilatedAttention";  // in the config.json of a saved one
   explicit DilatedAttentionImpl(DilatedAttentionOptions options, AttentionFn attend = {});  // empty: local_attention
   void reset() override;
   void pretty_print(std::ostream& stream) const override;
-  AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                          AttentionOptions call = {}) const;
+  AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, AttentionOptions call = {},
+                          BlockChoice* choice = nullptr) const;
 
   DilatedAttentionOptions options;
+  BlockScorer scorer{nullptr};  // empty without learned blocks
 
  private:
+  BlockChoice choose_blocks(const at::Tensor& q, const at::Tensor& k, const AttentionOptions& call) const;
   AttentionFn attend_;
 };
 TORCH_MODULE(DilatedAttention);
@@ -94,8 +103,9 @@ struct MultiheadDilatedAttentionOptions {
 
   int64_t head_dim() const { return embed_dim / num_heads; }
   int64_t key_value_heads() const { return kv_heads == 0 ? num_heads : kv_heads; }
-  void validate() const;        // throws Error
-  std::string to_json() const;  // flat: the fields of `attention` and `positions` beside the others
+  DilatedAttentionOptions inner_attention() const;  // `attention`, with the sizes of its learned blocks filled in
+  void validate() const;                            // throws Error
+  std::string to_json() const;                      // flat: the fields of `attention` and `positions` beside the others
   static MultiheadDilatedAttentionOptions from_json(std::string_view text);
   bool operator==(const MultiheadDilatedAttentionOptions&) const = default;
 };
@@ -112,6 +122,7 @@ struct MultiheadCall {
   const RotaryFactors* rotary = nullptr;  // factors of exactly these rows, when a caller has them already
   bool need_lse = false;
   bool deterministic = false;
+  BlockChoice* choice = nullptr;  // with learned blocks: receives what was chosen, with density_loss
 };
 
 // Multi-head attention. forward(): self-attention of x [batch, len, embed_dim] -> (output [batch, len, embed_dim], lse

@@ -1,0 +1,238 @@
+// BlockScorer: which blocks are worth computing, learned. Called by DilatedAttention and by users.
+#include <torch/torch.h>
+
+#include <algorithm>
+
+#include "longstride/nn/learned_blocks.h"
+#include "nn/require.h"
+
+namespace longstride {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+void require_share(std::string_view argument, double value) {
+  if (!(value > 0 && value < 1)) core::refuse(argument, "must be in (0, 1)", fmt::format("{}", value));
+}
+
+void require_temperature(double value) {
+  if (!(value >= 0 && std::isfinite(value))) {
+    core::refuse("temperature", "must be finite and not negative", fmt::format("{}", value));
+  }
+}
+
+int64_t blocks_of(int64_t len, int64_t block_size) { return (len + block_size - 1) / block_size; }
+
+// The grid of one call: a batch row has nb blocks of its own, fewer than the widest has if it is shorter.
+struct Grid {
+  int64_t block_size;
+  int64_t len;
+  bool causal;
+  std::vector<int64_t> lengths;  // one, or one per batch row
+
+  int64_t width() const { return blocks_of(len, block_size); }
+  int64_t blocks(size_t row) const { return blocks_of(lengths[row], block_size); }
+  int64_t rows() const { return static_cast<int64_t>(lengths.size()); }
+
+  int64_t pairs() const {
+    int64_t all = 0;
+    for (size_t row = 0; row < lengths.size(); ++row) {
+      all += causal ? blocks(row) * (blocks(row) + 1) / 2 : blocks(row) * blocks(row);
+    }
+    return all;
+  }
+
+  // bool [rows, 1, width, width]: which pairs of blocks there are.
+  at::Tensor there() const {
+    const at::Tensor index = at::arange(width());
+    std::vector<int64_t> counts;
+    for (size_t row = 0; row < lengths.size(); ++row) counts.push_back(blocks(row));
+    const at::Tensor inside = index.unsqueeze(0) < at::tensor(counts, at::kLong).unsqueeze(1);  // [rows, width]
+    const at::Tensor pairs = inside.unsqueeze(2) & inside.unsqueeze(1);
+    return (causal ? pairs.tril() : pairs).unsqueeze(1);
+  }
+
+  // [rows, 1, width, 1]: how many blocks each row of blocks takes at a density. The rule of RandomBlocks: what a row
+  // has too much of, for it keeps its diagonal, the next ones make up for.
+  at::Tensor counts(double density) const {
+    const at::Tensor all = at::zeros({rows(), width()}, at::kLong);
+    auto count = all.accessor<int64_t, 2>();
+    for (int64_t row = 0; row < rows(); ++row) {
+      const int64_t nb = blocks(static_cast<size_t>(row));
+      int64_t seen = 0, taken = 0;
+      for (int64_t i = 0; i < nb; ++i) {
+        const int64_t most = causal ? i + 1 : nb;
+        seen += most;
+        const auto owed = static_cast<int64_t>(std::floor(density * static_cast<double>(seen) + 0.5)) - taken;
+        count[row][i] = std::clamp<int64_t>(owed, 1, most);
+        taken += count[row][i];
+      }
+    }
+    return all.unsqueeze(1).unsqueeze(3);
+  }
+
+  // As for every pattern with a density: held against the longest row; half a block is rounding, and one block is
+  // dense.
+  void check(double density) const {
+    if (lengths.empty()) return;
+    const int64_t nb = blocks_of(*std::max_element(lengths.begin(), lengths.end()), block_size);
+    const int64_t pairs = causal ? nb * (nb + 1) / 2 : nb * nb;
+    if (nb < 2 || density * static_cast<double>(pairs) >= static_cast<double>(nb) - 0.5) return;
+    const double least = static_cast<double>(nb) / static_cast<double>(pairs);
+    core::refuse("density",
+                 fmt::format("must be at least {:.4g} on {} x {} blocks: every row keeps its diagonal", least, nb, nb),
+                 fmt::format("{:.4g}", density),
+                 fmt::format("the nearest that can be reached is {:.6g} (sparsity_ratio {:.6g}); smaller blocks reach "
+                             "lower densities",
+                             least, 1 - least));
+  }
+};
+
+// What stands for each block of t [batch, len, kv_heads, dim]: the mean of its positions below the row's length.
+// [batch, kv_heads, blocks, dim]
+at::Tensor block_means(const at::Tensor& t, const Grid& grid) {
+  const int64_t width = grid.width();
+  const at::Tensor padded = at::constant_pad_nd(t, {0, 0, 0, 0, 0, width * grid.block_size - grid.len});
+  const at::Tensor sums = padded.unflatten(1, {width, grid.block_size}).sum(2);
+  const at::Tensor starts = at::arange(width) * grid.block_size;
+  const at::Tensor filled =
+      (at::tensor(grid.lengths, at::kLong).unsqueeze(1) - starts).clamp(1, grid.block_size).to(t.options());
+  return (sums / filled.unsqueeze(2).unsqueeze(3)).transpose(1, 2);
+}
+
+// The first position of each block.
+at::Tensor block_heads(const at::Tensor& t, const Grid& grid) {
+  return t.slice(1, 0, std::nullopt, grid.block_size).transpose(1, 2);
+}
+
+// Divided by its root mean square; zero stays zero.
+at::Tensor normalised(const at::Tensor& t) { return t * (t.square().mean(-1, true) + 1e-8).rsqrt(); }
+
+// Normalised on both sides: the scores neither depend on the scale of q and k, nor can they run away with the gates'
+// gradient, which is the same however large they are.
+at::Tensor features(const at::Tensor& pooled, const at::Tensor& in, const at::Tensor& out) {
+  const auto weight = [&](const at::Tensor& w) { return w.to(pooled.scalar_type()); };
+  return normalised(at::matmul(at::gelu(at::matmul(normalised(pooled), weight(in))), weight(out)));
+}
+
+}  // namespace
+
+void LearnedBlocks::validate() const {
+  nn::require_positive("block_size", block_size);
+  nn::require_positive("hidden", hidden);
+  nn::require_positive("head_dim", head_dim);
+  nn::require_positive("kv_heads", kv_heads);
+  require_temperature(temperature);
+  require_share("density", density);
+  if (min_density) require_share("min_density", *min_density);
+  if (max_density) require_share("max_density", *max_density);
+  if (min_density && max_density && *min_density >= *max_density) {
+    core::refuse("min_density", fmt::format("must be below max_density {}", *max_density),
+                 fmt::format("{}", *min_density));
+  }
+  if (min_density.value_or(density) > density || max_density.value_or(density) < density) {
+    core::refuse(
+        "density", "must be from min_density to max_density",
+        fmt::format("{} outside [{}, {}]", density, min_density.value_or(density), max_density.value_or(density)));
+  }
+}
+
+BlockScorerImpl::BlockScorerImpl(LearnedBlocks given, bool is_causal)
+    : options(given), causal(is_causal), temperature_(given.temperature) {
+  options.validate();
+  reset();
+}
+
+void BlockScorerImpl::reset() {
+  const auto make = [&](const char* name, int64_t in) {
+    const double bound = 1 / std::sqrt(static_cast<double>(in));
+    return register_parameter(name, at::empty({options.kv_heads, in, options.hidden}).uniform_(-bound, bound));
+  };
+  query_in = make("query_in", options.head_dim);
+  query_out = make("query_out", options.hidden);
+  key_in = make("key_in", options.head_dim);
+  key_out = make("key_out", options.hidden);
+  bias = register_parameter("bias", at::zeros({options.kv_heads, 1, 1}));
+}
+
+void BlockScorerImpl::pretty_print(std::ostream& stream) const {
+  stream << fmt::format("longstride::BlockScorer(head_dim={}, kv_heads={}, block_size={}, density={}, hidden={})",
+                        options.head_dim, options.kv_heads, options.block_size, options.density, options.hidden);
+}
+
+void BlockScorerImpl::set_temperature(double temperature) {
+  require_temperature(temperature);
+  temperature_ = temperature;
+}
+
+BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
+                                     const std::optional<std::vector<int64_t>>& lengths) const {
+  const auto fits = [&](const at::Tensor& t) { return t.defined() && t.dim() == 4 && t.size(3) == options.head_dim; };
+  if (!fits(k) || k.size(2) != options.kv_heads) {
+    core::refuse("k", fmt::format("must be [batch, len, {}, {}]", options.kv_heads, options.head_dim),
+                 nn::shape_text(k));
+  }
+  if (!fits(q) || q.size(0) != k.size(0) || q.size(1) != k.size(1) || q.size(2) % options.kv_heads != 0) {
+    core::refuse(
+        "q",
+        fmt::format("must be [{}, {}, a multiple of {}, {}]", k.size(0), k.size(1), options.kv_heads, options.head_dim),
+        nn::shape_text(q));
+  }
+  Grid grid{options.block_size, k.size(1), causal, {k.size(1)}};
+  at::Tensor queries = q.detach(), keys = k.detach();
+  if (lengths) {
+    if (static_cast<int64_t>(lengths->size()) != k.size(0)) {
+      core::refuse("lengths", fmt::format("must have one entry a batch row, {}", k.size(0)),
+                   fmt::format("{}", lengths->size()));
+    }
+    for (const int64_t n : *lengths) {
+      if (n < 0 || n > k.size(1)) {
+        core::refuse("lengths", fmt::format("must be in [0, {}]", k.size(1)), fmt::format("{}", n));
+      }
+    }
+    grid.lengths = *lengths;
+    // What lies beyond a row's length may be anything.
+    const at::Tensor beyond = (at::arange(grid.len).unsqueeze(0) >= at::tensor(*lengths, at::kLong).unsqueeze(1))
+                                  .unsqueeze(2)
+                                  .unsqueeze(3)
+                                  .to(k.device());  // [batch, len, 1, 1]
+    queries = queries.masked_fill(beyond, 0);
+    keys = keys.masked_fill(beyond, 0);
+  }
+  grid.check(options.density);
+
+  const at::ScalarType dtype = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  queries = queries.to(dtype).unflatten(2, {options.kv_heads, q.size(2) / options.kv_heads}).mean(3);
+  const at::Tensor query_features =
+      features(causal ? block_heads(queries, grid) : block_means(queries, grid), query_in, query_out);
+  const at::Tensor key_features = features(block_means(keys.to(dtype), grid), key_in, key_out);
+  const at::Tensor scores =
+      at::matmul(query_features, key_features.transpose(2, 3)) / std::sqrt(static_cast<double>(options.hidden)) +
+      bias.to(dtype);  // [batch, kv_heads, width, width]
+
+  const at::Tensor there = grid.there().to(scores.device());
+  const at::Tensor diagonal = at::eye(grid.width(), there.options());
+  at::Tensor ranked = scores.detach();
+  if (is_training() && temperature_ > 0) {
+    const at::Tensor uniform = at::rand_like(ranked).clamp_min(1e-20);
+    ranked = ranked - temperature_ * (-uniform.log()).log();
+  }
+  ranked = ranked.masked_fill(there.logical_not() | ranked.isnan(), -kInfinity).masked_fill(diagonal, kInfinity);
+  const at::Tensor rank = ranked.argsort(/*stable=*/true, /*dim=*/3, /*descending=*/true).argsort(/*dim=*/int64_t{3});
+  const at::Tensor least = grid.counts(options.min_density.value_or(options.density)).to(scores.device());
+  const at::Tensor most = grid.counts(options.max_density.value_or(options.density)).to(scores.device());
+  const at::Tensor taken = there & ((rank < least) | ((rank < most) & (ranked > 0)));
+
+  const at::Tensor cells = taken.to(at::kCPU).nonzero();  // [rows, 4]
+  const std::vector<at::Tensor> at_cells = cells.to(scores.device()).unbind(1);
+  const at::Tensor score = scores.index({at_cells[0], at_cells[1], at_cells[2], at_cells[3]}).to(dtype);
+  // A score that is NaN leaves its gate at 1.
+  const at::Tensor through = at::nan_to_num(score - score.detach()) * at_cells[2].ne(at_cells[3]);
+  const at::Tensor open = at::sigmoid(scores).masked_fill(diagonal, 1).masked_fill(there.logical_not(), 0);
+  const at::Tensor share =
+      open.sum() /
+      std::max<int64_t>(1, grid.pairs() * (scores.size(0) / std::max<int64_t>(1, grid.rows())) * options.kv_heads);
+  return {cells.to(at::kInt), 1 + through, scores, (share - options.density).square()};
+}
+
+}  // namespace longstride

@@ -1,0 +1,487 @@
+// Learned block patterns: what a scorer chooses, and that attention and its gradients are those of the chosen blocks.
+// That it comes to choose well is in learned_task_test.cc.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "test/nn/support.h"
+
+namespace longstride::nn_test {
+namespace {
+
+using at::Tensor;
+using testing::AllOf;
+using testing::HasSubstr;
+
+LearnedBlocks small_blocks() {
+  LearnedBlocks l;
+  l.block_size = 8;
+  l.density = 0.25;
+  l.hidden = 16;
+  l.head_dim = 8;
+  l.kv_heads = 2;
+  return l;
+}
+
+DilatedAttention learned_attention(const LearnedBlocks& learned, bool causal = false) {
+  DilatedAttentionOptions o;
+  o.learned = learned;
+  o.causal = causal;
+  return DilatedAttention(o);
+}
+
+struct Input {
+  Tensor q, k, v;
+  explicit Input(int64_t batch, int64_t len, at::ScalarType dtype = at::kFloat)
+      : q(at::randn({batch, len, 4, 8}, dtype)),
+        k(at::randn({batch, len, 2, 8}, dtype)),
+        v(at::randn({batch, len, 2, 8}, dtype)) {}
+};
+
+TEST(LearnedBlocks, RefusesBadOptions) {
+  const auto with = [](const std::function<void(LearnedBlocks&)>& change) {
+    LearnedBlocks l = small_blocks();
+    change(l);
+    return refusal([&] { l.validate(); });
+  };
+  EXPECT_NO_THROW(small_blocks().validate());
+  EXPECT_THAT(with([](auto& l) { l.head_dim = 0; }), HasSubstr("head_dim must be positive, got 0"));
+  EXPECT_THAT(with([](auto& l) { l.kv_heads = -1; }), HasSubstr("kv_heads must be positive"));
+  EXPECT_THAT(with([](auto& l) { l.block_size = 0; }), HasSubstr("block_size must be positive"));
+  EXPECT_THAT(with([](auto& l) { l.hidden = 0; }), HasSubstr("hidden must be positive"));
+  for (const double wrong : {0.0, 1.0, -0.1, std::nan("")}) {
+    EXPECT_THAT(with([&](auto& l) { l.density = wrong; }), HasSubstr("density must be in (0, 1)"));
+    EXPECT_THAT(with([&](auto& l) { l.min_density = wrong; }), HasSubstr("min_density must be in (0, 1)"));
+    EXPECT_THAT(with([&](auto& l) { l.max_density = wrong; }), HasSubstr("max_density must be in (0, 1)"));
+  }
+  EXPECT_THAT(with([](auto& l) { l.min_density = l.max_density = 0.25; }),
+              HasSubstr("min_density must be below max_density 0.25, got 0.25"));
+  EXPECT_THAT(with([](auto& l) { l.min_density = 0.3; }),
+              HasSubstr("density must be from min_density to max_density, got 0.25 outside [0.3, 0.25]"));
+  EXPECT_THAT(with([](auto& l) { l.max_density = 0.2; }), HasSubstr("density must be from min_density"));
+  for (const double wrong : {-0.5, std::nan("")}) {
+    EXPECT_THAT(with([&](auto& l) { l.temperature = wrong; }), HasSubstr("temperature must be finite"));
+    BlockScorer scorer(small_blocks(), false);
+    EXPECT_THAT(refusal([&] { scorer->set_temperature(wrong); }), HasSubstr("temperature must be finite"));
+  }
+}
+
+TEST(BlockScorer, TakesItsDensityToTheBlockWithTheDiagonal) {
+  torch::manual_seed(2);
+  for (const bool causal : {false, true}) {
+    for (const bool training : {false, true}) {
+      BlockScorer scorer(small_blocks(), causal);
+      scorer->train(training);
+      for (const int64_t len : {0, 1, 7, 64, 160, 157}) {
+        const Input in(3, len);
+        const BlockChoice choice = scorer->forward(in.q, in.k);
+        const int64_t nb = (len + 7) / 8, pairs = causal ? nb * (nb + 1) / 2 : nb * nb;
+        const Tensor mask = mask_of(choice);
+        EXPECT_EQ(mask.sum().item<int64_t>(), choice.blocks.size(0)) << "no block twice";
+        EXPECT_TRUE(mask.diagonal(0, 2, 3).all().item<bool>());
+        if (nb > 1) {
+          EXPECT_TRUE((mask.sum({2, 3}) - 0.25 * double(pairs)).abs().le(0.5).all().item<bool>()) << len << causal;
+        }
+        if (causal) {
+          EXPECT_FALSE(mask.triu(1).any().item<bool>());
+        }
+        EXPECT_TRUE(choice.gates.eq(1).all().item<bool>());
+        EXPECT_EQ(choice.blocks.scalar_type(), at::kInt);
+        EXPECT_EQ(choice.gates.size(0), choice.blocks.size(0));
+      }
+    }
+  }
+}
+
+TEST(BlockScorer, RefusesADensityBelowTheDiagonals) {
+  BlockScorer scorer(small_blocks(), false);
+  const Input two(1, 16);
+  EXPECT_THAT(refusal([&] { scorer->forward(two.q, two.k); }),
+              AllOf(HasSubstr("density must be at least 0.5 on 2 x 2 blocks"), HasSubstr("got 0.25"),
+                    HasSubstr("nearest that can be reached is 0.5 (sparsity_ratio 0.5)")));
+}
+
+// The best blocks of a row by the scores, as many as the definition says; no noise.
+TEST(BlockScorer, TakesTheBestOfEveryRowWithinItsBounds) {
+  torch::manual_seed(3);
+  LearnedBlocks l = small_blocks();
+  l.min_density = 0.125;
+  l.max_density = 0.5;
+  BlockScorer scorer(l, false);
+  scorer->eval();
+  const Input in(3, 128);
+  std::set<int64_t> counts;
+  for (const double shift : {-0.7, 0.0, 0.7}) {
+    torch::NoGradGuard no_grad;
+    scorer->bias.fill_(shift);
+    const BlockChoice choice = scorer->forward(in.q, in.k);
+    const Tensor mask = mask_of(choice);
+    for (int64_t n = 0; n < 3 * 2 * 16; ++n) {
+      const int64_t i = n % 16;
+      const Tensor row = choice.scores.view({-1, 16})[n].clone();
+      row[i] = HUGE_VAL;
+      const auto order = std::get<1>(row.sort(/*dim=*/0, /*descending=*/true));
+      Tensor expected = at::zeros({16}, at::kBool);
+      // 16 blocks: an eighth are 2 a row, a half are 8.
+      for (int64_t place = 0; place < 8; ++place) {
+        const Tensor j = order[place];
+        if (place < 2 || row[j].item<double>() > 0) expected[j] = true;
+      }
+      EXPECT_TRUE(at::equal(mask.view({-1, 16})[n], expected)) << n;
+      counts.insert(expected.sum().item<int64_t>());
+    }
+  }
+  EXPECT_GE(counts.size(), 5u) << "rows must differ here, or the case shows nothing";
+}
+
+TEST(BlockScorer, SamplesAndHeadsChooseForThemselves) {
+  torch::manual_seed(4);
+  BlockScorer scorer(small_blocks(), false);
+  scorer->eval();
+  const Input in(2, 128);
+  const BlockChoice both = scorer->forward(in.q, in.k);
+  const Tensor mask = mask_of(both);
+  EXPECT_FALSE(at::equal(mask[0], mask[1]));
+  EXPECT_FALSE(at::equal(mask.select(1, 0), mask.select(1, 1)));
+  for (int64_t b = 0; b < 2; ++b) {
+    const BlockChoice alone = scorer->forward(in.q.narrow(0, b, 1), in.k.narrow(0, b, 1));
+    EXPECT_TRUE(at::equal(mask_of(alone)[0], mask[b]));
+  }
+  // Neither the scale of q nor that of k matters.
+  EXPECT_TRUE(at::equal(mask_of(scorer->forward(in.q * 64, in.k / 64)), mask));
+}
+
+TEST(BlockScorer, NoiseIsForTrainingAndCools) {
+  torch::manual_seed(5);
+  BlockScorer scorer(small_blocks(), false);
+  const Input in(2, 128);
+  const auto choose = [&] { return mask_of(scorer->forward(in.q, in.k)); };
+  scorer->eval();
+  const Tensor best = choose();
+  EXPECT_TRUE(at::equal(choose(), best));
+  scorer->train();
+  const Tensor hot = choose();
+  EXPECT_FALSE(at::equal(hot, best));
+  EXPECT_FALSE(at::equal(choose(), hot));
+  torch::manual_seed(6);
+  const Tensor one = choose();
+  torch::manual_seed(6);
+  EXPECT_TRUE(at::equal(choose(), one)) << "it draws from torch's generator";
+  // Colder is nearer to the best, and 0 is there.
+  int64_t before = 0;
+  for (const double temperature : {4.0, 0.5, 0.05}) {
+    scorer->set_temperature(temperature);
+    int64_t agree = 0;
+    for (int repeat = 0; repeat < 8; ++repeat) agree += (choose() & best).sum().item<int64_t>();
+    EXPECT_GT(agree, before) << temperature;
+    before = agree;
+  }
+  scorer->set_temperature(0);
+  EXPECT_TRUE(at::equal(choose(), best));
+}
+
+// Its value from the scores, the sign of its pull on both sides of the density, and where it comes to rest.
+TEST(BlockScorer, DensityLossPullsTheScoresToTheDensity) {
+  torch::manual_seed(7);
+  const OneThread one_thread;
+  for (const bool causal : {false, true}) {
+    BlockScorer scorer(small_blocks(), causal);
+    const Input in(2, 61);
+    const std::vector<int64_t> lengths = {61, 33};  // 8 and 5 blocks
+    const auto share = [&](const BlockChoice& choice) {
+      double sum = 0, pairs = 0;
+      for (int64_t b = 0; b < 2; ++b) {
+        const int64_t nb = b == 0 ? 8 : 5;
+        for (int64_t i = 0; i < nb; ++i) {
+          for (int64_t j = 0; j < (causal ? i + 1 : nb); ++j) {
+            pairs += 2;
+            for (int64_t h = 0; h < 2; ++h) {
+              sum += i == j ? 1 : 1 / (1 + std::exp(-choice.scores[b][h][i][j].item<double>()));
+            }
+          }
+        }
+      }
+      return sum / pairs;
+    };
+    for (const double shift : {-6.0, 3.0}) {
+      {
+        const torch::NoGradGuard no_grad;
+        scorer->bias.fill_(shift);
+      }
+      const double density = small_blocks().density;
+      const BlockChoice choice = scorer->forward(in.q, in.k, lengths);
+      EXPECT_NEAR(choice.density_loss.item<double>(), std::pow(share(choice) - density, 2), 1e-6);
+      const auto grads =
+          torch::autograd::grad({choice.density_loss}, {scorer->bias, scorer->query_in, scorer->key_out});
+      // Causal grids of 8 and 5 blocks have 13 of their 51 blocks on the diagonal: that alone is more than a quarter.
+      const bool above = share(choice) > density;
+      EXPECT_EQ(above, shift > 0 || causal);
+      EXPECT_TRUE((above ? grads[0] > 0 : grads[0] < 0).all().item<bool>()) << shift;
+      EXPECT_GT(grads[1].abs().max().item<double>(), 0);
+      EXPECT_GT(grads[2].abs().max().item<double>(), 0);
+    }
+    torch::optim::Adam optimizer(scorer->parameters(), torch::optim::AdamOptions(0.05));
+    for (int step = 0; step < 400; ++step) {
+      optimizer.zero_grad();
+      scorer->forward(in.q, in.k, lengths).density_loss.backward();
+      optimizer.step();
+    }
+    EXPECT_NEAR(share(scorer->forward(in.q, in.k, lengths)), small_blocks().density, 0.03);
+  }
+}
+
+// Attention over the chosen blocks in torch's own operations.
+AttentionResult dense(const Input& in, const Tensor& mask, int64_t block_size, bool causal,
+                      const std::vector<int64_t>& lengths, const std::function<Tensor(const Tensor&)>& groups) {
+  const int64_t len = in.q.size(1);
+  const auto spread = [&](const Tensor& t, int64_t dim) {
+    return t.repeat_interleave(block_size, dim).narrow(dim, 0, len);
+  };
+  Tensor seen = spread(spread(mask, 2), 3);  // [batch, kv_heads, len, len]
+  if (causal) seen = seen.tril();
+  const Tensor position = at::arange(len);
+  const Tensor inside = position.unsqueeze(0) < at::tensor(lengths, at::kLong).unsqueeze(1);  // [batch, len]
+  Tensor m = groups((seen & inside.unsqueeze(1).unsqueeze(2) & inside.unsqueeze(1).unsqueeze(3)).to(at::kDouble));
+  m = m.repeat_interleave(2, 1);
+  const Tensor keys = in.k.repeat_interleave(2, 2).transpose(1, 2),
+               values = in.v.repeat_interleave(2, 2).transpose(1, 2);
+  const Tensor p = m * (at::matmul(in.q.transpose(1, 2), keys.transpose(2, 3)) / std::sqrt(8.0)).exp();
+  const Tensor sum = p.sum(-1);
+  const Tensor blind = sum == 0, whole = sum.masked_fill(blind, 1);
+  return {at::matmul(p / whole.unsqueeze(-1), values).transpose(1, 2), whole.log().masked_fill(blind, -HUGE_VAL)};
+}
+
+TEST(LearnedBlockAttention, IsAttentionOverItsBlocksAndSoAreItsGradients) {
+  torch::manual_seed(8);
+  const std::vector<int64_t> whole = {61, 61}, shorter = {61, 30};
+  for (const bool causal : {false, true}) {
+    for (const auto& lengths : {whole, shorter}) {
+      for (const bool beside_groups : {false, true}) {
+        SCOPED_TRACE(fmt::format("causal {} lengths {} groups {}", causal, lengths[1], beside_groups));
+        DilatedAttentionOptions o;
+        o.learned = small_blocks();
+        o.causal = causal;
+        if (beside_groups) {
+          o.segment_lengths = {24};
+          o.dilation_rates = {3};
+        }
+        DilatedAttention module(o);
+        module->to(at::kDouble);
+        Input in(2, 61, at::kDouble);
+        // What lies beyond a row's length may be anything.
+        if (lengths[1] < 61) {
+          for (const Tensor* t : {&in.q, &in.k, &in.v}) (*t)[1].slice(0, lengths[1]).fill_(std::nan(""));
+        }
+        for (Tensor* t : {&in.q, &in.k, &in.v}) t->requires_grad_();
+        AttentionOptions call;
+        if (lengths != whole) call.lengths = lengths;
+        BlockChoice choice;
+        const AttentionResult r = module(in.q, in.k, in.v, call, &choice);
+        EXPECT_EQ(last_engine(), "reference");
+        Input clean = in;
+        for (Tensor* t : {&clean.q, &clean.k, &clean.v}) *t = at::nan_to_num(t->detach()).requires_grad_();
+        const AttentionResult expected = dense(clean, mask_of(choice), 8, causal, lengths, [&](const Tensor& shown) {
+          if (!beside_groups) return shown;
+          Tensor m = shown.clone();
+          for (int64_t b = 0; b < 2; ++b) {
+            for (int64_t j = 0; j < 2; ++j) {
+              for (int64_t x = 0; x < lengths[b]; ++x) {
+                for (int64_t y = 0; y < (causal ? x + 1 : lengths[b]); ++y) {
+                  if (x / 24 == y / 24 && x % 24 % 3 == j && y % 24 % 3 == j) m[b][j][x][y] += 1;
+                }
+              }
+            }
+          }
+          return m;
+        });
+        EXPECT_LT(distance(r.out, expected.out), 1e-12);
+        EXPECT_LT(distance(r.lse.nan_to_num(0, 0, 0), expected.lse.nan_to_num(0, 0, 0)), 1e-12);
+        const Tensor a = at::randn_like(expected.out), b = at::randn_like(expected.lse);
+        const auto loss = [&](const AttentionResult& x) {
+          return (x.out * a).sum() + (x.lse.masked_fill(x.lse.isinf(), 0) * b).sum();
+        };
+        const auto got = torch::autograd::grad({loss(r)}, {in.q, in.k, in.v});
+        const auto wanted = torch::autograd::grad({loss(expected)}, {clean.q, clean.k, clean.v});
+        for (size_t n = 0; n < 3; ++n) EXPECT_LT(distance(got[n], wanted[n]), 1e-12) << n;
+      }
+    }
+  }
+}
+
+// The gradient that reaches the scores is the gates' own, of the blocks that were computed but not of the diagonal.
+TEST(LearnedBlockAttention, GatesReachTheScoresOfTheChosenBlocks) {
+  torch::manual_seed(9);
+  DilatedAttention module = learned_attention(small_blocks());
+  const Input in(2, 61);
+  BlockChoice choice;
+  const AttentionResult r = module(in.q, in.k, in.v, AttentionOptions{}, &choice);
+  const Tensor d = torch::autograd::grad({(r.out * in.q).sum() + r.lse.square().sum()}, {choice.scores})[0];
+  Tensor gates = at::ones({choice.blocks.size(0)}).requires_grad_();
+  AttentionOptions call;
+  call.gates = gates;
+  const AttentionResult again =
+      pattern_attention(in.q, in.k, in.v, R"({"blocks": [{"pattern": "list", "block_size": 8}]})", choice.blocks, call);
+  const Tensor of_gates = torch::autograd::grad({(again.out * in.q).sum() + again.lse.square().sum()}, {gates})[0];
+  const Tensor expected = at::zeros_like(d);
+  for (int64_t n = 0; n < gates.size(0); ++n) {
+    const auto at = [&](int64_t c) { return choice.blocks[n][c].item<int64_t>(); };
+    if (at(2) != at(3)) expected[at(0)][at(1)][at(2)][at(3)] = of_gates[n];
+  }
+  EXPECT_TRUE(at::equal(d, expected));
+  EXPECT_GT(expected.ne(0).sum().item<int64_t>(), 20);
+}
+
+TEST(LearnedBlockAttention, NothingBeforeAChangedTokenMovesIfCausal) {
+  torch::manual_seed(10);
+  DilatedAttention module = learned_attention(small_blocks(), true);
+  module->eval();
+  const at::NoGradGuard no_grad;
+  const Input in(1, 128);
+  const auto run = [&](const Input& x) { return module(x.q, x.k, x.v).out; };
+  const Tensor before = run(in);
+  int moved = 0;
+  for (const int64_t p : {1, 7, 8, 50, 71, 72, 100, 127}) {
+    Input changed = in;
+    for (Tensor* t : {&changed.q, &changed.k, &changed.v}) {
+      *t = t->clone();
+      (*t).select(1, p).mul_(-3);
+    }
+    const Tensor after = run(changed);
+    EXPECT_TRUE(at::equal(after.narrow(1, 0, p), before.narrow(1, 0, p))) << p;
+    moved += !at::equal(after.slice(1, p + 1), before.slice(1, p + 1));
+    // Nor does its end.
+    const Input prefix = [&] {
+      Input x = in;
+      for (Tensor* t : {&x.q, &x.k, &x.v}) *t = t->narrow(1, 0, p);
+      return x;
+    }();
+    if (p > 64) {
+      EXPECT_LT(distance(run(prefix), before.narrow(1, 0, p)), 1e-6) << p;
+    }
+  }
+  EXPECT_GE(moved, 6);
+}
+
+TEST(LearnedBlockAttention, ClonesSavesAndLoads) {
+  torch::manual_seed(11);
+  DilatedAttention module = learned_attention(small_blocks(), true);
+  module->eval();
+  const Input in(2, 61);
+  const Tensor before = module(in.q, in.k, in.v).out;
+  DilatedAttention copy(std::dynamic_pointer_cast<DilatedAttentionImpl>(module->clone()));
+  EXPECT_TRUE(at::equal(copy(in.q, in.k, in.v).out, before));
+  const TemporaryFolder folder;
+  save_model(folder.path() / "model", copy);
+  DilatedAttention loaded = load_model<DilatedAttention>(folder.path() / "model");
+  loaded->eval();
+  EXPECT_EQ(loaded->options, module->options);
+  EXPECT_TRUE(at::equal(loaded(in.q, in.k, in.v).out, before));
+  EXPECT_EQ(weights(*module).size(), 5u);
+  // The copies have scorers of their own.
+  {
+    const at::NoGradGuard no_grad;
+    copy->scorer->query_out.neg_();
+    loaded->scorer->key_in.neg_();
+  }
+  EXPECT_FALSE(at::equal(copy(in.q, in.k, in.v).out, before));
+  EXPECT_FALSE(at::equal(loaded(in.q, in.k, in.v).out, before));
+  EXPECT_TRUE(at::equal(module(in.q, in.k, in.v).out, before));
+  EXPECT_EQ(DilatedAttentionOptions::from_json(module->options.to_json()), module->options);
+  EXPECT_THAT(refusal([] { DilatedAttentionOptions::from_json(R"({"learned": {"blocksize": 4}})"); }),
+              AllOf(HasSubstr("unknown key of learned 'blocksize'"), HasSubstr("did you mean 'block_size'?")));
+  EXPECT_THAT(refusal([] { DilatedAttentionOptions::from_json(R"({"learned": 4})"); }),
+              HasSubstr("learned must be an object, got 4"));
+}
+
+TEST(LearnedBlockAttention, IsWhatAMultiheadModuleAndALayerCanHave) {
+  torch::manual_seed(12);
+  MultiheadDilatedAttentionOptions o;
+  o.embed_dim = 32;
+  o.num_heads = 4;
+  o.kv_heads = 2;
+  o.attention.learned = small_blocks();
+  EXPECT_THAT(refusal([&] { MultiheadDilatedAttention{o}; }),
+              HasSubstr("learned.head_dim and learned.kv_heads must be 0 in a multihead module, got 8 and 2"));
+  o.attention.learned->head_dim = o.attention.learned->kv_heads = 0;
+  MultiheadDilatedAttention module(o);
+  const Tensor x = at::randn({2, 61, 32});
+  BlockChoice choice;
+  MultiheadCall call;
+  call.choice = &choice;
+  call.lengths = {{61, 40}};
+  const Tensor out = module(x, call).first;
+  EXPECT_EQ(choice.scores.sizes(), (std::vector<int64_t>{2, 2, 8, 8}));
+  (out.square().sum() + choice.density_loss).backward();
+  for (const auto& p : module->named_parameters()) {
+    EXPECT_TRUE(p.value().grad().defined() && p.value().grad().abs().max().item<double>() > 0) << p.key();
+  }
+  KeyValueCache cache = module->make_cache(2, 64);
+  MultiheadCall decoding;
+  decoding.cache = &cache;
+  const at::NoGradGuard no_grad;
+  EXPECT_THAT(refusal([&] { module(x, decoding); }), HasSubstr("cache must be unset with learned blocks"));
+
+  TransformerLayerOptions layer_options;
+  layer_options.attention = o;
+  TransformerLayer layer(layer_options);
+  choice = {};
+  EXPECT_EQ(layer(x, call).sizes(), x.sizes());
+  EXPECT_TRUE(choice.density_loss.defined());
+}
+
+TEST(LearnedBlockAttention, RunsInHalfPrecision) {
+  torch::manual_seed(13);
+  DilatedAttention module = learned_attention(small_blocks());
+  module->eval();
+  const Input in(2, 61);
+  BlockChoice exact, half;
+  module(in.q, in.k, in.v, AttentionOptions{}, &exact);
+  module->to(at::kBFloat16);
+  const auto low = [](const Tensor& t) { return t.to(at::kBFloat16).requires_grad_(); };
+  const Tensor q = low(in.q), k = low(in.k), v = low(in.v);
+  const Tensor out_half = module(q, k, v, AttentionOptions{}, &half).out;
+  EXPECT_EQ(out_half.scalar_type(), at::kBFloat16);
+  EXPECT_EQ(half.scores.scalar_type(), at::kFloat) << "scores and gates are float32";
+  EXPECT_LT(distance(half.scores, exact.scores), 0.1);
+  (out_half.square().sum() + half.density_loss).backward();
+  for (const Tensor& p : module->parameters()) EXPECT_GT(p.grad().abs().max().item<double>(), 0);
+  EXPECT_GT(q.grad().abs().max().item<double>(), 0);
+}
+
+TEST(LearnedBlockAttention, RefusesWhatItCannotHonour) {
+  const Input in(2, 61);
+  DilatedAttention module = learned_attention(small_blocks());
+  const auto call = [&](const std::function<void(AttentionOptions&)>& change) {
+    AttentionOptions options;
+    change(options);
+    return refusal([&] { module(in.q, in.k, in.v, options); });
+  };
+  EXPECT_THAT(call([](auto& o) { o.query_start = 0; }),
+              HasSubstr("query_start must be unset with learned blocks, got 0"));
+  EXPECT_THAT(
+      call([](auto& o) {
+        o.cu_seqlens = {{0, 20, 61}};
+      }),
+      HasSubstr("cu_seqlens must be unset with learned blocks, got 2 documents; give each document a batch row"));
+  EXPECT_THAT(call([](auto& o) { o.gates = at::ones({1}); }), HasSubstr("gates must be unset"));
+  EXPECT_THAT(call([](auto& o) { o.lengths = {{61}}; }),
+              HasSubstr("lengths must have one entry a batch row, 2, got 1"));
+  EXPECT_THAT(call([](auto& o) { o.lengths = {{61, 62}}; }), HasSubstr("lengths must be in [0, 61], got 62"));
+  EXPECT_THAT(refusal([&] { module(in.q.narrow(1, 0, 30), in.k, in.v); }),
+              HasSubstr("q must be [2, 61, a multiple of 2, 8], got [2, 30, 4, 8]"));
+  EXPECT_THAT(refusal([&] { module(in.q, in.q, in.q); }), HasSubstr("k must be [batch, len, 2, 8], got [2, 61, 4, 8]"));
+  DilatedAttentionOptions both = module->options;
+  both.blocks = {BlockPattern(8, Strided{2})};
+  EXPECT_THAT(refusal([&] { DilatedAttention{both}; }), HasSubstr("blocks must be empty with learned blocks"));
+  EXPECT_THAT(refusal([&] { DilatedAttention(module->options, local_attention(module->options.pattern())); }),
+              HasSubstr("attend must be empty with learned blocks"));
+  DilatedAttention fixed(DilatedAttentionOptions{.segment_lengths = {8}, .dilation_rates = {1}});
+  BlockChoice choice;
+  EXPECT_THAT(refusal([&] { fixed(in.q, in.k, in.v, AttentionOptions{}, &choice); }),
+              HasSubstr("choice must be unset in a module without learned blocks"));
+}
+
+}  // namespace
+}  // namespace longstride::nn_test
