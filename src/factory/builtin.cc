@@ -16,6 +16,8 @@ namespace {
 
 enum class Placement { kHere, kRing, kDistributed };
 
+enum class Blocks { kNone, kByName, kLearned };
+
 // All that a type may be told.
 struct Draft {
   MultiheadDilatedAttentionOptions multihead;  // of a plain type, its `attention` alone
@@ -23,26 +25,33 @@ struct Draft {
   DistributedConfig placement;
   std::string device = "cpu";
   std::string dtype = "float32";
+  // Of a plain type's learned blocks. A multihead one knows them.
+  std::optional<int64_t> head_dim, kv_heads;
 };
 
 // Which of it one function of a type takes.
 struct Fields {
   bool multihead;
-  bool sparse;
+  Blocks blocks;
   Placement placement;
 
   template <class D, class Visit>
   void operator()(D& draft, Visit&& visit) const {
     // Block patterns are said by the options of the sparse types.
     const auto dilated = [&](const char* key, auto& field) {
-      if (std::string_view(key) != "blocks") visit(key, field);
+      if (std::string_view(key) != "blocks" && std::string_view(key) != "learned") visit(key, field);
     };
     if (multihead) {
       nn::multihead_fields(draft.multihead, dilated);
     } else {
       nn::dilated_attention_fields(draft.multihead.attention, dilated);
     }
-    if (sparse) factory::sparse_fields(draft.sparse, visit);
+    if (blocks == Blocks::kByName) factory::sparse_fields(draft.sparse, visit);
+    if (blocks == Blocks::kLearned) factory::learned_fields(draft.sparse, visit);
+    if (blocks != Blocks::kNone && !multihead) {
+      visit("head_dim", draft.head_dim);
+      visit("kv_heads", draft.kv_heads);
+    }
     if (placement == Placement::kRing) factory::ring_fields(draft.placement, visit);
     if (placement == Placement::kDistributed) factory::distributed_fields(draft.placement, visit);
     if (multihead) {
@@ -53,7 +62,8 @@ struct Fields {
 
   Draft defaults() const {
     Draft draft;
-    if (!sparse) {
+    if (blocks == Blocks::kLearned) draft.sparse.pattern = "learned";
+    if (blocks == Blocks::kNone) {
       draft.multihead.attention.segment_lengths = {2048, 4096, 8192};
       draft.multihead.attention.dilation_rates = {1, 2, 4};
     }
@@ -78,7 +88,7 @@ struct Fields {
                    given.contains("segment_lengths") ? "segment_lengths alone" : "dilation_rates alone");
     }
     Draft draft = nn::config_of("option", given, defaults(), *this);
-    if (sparse) draft.multihead.attention.blocks = draft.sparse.block_patterns();
+    if (blocks != Blocks::kNone) set_blocks(draft);
     const int64_t ranks = placement == Placement::kHere ? 1 : ranks_of(draft.placement);
     if (ranks > 1) {
       core::refuse("group", "must have one rank, for this build runs each sequence in one process",
@@ -87,11 +97,25 @@ struct Fields {
     }
     return draft;
   }
+
+  void set_blocks(Draft& draft) const {
+    DilatedAttentionOptions& attention = draft.multihead.attention;
+    attention.blocks = draft.sparse.block_patterns();
+    attention.learned = draft.sparse.learned_blocks();
+    if (multihead) return;
+    if (attention.learned) {
+      attention.learned->head_dim = draft.head_dim.value_or(64);
+      attention.learned->kv_heads = draft.kv_heads.value_or(12);
+    } else if (draft.head_dim || draft.kv_heads) {
+      core::refuse("head_dim and kv_heads", "must be unset without learned blocks", "a number",
+                   "tensors bring their own; or set pattern to \"learned\"");
+    }
+  }
 };
 
-AttentionBuilder builder(const char* summary, bool sparse, Placement placement) {
-  const Fields plain{false, sparse, placement};
-  const Fields multihead{true, sparse, placement};
+AttentionBuilder builder(const char* summary, Blocks blocks, Placement placement) {
+  const Fields plain{false, blocks, placement};
+  const Fields multihead{true, blocks, placement};
   AttentionBuilder b;
   b.summary = summary;
   b.options = plain.described();
@@ -114,19 +138,22 @@ AttentionBuilder builder(const char* summary, bool sparse, Placement placement) 
 
 void register_builtin(Registry& registry) {
   Registry filled = registry;
-  filled.register_attention("standard", builder("dilated (LongNet) attention", false, Placement::kHere));
-  filled.register_attention("improved", builder("another name of standard: the same engine", false, Placement::kHere));
-  filled.register_attention("ring",
-                            builder("standard, the sequence shared by a ring of ranks", false, Placement::kRing));
+  filled.register_attention("standard", builder("dilated (LongNet) attention", Blocks::kNone, Placement::kHere));
+  filled.register_attention("improved",
+                            builder("another name of standard: the same engine", Blocks::kNone, Placement::kHere));
   filled.register_attention(
-      "distributed", builder("ring, checked against the job that it is started in", false, Placement::kDistributed));
-  filled.register_attention("block_sparse",
-                            builder("block-sparse patterns, alone or with dilated groups", true, Placement::kHere));
-  filled.register_attention("block_sparse_ring",
-                            builder("block_sparse, the sequence shared by a ring of ranks", true, Placement::kRing));
-  filled.register_attention(
-      "block_sparse_ring_distributed",
-      builder("block_sparse_ring, checked against the job that it is started in", true, Placement::kDistributed));
+      "ring", builder("standard, the sequence shared by a ring of ranks", Blocks::kNone, Placement::kRing));
+  filled.register_attention("distributed", builder("ring, checked against the job that it is started in", Blocks::kNone,
+                                                   Placement::kDistributed));
+  filled.register_attention("block_sparse", builder("block-sparse patterns, alone or with dilated groups",
+                                                    Blocks::kByName, Placement::kHere));
+  filled.register_attention("block_sparse_ring", builder("block_sparse, the sequence shared by a ring of ranks",
+                                                         Blocks::kByName, Placement::kRing));
+  filled.register_attention("block_sparse_ring_distributed",
+                            builder("block_sparse_ring, checked against the job that it is started in", Blocks::kByName,
+                                    Placement::kDistributed));
+  filled.register_attention("block_sparse_adaptive",
+                            builder("blocks that a scorer learns to choose", Blocks::kLearned, Placement::kHere));
   registry = std::move(filled);
 }
 

@@ -37,6 +37,21 @@ inline constexpr auto sparse_fields = [](auto& c, auto&& visit) {
   visit("seed", c.seed);
   visit("levels", c.levels);
   visit("blocks", c.blocks);
+  visit("min_sparsity_ratio", c.min_sparsity_ratio);
+  visit("max_sparsity_ratio", c.max_sparsity_ratio);
+  visit("hidden", c.hidden);
+  visit("temperature", c.temperature);
+};
+
+// What the pattern "learned" takes.
+inline constexpr auto learned_fields = [](auto& c, auto&& visit) {
+  visit("block_size", c.block_size);
+  visit("sparsity_ratio", c.sparsity_ratio);
+  visit("density", c.density);
+  visit("min_sparsity_ratio", c.min_sparsity_ratio);
+  visit("max_sparsity_ratio", c.max_sparsity_ratio);
+  visit("hidden", c.hidden);
+  visit("temperature", c.temperature);
 };
 
 }  // namespace longstride::factory

@@ -19,6 +19,7 @@ namespace {
 using nn::Json;
 
 constexpr const char* kHybrid = "hybrid";
+constexpr const char* kLearned = "learned";
 
 struct PatternOptions {
   const char* pattern;
@@ -35,6 +36,7 @@ const std::vector<PatternOptions>& pattern_table() {
       {"random", {"sparsity_ratio", "density", "seed"}},
       {"hierarchical", {"levels"}},
       {kHybrid, {"blocks"}},
+      {kLearned, {"sparsity_ratio", "density", "min_sparsity_ratio", "max_sparsity_ratio", "hidden", "temperature"}},
   };
   return table;
 }
@@ -111,12 +113,55 @@ void DistributedConfig::validate() const {
   }
 }
 
-std::vector<BlockPattern> SparseAttentionConfig::block_patterns() const {
-  nn::require_positive("block_size", block_size);
-  for (const auto& [key, ratio] : {std::pair{"sparsity_ratio", sparsity_ratio}, {"density", density}}) {
+namespace {
+
+// What holds for every pattern, and the options that are given.
+Json checked_options(const SparseAttentionConfig& c) {
+  nn::require_positive("block_size", c.block_size);
+  for (const auto& [key, ratio] : {std::pair{"sparsity_ratio", c.sparsity_ratio},
+                                   {"density", c.density},
+                                   {"min_sparsity_ratio", c.min_sparsity_ratio},
+                                   {"max_sparsity_ratio", c.max_sparsity_ratio}}) {
     if (ratio && !(*ratio > 0 && *ratio < 1)) core::refuse(key, "must be in (0, 1)", fmt::format("{}", *ratio));
   }
-  const Json given = given_options(*this);
+  return given_options(c);
+}
+
+}  // namespace
+
+std::optional<LearnedBlocks> SparseAttentionConfig::learned_blocks() const {
+  (void)checked_options(*this);
+  if (pattern != kLearned) return std::nullopt;
+  if (sparsity_ratio && density) {
+    core::refuse("density", "cannot be given together with sparsity_ratio", "both", "give one of them");
+  }
+  const double ratio = density ? 1 - *density : sparsity_ratio.value_or(0.9);
+  const double least = min_sparsity_ratio.value_or(ratio), most = max_sparsity_ratio.value_or(ratio);
+  if (min_sparsity_ratio && max_sparsity_ratio && least >= most) {
+    core::refuse("min_sparsity_ratio", fmt::format("must be below max_sparsity_ratio {}", most),
+                 fmt::format("{}", least));
+  }
+  if (ratio < least || ratio > most) {
+    core::refuse("sparsity_ratio",
+                 fmt::format("must be from min_sparsity_ratio {} to max_sparsity_ratio {}", least, most),
+                 fmt::format("{}", ratio));
+  }
+  LearnedBlocks learned;
+  learned.block_size = block_size;
+  learned.density = density.value_or(1 - ratio);
+  if (max_sparsity_ratio) learned.min_density = std::min(1 - most, learned.density);
+  if (min_sparsity_ratio) learned.max_density = std::max(1 - least, learned.density);
+  learned.hidden = hidden.value_or(learned.hidden);
+  learned.temperature = temperature.value_or(learned.temperature);
+  LearnedBlocks sized = learned;
+  sized.head_dim = sized.kv_heads = 1;
+  sized.validate();
+  return learned;
+}
+
+std::vector<BlockPattern> SparseAttentionConfig::block_patterns() const {
+  const Json given = checked_options(*this);
+  if (pattern == kLearned) return {};
   if (pattern == kHybrid) {
     if (blocks.empty()) {
       core::refuse("blocks", "must hold the block patterns that hybrid unites", "none",
@@ -128,7 +173,10 @@ std::vector<BlockPattern> SparseAttentionConfig::block_patterns() const {
   return pattern_from_json(nn::text_of(json, -1)).blocks();
 }
 
-void SparseAttentionConfig::validate() const { (void)block_patterns(); }
+void SparseAttentionConfig::validate() const {
+  (void)block_patterns();
+  (void)learned_blocks();
+}
 
 std::string RingAttentionConfig::to_json() const { return nn::to_json(*this, factory::ring_fields); }
 RingAttentionConfig RingAttentionConfig::from_json(std::string_view text) {

@@ -121,4 +121,9 @@ Created<MultiheadDilatedAttention> create_block_sparse_attention(const NamedOpti
   return create_multihead_dilated_attention(kAuto, with_pattern, registry);
 }
 
+Created<MultiheadDilatedAttention> create_adaptive_sparse_attention(const NamedOptions& options,
+                                                                    const Registry& registry) {
+  return create_multihead_dilated_attention("block_sparse_adaptive", options, registry);
+}
+
 }  // namespace longstride

@@ -98,16 +98,22 @@ Json taken(Json& object, const char* key) {
   return value;
 }
 
+// The object under a key, {} if there is none; unknown keys are refused.
+Json taken_object(Json& options, const char* key, const std::vector<std::string>& known) {
+  Json object = taken(options, key);
+  if (object.is_null()) object = Json::object();
+  if (!object.is_object()) core::refuse(key, "must be an object", nn::text_of(object, -1));
+  nn::refuse_unknown_keys(fmt::format("key of {}", key), object, known);
+  return object;
+}
+
 // SparsePatternConfig's words for SparseAttentionConfig's. There sparsity_ratio is the share of blocks that is
 // computed, segment_lengths have no part in the result, and the distances of dilated_sparse are dilation_rates.
 void add_pattern(Json& options) {
   taken(options, "segment_lengths");
   const Json rates = taken(options, "dilation_rates");
-  Json config = taken(options, "sparse_config");
-  if (config.is_null()) config = Json::object();
-  if (!config.is_object()) core::refuse("sparse_config", "must be an object", nn::text_of(config, -1));
-  nn::refuse_unknown_keys("key of sparse_config", config,
-                          {"pattern_type", "sparsity_ratio", "block_size", "local_window_size", "global_tokens"});
+  Json config = taken_object(options, "sparse_config",
+                             {"pattern_type", "sparsity_ratio", "block_size", "local_window_size", "global_tokens"});
   if (Json ratio = taken(options, "sparsity_ratio"); !ratio.is_null()) {
     if (config.contains("sparsity_ratio")) core::refuse("sparsity_ratio", "must be given once", "twice");
     config["sparsity_ratio"] = ratio;
@@ -126,10 +132,80 @@ void add_pattern(Json& options) {
   if (pattern == "dilated_sparse" && ratio.is_null()) options["density"] = 0.1;
 }
 
+// HierarchicalConfig's levels. There a stride or a window is rounded down to whole blocks of the one block_size, at
+// least one, and window_size -1 is everything; a level's own block_size has no part in the result.
+void add_levels(Json& options) {
+  const Json config = taken_object(options, "hierarchical_config", {"level_configs"});
+  Json sparse = taken_object(options, "sparse_config", {"pattern_type", "block_size"});
+  if (sparse.value("pattern_type", Json("hierarchical")) != "hierarchical") {
+    core::refuse("pattern_type", "must be hierarchical in BlockSparseHierarchical", sparse["pattern_type"].dump());
+  }
+  options.erase("segment_lengths");
+  options.erase("dilation_rates");
+  int64_t block = 64;
+  if (sparse.contains("block_size")) nn::read("block_size", sparse["block_size"], block);
+  if (block <= 0) core::refuse("block_size", "must be positive", std::to_string(block));
+  options["pattern"] = "hierarchical";
+  options["block_size"] = block;
+  if (!config.contains("level_configs")) return;
+  if (!config["level_configs"].is_array()) core::refuse("level_configs", "must be a list", "something else");
+  const auto whole_blocks = [&](int64_t tokens) { return std::max<int64_t>(1, tokens / block) * block; };
+  options["levels"] = Json::array();
+  for (Json level : config["level_configs"]) {
+    nn::refuse_unknown_keys("key of level_configs", level, {"stride", "window_size", "block_size"});
+    int64_t stride = 0, window = 0;
+    for (const auto& [key, field] : {std::pair{"stride", &stride}, {"window_size", &window}}) {
+      if (!level.contains(key)) core::refuse("level_configs", fmt::format("needs {} in every level", key), "none");
+      nn::read(key, level[key], *field);
+      const bool everything = field == &window && window == -1;
+      if (*field <= 0 && !everything) core::refuse(key, "must be positive", std::to_string(*field));
+    }
+    Json here = {{"stride", whole_blocks(stride)}};
+    if (window == -1) {
+      here["global"] = true;
+    } else {
+      here["window"] = whole_blocks(window);
+    }
+    options["levels"].push_back(here);
+  }
+}
+
+// AdaptiveConfig's words for the pattern "learned"; there sparsity is what is left out. Its other fields have no
+// counterpart: the noise's temperature is the caller's to lower, the loss's weight too, and a block is computed or not.
+void add_scorer(Json& options) {
+  const std::vector<LegacyParameter> fields = {
+      {"base_sparsity", {"sparsity_ratio"}, 0.9},
+      {"temperature", {"temperature"}, 1.0},
+      {"hidden_dim", {"hidden"}, 128},
+      {"learnable_temperature", {}, true, false, "lower it with the scorer's set_temperature()"},
+      {"min_temperature", {}, 0.1, false, "lower it with the scorer's set_temperature()"},
+      {"num_layers", {}, 2, false, "a scorer has two layers"},
+      {"share_across_heads", {}, false, false, "every KV head has a scorer"},
+      {"sparsity_reg_weight", {}, 0.01, false, "weight density_loss where you add it to the loss"},
+      {"hard_sparsity", {}, false, false, "a block is computed or not; leave it out"},
+  };
+  std::vector<std::string> known;
+  for (const LegacyParameter& field : fields) known.push_back(field.name);
+  const Json config = taken_object(options, "adaptive_config", known);
+  options.erase("segment_lengths");
+  options.erase("dilation_rates");
+  for (const LegacyParameter& field : fields) {
+    const bool given = config.contains(field.name);
+    if (given && field.options.empty()) refuse_unless_standard(field, factory::option_of(config[field.name]));
+    for (const std::string& option : field.options) {
+      options[option] = given ? config[field.name] : factory::json_of(field.standard);
+    }
+  }
+}
+
 // The options of a class that the factory builds.
 NamedOptions factory_options(const LegacyClass& c, const LegacyArguments& arguments) {
   Json options = translated(c, arguments);
-  if (std::string_view(c.type).starts_with("block_sparse")) {
+  if (c.name == "BlockSparseHierarchical") {
+    add_levels(options);
+  } else if (c.name == "BlockSparseAdaptive") {
+    add_scorer(options);
+  } else if (std::string_view(c.type).starts_with("block_sparse")) {
     add_pattern(options);
   } else {
     add_mixing(options);

@@ -35,15 +35,17 @@ class Doctor(ProgramTest):
 
     def test_types(self):
         types = self.json("doctor", "--types")["types"]
-        self.assertEqual(sorted(types), ["block_sparse", "block_sparse_ring", "block_sparse_ring_distributed",
-                                         "distributed", "improved", "ring", "standard"])
+        self.assertEqual(sorted(types), ["block_sparse", "block_sparse_adaptive", "block_sparse_ring",
+                                         "block_sparse_ring_distributed", "distributed", "improved", "ring", "standard"])
         for name, found in types.items():
             plain = {option["name"] for option in found["options"]}
             multihead = {option["name"] for option in found["multihead_options"]}
-            self.assertLess(plain, multihead, name)
+            # A scorer must be told its size where there are no projections that say it.
+            self.assertLess(plain - {"head_dim"}, multihead, name)
             self.assertTrue(all(option["meaning"] for option in found["multihead_options"]), name)
             self.assertIn("causal", plain)
-            self.assertEqual("pattern" in plain, name.startswith("block_sparse"), name)
+            self.assertEqual("block_size" in plain, name.startswith("block_sparse"), name)
+            self.assertEqual("max_sparsity_ratio" in plain, name.startswith("block_sparse"), name)
         defaults = {option["name"]: option["default"] for option in types["standard"]["multihead_options"]}
         self.assertEqual(defaults["segment_lengths"], [2048, 4096, 8192])
         self.assertIsNone(defaults["softmax_scale"])

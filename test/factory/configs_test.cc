@@ -74,6 +74,17 @@ TEST(Configs, RoundTripAndRefuseUnknownKeys) {
   multihead.attention.dilation_rates = {2};
   multihead.attention.blocks = hybrid.blocks;
   EXPECT_EQ(MultiheadConfig::from_json(multihead.to_json()), multihead);
+  SparseAttentionConfig learned;
+  learned.pattern = "learned";
+  learned.density = 0.25;
+  learned.min_sparsity_ratio = 0.5;
+  learned.max_sparsity_ratio = 0.875;
+  learned.hidden = 16;
+  learned.temperature = 0.5;
+  EXPECT_EQ(SparseAttentionConfig::from_json(learned.to_json()), learned);
+  multihead.attention.blocks = {};
+  multihead.attention.learned = learned.learned_blocks();
+  EXPECT_EQ(MultiheadConfig::from_json(multihead.to_json()), multihead);
   EXPECT_THAT(refusal([] { RingAttentionConfig::from_json(R"({"ring_sise": 1})"); }),
               HasSubstr("unknown config key 'ring_sise'; one of [group, ring_size]; did you mean 'ring_size'?"));
   EXPECT_THAT(refusal([] { DistributedConfig::from_json(R"({"worldsize": 1})"); }), HasSubstr("'world_size'?"));
@@ -100,14 +111,34 @@ TEST(Configs, RefuseBadNumbers) {
   EXPECT_THAT(sparse(R"({"sparsity_ratio": 1})"), HasSubstr("sparsity_ratio must be in (0, 1), got 1"));
   EXPECT_THAT(sparse(R"({"sparsity_ratio": 0.0})"), HasSubstr("sparsity_ratio must be in (0, 1), got 0"));
   EXPECT_THAT(sparse(R"({"density": -0.5})"), HasSubstr("density must be in (0, 1), got -0.5"));
-  EXPECT_THAT(sparse(R"({"pattern": "local"})"),
-              AllOf(HasSubstr("unknown pattern 'local'; one of [local_window, dilated_sparse"), HasSubstr("hybrid]")));
+  EXPECT_THAT(
+      sparse(R"({"pattern": "local"})"),
+      AllOf(HasSubstr("unknown pattern 'local'; one of [local_window, dilated_sparse"), HasSubstr("hybrid, learned]")));
   EXPECT_THAT(sparse(R"({"pattern": "axal"})"), HasSubstr("did you mean 'axial'?"));
   EXPECT_THAT(sparse(R"({"pattern": "axial", "sparsity_ratio": 0.5})"),
               HasSubstr("unknown option of pattern axial 'sparsity_ratio'; one of [grid_columns]"));
   EXPECT_THAT(sparse(R"({"pattern": "strided", "window": 5})"), HasSubstr("one of [stride_blocks]"));
   EXPECT_THAT(sparse(R"({"pattern": "hybrid"})"), HasSubstr("blocks must hold the block patterns"));
   EXPECT_THAT(sparse(R"({"sparsity_ratio": 0.5, "density": 0.5})"), HasSubstr("together"));
+  const auto learned = [&](const std::string& more) {
+    return sparse((R"({"pattern": "learned", )" + more + "}").c_str());
+  };
+  EXPECT_THAT(learned(R"("min_sparsity_ratio": 0)"), HasSubstr("min_sparsity_ratio must be in (0, 1), got 0"));
+  EXPECT_THAT(learned(R"("min_sparsity_ratio": 1.5)"), HasSubstr("min_sparsity_ratio must be in (0, 1), got 1.5"));
+  EXPECT_THAT(learned(R"("max_sparsity_ratio": 1)"), HasSubstr("max_sparsity_ratio must be in (0, 1), got 1"));
+  EXPECT_THAT(learned(R"("max_sparsity_ratio": -0.1)"), HasSubstr("max_sparsity_ratio must be in (0, 1), got -0.1"));
+  EXPECT_THAT(learned(R"("min_sparsity_ratio": 0.9, "max_sparsity_ratio": 0.1)"),
+              HasSubstr("min_sparsity_ratio must be below max_sparsity_ratio 0.1, got 0.9"));
+  EXPECT_THAT(learned(R"("min_sparsity_ratio": 0.9, "max_sparsity_ratio": 0.9)"), HasSubstr("must be below"));
+  EXPECT_THAT(learned(R"("max_sparsity_ratio": 0.8)"),
+              HasSubstr("sparsity_ratio must be from min_sparsity_ratio 0.9 to max_sparsity_ratio 0.8, got 0.9"));
+  EXPECT_THAT(learned(R"("sparsity_ratio": 0.5, "min_sparsity_ratio": 0.6)"), HasSubstr("must be from"));
+  EXPECT_THAT(learned(R"("sparsity_ratio": 0.5, "density": 0.5)"), HasSubstr("together"));
+  EXPECT_THAT(learned(R"("density": 1.5)"), HasSubstr("density must be in (0, 1), got 1.5"));
+  EXPECT_THAT(learned(R"("hidden": 0)"), HasSubstr("hidden must be positive, got 0"));
+  EXPECT_THAT(learned(R"("temperature": -1)"), HasSubstr("temperature must be finite and not negative, got -1"));
+  EXPECT_THAT(learned(R"("window": 64)"), HasSubstr("unknown option of pattern learned 'window'; one of ["));
+  EXPECT_THAT(sparse(R"({"pattern": "axial", "hidden": 8})"), HasSubstr("unknown option of pattern axial 'hidden'"));
   SparseAttentionConfig nan;
   nan.density = NAN;
   EXPECT_THAT(refusal([&] { nan.validate(); }), HasSubstr("density must be in (0, 1), got nan"));
@@ -132,6 +163,29 @@ TEST(Configs, SparseDefaultsAreWhatTheHeaderSays) {
   EXPECT_EQ(std::get<Strided>(of("strided")).stride_blocks, 4);
   EXPECT_EQ(std::get<Hierarchical>(of("hierarchical")).levels,
             (std::vector<HierarchyLevel>{{8, 32}, {32, 128}, {128, std::nullopt}}));
+}
+
+TEST(Configs, LearnedBlocksAreWhatTheRatiosSay) {
+  SparseAttentionConfig c;
+  EXPECT_FALSE(c.learned_blocks().has_value());
+  c.pattern = "learned";
+  LearnedBlocks expected;
+  expected.block_size = 128;
+  expected.density = 1 - 0.9;
+  EXPECT_TRUE(c.block_patterns().empty());
+  EXPECT_EQ(c.learned_blocks(), expected);
+  c.density = 0.25;
+  c.min_sparsity_ratio = 0.5;
+  c.max_sparsity_ratio = 0.875;
+  c.hidden = 16;
+  c.temperature = 0;
+  c.block_size = 8;
+  expected = {
+      .block_size = 8, .density = 0.25, .min_density = 0.125, .max_density = 0.5, .hidden = 16, .temperature = 0};
+  EXPECT_EQ(c.learned_blocks(), expected);
+  c.min_sparsity_ratio = std::nullopt;
+  expected.max_density = std::nullopt;
+  EXPECT_EQ(c.learned_blocks(), expected);
 }
 
 TEST(Groups, OneProcessUnlessAGroupSaysOtherwise) {
@@ -230,8 +284,8 @@ TEST(RegistryTest, IsAValue) {
   EXPECT_THAT(copy.names(), ElementsAre("other", "own"));
   EXPECT_FALSE(builtin_registry().has("own"));
   EXPECT_THAT(builtin_registry().names(),
-              ElementsAre("block_sparse", "block_sparse_ring", "block_sparse_ring_distributed", "distributed",
-                          "improved", "ring", "standard"));
+              ElementsAre("block_sparse", "block_sparse_adaptive", "block_sparse_ring", "block_sparse_ring_distributed",
+                          "distributed", "improved", "ring", "standard"));
   EXPECT_EQ(create_dilated_attention("own", {{"w", 5}}, mine)->options.segment_lengths[0], 5);
   EXPECT_EQ(create_multihead_dilated_attention("own", {}, mine)->options.embed_dim, 16);
   EXPECT_THAT(refusal([&] {
@@ -301,6 +355,36 @@ TEST(Create, BlockSparseByItsOwnName) {
   EXPECT_TRUE(made->options.attention.segment_lengths.empty());
   const auto strided = create_block_sparse_attention({{"embed_dim", 32}, {"num_heads", 4}, {"pattern", "strided"}});
   EXPECT_STREQ(strided->options.attention.blocks[0].name(), "strided");
+}
+
+TEST(Create, AdaptiveByItsOwnName) {
+  const NamedOptions options = {
+      {"embed_dim", 32}, {"num_heads", 4}, {"kv_heads", 2}, {"sparsity_ratio", 0.5}, {"max_sparsity_ratio", 0.75},
+      {"block_size", 4}};
+  const auto made = create_adaptive_sparse_attention(options);
+  EXPECT_EQ(made.type, "block_sparse_adaptive");
+  const LearnedBlocks expected = {.block_size = 4, .density = 0.5, .min_density = 0.25};
+  EXPECT_EQ(made->options.attention.learned, expected);
+  EXPECT_EQ(made->attention->scorer->options.head_dim, 8);
+  EXPECT_EQ(made->attention->scorer->options.kv_heads, 2);
+  EXPECT_TRUE(made->options.attention.segment_lengths.empty());
+  EXPECT_EQ(create_adaptive_sparse_attention({})->options.attention.learned->density, 1 - 0.9);
+  const auto message = [](const NamedOptions& more) {
+    return refusal([&] { create_adaptive_sparse_attention(more); });
+  };
+  EXPECT_THAT(message({{"min_sparsity_ratio", 0.95}, {"max_sparsity_ratio", 0.9}}), HasSubstr("must be below"));
+  EXPECT_THAT(message({{"max_sparsity_ratio", 1.0}}), HasSubstr("max_sparsity_ratio must be in (0, 1), got 1"));
+  EXPECT_THAT(message({{"pattern", "axial"}}), HasSubstr("unknown option of type block_sparse_adaptive 'pattern'"));
+  EXPECT_THAT(message({{"min_sparsity", 0.5}}), HasSubstr("did you mean 'min_sparsity_ratio'?"));
+  // The same pattern, by the options of another type.
+  const auto learned = create_dilated_attention(
+      "block_sparse", {{"pattern", "learned"}, {"head_dim", 16}, {"kv_heads", 3}, {"sparsity_ratio", 0.5}});
+  EXPECT_EQ(learned->options.learned->head_dim, 16);
+  EXPECT_EQ(learned->options.learned->kv_heads, 3);
+  EXPECT_THAT(refusal([] {
+                create_dilated_attention("block_sparse", {{"pattern", "axial"}, {"head_dim", 16}});
+              }),
+              HasSubstr("head_dim and kv_heads must be unset without learned blocks"));
 }
 
 // SYSTEMS: what bad input gets, through the factory. Nothing is built, and a registry stays what it was.

@@ -124,14 +124,20 @@ TEST(Legacy, EveryClassIsBuiltAndRunsByNameAndByPosition) {
       EXPECT_EQ(module(x).first.sizes(), x.sizes());
     } else {
       LegacyArguments arguments{{Longs{8, 16}, Longs{1, 2}}, {{"causal", true}}};
-      if (name.starts_with("BlockSparse"))
+      if (name == "BlockSparseAdaptive") {
+        arguments.keywords["adaptive_config"] = OptionValue::json(R"({"base_sparsity": 0.6})");
+        arguments.keywords.merge(NamedOptions{{"num_heads", 4}, {"head_dim", 8}, {"block_size", 4}});
+      } else if (name == "BlockSparseHierarchical") {
+        arguments.keywords["sparse_config"] = OptionValue::json(R"({"block_size": 4})");
+      } else if (name.starts_with("BlockSparse")) {
         arguments.keywords["sparse_config"] = OptionValue::json(R"({"block_size": 4, "sparsity_ratio": 0.4})");
+      }
       auto module = from_legacy_attention(name, arguments);
       EXPECT_TRUE(module->options.causal);
       EXPECT_EQ(module(heads, heads, heads).out.sizes(), heads.sizes());
     }
   }
-  EXPECT_EQ(built, 23);
+  EXPECT_EQ(built, 25);
 }
 
 TEST(Legacy, BlockSparseRatiosAreSharesThatAreComputed) {
@@ -150,6 +156,69 @@ TEST(Legacy, BlockSparseRatiosAreSharesThatAreComputed) {
             (GlobalLocal{512, 16}));
   EXPECT_THAT(refusal([&] { rule(R"({"window_size": 3})"); }), HasSubstr("unknown key of sparse_config 'window_size'"));
   EXPECT_THAT(refusal([&] { rule(R"({"sparsity_ratio": 1.5})"); }), HasSubstr("must be in (0, 1)"));
+}
+
+// As its _generate_hierarchical_pattern: strides and windows in whole blocks, floored, at least one.
+TEST(Legacy, HierarchyIsThatOfTheKnownLibrary) {
+  const auto made = [](const LegacyArguments& arguments) {
+    return from_legacy_attention("BlockSparseHierarchical", arguments)->options.blocks.at(0);
+  };
+  const Longs w{64}, r{1};
+  const BlockPattern standard = made({{w, r}, {}});
+  EXPECT_EQ(standard.block_size(), 64);
+  EXPECT_EQ(std::get<Hierarchical>(standard.rule()).levels,
+            (std::vector<HierarchyLevel>{{64, 256}, {256, 1024}, {1024, std::nullopt}}));
+  const OptionValue levels = OptionValue::json(
+      R"({"level_configs": [{"stride": 1, "window_size": 50, "block_size": 8}, {"stride": 70, "window_size": -1}]})");
+  const BlockPattern own = made({{w, r, levels, OptionValue::json(R"({"block_size": 16})")}, {}});
+  EXPECT_EQ(own.block_size(), 16);
+  const auto cells = own.active_blocks(16 * 12, false);
+  std::vector<std::pair<int64_t, int64_t>> known;
+  for (int64_t i = 0; i < 12; ++i) {
+    for (int64_t j = 0; j < 12; ++j) {
+      // 50 tokens are 3 blocks, 1 to each side; every fourth row (70 / 16) sees everything.
+      if (std::abs(i - j) <= 1 || i % 4 == 0) known.emplace_back(i, j);
+    }
+  }
+  EXPECT_EQ(cells, known);
+  const auto message = [&](const char* config, const char* sparse = "{}") {
+    return refusal([&] { made({{w, r, OptionValue::json(config), OptionValue::json(sparse)}, {}}); });
+  };
+  EXPECT_THAT(message(R"({"levels": []})"), HasSubstr("unknown key of hierarchical_config 'levels'"));
+  EXPECT_THAT(message(R"({"level_configs": [{"stride": 4}]})"), HasSubstr("needs window_size in every level"));
+  EXPECT_THAT(message(R"({"level_configs": [{"stride": 0, "window_size": 4}]})"), HasSubstr("stride must be positive"));
+  EXPECT_THAT(message(R"({"level_configs": [{"stride": 4, "window_size": -2}]})"),
+              HasSubstr("window_size must be positive, got -2"));
+  EXPECT_THAT(message(R"({"level_configs": 4})"), HasSubstr("level_configs must be a list"));
+  EXPECT_THAT(message("{}", R"({"pattern_type": "local_window"})"), HasSubstr("must be hierarchical"));
+  EXPECT_THAT(message("{}", R"({"block_size": 0})"), HasSubstr("block_size must be positive"));
+}
+
+TEST(Legacy, AdaptiveIsTheLearnedPattern) {
+  const Longs w{64}, r{1};
+  const auto made = [&](const char* config) {
+    return from_legacy_attention("BlockSparseAdaptive", {{w, r, 3, 16, OptionValue::json(config)}, {}});
+  };
+  LearnedBlocks expected;
+  expected.density = 1 - 0.9;
+  expected.hidden = 128;
+  expected.kv_heads = 3;
+  expected.head_dim = 16;
+  EXPECT_EQ(made("{}")->options.learned, expected);
+  expected.density = 0.25;
+  expected.hidden = 8;
+  expected.temperature = 0.5;
+  EXPECT_EQ(made(R"({"base_sparsity": 0.75, "hidden_dim": 8, "temperature": 0.5, "num_layers": 2})")->options.learned,
+            expected);
+  EXPECT_THAT(refusal([&] { made(R"({"num_layers": 3})"); }),
+              HasSubstr("num_layers must be its default 2, for it has no counterpart, got 3"));
+  EXPECT_THAT(refusal([&] { made(R"({"hard_sparsity": true})"); }), HasSubstr("hard_sparsity must be its default"));
+  EXPECT_THAT(refusal([&] { made(R"({"base_sparsity": 1.0})"); }), HasSubstr("must be in (0, 1)"));
+  EXPECT_THAT(refusal([&] { made(R"({"sparsity": 0.5})"); }), HasSubstr("unknown key of adaptive_config 'sparsity'"));
+  EXPECT_THAT(refusal([&] {
+                from_legacy_attention("BlockSparseAdaptive", {{w, r}, {}});
+              }),
+              HasSubstr("needs num_heads"));
 }
 
 TEST(Legacy, RefusesWhatItCannotHonour) {

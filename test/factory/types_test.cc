@@ -26,6 +26,7 @@ constexpr int64_t kLen = 29;  // no multiple of a segment or a block
 struct Meant {
   MultiheadDilatedAttentionOptions module;
   oracle::Options oracle;
+  LearnedBlocks learned;  // of a learned pattern; its blocks are told to the oracle when they have been chosen
 };
 
 struct Trial {
@@ -34,11 +35,22 @@ struct Trial {
 };
 
 bool is_sparse(const std::string& type) { return type.starts_with("block_sparse"); }
+bool is_adaptive(const std::string& type) { return type == "block_sparse_adaptive"; }
+
+// A learned pattern without noise, so that dropout finds the generator as it would without a scorer.
+NamedOptions learned_options(const std::string& type, bool multihead) {
+  NamedOptions o = {{"block_size", 4}, {"sparsity_ratio", 0.6}, {"temperature", 0.0}};
+  if (!multihead) o.merge(NamedOptions{{"head_dim", 8}, {"kv_heads", 4}});
+  if (!is_adaptive(type)) o.merge(NamedOptions{{"pattern", "learned"}, {"window", OptionValue()}});
+  return o;
+}
 
 // Where every trial starts.
 NamedOptions base_options(const std::string& type, bool multihead) {
   NamedOptions o;
-  if (is_sparse(type)) {
+  if (is_adaptive(type)) {
+    o = learned_options(type, multihead);
+  } else if (is_sparse(type)) {
     o = {{"pattern", "local_window"}, {"block_size", 4}, {"window", 8}};
   } else {
     o = {{"segment_lengths", {8, 24}}, {"dilation_rates", {1, 3}}};
@@ -64,6 +76,9 @@ Meant base_meaning(const std::string& type) {
   Meant m;
   m.module.embed_dim = 32;
   m.module.num_heads = 4;
+  m.learned.block_size = 4;
+  m.learned.density = 0.4;
+  m.learned.temperature = 0;
   set_groups(m, {8, 24}, {1, 3});
   if (is_sparse(type)) {
     // Groups here serve only to let the module pass its checks; what computes is the oracle.
@@ -97,8 +112,36 @@ Trial pattern(NamedOptions options, std::function<void(oracle::BlockRule&)> mean
           }};
 }
 
+// The trials of an option of learned blocks; none for other options.
+std::vector<Trial> learned_trials(const std::string& option, const std::string& type, bool multihead) {
+  const auto trial = [&](NamedOptions options, std::function<void(LearnedBlocks&)> means) {
+    options.merge(learned_options(type, multihead));
+    return std::vector<Trial>{{options, [means](Meant& m) { means(m.learned); }}};
+  };
+  const auto same = [](LearnedBlocks&) {};
+  if (is_adaptive(type)) {
+    if (option == "block_size") return trial({{"block_size", 3}}, [](auto& l) { l.block_size = 3; });
+    if (option == "density") {
+      return trial({{"density", 0.55}, {"sparsity_ratio", OptionValue()}}, [](auto& l) { l.density = 0.55; });
+    }
+    if (option == "sparsity_ratio") return trial({{"sparsity_ratio", 0.5}}, [](auto& l) { l.density = 0.5; });
+  }
+  if (option == "min_sparsity_ratio") return trial({{"min_sparsity_ratio", 0.5}}, [](auto& l) { l.max_density = 0.5; });
+  if (option == "max_sparsity_ratio") {
+    return trial({{"min_sparsity_ratio", 0.25}, {"max_sparsity_ratio", 0.75}}, [](auto& l) {
+      l.min_density = 0.25;
+      l.max_density = 0.75;
+    });
+  }
+  if (option == "hidden") return trial({{"hidden", 5}}, [](auto& l) { l.hidden = 5; });
+  if (option == "temperature") return trial({{"temperature", 0.7}}, [](auto& l) { l.temperature = 0.7; });
+  if (option == "head_dim" || (option == "kv_heads" && !multihead)) return trial({}, same);
+  return {};
+}
+
 // The trials of one option; at least one for every option there is.
-std::vector<Trial> trials_of(const std::string& option) {
+std::vector<Trial> trials_of(const std::string& option, const std::string& type, bool multihead) {
+  if (auto learned = learned_trials(option, type, multihead); !learned.empty()) return learned;
   using oracle::BlockKind;
   const auto groups = [](Meant& m) { set_groups(m, {16, 7}, {2, 5}); };
   const NamedOptions both = {{"segment_lengths", {16, 7}}, {"dilation_rates", {2, 5}}};
@@ -273,12 +316,17 @@ Ran run(DilatedAttention& module, const std::vector<Tensor>& inputs) {
   return {result.out, torch::autograd::grad({(result.out * weight).sum() + (finite * lse_weight).sum()}, inputs)};
 }
 
+bool is_of_scorer(const std::string& parameter) { return parameter.find("scorer.") != std::string::npos; }
+
 Ran run(MultiheadDilatedAttention& module, const std::vector<Tensor>& inputs) {
   torch::manual_seed(31);
   const Tensor out = module(inputs[0]).first;
   const Tensor weight = at::sin(at::arange(out.numel(), at::kDouble)).view(out.sizes());
   std::vector<Tensor> wanted = {inputs[0]};
-  for (const auto& p : module->parameters()) wanted.push_back(p);
+  for (const auto& p : module->named_parameters()) {
+    // The oracle's module has none.
+    if (!is_of_scorer(p.key())) wanted.push_back(p.value());
+  }
   return {out, torch::autograd::grad({(out * weight).sum()}, wanted)};
 }
 
@@ -308,6 +356,19 @@ NamedOptions with(NamedOptions base, const NamedOptions& more) {
   return base;
 }
 
+// The blocks that a call chose, for the oracle.
+oracle::BlockRule list_of(const BlockChoice& choice, int64_t block_size) {
+  oracle::BlockRule r;
+  r.kind = oracle::BlockKind::kList;
+  r.block_size = block_size;
+  for (int64_t n = 0; n < choice.blocks.size(0); ++n) {
+    std::array<int64_t, 4> row;
+    for (int64_t c = 0; c < 4; ++c) row[size_t(c)] = choice.blocks[n][c].item<int32_t>();
+    r.list.push_back(row);
+  }
+  return r;
+}
+
 void try_plain(const std::string& type, const Trial& trial) {
   Meant meant = base_meaning(type);
   trial.means(meant);
@@ -321,6 +382,15 @@ void try_plain(const std::string& type, const Trial& trial) {
   for (int i = 0; i < 3; ++i) {
     inputs.push_back(torch::randn({2, kLen, 4, 8}, at::TensorOptions(at::kDouble).requires_grad(true)));
   }
+  if (created->options.learned) {
+    meant.learned.head_dim = 8;
+    meant.learned.kv_heads = 4;
+    EXPECT_EQ(created->options.learned, meant.learned);
+    BlockChoice choice;
+    torch::manual_seed(31);
+    created.module(inputs[0], inputs[1], inputs[2], AttentionOptions{}, &choice);
+    meant.oracle.blocks = {list_of(choice, meant.learned.block_size)};
+  }
   DilatedAttention by_hand(meant.module.attention, oracle_attention(meant.oracle));
   expect_to_compute(created.module, run(by_hand, inputs), inputs);
 }
@@ -332,6 +402,15 @@ void try_multihead(const std::string& type, const Trial& trial) {
   torch::manual_seed(8);
   const std::vector<Tensor> inputs = {
       torch::randn({2, kLen, meant.module.embed_dim}, at::TensorOptions(at::kDouble).requires_grad(true))};
+  if (created->options.attention.learned) {
+    EXPECT_EQ(created->options.attention.learned, meant.learned);
+    BlockChoice choice;
+    MultiheadCall call;
+    call.choice = &choice;
+    torch::manual_seed(31);
+    created.module(inputs[0], call);
+    meant.oracle.blocks = {list_of(choice, meant.learned.block_size)};
+  }
   MultiheadDilatedAttention by_hand(meant.module, oracle_attention(meant.oracle));
   by_hand->to(at::kDouble);
   if (meant.module.gamma_init != 1) {
@@ -339,7 +418,9 @@ void try_multihead(const std::string& type, const Trial& trial) {
     const double bound = meant.module.gamma_init * std::sqrt(6.0 / 64);
     EXPECT_NEAR(created->qkv_proj->weight.narrow(0, 64, 32).abs().max().item<double>(), bound, 0.02 * bound);
   }
-  load_weights(*by_hand, weights(*created.module));
+  std::map<std::string, Tensor> shared = weights(*created.module);
+  std::erase_if(shared, [](const auto& entry) { return is_of_scorer(entry.first); });
+  load_weights(*by_hand, shared);
   expect_to_compute(created.module, run(by_hand, inputs), inputs);
 }
 
@@ -351,7 +432,7 @@ TEST_P(EveryType, ComputesWhatEveryOptionClaims) {
   try_plain(type, {});
   for (const OptionInfo& option : registry.at(type).options) {
     EXPECT_FALSE(option.meaning.empty()) << option.name;
-    for (const Trial& trial : trials_of(option.name)) {
+    for (const Trial& trial : trials_of(option.name, type, false)) {
       SCOPED_TRACE(fmt::format("{} plain {}", type, option.name));
       try_plain(type, trial);
     }
@@ -363,7 +444,7 @@ TEST_P(EveryType, ComputesWhatEveryMultiheadOptionClaims) {
   const Registry registry = builtin_registry();
   try_multihead(type, {});
   for (const OptionInfo& option : registry.at(type).multihead_options) {
-    for (const Trial& trial : trials_of(option.name)) {
+    for (const Trial& trial : trials_of(option.name, type, true)) {
       SCOPED_TRACE(fmt::format("{} multihead {}", type, option.name));
       try_multihead(type, trial);
     }

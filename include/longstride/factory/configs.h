@@ -66,7 +66,7 @@ struct MemoryPoolConfig {
 
 // A block-sparse pattern by name. Only the options that the pattern takes may be set; docs/factory.md has the table.
 struct SparseAttentionConfig {
-  std::string pattern = "dilated_sparse";             // one of block_pattern_names() but "list", or "hybrid"
+  std::string pattern = "dilated_sparse";             // one of block_pattern_names() but "list", "hybrid", or "learned"
   int64_t block_size = 128;                           // tokens, >= 1
   std::optional<double> sparsity_ratio;               // share of block pairs left out, in (0, 1)
   std::optional<double> density;                      // 1 - sparsity_ratio; give one of the two
@@ -79,10 +79,16 @@ struct SparseAttentionConfig {
   std::optional<int64_t> seed;                        // random
   std::optional<std::vector<HierarchyLevel>> levels;  // hierarchical
   std::vector<BlockPattern> blocks;                   // hybrid: the patterns that are united
+  // learned: bounds for the rows, in (0, 1), min below max, sparsity_ratio between them; unset: sparsity_ratio
+  std::optional<double> min_sparsity_ratio, max_sparsity_ratio;
+  std::optional<int64_t> hidden;      // learned: width of the scorer, >= 1
+  std::optional<double> temperature;  // learned: of the noise while training, >= 0
 
   // What these options say. Where a pattern needs an option that is not given: sparsity_ratio 0.9, window 512,
   // global_tokens 64, stride_blocks 4, levels {b, window 4b}, {4b, window 16b}, {16b, everything} for block_size b.
-  std::vector<BlockPattern> block_patterns() const;
+  std::vector<BlockPattern> block_patterns() const;  // none for "learned"
+  // The same for "learned", nothing for the others. head_dim and kv_heads are left to the module.
+  std::optional<LearnedBlocks> learned_blocks() const;
   void validate() const;  // throws Error
   std::string to_json() const;
   static SparseAttentionConfig from_json(std::string_view text);

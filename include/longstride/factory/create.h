@@ -42,4 +42,9 @@ Created<MultiheadDilatedAttention> create_multihead_dilated_attention(const std:
 Created<MultiheadDilatedAttention> create_block_sparse_attention(const NamedOptions& options = {},
                                                                  const Registry& registry = builtin_registry());
 
+// create_multihead_dilated_attention() of type block_sparse_adaptive: learned blocks, sparsity_ratio of them left out,
+// or as many as the scorer sees fit between min_sparsity_ratio and max_sparsity_ratio.
+Created<MultiheadDilatedAttention> create_adaptive_sparse_attention(const NamedOptions& options = {},
+                                                                    const Registry& registry = builtin_registry());
+
 }  // namespace longstride

@@ -36,8 +36,8 @@ class Registry {
   std::map<std::string, AttentionBuilder> builders_;
 };
 
-// Registers standard, improved, ring, distributed, block_sparse, block_sparse_ring, block_sparse_ring_distributed.
-// Throws Error if one of the names is taken; then none is registered.
+// Registers standard, improved, ring, distributed, block_sparse, block_sparse_ring, block_sparse_ring_distributed,
+// block_sparse_adaptive. Throws Error if one of the names is taken; then none is registered.
 void register_builtin(Registry& registry);
 
 // A registry of these.
