@@ -53,6 +53,10 @@ std::vector<Pair> pairs(int64_t b) {
                    rule(BlockKind::kHierarchical, [&](auto& r) {
                      r.levels = {{b, window}, {3 * b, 4 * window}, {8 * b, 0}};
                    })});
+    // Rows of no level have their diagonal.
+    all.push_back({BlockPattern(b, Hierarchical{{{3 * b, window}}}), rule(BlockKind::kHierarchical, [&](auto& r) {
+                     r.levels = {{3 * b, window}};
+                   })});
   }
   for (const int64_t reach : {0, 1, 3, 100}) {
     all.push_back({BlockPattern(b, DilatedSparse{.rates = {1, 2, 5}, .reach = reach}),
@@ -273,8 +277,16 @@ TEST(JsonRefuses, WhatItDoesNotKnow) {
               HasSubstr("cannot be given together with sparsity_ratio"));
   EXPECT_THAT(read(R"({"blocks": [{"pattern": "hierarchical", "block_size": 8, "levels": [{"stride": 8}]}]})"),
               HasSubstr("blocks[0].levels[0].window must be given"));
+  EXPECT_THAT(
+      read(
+          R"({"blocks": [{"pattern": "hierarchical", "block_size": 8, "levels": [{"stride": 8, "global": true, "windw": 8}]}]})"),
+      HasSubstr("unknown key of blocks[0].levels[0] 'windw'"));
   EXPECT_THAT(read(R"({"blocks": [{"pattern": "list", "block_size": 8, "blocks": [[0, 0, 1]]}]})"),
               HasSubstr("blocks[0].blocks[0] must be [batch row or -1"));
+  EXPECT_THAT(read(R"({"blocks": [{"pattern": "list", "block_size": 8, "blocks": [[0, 0, 4294967296, 1]]}]})"),
+              HasSubstr("blocks[0].blocks[0] must fit 32 bits, got 4294967296"));
+  EXPECT_THAT(read(R"({"blocks": [{"pattern": "random", "block_size": 8, "sparsity_ratio": 1}]})"),
+              HasSubstr("blocks[0].sparsity_ratio must be in (0, 1), got 1"));
   EXPECT_THAT(read(R"({"dilated": {"segment_lengths": [4], "dilation_rates": [1], "mixin": "joint"}})"),
               HasSubstr("did you mean 'mixing'?"));
 }
