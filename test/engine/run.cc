@@ -252,9 +252,9 @@ Results run_case(const Engine& engine, const Case& c, const Plan& forward, const
   GateIndex index(c, list ? list->block_size : 1);
   std::vector<unsigned char> gates = write_all(std::vector<double>(index.query_block.size(), kNan), lse_type);
   index.blocks.grad = gates.data();
-  if (list) g.gates = &index.blocks;
+  if (list && engine.has_gates) g.gates = &index.blocks;
   engine.backward(p, g, transposed.view(), workspace);
-  results.gates = read_all(gates, index.query_block.size(), lse_type);
+  if (engine.has_gates) results.gates = read_all(gates, index.query_block.size(), lse_type);
   results.dq = dq.values();
   results.dk = dk.values();
   results.dv = dv.values();

@@ -19,6 +19,7 @@ struct Engine {
   std::function<void(const engine::Problem&, const PlanView&, const engine::Workspace&)> forward;
   std::function<void(const engine::Problem&, const engine::Gradients&, const PlanView&, const engine::Workspace&)>
       backward;
+  bool has_gates = true;  // false: it refuses them, and is not asked
 };
 
 struct Results {

@@ -5,7 +5,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
+#include <functional>
 
+#include "core/refuse.h"
 #include "longstride/error.h"
 
 namespace longstride::engine::cuda {
@@ -33,18 +36,55 @@ std::vector<uint8_t> ragged_tiles(const PlanView& plan) {
   return ragged;
 }
 
+// While it lives, this thread may take memory and copy although some stream is being recorded into a graph: what is
+// done here is no part of the graph.
+class BesideCapture {
+ public:
+  BesideCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~BesideCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  BesideCapture(const BesideCapture&) = delete;
+  BesideCapture& operator=(const BesideCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+class CopyStream {
+ public:
+  // Not the default stream, which waits for others and may not be used while one of them is recorded.
+  CopyStream() { check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream for a plan"); }
+  ~CopyStream() { cudaStreamDestroy(stream); }
+  CopyStream(const CopyStream&) = delete;
+  CopyStream& operator=(const CopyStream&) = delete;
+  cudaStream_t stream = nullptr;
+};
+
 }  // namespace
 
-template <class T>
-const T* DevicePlan::copy(const T* from, size_t count) {
-  if (count == 0) return nullptr;
-  void* to = nullptr;
-  check(cudaMalloc(&to, count * sizeof(T)), "memory for a plan");
-  owned_.push_back(to);
-  bytes_ += count * sizeof(T);
-  check(cudaMemcpy(to, from, count * sizeof(T), cudaMemcpyHostToDevice), "copying a plan");
-  return static_cast<const T*>(to);
-}
+// The arrays side by side in host memory, copied in one piece.
+class DevicePlan::Packed {
+ public:
+  // `to` will point at the copy; it must stay where it is until then.
+  template <class T>
+  void add(const T*& to, const T* from, size_t count) {
+    if (count == 0) return;
+    const size_t at = (bytes_.size() + 15) / 16 * 16;
+    bytes_.resize(at + count * sizeof(T));
+    std::memcpy(bytes_.data() + at, from, count * sizeof(T));
+    placed_.push_back([&to, at](const char* base) { to = reinterpret_cast<const T*>(base + at); });
+  }
+  size_t bytes() const { return bytes_.size(); }
+  void copy_to(void* device) const {
+    const CopyStream own;
+    check(cudaMemcpyAsync(device, bytes_.data(), bytes_.size(), cudaMemcpyHostToDevice, own.stream), "copying a plan");
+    check(cudaStreamSynchronize(own.stream), "copying a plan");
+    for (const auto& place : placed_) place(static_cast<const char*>(device));
+  }
+
+ private:
+  std::vector<char> bytes_;
+  std::vector<std::function<void(const char*)>> placed_;
+};
 
 DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_t group)
     : direction_(plan.direction), batch_(batch), kv_heads_(kv_heads), group_(group) {
@@ -55,23 +95,19 @@ DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, in
   for (const Run& run : plan.runs)
     if (run.buffer != 0)
       throw Error(fmt::format("plan must read the local tensor only, got a run of buffer {}", run.buffer));
-  try {
-    upload(plan);
-  } catch (...) {
-    release();
-    throw;
-  }
+  upload(plan);
 }
 
 void DevicePlan::upload(const PlanView& plan) {
-  arrays_.sections = copy(plan.sections.data(), plan.sections.size());
-  arrays_.tiles = copy(plan.tiles.data(), plan.tiles.size());
-  arrays_.runs = copy(plan.runs.data(), plan.runs.size());
-  arrays_.phantoms = copy(plan.phantoms.data(), plan.phantoms.size());
-  arrays_.merges = copy(plan.merges.data(), plan.merges.size());
+  Packed packed;
+  packed.add(arrays_.sections, plan.sections.data(), plan.sections.size());
+  packed.add(arrays_.tiles, plan.tiles.data(), plan.tiles.size());
+  packed.add(arrays_.runs, plan.runs.data(), plan.runs.size());
+  packed.add(arrays_.phantoms, plan.phantoms.data(), plan.phantoms.size());
+  packed.add(arrays_.merges, plan.merges.data(), plan.merges.size());
   if (plan.direction == Direction::kTransposed) {
     const std::vector<uint8_t> ragged = ragged_tiles(plan);
-    arrays_.ragged = copy(ragged.data(), ragged.size());
+    packed.add(arrays_.ragged, ragged.data(), ragged.size());
   }
   arrays_.tile_rows = plan.tile_rows;
   for (const PlanClass& c : plan.classes) partial_rows_ = std::max(partial_rows_, c.partial_rows);
@@ -99,15 +135,36 @@ void DevicePlan::upload(const PlanView& plan) {
     }
   }
   for (int partial = 0; partial < 2; ++partial) {
-    launches[partial]->lanes = copy(lanes[partial].data(), lanes[partial].size());
+    packed.add(launches[partial]->lanes, lanes[partial].data(), lanes[partial].size());
     launches[partial]->count = static_cast<int32_t>(lanes[partial].size());
   }
+  bytes_ = static_cast<int64_t>(packed.bytes());
+  if (bytes_ == 0) return;
+  const BesideCapture beside;
+  void* memory = nullptr;
+  check(cudaMalloc(&memory, packed.bytes()), "memory for a plan");
+  memory_.reset(memory);
+  packed.copy_to(memory);
 }
 
-DevicePlan::~DevicePlan() { release(); }
+void require_plan(const Problem& p, const DevicePlan& plan, Direction direction, int32_t most_rows) {
+  const auto name = [](Direction d) { return d == Direction::kForward ? "a forward plan" : "a transposed plan"; };
+  if (plan.direction() != direction)
+    core::refuse("plan", fmt::format("must be {}", name(direction)), name(plan.direction()));
+  const int64_t group = direction == Direction::kForward ? p.heads / p.kv_heads : 1;
+  if (plan.batch() != p.batch || plan.kv_heads() != p.kv_heads || plan.group() != group)
+    core::refuse(
+        "plan",
+        fmt::format("must be uploaded for batch {}, kv_heads {}, {} query heads an item", p.batch, p.kv_heads, group),
+        fmt::format("{}, {}, {}", plan.batch(), plan.kv_heads(), plan.group()));
+  if (plan.arrays().tile_rows > most_rows)
+    core::refuse("plan", fmt::format("must have tiles of at most {} rows", most_rows),
+                 std::to_string(plan.arrays().tile_rows));
+}
 
-void DevicePlan::release() {
-  for (void* memory : owned_) cudaFree(memory);
+void DevicePlan::Release::operator()(void* memory) const {
+  const BesideCapture beside;
+  cudaFree(memory);  // waits for kernels that still read it
 }
 
 }  // namespace longstride::engine::cuda

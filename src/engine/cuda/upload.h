@@ -19,10 +19,9 @@ struct LaunchLanes {
 
 class DevicePlan {
  public:
-  // `group`: query heads per KV head; 1 for a transposed plan, whose items are keys. Copies synchronously; throws Error
-  // if memory is short or the plan reads buffers of other ranks.
+  // `group`: query heads per KV head; 1 for a transposed plan, whose items are keys. The copy is there on return, also
+  // while a stream is being recorded. Throws Error if memory is short or the plan reads buffers of other ranks.
   DevicePlan(const PlanView&, int64_t batch, int64_t kv_heads, int64_t group);
-  ~DevicePlan();
   DevicePlan(const DevicePlan&) = delete;
   DevicePlan& operator=(const DevicePlan&) = delete;
 
@@ -37,17 +36,22 @@ class DevicePlan {
   int64_t bytes() const { return bytes_; }
 
  private:
-  template <class T>
-  const T* copy(const T* from, size_t count);
+  class Packed;
+  struct Release {
+    void operator()(void*) const;
+  };
   void upload(const PlanView&);
-  void release();
   Direction direction_ = Direction::kForward;
   int64_t batch_ = 0, kv_heads_ = 0, group_ = 0;
-  std::vector<void*> owned_;
+  std::unique_ptr<void, Release> memory_;
   PlanArrays arrays_;
   LaunchLanes partial_, base_;
   int64_t partial_rows_ = 0;
   int64_t bytes_ = 0;
 };
+
+// Throws Error unless the plan has the direction, was uploaded for the problem's heads, and has tiles of at most so
+// many rows.
+void require_plan(const Problem&, const DevicePlan&, Direction, int32_t most_rows);
 
 }  // namespace longstride::engine::cuda

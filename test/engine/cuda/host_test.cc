@@ -1,6 +1,7 @@
 // The host side of the CUDA engine, without a GPU: what it takes and refuses, its tile shapes, plans at those shapes.
 #include <gtest/gtest.h>
 
+#include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/padding.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "engine/cuda/sm90/tensor_maps.h"
@@ -39,6 +40,28 @@ TEST(CudaHost, CapabilityNamesWhatItRefuses) {
   EXPECT_EQ(reason([](auto& p) { p.dropout_p = 1; }), "dropout_p must lie in [0, 1), got 1");
   EXPECT_EQ(reason([](auto& p) { p.len_k = int64_t{1} << 31; }), "len_k must be below 2^31, got 2147483648");
   for (const int64_t dim : {1, 33, 48, 96, 128, 256}) EXPECT_EQ(reason([&](auto& p) { p.dim = dim; }), "taken") << dim;
+}
+
+TEST(CudaHost, PortableEngineTakesFloat32Too) {
+  engine::Problem p = problem();
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    p.dtype = dtype;
+    EXPECT_EQ(sm80::capability(p).reason, "cuda sm80");
+  }
+  p.dtype = DType::kFloat64;
+  EXPECT_EQ(sm80::capability(p).reason, "dtype must be float32, bfloat16 or float16, got float64");
+  p = problem();
+  p.dim = 257;
+  EXPECT_EQ(sm80::capability(p).reason, "dim must be 1 to 256, got 257");
+  // Four arrays of rows and a tile of scores fit in what Ampere gives a block.
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const int64_t dim : {32, 64, 128, 256}) {
+      const Geometry g = sm80::geometry(dtype, dim, Direction::kForward);
+      const int64_t bytes = core::size_bytes(dtype);
+      EXPECT_LE(2 * (g.tile_rows + g.column_block) * (dim * bytes + 16) + g.tile_rows * (g.column_block * bytes + 16),
+                163 * 1024 - 1024);
+    }
+  }
 }
 
 TEST(CudaHost, WhatTheCopyEngineReadsInPlace) {
@@ -123,7 +146,7 @@ TEST(CudaHost, WalkSeesEveryPairOnce) {
               const auto stride = static_cast<int32_t>(level.stride);
               for (BlockWalk walk(&plan.runs[tile.run_begin], tile.run_count, direction, geometry.column_block);
                    !walk.done(); walk.advance()) {
-                const Block b = walk.at(tile.rows, stride, 0);
+                const engine::cuda::Block b = walk.at(tile.rows, stride, 0);
                 int64_t pairs = 0;
                 for (int j = b.rows & 0xffff; j < b.rows >> 16; ++j)
                   for (int i = 0; i < b.columns; ++i) pairs += forward ? i < j + b.diagonal : i >= j + b.diagonal;

@@ -55,6 +55,13 @@ TEST_P(CudaLong, Documents) {
                        [](oracle::Options& o) { o.cu_seqlens = {0, 700, 700, 1311, 2000, 2099}; }));
 }
 
+TEST_P(CudaLong, BlocksBesideGroups) {
+  check_long(long_case(DType::kBFloat16, dim(), 1999, 2, 1, causal(), {512, 2048}, {1, 4}, [](oracle::Options& o) {
+    o.blocks = {{.kind = oracle::BlockKind::kGlobalLocal, .block_size = 64, .window = 200, .global_tokens = 64},
+                {.kind = oracle::BlockKind::kStrided, .block_size = 32, .stride = 5}};
+  }));
+}
+
 TEST_P(CudaLong, Decoding) {
   check_long(long_case(DType::kFloat16, dim(), 4099, 4, 1, causal(), {256, 1024, 4096}, {1, 2, 4},
                        [](oracle::Options& o) { o.query_start = 4001, o.len_q = 3; }));

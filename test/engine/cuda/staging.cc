@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "longstride/error.h"
 
@@ -87,8 +88,14 @@ engine::Workspace poisoned_workspace() {
   return w;
 }
 
-Engine staged_sm90(bool deterministic) {
-  using namespace engine::cuda;
+namespace {
+
+using engine::cuda::DevicePlan;
+using Forward = void (*)(const engine::Problem&, const DevicePlan&, const engine::Workspace&, engine::Stream);
+using Backward = void (*)(const engine::Problem&, const engine::Gradients&, const DevicePlan& transposed,
+                          const DevicePlan* forward, const engine::Workspace&, engine::Stream);
+
+Engine staged(const char* name, Forward forward, Backward backward, bool deterministic) {
   const auto stage = [](Mirrors& m, engine::Problem& p) {
     m.in(p.q, p.len_q, p.heads);
     m.in(p.k, p.len_k, p.kv_heads);
@@ -96,20 +103,21 @@ Engine staged_sm90(bool deterministic) {
     p.dropout_seed = static_cast<const int64_t*>(m.in(p.dropout_seed, sizeof(int64_t)));
   };
   Engine e;
-  e.name = deterministic ? "cuda sm90, deterministic" : "cuda sm90";
+  e.name = name;
+  e.has_gates = false;
   auto last = std::make_shared<std::unique_ptr<DevicePlan>>();  // of the forward before, for the backward
-  e.forward = [stage, last](const engine::Problem& host, const PlanView& plan, const engine::Workspace& w) {
+  e.forward = [stage, last, forward](const engine::Problem& host, const PlanView& plan, const engine::Workspace& w) {
     engine::Problem p = host;
     Mirrors m(host);
     stage(m, p);
     m.out(p.out, p.len_q, p.heads);
     p.lse = m.out(p.lse, p.batch * p.heads * p.len_q * sizeof(float));
     *last = std::make_unique<DevicePlan>(plan, p.batch, p.kv_heads, p.heads / p.kv_heads);
-    sm90::forward(p, **last, w.allocate ? w : poisoned_workspace(), nullptr);
+    forward(p, **last, w.allocate ? w : poisoned_workspace(), nullptr);
     m.finish();
   };
-  e.backward = [stage, last, deterministic](const engine::Problem& host, const engine::Gradients& gradients,
-                                            const PlanView& plan, const engine::Workspace& w) {
+  e.backward = [stage, last, backward, deterministic](const engine::Problem& host, const engine::Gradients& gradients,
+                                                      const PlanView& plan, const engine::Workspace& w) {
     engine::Problem p = host;
     p.deterministic = deterministic;
     engine::Gradients g = gradients;
@@ -126,10 +134,25 @@ Engine staged_sm90(bool deterministic) {
     m.out(g.dk, p.len_k, p.kv_heads);
     m.out(g.dv, p.len_k, p.kv_heads);
     const DevicePlan uploaded(plan, p.batch, p.kv_heads, 1);
-    sm90::backward(p, g, uploaded, last->get(), w.allocate ? w : poisoned_workspace(), nullptr);
+    backward(p, g, uploaded, last->get(), w.allocate ? w : poisoned_workspace(), nullptr);
     m.finish();
   };
   return e;
+}
+
+}  // namespace
+
+Engine staged_sm90(bool deterministic) {
+  return staged(deterministic ? "cuda sm90, deterministic" : "cuda sm90", engine::cuda::sm90::forward,
+                engine::cuda::sm90::backward, deterministic);
+}
+
+Engine staged_sm80() {
+  const Backward backward = [](const engine::Problem& p, const engine::Gradients& g, const DevicePlan& transposed,
+                               const DevicePlan* forward, const engine::Workspace& w, engine::Stream stream) {
+    engine::cuda::sm80::backward(p, g, transposed, *forward, w, stream);
+  };
+  return staged("cuda sm80", engine::cuda::sm80::forward, backward, true);
 }
 
 }  // namespace longstride::test

@@ -7,9 +7,10 @@
 
 namespace longstride::test {
 
-// The sm90 engine as run_case() wants it. Throws Error on any CUDA error, one of a kernel too. The backward belongs to
-// the forward before it.
+// The engines as run_case() wants them. Throw Error on any CUDA error, one of a kernel too. A backward belongs to the
+// forward before it.
 Engine staged_sm90(bool deterministic = false);
+Engine staged_sm80();
 
 // A workspace of plain device memory, filled with NaN before it is handed out.
 engine::Workspace poisoned_workspace();

@@ -57,10 +57,7 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   auto* prepared = scratch.take<float2>(rows);
   auto* partial = scratch.take<float>(2 * slots * Shape::kDim);
   check(cudaMemsetAsync(tickets, 0, 2 * sizeof(*tickets), stream), "tickets");
-  if (rows > 0) {
-    check(cudaMemsetAsync(dq, 0, rows * Shape::kWidth * sizeof(float), stream), "clearing dq");
-    prepare_rows<Element, Shape::kWidth>(p, g, prepared, stream);
-  }
+  if (rows > 0) prepare_rows<Element, Shape::kWidth>(p, g, prepared, dq, stream);
   BackwardParams params;
   params.plan = plan.arrays();
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);

@@ -10,7 +10,7 @@
 #include <cstdint>
 
 #include "engine/contract.h"
-#include "engine/cuda/sm90/scratch.h"
+#include "engine/cuda/scratch.h"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -49,11 +49,12 @@ __device__ __forceinline__ void read_eight(const Element* from, int left, bool w
   }
 }
 
-// (lse in log2 units, +inf where nothing is seen so that exp2(score - lse) = 0; dO . O - d_lse).
+// (lse in log2 units, +inf where nothing is seen so that exp2(score - lse) = 0; dO . O - d_lse). If dq is given, its
+// rows are cleared beside it: reading and writing at once moves more bytes a second than one after the other.
 template <class Element, int kWidth>
 __global__ void __launch_bounds__(kRowThreads)
     prepare_rows_kernel(Rows out, Rows d_out, bool wide, const float* lse, const float* d_lse, int64_t batch,
-                        int64_t len, int dim, float2* to) {
+                        int64_t len, int dim, float2* to, float* dq) {
   constexpr int kLanes = kWidth / 8;
   const int64_t i = int64_t(blockIdx.x) * (kRowThreads / kLanes) + threadIdx.x / kLanes;
   const int x = threadIdx.x % kLanes * 8;
@@ -68,8 +69,13 @@ __global__ void __launch_bounds__(kRowThreads)
     }
 #pragma unroll
     for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-    if (i < len && x == 0) {
-      const int64_t row = (b * gridDim.y + blockIdx.y) * len + i;
+    if (i >= len) continue;
+    const int64_t row = (b * gridDim.y + blockIdx.y) * len + i;
+    if (dq != nullptr) {
+      auto* mine = reinterpret_cast<float4*>(dq + row * kWidth + x);
+      mine[0] = mine[1] = make_float4(0.f, 0.f, 0.f, 0.f);
+    }
+    if (x == 0) {
       const float l = lse[row];
       to[row] = make_float2(l == -INFINITY ? INFINITY : l * 1.44269504088896340f, sum - (d_lse ? d_lse[row] : 0.f));
     }
@@ -109,11 +115,11 @@ dim3 grid_of_rows(const Problem& p) {
 }
 
 template <class Element, int kWidth>
-void prepare_rows(const Problem& p, const Gradients& g, float2* to, cudaStream_t stream) {
+void prepare_rows(const Problem& p, const Gradients& g, float2* to, float* dq, cudaStream_t stream) {
   const Rows out(p.out), d_out(g.d_out);
   prepare_rows_kernel<Element, kWidth><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
       out, d_out, rows_are_wide(out, p.dim) && rows_are_wide(d_out, p.dim), static_cast<const float*>(p.lse),
-      static_cast<const float*>(g.d_lse), p.batch, p.len_q, static_cast<int>(p.dim), to);
+      static_cast<const float*>(g.d_lse), p.batch, p.len_q, static_cast<int>(p.dim), to, dq);
   check(cudaGetLastError(), "launch of prepare_rows");
 }
 

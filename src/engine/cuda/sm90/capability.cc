@@ -30,18 +30,7 @@ void require(const Problem& p, const DevicePlan& plan, Direction direction) {
   if (!can.yes) core::refuse("problem", "must suit the sm90 engine", can.reason);
   if (p.dropout_p > 0 && p.dropout_seed == nullptr)
     core::refuse("dropout_seed", "must be given when dropout_p > 0", "none");
-  const auto name = [](Direction d) { return d == Direction::kForward ? "a forward plan" : "a transposed plan"; };
-  if (plan.direction() != direction)
-    core::refuse("plan", fmt::format("must be {}", name(direction)), name(plan.direction()));
-  const int64_t group = direction == Direction::kForward ? p.heads / p.kv_heads : 1;
-  if (plan.batch() != p.batch || plan.kv_heads() != p.kv_heads || plan.group() != group)
-    core::refuse(
-        "plan",
-        fmt::format("must be uploaded for batch {}, kv_heads {}, {} query heads an item", p.batch, p.kv_heads, group),
-        fmt::format("{}, {}, {}", plan.batch(), plan.kv_heads(), plan.group()));
-  if (plan.arrays().tile_rows > geometry(direction).tile_rows)
-    core::refuse("plan", fmt::format("must have tiles of at most {} rows", geometry(direction).tile_rows),
-                 std::to_string(plan.arrays().tile_rows));
+  require_plan(p, plan, direction, geometry(direction).tile_rows);
   for (const LaunchLanes* lanes : {&plan.partial(), &plan.base()})
     if (lanes->strides.size() > MapSet::kStrides)
       core::refuse("plan", fmt::format("must have at most {} strides", int(MapSet::kStrides)),

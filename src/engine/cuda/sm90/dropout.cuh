@@ -1,29 +1,12 @@
-// The dropout mask inside the kernels: Philox4x32-10 (Salmon et al., SC 2011), one draw a pair, as docs/dropout.md
-// says. A kernel is built with one of the two types below. Used by forward and backward consumers.
+// The dropout mask of a consumer's accumulator. Used by the kernels that are built with PhiloxDropout.
 #pragma once
 
 #include <cstdint>
 
-#include "engine/cuda/sm90/dropout.h"
+#include "engine/cuda/dropout.h"
+#include "engine/cuda/philox.cuh"
 
 namespace longstride::engine::cuda::sm90 {
-
-// Word 0 for counter (q, k, 0, stream); positions are below 2^31 here, so the third word is 0.
-__device__ __forceinline__ uint32_t philox_word(uint32_t q, uint32_t k, uint32_t stream, uint32_t key0, uint32_t key1) {
-  uint32_t c0 = q, c1 = k, c2 = 0, c3 = stream;
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    const uint32_t high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
-    const uint32_t high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
-    c0 = high1 ^ c1 ^ key0;
-    c1 = low1;
-    c2 = high0 ^ c3 ^ key1;
-    c3 = low0;
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
-  }
-  return c0;
-}
 
 // Which of a thread's pairs of one accumulator are kept, one bit each; bit 4 * n + 2 * r + c as the accumulator counts.
 // The draws run in a rolled loop: unrolled they would be thousands of instructions.

@@ -89,7 +89,7 @@ void launch_gradients(const Problem& p, const Gradients& g, const DevicePlan& fo
                       Scratch& scratch, cudaStream_t stream) {
   using Element = ElementOf<Tag>;
   auto* rows = scratch.take<float2>(p.batch * p.heads * p.len_q);
-  if (p.batch * p.len_q > 0) prepare_rows<Element, kDim>(p, g, rows, stream);
+  if (p.batch * p.len_q > 0) prepare_rows<Element, kDim>(p, g, rows, nullptr, stream);
   launch_gradient<GradientShape<Element, kDim, Dropout, QueryGradient>>(p, g, forward, rows, g.dq, p.scale, scratch,
                                                                         stream);
   launch_gradient<GradientShape<Element, kDim, Dropout, KeyGradient>>(p, g, transposed, rows, g.dk, p.scale, scratch,

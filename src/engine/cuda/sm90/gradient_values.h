@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "engine/cuda/device_plan.h"
-#include "engine/cuda/sm90/dropout.h"
+#include "engine/cuda/dropout.h"
 #include "engine/cuda/sm90/tensor_maps.h"
 
 namespace longstride::engine::cuda::sm90 {

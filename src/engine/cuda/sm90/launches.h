@@ -5,8 +5,8 @@
 
 #include "core/half.h"
 #include "engine/contract.h"
-#include "engine/cuda/sm90/dropout.h"
-#include "engine/cuda/sm90/scratch.h"
+#include "engine/cuda/dropout.h"
+#include "engine/cuda/scratch.h"
 #include "engine/cuda/upload.h"
 
 namespace longstride::engine::cuda::sm90 {

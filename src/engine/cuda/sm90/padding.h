@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "engine/contract.h"
-#include "engine/cuda/sm90/scratch.h"
+#include "engine/cuda/scratch.h"
 
 namespace longstride::engine::cuda::sm90 {
 

@@ -1,4 +1,4 @@
-// What the kernels know of dropout: two types that a kernel is built with, and the values of a launch.
+// What the kernels know of dropout: two types that a kernel may be built with, and the values of a launch.
 #pragma once
 
 #include <cmath>
@@ -6,7 +6,7 @@
 
 #include "engine/contract.h"
 
-namespace longstride::engine::cuda::sm90 {
+namespace longstride::engine::cuda {
 
 struct NoDropout {
   static constexpr bool kDrops = false;
@@ -27,4 +27,4 @@ inline DropoutValues dropout_values(const Problem& p) {
           static_cast<float>(1.0 / (1.0 - p.dropout_p))};
 }
 
-}  // namespace longstride::engine::cuda::sm90
+}  // namespace longstride::engine::cuda

@@ -10,7 +10,7 @@
 #include "engine/contract.h"
 #include "longstride/error.h"
 
-namespace longstride::engine::cuda::sm90 {
+namespace longstride::engine::cuda {
 
 inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
@@ -51,4 +51,4 @@ class Scratch {
   std::vector<void*> owned_;
 };
 
-}  // namespace longstride::engine::cuda::sm90
+}  // namespace longstride::engine::cuda

@@ -1,0 +1,18 @@
+// What the host asks of a GPU before an engine runs on it. Called by src/op.
+#pragma once
+
+#include <string>
+
+#include "engine/contract.h"
+
+namespace longstride::engine::cuda {
+
+// Compute capability, 10 * major + minor: 90 is Hopper. Throws Error if there is no such device.
+int architecture(int device);
+// Devices that the driver lists; if none, `why` says why not.
+int device_count(std::string* why);
+std::string device_name(int device);
+// Whether work on the stream is being recorded into a graph. What is used then must stay as long as the graph.
+bool capturing(Stream);
+
+}  // namespace longstride::engine::cuda

@@ -1,0 +1,175 @@
+// The portable forward kernel: one tile of queries against its runs of keys, one block of the grid each. Scores pass
+// through shared memory, where a few threads a row make the softmax. Launched by launch.cuh.
+#pragma once
+
+#include <cmath>
+
+#include "engine/cuda/philox.cuh"
+#include "engine/cuda/sm80/shape.cuh"
+
+namespace longstride::engine::cuda::sm80 {
+
+template <class Shape>
+struct ForwardStorage {
+  using Element = typename Shape::Element;
+  alignas(16) Element q[Shape::kRows * Shape::kPitch];
+  alignas(16) Element k[Shape::kColumns * Shape::kPitch];
+  alignas(16) Element v[Shape::kColumns * Shape::kPitch];
+  alignas(16) float scores[Shape::kRows * (Shape::kColumns + 1)];
+  alignas(16) Element probabilities[Shape::kRows * Shape::kScorePitch];
+  float most[Shape::kRows];    // greatest score of a row so far, log2 units
+  float sum[Shape::kRows];     // of exp2(score - most)
+  float factor[Shape::kRows];  // what out so far is multiplied with
+  float other[Shape::kRows];   // what a partial result is multiplied with
+  int64_t slot[Shape::kRows];
+};
+
+// exp2(x - most), for rows that have seen nothing (most = -inf) too. NaN stays NaN.
+__device__ __forceinline__ float exp2_below(float x, float most) { return exp2f(x - (most == -INFINITY ? 0.f : most)); }
+
+// One row's softmax by kLanes threads, `lane` of them.
+template <class Shape>
+__device__ __forceinline__ void soften(const Values& p, const Block& b, const Place& at, int row0,
+                                       ForwardStorage<Shape>& s) {
+  constexpr int kLanes = Shape::kThreads / Shape::kRows;
+  const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
+  const float* scores = s.scores + row * (Shape::kColumns + 1);
+  float most = -INFINITY;
+  for (int i = lane; i < Shape::kColumns; i += kLanes) most = fmaxf(most, scores[i]);
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
+  const float before = s.most[row];
+  most = fmaxf(most, before);
+  const uint64_t seed = p.dropout.seed ? static_cast<uint64_t>(*p.dropout.seed) : 0;
+  const uint32_t stream = uint32_t(at.batch * p.heads + at.kv_head * p.group + at.member);
+  float sum = 0;
+  for (int i = lane; i < Shape::kColumns; i += kLanes) {
+    float x = exp2_below(scores[i], most);
+    sum += x;
+    if (p.dropout.seed && x != 0.f &&
+        philox_word(row0 + row * at.stride, b.column0 + i * at.stride, stream, uint32_t(seed), uint32_t(seed >> 32)) <
+            p.dropout.threshold)
+      x = 0;
+    s.probabilities[row * Shape::kScorePitch + i] = typename Shape::Element(x);
+  }
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  __syncwarp();  // all lanes of the row have read s.most
+  if (lane == 0) {
+    const float factor = exp2_below(before, most);
+    s.most[row] = most;
+    s.sum[row] = s.sum[row] * factor + sum;
+    s.factor[row] = factor;
+  }
+}
+
+// Adds the partial results of a base tile's rows to out and the rows' sums.
+template <class Shape, class Out, class Places>
+__device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile_, const Place& at, int64_t head,
+                                               const Places& of, Out& out, ForwardStorage<Shape>& s) {
+  for (int n = 0; n < tile_.merge_count; ++n) {
+    const Merge m = p.plan.merges[tile_.merge_begin + n];
+    __syncthreads();
+    if (threadIdx.x < Shape::kRows) {
+      const int row = threadIdx.x;
+      const int64_t slot = row < tile_.rows ? merged_slot(m, row, at.repeat) : -1;
+      s.slot[row] = slot < 0 ? -1 : head * p.partial_rows + slot;
+      const float theirs = slot < 0 ? -INFINITY : p.partial_b[s.slot[row]];
+      const float most = fmaxf(s.most[row], theirs);
+      s.factor[row] = exp2_below(s.most[row], most);
+      s.other[row] = exp2_below(theirs, most);
+      s.sum[row] = s.sum[row] * s.factor[row] + s.other[row];
+      s.most[row] = most;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < cute::size(out); ++i) {
+      const int row = cute::get<0>(of(i));
+      if (s.slot[row] >= 0)
+        out(i) = out(i) * s.factor[row] +
+                 s.other[row] * p.partial_a[s.slot[row] * Shape::kDim + cute::get<1>(of(i))];
+    }
+  }
+}
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads) forward_kernel(const __grid_constant__ Values p) {
+  using Element = typename Shape::Element;
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);
+  const Place at = locate(p.lanes, p.lane_count, p.group, blockIdx.x, p.plan);
+  const Tile& its = p.plan.tiles[at.tile];
+  const int row0 = static_cast<int>(its.row0) + at.shift;
+  const int head = at.kv_head * p.group + at.member;
+  const int64_t head_of_all = int64_t(at.batch) * p.heads + head;
+  load_rows<Shape, Shape::kRows>(p.q.head<const Element>(at.batch, head), p.q, row0 - p.query_start, at.stride, 0,
+                                 its.rows, p.dim, s.q);
+  if (threadIdx.x < Shape::kRows) {
+    int64_t phantoms = 0;
+    for (int n = 0; n < its.phantom_count; ++n) {
+      const Phantoms& f = p.plan.phantoms[its.phantom_begin + n];
+      if (int(threadIdx.x) >= f.row_begin && int(threadIdx.x) < f.row_end) phantoms += f.count;
+    }
+    s.most[threadIdx.x] = phantoms > 0 ? 0.f : -INFINITY;
+    s.sum[threadIdx.x] = static_cast<float>(phantoms);
+  }
+  auto out = accumulator<Shape, Shape::kRows, Shape::kDim>();
+  const auto of_out = places<Shape, Shape::kRows, Shape::kDim>();
+  const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
+  BlockWalk walk(p.plan.runs + its.run_begin, its.run_count, Direction::kForward, Shape::kColumns);
+  for (; !walk.done(); walk.advance()) {
+    const Block b = walk.at(its.rows, at.stride, at.shift);
+    const int seen = min(b.columns, (b.rows >> 16) - 1 + b.diagonal);  // by the last row
+    __syncthreads();
+    load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(at.batch, at.kv_head), p.k, b.column0, at.stride, 0, seen,
+                                      p.dim, s.k);
+    load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(at.batch, at.kv_head), p.v, b.column0, at.stride, 0, seen,
+                                      p.dim, s.v);
+    arrived();
+    auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
+    multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.q),
+                    tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.k), scores);
+    const float weight = weight_log2(b);
+#pragma unroll
+    for (int i = 0; i < cute::size(scores); ++i) {
+      const int row = cute::get<0>(of_scores(i)), column = cute::get<1>(of_scores(i));
+      s.scores[row * (Shape::kColumns + 1) + column] =
+          b.masked && !pair(b, row, column, false) ? -INFINITY : scores(i) * p.scale_log2 + weight;
+    }
+    __syncthreads();
+    soften<Shape>(p, b, at, row0, s);
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < cute::size(out); ++i) out(i) *= s.factor[cute::get<0>(of_out(i))];
+    multiply<Shape>(tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.probabilities),
+                    turned<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.v), out);
+  }
+  // Rows' sums are of undropped probabilities, and so is the lse.
+  __syncthreads();
+  if (!p.partial) merge_partials<Shape>(p, its, at, head_of_all, of_out, out, s);
+  __syncthreads();
+  const float gain = p.partial ? 1.f : p.out_scale * p.dropout.gain;
+  Element* to = p.out.head<Element>(at.batch, head);
+#pragma unroll
+  for (int i = 0; i < cute::size(out); ++i) {
+    const int row = cute::get<0>(of_out(i)), x = cute::get<1>(of_out(i));
+    if (row >= its.rows) continue;
+    const float value = s.sum[row] == 0.f ? 0.f : out(i) / s.sum[row] * gain;
+    if (p.partial) {
+      p.partial_a[(head_of_all * p.partial_rows + at.slot + row) * Shape::kDim + x] = value;
+    } else if (x < p.dim) {
+      to[(row0 - p.query_start + int64_t(row) * at.stride) * p.out.len_stride + x] = Element(value);
+    }
+  }
+  if (int(threadIdx.x) < its.rows) {
+    const float lse_log2 = s.sum[threadIdx.x] == 0.f ? -INFINITY : s.most[threadIdx.x] + log2f(s.sum[threadIdx.x]);
+    if (p.partial) {
+      p.partial_b[head_of_all * p.partial_rows + at.slot + threadIdx.x] = lse_log2;
+    } else {
+      p.lse[head_of_all * p.len_q + row0 - p.query_start + int64_t(threadIdx.x) * at.stride] =
+          lse_log2 * 0.69314718055994531f;
+    }
+  }
+}
+
+}  // namespace longstride::engine::cuda::sm80

@@ -1,0 +1,217 @@
+// The portable backward: rows made ready (lse, delta), then dQ through the forward plan and dK, dV through the
+// transposed one, each a tile a block of the grid and in a fixed order of additions. Launched by launch.cuh.
+#pragma once
+
+#include <cmath>
+
+#include "engine/cuda/philox.cuh"
+#include "engine/cuda/sm80/shape.cuh"
+
+namespace longstride::engine::cuda::sm80 {
+
+// (lse in log2 units, +inf where nothing is seen so that exp2(score - lse) = 0; dO . O - d_lse), one warp a row.
+template <class Element>
+__global__ void __launch_bounds__(256) prepare_rows_kernel(const Values p, const float* d_lse, int64_t count,
+                                                           float2* to) {
+  const int64_t row = int64_t(blockIdx.x) * 8 + threadIdx.x / 32;
+  if (row >= count) return;
+  const int64_t i = row % p.len_q, h = row / p.len_q % p.heads, b = row / p.len_q / p.heads;
+  const Element* out = p.out.head<const Element>(b, h) + i * p.out.len_stride;
+  const Element* d_out = p.d_out.head<const Element>(b, h) + i * p.d_out.len_stride;
+  float sum = 0;
+  for (int x = threadIdx.x % 32; x < p.dim; x += 32) sum = fmaf(float(out[x]), float(d_out[x]), sum);
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  if (threadIdx.x % 32) return;
+  const float lse = p.lse[row];
+  to[row] = make_float2(lse == -INFINITY ? INFINITY : lse * 1.44269504088896340f, sum - (d_lse ? d_lse[row] : 0.f));
+}
+
+// P and dS of one block, in place of scores and dP: `info` gives a query's (lse, delta), positions count for dropout.
+// Pairs that are none become 0, whatever stood there.
+template <class Shape, class Scores, class Places, class Info>
+__device__ __forceinline__ void differentiate(const Values& p, const Block& b, const Place& at, int row0, int head,
+                                              bool transposed, const Info& info, const Places& of, Scores& scores,
+                                              Scores& dp) {
+  const float weight = weight_log2(b), gain = p.out_scale * p.dropout.gain;
+  constexpr int kCount = decltype(cute::size(scores))::value;
+  static_assert(kCount <= 32);
+  uint32_t kept = ~0u;
+  if (p.dropout.seed) {
+    const uint64_t seed = static_cast<uint64_t>(*p.dropout.seed);
+#pragma unroll 1
+    for (int i = 0; i < kCount; ++i) {
+      const uint32_t at_row = row0 + int(cute::get<0>(of(i))) * at.stride;
+      const uint32_t at_column = b.column0 + int(cute::get<1>(of(i))) * at.stride;
+      if (philox_word(transposed ? at_column : at_row, transposed ? at_row : at_column,
+                      uint32_t(at.batch * p.heads + head), uint32_t(seed), uint32_t(seed >> 32)) < p.dropout.threshold)
+        kept &= ~(1u << i);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int row = cute::get<0>(of(i)), column = cute::get<1>(of(i));
+    const float2 query = info(row, column);
+    const float probability = exp2f(scores(i) * p.scale_log2 + weight - query.x);
+    const bool real = !b.masked || pair(b, row, column, transposed), keep = kept >> i & 1;
+    scores(i) = real && keep ? probability : 0.f;
+    dp(i) = real ? probability * ((keep ? dp(i) : 0.f) * gain - query.y) : 0.f;
+  }
+}
+
+template <class Shape, class Places, class Scores>
+__device__ __forceinline__ void keep_scores(const Places& of, const Scores& from, typename Shape::Element* to) {
+#pragma unroll
+  for (int i = 0; i < cute::size(from); ++i)
+    to[cute::get<0>(of(i)) * Shape::kScorePitch + cute::get<1>(of(i))] = typename Shape::Element(from(i));
+}
+
+template <class Shape>
+struct GradientStorage {
+  using Element = typename Shape::Element;
+  alignas(16) Element rows_a[Shape::kRows * Shape::kPitch];        // Q, or K
+  alignas(16) Element rows_b[Shape::kRows * Shape::kPitch];        // dO, or V
+  alignas(16) Element columns_a[Shape::kColumns * Shape::kPitch];  // K, or Q
+  alignas(16) Element columns_b[Shape::kColumns * Shape::kPitch];  // V, or dO
+  alignas(16) Element scores[Shape::kRows * Shape::kScorePitch];   // P and dS in turn
+  float2 query[Shape::kRows > Shape::kColumns ? Shape::kRows : Shape::kColumns];  // (lse, delta)
+  int64_t slot[Shape::kRows];
+};
+
+// A tile's gradient to its slots (partial), or with what the slots of earlier levels hold to where it belongs.
+template <class Shape, class Places, class Grad>
+__device__ __forceinline__ void store_gradient(const Values& p, const Tile& its, const Place& at, int64_t head_of_all,
+                                               const Places& of, Grad& grad, float* partial,
+                                               typename Shape::Element* to, int64_t position, int64_t len_stride,
+                                               float scale, GradientStorage<Shape>& s) {
+  float* const slots = partial + head_of_all * p.partial_rows * Shape::kDim;
+  for (int n = 0; !p.partial && n < its.merge_count; ++n) {
+    const Merge m = p.plan.merges[its.merge_begin + n];
+    __syncthreads();
+    if (threadIdx.x < Shape::kRows)
+      s.slot[threadIdx.x] = int(threadIdx.x) < its.rows ? merged_slot(m, threadIdx.x, at.repeat) : -1;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < cute::size(grad); ++i) {
+      const int64_t slot = s.slot[cute::get<0>(of(i))];
+      if (slot >= 0) grad(i) += slots[slot * Shape::kDim + cute::get<1>(of(i))];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < cute::size(grad); ++i) {
+    const int row = cute::get<0>(of(i)), x = cute::get<1>(of(i));
+    if (row >= its.rows) continue;
+    if (p.partial) {
+      slots[(at.slot + row) * Shape::kDim + x] = grad(i);
+    } else if (x < p.dim) {
+      to[(position + int64_t(row) * at.stride) * len_stride + x] = typename Shape::Element(grad(i) * scale);
+    }
+  }
+}
+
+// dQ of a tile of queries. Forward plan.
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads) query_gradient_kernel(const __grid_constant__ Values p) {
+  using Element = typename Shape::Element;
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);
+  const Place at = locate(p.lanes, p.lane_count, p.group, blockIdx.x, p.plan);
+  const Tile& its = p.plan.tiles[at.tile];
+  const int row0 = static_cast<int>(its.row0) + at.shift, position = row0 - p.query_start;
+  const int head = at.kv_head * p.group + at.member;
+  const int64_t head_of_all = int64_t(at.batch) * p.heads + head;
+  load_rows<Shape, Shape::kRows>(p.q.head<const Element>(at.batch, head), p.q, position, at.stride, 0, its.rows, p.dim,
+                                 s.rows_a);
+  load_rows<Shape, Shape::kRows>(p.d_out.head<const Element>(at.batch, head), p.d_out, position, at.stride, 0, its.rows,
+                                 p.dim, s.rows_b);
+  for (int i = threadIdx.x; i < Shape::kRows; i += Shape::kThreads)
+    s.query[i] = i < its.rows ? p.rows[head_of_all * p.len_q + position + int64_t(i) * at.stride]
+                              : make_float2(INFINITY, 0.f);
+  auto dq = accumulator<Shape, Shape::kRows, Shape::kDim>();
+  const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
+  BlockWalk walk(p.plan.runs + its.run_begin, its.run_count, Direction::kForward, Shape::kColumns);
+  for (; !walk.done(); walk.advance()) {
+    const Block b = walk.at(its.rows, at.stride, at.shift);
+    const int seen = min(b.columns, (b.rows >> 16) - 1 + b.diagonal);  // by the last row
+    __syncthreads();
+    load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(at.batch, at.kv_head), p.k, b.column0, at.stride, 0, seen,
+                                      p.dim, s.columns_a);
+    load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(at.batch, at.kv_head), p.v, b.column0, at.stride, 0, seen,
+                                      p.dim, s.columns_b);
+    arrived();
+    auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
+    auto dp = accumulator<Shape, Shape::kRows, Shape::kColumns>();
+    multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_a),
+                    tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
+    multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
+                    tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
+    differentiate<Shape>(p, b, at, row0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores,
+                         dp);
+    keep_scores<Shape>(of_scores, dp, s.scores);
+    __syncthreads();
+    multiply<Shape>(tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores),
+                    turned<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dq);
+  }
+  store_gradient<Shape>(p, its, at, head_of_all, places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a,
+                        p.dq.head<Element>(at.batch, head), position, p.dq.len_stride, p.scale, s);
+}
+
+// dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads) key_gradient_kernel(const __grid_constant__ Values p) {
+  using Element = typename Shape::Element;
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);
+  const Place at = locate(p.lanes, p.lane_count, 1, blockIdx.x, p.plan);
+  const Tile& its = p.plan.tiles[at.tile];
+  const int row0 = static_cast<int>(its.row0) + at.shift;
+  load_rows<Shape, Shape::kRows>(p.k.head<const Element>(at.batch, at.kv_head), p.k, row0, at.stride, 0, its.rows,
+                                 p.dim, s.rows_a);
+  load_rows<Shape, Shape::kRows>(p.v.head<const Element>(at.batch, at.kv_head), p.v, row0, at.stride, 0, its.rows,
+                                 p.dim, s.rows_b);
+  auto dk = accumulator<Shape, Shape::kRows, Shape::kDim>();
+  auto dv = accumulator<Shape, Shape::kRows, Shape::kDim>();
+  const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
+  for (int member = 0; member < p.group; ++member) {
+    const int head = at.kv_head * p.group + member;
+    const float2* rows = p.rows + (int64_t(at.batch) * p.heads + head) * p.len_q;
+    BlockWalk walk(p.plan.runs + its.run_begin, its.run_count, Direction::kTransposed, Shape::kColumns);
+    for (; !walk.done(); walk.advance()) {
+      const Block b = walk.at(its.rows, at.stride, at.shift);
+      const int position = b.column0 - p.query_start;
+      const int first = max(0, (b.rows & 0xffff) + b.diagonal);  // seen by the first row
+      __syncthreads();
+      load_rows<Shape, Shape::kColumns>(p.q.head<const Element>(at.batch, head), p.q, position, at.stride, first,
+                                        b.columns, p.dim, s.columns_a);
+      load_rows<Shape, Shape::kColumns>(p.d_out.head<const Element>(at.batch, head), p.d_out, position, at.stride,
+                                        first, b.columns, p.dim, s.columns_b);
+      for (int i = threadIdx.x; i < Shape::kColumns; i += Shape::kThreads)
+        s.query[i] = i < b.columns ? rows[position + int64_t(i) * at.stride] : make_float2(INFINITY, 0.f);
+      arrived();
+      auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
+      auto dp = accumulator<Shape, Shape::kRows, Shape::kColumns>();
+      multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_a),
+                      tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
+      multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
+                      tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
+      differentiate<Shape>(p, b, at, row0, head, true, [&](int, int column) { return s.query[column]; }, of_scores,
+                           scores, dp);
+      keep_scores<Shape>(of_scores, scores, s.scores);
+      __syncthreads();
+      const auto kept = tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores);
+      multiply<Shape>(kept, turned<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dv);
+      __syncthreads();
+      keep_scores<Shape>(of_scores, dp, s.scores);
+      __syncthreads();
+      multiply<Shape>(kept, turned<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dk);
+    }
+  }
+  const int64_t head_of_all = int64_t(at.batch) * p.kv_heads + at.kv_head;
+  const auto of = places<Shape, Shape::kRows, Shape::kDim>();
+  store_gradient<Shape>(p, its, at, head_of_all, of, dk, p.partial_a, p.dk.head<Element>(at.batch, at.kv_head), row0,
+                        p.dk.len_stride, p.scale, s);
+  store_gradient<Shape>(p, its, at, head_of_all, of, dv, p.partial_b, p.dv.head<Element>(at.batch, at.kv_head), row0,
+                        p.dv.len_stride, p.out_scale * p.dropout.gain, s);
+}
+
+}  // namespace longstride::engine::cuda::sm80

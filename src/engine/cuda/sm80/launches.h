@@ -1,0 +1,19 @@
+// The launchers that are built, one template each, instantiated by bfloat16.cu, float16.cu and float32.cu for the dims
+// of the table in sm80.cc.
+#pragma once
+
+#include "core/half.h"
+#include "engine/contract.h"
+#include "engine/cuda/scratch.h"
+#include "engine/cuda/upload.h"
+
+namespace longstride::engine::cuda::sm80 {
+
+template <class Element, int kDim>
+void launch_forward(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
+
+template <class Element, int kDim>
+void launch_backward(const Problem&, const Gradients&, const DevicePlan& forward, const DevicePlan& transposed,
+                     Scratch&, cudaStream_t);
+
+}  // namespace longstride::engine::cuda::sm80

@@ -1,0 +1,100 @@
+// What the portable kernels take, and which of them runs a problem.
+#include "engine/cuda/sm80/sm80.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "core/refuse.h"
+#include "engine/cuda/sm80/launches.h"
+#include "engine/cuda/sm80/values.h"
+
+namespace longstride::engine::cuda::sm80 {
+namespace {
+
+using core::BFloat16;
+using core::DType;
+using core::Float16;
+
+struct Instance {
+  DType dtype;
+  int dim;  // problems of this dim or less, beyond the instance before
+  void (*forward)(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
+  void (*backward)(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&, cudaStream_t);
+};
+
+constexpr Instance kInstances[] = {
+    {DType::kBFloat16, 32, launch_forward<BFloat16, 32>, launch_backward<BFloat16, 32>},
+    {DType::kBFloat16, 64, launch_forward<BFloat16, 64>, launch_backward<BFloat16, 64>},
+    {DType::kBFloat16, 128, launch_forward<BFloat16, 128>, launch_backward<BFloat16, 128>},
+    {DType::kBFloat16, 256, launch_forward<BFloat16, 256>, launch_backward<BFloat16, 256>},
+    {DType::kFloat16, 32, launch_forward<Float16, 32>, launch_backward<Float16, 32>},
+    {DType::kFloat16, 64, launch_forward<Float16, 64>, launch_backward<Float16, 64>},
+    {DType::kFloat16, 128, launch_forward<Float16, 128>, launch_backward<Float16, 128>},
+    {DType::kFloat16, 256, launch_forward<Float16, 256>, launch_backward<Float16, 256>},
+    {DType::kFloat32, 32, launch_forward<float, 32>, launch_backward<float, 32>},
+    {DType::kFloat32, 64, launch_forward<float, 64>, launch_backward<float, 64>},
+    {DType::kFloat32, 128, launch_forward<float, 128>, launch_backward<float, 128>},
+    {DType::kFloat32, 256, launch_forward<float, 256>, launch_backward<float, 256>},
+};
+
+const Instance& instance_of(const Problem& p) {
+  for (const Instance& instance : kInstances)
+    if (instance.dtype == p.dtype && instance.dim >= p.dim) return instance;
+  throw Error("no sm80 kernel for this problem, though capability() took it");
+}
+
+void require(const Problem& p) {
+  const Capability can = capability(p);
+  if (!can.yes) core::refuse("problem", "must suit the sm80 engine", can.reason);
+  if (p.dropout_p > 0 && p.dropout_seed == nullptr)
+    core::refuse("dropout_seed", "must be given when dropout_p > 0", "none");
+}
+
+}  // namespace
+
+Geometry geometry(DType dtype, int64_t dim, Direction) {
+  Geometry g;
+  g.tile_rows = tile_rows(core::size_bytes(dtype), dim);
+  g.column_block = tile_columns(core::size_bytes(dtype), dim);
+  g.row_quantum = g.tile_rows;
+  return g;
+}
+
+Capability capability(const Problem& p) {
+  const auto no = [](std::string because) { return Capability{false, std::move(because)}; };
+  if (p.dtype == DType::kFloat64)
+    return no(fmt::format("dtype must be float32, bfloat16 or float16, got {}", core::name(p.dtype)));
+  if (p.dim < 1 || p.dim > kMostDim) return no(fmt::format("dim must be 1 to {}, got {}", kMostDim, p.dim));
+  if (p.kv_heads < 1 || p.heads < 1 || p.heads % p.kv_heads != 0)
+    return no(fmt::format("kv_heads must divide heads, got {} and {}", p.kv_heads, p.heads));
+  if (!(p.dropout_p >= 0 && p.dropout_p < 1))
+    return no(fmt::format("dropout_p must lie in [0, 1), got {}", p.dropout_p));
+  if (p.len_k > std::numeric_limits<int32_t>::max())
+    return no(fmt::format("len_k must be below 2^31, got {}", p.len_k));
+  return {true, "cuda sm80"};
+}
+
+void forward(const Problem& p, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
+  require(p);
+  require_plan(p, plan, Direction::kForward, geometry(p.dtype, p.dim, Direction::kForward).tile_rows);
+  auto* cuda_stream = static_cast<cudaStream_t>(stream);
+  Scratch scratch(workspace, cuda_stream);
+  instance_of(p).forward(p, plan, scratch, cuda_stream);
+}
+
+void backward(const Problem& p, const Gradients& gradients, const DevicePlan& transposed, const DevicePlan& forward,
+              const Workspace& workspace, Stream stream) {
+  require(p);
+  if (gradients.gates != nullptr)
+    core::refuse("gates", "must be null: the sm80 engine has no gradient for them", "gates of blocks",
+                 "run the backward on the CPU");
+  const int32_t rows = geometry(p.dtype, p.dim, Direction::kForward).tile_rows;
+  require_plan(p, forward, Direction::kForward, rows);
+  require_plan(p, transposed, Direction::kTransposed, rows);
+  auto* cuda_stream = static_cast<cudaStream_t>(stream);
+  Scratch scratch(workspace, cuda_stream);
+  instance_of(p).backward(p, gradients, forward, transposed, scratch, cuda_stream);
+}
+
+}  // namespace longstride::engine::cuda::sm80

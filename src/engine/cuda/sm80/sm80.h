@@ -1,0 +1,25 @@
+// The portable CUDA engine, for anything from Ampere on: cp.async and mma.sync, float32 included. Plain kernels, one
+// block of the grid a tile; correct first, sm90 is the one that is tuned.
+#pragma once
+
+#include "engine/contract.h"
+#include "engine/cuda/upload.h"
+
+namespace longstride::engine::cuda::sm80 {
+
+// Tile shapes that the kernels want; they shrink with the bytes of a row, which is what shared memory holds.
+Geometry geometry(core::DType, int64_t dim, Direction);
+
+constexpr int64_t kMostDim = 256;
+
+// What the kernels take; forward and backward throw Error with the reason for the rest. bfloat16 and float16 products
+// are the tensor cores', float32 accumulation; float32 products are plain float32 multiply-adds, no TF32. Any strides
+// with dim contiguous are read in place. Nothing waits for the device.
+Capability capability(const Problem&);
+void forward(const Problem&, const DevicePlan&, const Workspace&, Stream);
+// `transposed` is uploaded with one query head an item. dQ is made through the forward plan, dK and dV through the
+// transposed one, in a fixed order of additions: always the same bits.
+void backward(const Problem&, const Gradients&, const DevicePlan& transposed, const DevicePlan& forward,
+              const Workspace&, Stream);
+
+}  // namespace longstride::engine::cuda::sm80

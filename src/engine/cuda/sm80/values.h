@@ -1,0 +1,49 @@
+// What the kernels of this folder are given.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/cuda/device_plan.h"
+#include "engine/cuda/dropout.h"
+
+namespace longstride::engine::cuda::sm80 {
+
+// Rows and columns of a tile: four arrays of rows lie in shared memory, 163 KiB of which Ampere gives a block.
+constexpr int tile_rows(int64_t element_bytes, int64_t dim) { return element_bytes == 4 && dim > 128 ? 32 : 64; }
+constexpr int tile_columns(int64_t element_bytes, int64_t dim) { return element_bytes == 4 && dim > 64 ? 32 : 64; }
+
+// A [batch, len, heads, dim] tensor.
+struct Strided {
+  void* data = nullptr;
+  int64_t batch_stride = 0, len_stride = 0, head_stride = 0;
+  bool wide = false;  // rows begin at multiples of 16 bytes and hold whole pieces of 16 bytes
+
+  template <class Element>
+  LONGSTRIDE_DEVICE Element* head(int64_t batch, int64_t head) const {
+    return static_cast<Element*>(data) + batch * batch_stride + head * head_stride;
+  }
+};
+
+struct Values {
+  PlanArrays plan;
+  const Lane* lanes = nullptr;
+  int32_t lane_count = 0;
+  int32_t group = 1;  // query heads a KV head
+  bool partial = false;
+  int32_t query_start = 0;
+  int32_t len_q = 0;
+  int32_t heads = 0, kv_heads = 0, dim = 0;
+  float scale = 1, scale_log2 = 1;
+  float out_scale = 1;
+  DropoutValues dropout;
+  Strided q, k, v, out;
+  float* lse = nullptr;  // [batch, heads, len_q]
+  const float2* rows =
+      nullptr;  // backward: (lse in log2 units, +inf where nothing is seen; delta) [batch, heads, len_q]
+  Strided d_out, dq, dk, dv;
+  int64_t partial_rows = 0;    // slots a head
+  float* partial_a = nullptr;  // forward: out; else dQ, or dK: [heads of all batch rows][partial_rows][kDim]
+  float* partial_b = nullptr;  // forward: lse in log2 units, one a slot; dV like dK
+};
+
+}  // namespace longstride::engine::cuda::sm80
