@@ -24,7 +24,7 @@ std::string engine_for(at::Device device) {
   const auto engines = capabilities();
   for (const std::string& name : wanted) {
     for (const EngineReport& report : engines) {
-      if (report.engine == name && report.yes) return "engine " + name;
+      if (report.engine.starts_with(name) && report.yes) return "engine " + report.engine;
     }
   }
   return "no engine of this build";

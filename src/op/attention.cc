@@ -1,5 +1,6 @@
 // The C++ entrance: the same operators that Python calls, so that autograd, autocast and tracing are one path.
 #include <ATen/Functions.h>
+#include <c10/core/DeviceGuard.h>
 
 #include "op/checks.h"
 #include "op/device.h"
@@ -43,8 +44,9 @@ AttentionReport describe_attention(const Tensor& q, const Tensor& k, const Tenso
   op::check_forward(q, k, v, call);
   const Extent extent = op::extent_of(q, k, call);
   const engine::Problem problem = op::problem_of(q, k, call, pattern, extent);
+  const c10::DeviceGuard on_device(q.device());
   const op::Engine& engine = op::choose_engine(q.device(), problem);
-  const std::shared_ptr<const Plan> plan = op::plan_for(engine, problem, pattern, extent, Direction::kForward);
+  const op::PlanPointer plan = op::plan_for(engine, problem, pattern, extent, Direction::kForward);
   const PlanView view = plan->view();
   AttentionReport report;
   report.engine = engine.name;

@@ -3,6 +3,7 @@
 #include "op/device.h"
 
 #include <ATen/Functions.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <cmath>
 
@@ -26,6 +27,11 @@ void attach(engine::Problem& problem, const Tensor& q, const Tensor& k, const Te
   problem.k = read(k);
   problem.v = read(v);
   if (call.dropout_p > 0) problem.dropout_seed = call.dropout_seed->const_data_ptr<int64_t>();
+}
+
+void refuse_gates(const Engine& engine, const Call& call) {
+  if (has_gates(call) && engine.why_no_gates != nullptr)
+    core::refuse("gates", "must be unset here", engine.why_no_gates, "train the pattern on the CPU");
 }
 
 // The one list of a pattern, and the size of its blocks.
@@ -60,7 +66,9 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Pattern pattern = check_forward(q, k, v, call);
   const Extent extent = extent_of(q, k, call);
   engine::Problem problem = problem_of(q, k, call, pattern, extent);
+  const c10::DeviceGuard on_device(q.device());
   const Engine& engine = choose_engine(q.device(), problem);
+  refuse_gates(engine, call);
   if (has_gates(call) && !call.gates->eq(1).all().item<bool>())
     core::refuse("gates", "must all be 1: they are there for their gradient", "other values",
                  "pass 1 + score - score.detach()");
@@ -69,11 +77,13 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Tensor lse = at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(lse_dtype(q)));
   if (q.numel() == 0) return {out, lse};
 
-  const std::shared_ptr<const Plan> plan = plan_for(engine, problem, pattern, extent, Direction::kForward);
+  const Loan loan = lend(q.device());
+  Plans plans;
+  plans.forward = plan_for(engine, problem, pattern, extent, Direction::kForward, loan.capturing);
   attach(problem, q, k, v, call);
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
-  engine.forward(problem, plan->view(), workspace(), nullptr);
+  engine.forward(problem, plans, loan);
   note_engine(engine);
   return {out, lse};
 }
@@ -82,7 +92,9 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const Pattern pattern = check_backward(in, call);
   const Extent extent = extent_of(in.q, in.k, call);
   engine::Problem problem = problem_of(in.q, in.k, call, pattern, extent);
+  const c10::DeviceGuard on_device(in.q.device());
   const Engine& engine = choose_engine(in.q.device(), problem);
+  refuse_gates(engine, call);
 
   if (in.q.numel() == 0)  // no query: what keys there are get a zero gradient
     return {at::empty(in.q.sizes(), in.q.options()), at::zeros(in.k.sizes(), in.k.options()),
@@ -101,7 +113,11 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const Tensor lse = in.lse.contiguous();
   const Tensor d_lse = in.d_lse && in.d_lse->defined() ? in.d_lse->contiguous() : Tensor();
 
-  const std::shared_ptr<const Plan> plan = plan_for(engine, problem, pattern, extent, Direction::kTransposed);
+  const Loan loan = lend(in.q.device());
+  Plans plans;
+  plans.transposed = plan_for(engine, problem, pattern, extent, Direction::kTransposed, loan.capturing);
+  if (engine.backward_wants_forward_plan(problem))
+    plans.forward = plan_for(engine, problem, pattern, extent, Direction::kForward, loan.capturing);
   attach(problem, in.q, in.k, in.v, call);
   // The backward reads out and lse only; the contract has one Problem for both directions, hence the casts.
   problem.out = {const_cast<void*>(out.const_data_ptr()), out.stride(0), out.stride(1), out.stride(2)};
@@ -113,7 +129,7 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   gradients.dk = write(dk);
   gradients.dv = write(dv);
   if (!has_gates(call)) {
-    engine.backward(problem, gradients, plan->view(), workspace(), nullptr);
+    engine.backward(problem, gradients, plans, loan);
     note_engine(engine);
     return {dq, dk, dv, at::empty({0}, lse.options())};
   }
@@ -123,7 +139,7 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   engine::GateBlocks gates = index.view();
   gates.grad = entry_grads.mutable_data_ptr();
   gradients.gates = &gates;
-  engine.backward(problem, gradients, plan->view(), workspace(), nullptr);
+  engine.backward(problem, gradients, plans, loan);
   note_engine(engine);
   return {dq, dk, dv, index.by_row(entry_grads)};
 }

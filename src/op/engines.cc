@@ -10,8 +10,8 @@
 #include "engine/cpu/cpu.h"
 #include "engine/reference/reference.h"
 #include "op/brgemm.h"
+#include "op/cuda/cuda.h"
 #include "op/memory.h"
-#include "plan/cache.h"
 
 namespace longstride {
 namespace op {
@@ -22,11 +22,32 @@ thread_local const char* engine_of_thread = "";
 std::atomic<int64_t> plan_limit_bytes = plan::PlanCache::kDefaultCapacityBytes;
 
 Geometry reference_geometry(core::DType, int64_t, bool, Direction) { return {}; }
+bool no_forward_plan(const engine::Problem&) { return false; }
 
-constexpr Engine kReference = {"reference", reference_geometry, engine::reference::capability,
-                               engine::reference::forward, engine::reference::backward};
-constexpr Engine kCpu = {"cpu", engine::cpu::geometry, engine::cpu::capability, engine::cpu::forward,
-                         engine::cpu::backward};
+// Engines of the CPU read a plan where the cache keeps it.
+template <auto run>
+void run_forward(const engine::Problem& p, const Plans& plans, const Loan& loan) {
+  run(p, plans.forward->view(), loan.workspace, loan.stream);
+}
+template <auto run>
+void run_backward(const engine::Problem& p, const engine::Gradients& g, const Plans& plans, const Loan& loan) {
+  run(p, g, plans.transposed->view(), loan.workspace, loan.stream);
+}
+
+constexpr Engine kReference = {"reference",
+                               reference_geometry,
+                               engine::reference::capability,
+                               no_forward_plan,
+                               nullptr,
+                               run_forward<engine::reference::forward>,
+                               run_backward<engine::reference::backward>};
+constexpr Engine kCpu = {"cpu",
+                         engine::cpu::geometry,
+                         engine::cpu::capability,
+                         no_forward_plan,
+                         nullptr,
+                         run_forward<engine::cpu::forward>,
+                         run_backward<engine::cpu::backward>};
 
 // Calls body for 0..count on torch's threads. Indices are handed out one by one, in order: the tiles of a plan stand
 // longest first, and those that share keys are near each other.
@@ -41,9 +62,9 @@ void parallel_for(int threads, int64_t count, const std::function<void(int64_t, 
 }  // namespace
 
 const Engine& choose_engine(const c10::Device& device, const engine::Problem& problem) {
+  if (device.is_cuda()) return cuda::choose_engine(device, problem);
   if (!device.is_cpu())
-    core::refuse("q", "must be on the CPU: this build has no engine for other devices", device.str(),
-                 "move q, k and v with .cpu()");
+    core::refuse("q", "must be on the CPU or a CUDA device", device.str(), "move q, k and v with .cpu()");
   const Engine& engine = problem.dtype == core::DType::kFloat64 ? kReference : kCpu;
   const engine::Capability capability = engine.capability(problem);
   if (!capability.yes)
@@ -51,14 +72,16 @@ const Engine& choose_engine(const c10::Device& device, const engine::Problem& pr
   return engine;
 }
 
-std::shared_ptr<const Plan> plan_for(const Engine& engine, const engine::Problem& problem, const Pattern& pattern,
-                                     const Extent& extent, Direction direction) {
+PlanPointer plan_for(const Engine& engine, const engine::Problem& problem, const Pattern& pattern, const Extent& extent,
+                     Direction direction, bool pin) {
   const Geometry geometry = engine.geometry(problem.dtype, problem.dim, pattern.causal(), direction);
-  return plan::process_cache().get(pattern, extent, geometry, direction);
+  return plan::process_cache().get(pattern, extent, geometry, direction, pin);
 }
 
-engine::Workspace workspace() {
-  engine::Workspace space;
+Loan lend(const c10::Device& device) {
+  if (device.is_cuda()) return cuda::lend(device);
+  Loan loan;
+  engine::Workspace& space = loan.workspace;
   // Inside a parallel region torch gives one thread, and so do we.
   space.threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   space.parallel_for = [threads = space.threads](int64_t count, const std::function<void(int64_t, int)>& body) {
@@ -66,7 +89,7 @@ engine::Workspace workspace() {
   };
   space.gemm = brgemm();
   lend_memory(space);
-  return space;
+  return loan;
 }
 
 void note_engine(const Engine& engine) { engine_of_thread = engine.name; }
@@ -98,7 +121,7 @@ std::vector<EngineReport> capabilities() {
     }
     reports.push_back(report);
   }
-  reports.push_back({"cuda", false, "this build has no CUDA engine"});
+  for (EngineReport& report : op::cuda::reports()) reports.push_back(std::move(report));
   return reports;
 }
 

@@ -1,5 +1,5 @@
-// Which engine runs a problem, and what it is lent while it runs. Torch's threads and allocator stand behind the
-// workspace; the engines see neither.
+// Which engine runs a problem, and what it is lent while it runs. Torch's threads, allocators and streams stand behind
+// the loan; the engines see none of them.
 #pragma once
 
 #include <c10/core/Device.h>
@@ -10,27 +10,45 @@
 #include "engine/contract.h"
 #include "longstride/attention.h"
 #include "longstride/plan.h"
+#include "plan/cache.h"
 
 namespace longstride::op {
+
+using PlanPointer = std::shared_ptr<const plan::CachedPlan>;
+
+// The plans of one call; those that the engine does not read are null.
+struct Plans {
+  PlanPointer forward, transposed;
+};
+
+// What an engine is lent for one call.
+struct Loan {
+  engine::Workspace workspace;
+  engine::Stream stream = nullptr;
+  int device = -1;         // its number; the CPU has none
+  bool capturing = false;  // the stream is being recorded: what it reads is never given back
+};
 
 struct Engine {
   const char* name;
   Geometry (*geometry)(core::DType, int64_t dim, bool causal, Direction);
   engine::Capability (*capability)(const engine::Problem&);
-  void (*forward)(const engine::Problem&, const PlanView&, const engine::Workspace&, engine::Stream);
-  void (*backward)(const engine::Problem&, const engine::Gradients&, const PlanView&, const engine::Workspace&,
-                   engine::Stream);
+  bool (*backward_wants_forward_plan)(const engine::Problem&);
+  const char* why_no_gates;  // null: it has the gradient of gates
+  void (*forward)(const engine::Problem&, const Plans&, const Loan&);
+  void (*backward)(const engine::Problem&, const engine::Gradients&, const Plans&, const Loan&);
 };
 
-// The one engine for this device and problem: float64 runs on the reference engine, the other dtypes on the CPU engine.
-// Throws Error if there is none; nothing falls back in silence. Pointers of the problem are not looked at.
+// The one engine for this device, which is the current one, and problem: on the CPU float64 runs on the reference
+// engine, the other dtypes on the CPU engine. Throws Error if there is none; nothing falls back in silence. Pointers of
+// the problem are not looked at.
 const Engine& choose_engine(const c10::Device&, const engine::Problem&);
 
-// The plan of a call from the cache of the process, compiled if it is not there.
-std::shared_ptr<const Plan> plan_for(const Engine&, const engine::Problem&, const Pattern&, const Extent&, Direction);
+// The plan of a call from the cache of the process, compiled if it is not there. `pin`: never evicted.
+PlanPointer plan_for(const Engine&, const engine::Problem&, const Pattern&, const Extent&, Direction, bool pin = false);
 
-// Torch's threads (one inside a parallel region), memory, torch's micro-GEMM.
-engine::Workspace workspace();
+// On the CPU torch's threads (one inside a parallel region), memory, torch's micro-GEMM.
+Loan lend(const c10::Device&);
 
 // Remembers, for last_engine(), which engine ran on this thread.
 void note_engine(const Engine&);

@@ -119,13 +119,20 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   return hash.value();
 }
 
+CachedPlan::Kept CachedPlan::kept(int64_t key, const std::function<Kept()>& make) const {
+  const std::lock_guard lock(mutex_);
+  Kept& kept = kept_[key];
+  if (!kept) kept = make();
+  return kept;
+}
+
 PlanCache::PlanCache(int64_t capacity_bytes, Compile compile)
     : compile_(compile ? std::move(compile) : Compile(&longstride::compile)), capacity_bytes_(capacity_bytes) {}
 
-std::shared_ptr<const Plan> PlanCache::get(const Pattern& pattern, const Extent& extent, const Geometry& geometry,
-                                           Direction direction, bool pin) {
+std::shared_ptr<const CachedPlan> PlanCache::get(const Pattern& pattern, const Extent& extent, const Geometry& geometry,
+                                                 Direction direction, bool pin) {
   PlanKey key{pattern, extent, geometry, direction};
-  std::promise<std::shared_ptr<const Plan>> promise;
+  std::promise<std::shared_ptr<const CachedPlan>> promise;
   int64_t id = 0;
   {
     std::unique_lock lock(mutex_);
@@ -152,10 +159,10 @@ std::shared_ptr<const Plan> PlanCache::get(const Pattern& pattern, const Extent&
   return compile_into(key, id, std::move(promise));
 }
 
-std::shared_ptr<const Plan> PlanCache::compile_into(const PlanKey& key, int64_t id,
-                                                    std::promise<std::shared_ptr<const Plan>> promise) {
+std::shared_ptr<const CachedPlan> PlanCache::compile_into(const PlanKey& key, int64_t id,
+                                                          std::promise<std::shared_ptr<const CachedPlan>> promise) {
   try {
-    auto plan = std::make_shared<const Plan>(compile_(key.pattern, key.extent, key.geometry, key.direction));
+    auto plan = std::make_shared<const CachedPlan>(compile_(key.pattern, key.extent, key.geometry, key.direction));
     {
       const std::lock_guard lock(mutex_);
       const auto found = entries_.find(key);

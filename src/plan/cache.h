@@ -6,9 +6,11 @@
 #include <functional>
 #include <future>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
@@ -26,6 +28,21 @@ struct PlanKey {
 
 struct PlanKeyHash {
   size_t operator()(const PlanKey&) const;
+};
+
+// A plan, and what an engine keeps with it: its own form of the plan (a copy on a device), which goes when the plan
+// goes.
+class CachedPlan : public Plan {
+ public:
+  using Kept = std::shared_ptr<const void>;
+  explicit CachedPlan(Plan plan) : Plan(std::move(plan)) {}
+  // What `make` gave when first asked for this key (the number of a device); threads that ask at one time share one
+  // make(). If it throws, nothing is kept.
+  Kept kept(int64_t key, const std::function<Kept()>& make) const;
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::map<int64_t, Kept> kept_;
 };
 
 struct CacheStatistics {
@@ -50,7 +67,7 @@ class PlanCache {
   // compilation. What compile() throws, every one of them gets, and nothing is kept. With `pin` the plan is never
   // evicted: stream capture records pointers into it. A plan larger than the capacity is returned and not kept, unless
   // it is pinned.
-  std::shared_ptr<const Plan> get(const Pattern&, const Extent&, const Geometry&, Direction, bool pin = false);
+  std::shared_ptr<const CachedPlan> get(const Pattern&, const Extent&, const Geometry&, Direction, bool pin = false);
 
   void set_capacity_bytes(int64_t capacity_bytes);  // drops what no longer fits
   void clear();                                     // drops all but pinned plans; the counters stay
@@ -58,7 +75,7 @@ class PlanCache {
 
  private:
   struct Entry {
-    std::shared_future<std::shared_ptr<const Plan>> plan;
+    std::shared_future<std::shared_ptr<const CachedPlan>> plan;
     std::list<const PlanKey*>::iterator use;  // in uses_
     int64_t bytes = 0;                        // 0 while it is being compiled
     int64_t id = 0;                           // tells this entry from a later one of the same key
@@ -67,8 +84,8 @@ class PlanCache {
   };
   using Entries = std::unordered_map<PlanKey, Entry, PlanKeyHash>;
 
-  std::shared_ptr<const Plan> compile_into(const PlanKey& key, int64_t id,
-                                           std::promise<std::shared_ptr<const Plan>> promise);
+  std::shared_ptr<const CachedPlan> compile_into(const PlanKey& key, int64_t id,
+                                                 std::promise<std::shared_ptr<const CachedPlan>> promise);
   void drop(Entries::iterator);
   void evict();  // least recently used first, until the capacity is kept
 

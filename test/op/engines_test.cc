@@ -14,7 +14,7 @@ namespace {
 TEST(Workspace, RunsOnTwoThreadsAtOnce) {
   const int before = at::get_num_threads();
   at::set_num_threads(2);
-  const engine::Workspace w = workspace();
+  const engine::Workspace w = lend(at::kCPU).workspace;
   ASSERT_EQ(w.threads, 2);
   // Each index waits for the other: one thread alone would see itself only, and give up at the deadline.
   std::atomic<int> here{0};

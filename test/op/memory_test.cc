@@ -75,7 +75,8 @@ TEST_F(ProcessPool, AttentionAndItsGradientsUseItAgain) {
 }
 
 TEST_F(ProcessPool, LargeScratchOfAWorkspace) {
-  const engine::Workspace w = workspace();
+  const Loan loan = lend(at::kCPU);
+  const engine::Workspace& w = loan.workspace;
   void* const small = w.allocate(1000);
   EXPECT_EQ(live(), 0);
   void* const large = w.allocate(static_cast<size_t>(kLarge));

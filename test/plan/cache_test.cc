@@ -225,6 +225,30 @@ TEST(PlanCache, RefusalReachesEveryWaiter) {
   EXPECT_EQ(cache.statistics().plans, 0);
 }
 
+TEST(PlanCache, WhatIsKeptWithAPlanIsMadeOnceAKeyAndGoesWithIt) {
+  PlanCache cache;
+  std::weak_ptr<const void> copy;
+  int made = 0;
+  const auto make = [&]() -> CachedPlan::Kept {
+    const auto kept = std::make_shared<const int>(++made);
+    copy = kept;
+    return kept;
+  };
+  {
+    const auto plan = cache.get(pattern(), extent(64), {}, kForward);
+    EXPECT_THROW(plan->kept(0, []() -> CachedPlan::Kept { throw Error("no memory"); }), Error);
+    const auto first = plan->kept(0, make);
+    EXPECT_EQ(first, plan->kept(0, make));
+    EXPECT_EQ(first, cache.get(pattern(), extent(64), {}, kForward)->kept(0, make));
+    EXPECT_EQ(made, 1);
+    EXPECT_NE(first, plan->kept(1, make));  // another device
+    EXPECT_EQ(made, 2);
+  }
+  EXPECT_FALSE(copy.expired());
+  cache.clear();
+  EXPECT_TRUE(copy.expired());
+}
+
 TEST(PlanCache, ThreadsMixedWithEvictionAndClearing) {
   PlanCache cache(room_for(60), weighing);
   std::atomic<int> wrong{0};

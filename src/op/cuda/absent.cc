@@ -1,0 +1,17 @@
+// Builds without LONGSTRIDE_CUDA: everything on a CUDA device is refused.
+#include "core/refuse.h"
+#include "op/cuda/cuda.h"
+
+namespace longstride::op::cuda {
+
+const Engine& choose_engine(const c10::Device& device, const engine::Problem&) {
+  core::refuse("q", "must be on the CPU: this build has no CUDA engine", device.str(),
+               "move q, k and v with .cpu(), or build with -DLONGSTRIDE_CUDA=ON");
+}
+
+// Not reached: a call chooses its engine first.
+Loan lend(const c10::Device&) { return {}; }
+
+std::vector<EngineReport> reports() { return {{"cuda", false, "this build has no CUDA engine"}}; }
+
+}  // namespace longstride::op::cuda

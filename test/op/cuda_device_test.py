@@ -1,0 +1,216 @@
+"""The operators on CUDA tensors, as a Python user calls them, against the same operators on the CPU in float32.
+
+Needs a GPU, and a torch built for CUDA of the version that the library was built with; without one it fails.
+
+usage: cuda_device_test.py PATH/TO/liblongstride.so
+"""
+
+import sys
+import unittest
+
+import torch
+
+LIBRARY = sys.argv.pop()
+OPTIONS = {
+    "causal": {"causal": True},
+    "documents": {"causal": True, "cu_seqlens": [0, 17, 17, 150, 389]},
+    "lengths": {"lengths": [389, 200]},
+    "zero_keys": {"padding": "zero_keys", "head_offset": "block"},
+    "partition": {"mixing": "head_partition", "average": True},
+    "scale": {"scale": -0.3},
+    "offsets": {"offsets": [0, 0, 1, 0, 3, 1, 0, 2, 1]},
+    "deterministic": {"deterministic": True, "causal": True},
+}
+
+
+def inputs(dtype, dim=64, length=389, heads=6, kv_heads=3, batch=2, device="cuda", grad=True):
+    generator = torch.Generator().manual_seed(1)
+
+    def one(count):
+        return torch.randn(batch, length, count, dim, generator=generator).to(dtype).to(device).requires_grad_(grad)
+
+    return one(heads), one(kv_heads), one(kv_heads)
+
+
+def attention(q, k, v, segments=(64, 128, 512), rates=(1, 2, 4), **options):
+    return torch.ops.longstride.dilated_attention(q, k, v, list(segments), list(rates), **options)
+
+
+class CudaTest(unittest.TestCase):
+    def compare(self, q, k, v, call, tolerance):
+        """Results and gradients on the GPU beside those of the CPU's engine in float32, from the same values."""
+        host = [x.detach().float().cpu().requires_grad_() for x in (q, k, v)]
+        out, lse = call(q, k, v)
+        expected_out, expected_lse = call(*host)
+        self.assertEqual(out.device, q.device)
+        self.assertEqual(out.dtype, q.dtype)
+        weights = torch.randn(expected_out.shape, generator=torch.Generator().manual_seed(2))
+        lse_weights = torch.randn(expected_lse.shape, generator=torch.Generator().manual_seed(3))
+
+        def loss(out, lse):
+            seen = torch.where(lse.isinf(), torch.zeros_like(lse), lse)
+            return (out.float() * weights.to(out.device)).sum() + (seen * lse_weights.to(out.device)).sum()
+
+        grads = torch.autograd.grad(loss(out, lse), (q, k, v))
+        expected = torch.autograd.grad(loss(expected_out, expected_lse), host)
+        for name, got, want in zip(
+            ("out", "lse", "dq", "dk", "dv"), (out, lse, *grads), (expected_out, expected_lse, *expected)
+        ):
+            want = want.detach()
+            finite = want[want.isfinite()]
+            self.assertEqual(want.isinf().sum(), got.isinf().sum(), name)
+            bound = tolerance * max(1.0, finite.abs().max().item())
+            torch.testing.assert_close(got.detach().float().cpu(), want, atol=bound, rtol=tolerance, msg=lambda m: f"{name}: {m}")
+
+    def test_options(self):
+        for dtype, tolerance in ((torch.bfloat16, 2e-2), (torch.float16, 3e-3), (torch.float32, 2e-6)):
+            for name, options in OPTIONS.items():
+                with self.subTest(dtype=dtype, options=name):
+                    self.compare(*inputs(dtype), lambda *t: attention(*t, **options), tolerance)
+
+    def test_dims_and_strides(self):
+        for dim in (5, 48, 100, 128, 256):
+            with self.subTest(dim=dim):
+                self.compare(*inputs(torch.bfloat16, dim), lambda *t: attention(*t, causal=True), 2e-2)
+        fused = torch.randn(2, 300, 3, 4, 64, device="cuda", dtype=torch.bfloat16)  # one projection for q, k and v
+        q, k, v = (x.detach().requires_grad_() for x in fused.unbind(2))
+        self.assertFalse(q.is_contiguous())
+        self.compare(q, k, v, attention, 2e-2)
+        for dim in (1, 64, 129):
+            with self.subTest(dim=dim):
+                self.compare(*inputs(torch.float32, dim), lambda *t: attention(*t, causal=True), 2e-6)
+
+    def test_query_start(self):
+        q, k, v = inputs(torch.bfloat16)
+        q = q.detach()[:, :20].requires_grad_()
+        self.compare(q, k, v, lambda *t: attention(*t, causal=True, query_start=300), 2e-2)
+
+    def test_blocks(self):
+        pattern = '{"blocks": [{"pattern": "list", "block_size": 32}], "causal": true}'
+        blocks = torch.tensor([[-1, -1, i, j] for i in range(13) for j in (0, i)], dtype=torch.int32)
+        op = torch.ops.longstride.pattern_attention
+        self.compare(*inputs(torch.bfloat16), lambda q, k, v: op(q, k, v, pattern, blocks.to(q.device)), 2e-2)
+
+    def test_dropout_is_that_of_the_cpu(self):
+        def call(q, k, v):
+            seed = torch.tensor(12345, device=q.device)
+            return attention(q, k, v, dropout_p=0.3, dropout_seed=seed)
+
+        self.compare(*inputs(torch.bfloat16), call, 3e-2)
+
+    def test_autocast(self):
+        q, k, v = inputs(torch.float32)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            out, lse = attention(q, k, v)
+        self.assertEqual(out.dtype, torch.bfloat16)
+        out.float().sum().backward()
+        self.assertEqual(q.grad.dtype, torch.float32)
+        plain, _ = attention(*(x.detach().bfloat16() for x in (q, k, v)))
+        self.assertTrue(torch.equal(out, plain))
+
+    def test_refusals_say_why(self):
+        q, k, v = inputs(torch.float64, grad=False)
+        with self.assertRaisesRegex(ValueError, "float64"):
+            attention(q, k, v)
+        q, k, v = inputs(torch.bfloat16, dim=264, grad=False)
+        with self.assertRaisesRegex(ValueError, "dim must be 1 to 256, got 264"):
+            attention(q, k, v)
+        q, k, v = inputs(torch.bfloat16, grad=False)
+        blocks = torch.zeros(1, 4, dtype=torch.int32, device="cuda")
+        with self.assertRaisesRegex(ValueError, "gates"):
+            torch.ops.longstride.pattern_attention(
+                q, k, v, '{"blocks": [{"pattern": "list", "block_size": 32}]}', blocks, gates=torch.ones(1, device="cuda")
+            )
+
+    def step(self, q, k, v, causal=True):
+        out, lse = attention(q, k, v, causal=causal)
+        return (out, *torch.autograd.grad(out.float().square().sum() + lse.sum(), (q, k, v)))
+
+    def test_a_warm_call_waits_for_nothing(self):
+        q, k, v = inputs(torch.bfloat16, length=1000)
+        self.step(q, k, v)
+        torch.cuda.synchronize()
+        free_before, _ = torch.cuda.mem_get_info()
+        # The GPU is busy for a while; a call that waited for it would return after it only.
+        busy_begin, busy_end = torch.cuda.Event(), torch.cuda.Event()
+        busy_begin.record()
+        torch.cuda._sleep(400_000_000)  # cycles
+        busy_end.record()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self.step(q, k, v)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        self.assertFalse(busy_end.query(), "the call waited for the device")
+        torch.cuda.synchronize()
+        free_after, _ = torch.cuda.mem_get_info()
+        self.assertEqual(free_before, free_after, "memory was taken beside torch's allocator")
+
+    def test_runs_on_the_current_stream(self):
+        q, k, v = inputs(torch.bfloat16, grad=False)
+        expected, _ = attention(q, k, v)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            late = torch.zeros_like(q)
+            torch.cuda._sleep(100_000_000)
+            late.copy_(q)
+            out, _ = attention(late, k, v)
+        side.synchronize()
+        self.assertTrue(torch.equal(out, expected))
+
+    def test_graph_capture(self):
+        for warm in (True, False):  # a plan that is new under capture is copied beside it
+            with self.subTest(warm=warm):
+                length = 700 if warm else 701
+                q, k, v = inputs(torch.bfloat16, length=length, grad=False)
+                side = torch.cuda.Stream()
+                side.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(side):
+                    if warm:
+                        attention(q, k, v, deterministic=True)
+                torch.cuda.current_stream().wait_stream(side)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    out, lse = attention(q, k, v, deterministic=True)
+                for seed in (5, 6):
+                    generator = torch.Generator().manual_seed(seed)
+                    for x in (q, k, v):
+                        x.copy_(torch.randn(x.shape, generator=generator))
+                    graph.replay()
+                    torch.cuda.synchronize()
+                    expected, expected_lse = attention(q, k, v, deterministic=True)
+                    self.assertTrue(torch.equal(out, expected))
+                    self.assertTrue(torch.equal(lse, expected_lse))
+
+    def test_graph_capture_of_a_training_step(self):
+        q, k, v = inputs(torch.bfloat16, length=640)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self.step(q, k, v)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = self.step(q, k, v)
+        with torch.no_grad():
+            for x in (q, k, v):
+                x.mul_(0.5)
+        graph.replay()
+        for name, got, want in zip(("out", "dq", "dk", "dv"), captured, self.step(q, k, v)):
+            torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2, msg=lambda m: f"{name}: {m}")
+
+    def test_the_kernels_that_ran_are_ours(self):
+        q, k, v = inputs(torch.bfloat16, grad=False)
+        attention(q, k, v)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            attention(q, k, v)
+            torch.cuda.synchronize()
+        names = [event.key for event in profile.key_averages()]
+        self.assertTrue(any("longstride" in name and "forward_kernel" in name for name in names), names)
+
+
+if __name__ == "__main__":
+    torch.ops.load_library(LIBRARY)
+    unittest.main()
