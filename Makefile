@@ -13,7 +13,7 @@ CTEST = $(or $(wildcard .venv/bin/ctest),ctest)
 FIXED_ADDRESSES = $(if $(filter thread,$1),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 SANITIZERS := address undefined thread
 
-.PHONY: help setup configure build program test demo bench install format format-check layers sanitize clean \
+.PHONY: help setup configure build program test cuda demo bench install format format-check layers sanitize clean \
         $(SANITIZERS:%=sanitize-%)
 
 help: ## this list
@@ -35,6 +35,12 @@ program: configure ## build only the library and the program `longstride`
 
 test: setup layers format-check build ## every test that needs no GPU, the layer checker and the format check
 	@$(CTEST) --test-dir build -j $(JOBS) --output-on-failure --no-tests=error
+
+cuda: ## compile the CUDA engine with its gate on registers, and run its tests that need no GPU; needs nvcc
+	@tools/setup --cuda
+	@[ -f build-cuda/build.ninja ] || $(CMAKE) --preset cuda
+	@$(CMAKE) --build build-cuda -j $(JOBS) --target longstride_engine_cuda cuda_host_test
+	@$(CTEST) --test-dir build-cuda -R '^cuda_host\.' --output-on-failure --no-tests=error
 
 demo: program ## train a LongNet on Python's own sources for two minutes; RETRAIN=1 to train anew
 	@tools/demo $(if $(RETRAIN),--retrain)
