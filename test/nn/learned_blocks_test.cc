@@ -149,6 +149,19 @@ TEST(BlockScorer, SamplesAndHeadsChooseForThemselves) {
     const BlockChoice alone = scorer->forward(in.q.narrow(0, b, 1), in.k.narrow(0, b, 1));
     EXPECT_TRUE(at::equal(mask_of(alone)[0], mask[b]));
   }
+  // A shorter row chooses as it would alone, whatever lies behind it; its last block is ragged.
+  Input padded = in;
+  for (Tensor* t : {&padded.q, &padded.k}) {
+    *t = t->clone();
+    (*t)[1].slice(0, 100).fill_(std::nan(""));
+  }
+  const BlockChoice shorter = scorer->forward(padded.q, padded.k, std::vector<int64_t>{128, 100});
+  const BlockChoice alone = scorer->forward(in.q.slice(0, 1).slice(1, 0, 100), in.k.slice(0, 1).slice(1, 0, 100));
+  EXPECT_TRUE(at::equal(mask_of(shorter)[0], mask[0]));
+  EXPECT_TRUE(at::equal(mask_of(shorter)[1].slice(1, 0, 13).slice(2, 0, 13), mask_of(alone)[0]));
+  EXPECT_EQ(mask_of(shorter)[1].sum().item<int64_t>(), mask_of(alone).sum().item<int64_t>());
+  EXPECT_LT(distance(shorter.scores[1].slice(1, 0, 13).slice(2, 0, 13), alone.scores[0]), 1e-5);
+  EXPECT_TRUE(shorter.density_loss.isfinite().item<bool>());
   // Neither the scale of q nor that of k matters.
   EXPECT_TRUE(at::equal(mask_of(scorer->forward(in.q * 64, in.k / 64)), mask));
 }
