@@ -87,6 +87,7 @@ class LearnedBlockAttentionTask : public testing::TestWithParam<int> {};
 
 TEST_P(LearnedBlockAttentionTask, IsLearnt) {
   const Learned learned = learn(uint64_t(GetParam()), 1, task_blocks(), 0.1);
+  RecordProperty("recall", std::to_string(learned.recall));
   EXPECT_GE(learned.recall, 0.95);  // by chance 1 in 7; measured 1.00
   EXPECT_TRUE(learned.counts.eq(2).all().item<bool>()) << "density on target, in every row";
 }
@@ -95,6 +96,7 @@ INSTANTIATE_TEST_SUITE_P(Seeds, LearnedBlockAttentionTask, testing::Values(1, 2,
 
 TEST(LearnedBlockAttention, LearnsNothingFromAWrongSign) {
   const Learned learned = learn(1, -1, task_blocks(), 0.1);
+  RecordProperty("recall", std::to_string(learned.recall));
   EXPECT_LE(learned.recall, 0.05) << "it avoids what it should keep";
   EXPECT_TRUE(learned.counts.eq(2).all().item<bool>());
 }
