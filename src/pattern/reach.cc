@@ -1,0 +1,130 @@
+// Paths through a stack of layers (reach.h): rows of bits, one row a query, which are or-ed along the pattern's pairs.
+#include "longstride/pattern/reach.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "core/checked.h"
+#include "core/refuse.h"
+#include "pattern/block_rows.h"
+
+namespace longstride {
+namespace {
+
+constexpr int64_t kMostTokens = 32768;
+
+// len x len bits, all 0 at first.
+class BitRows {
+ public:
+  explicit BitRows(int64_t len)
+      : words_(core::ceil_divide(len, 64)), bits_(static_cast<size_t>(len * words_), uint64_t{0}) {}
+
+  void set(int64_t row, int64_t column) { at(row, column / 64) |= uint64_t{1} << (column % 64); }
+
+  void set_range(int64_t row, int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t first = begin % 64, count = std::min(end - begin, 64 - first);
+      at(row, begin / 64) |= (count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1) << first;
+      begin += count;
+    }
+  }
+
+  // row |= row `from` of `other`.
+  void merge(int64_t row, const BitRows& other, int64_t from) {
+    for (int64_t w = 0; w < words_; ++w) at(row, w) |= other.bits_[static_cast<size_t>(from * words_ + w)];
+  }
+
+  template <class Visit>
+  void for_each(int64_t row, const Visit& visit) const {
+    for (int64_t w = 0; w < words_; ++w) {
+      for (uint64_t left = bits_[static_cast<size_t>(row * words_ + w)]; left != 0; left &= left - 1) {
+        visit(w * 64 + std::countr_zero(left));
+      }
+    }
+  }
+
+  int64_t count() const {
+    int64_t total = 0;
+    for (const uint64_t word : bits_) total += std::popcount(word);
+    return total;
+  }
+
+ private:
+  uint64_t& at(int64_t row, int64_t word) { return bits_[static_cast<size_t>(row * words_ + word)]; }
+
+  int64_t words_;
+  std::vector<uint64_t> bits_;
+};
+
+void show_group(const Pattern& pattern, int64_t g, int64_t kv_head, int64_t kv_heads, int64_t len, BitRows& seen) {
+  if (!pattern.runs(g, kv_head, kv_heads)) return;
+  const auto& [segment, rate] = pattern.groups()[static_cast<size_t>(g)];
+  const int64_t offset = pattern.offset(g, kv_head, kv_heads);
+  for (int64_t begin = 0; begin < len; begin += std::min(segment, len)) {
+    const int64_t end = std::min(len, begin + std::min(segment, len));
+    for (int64_t q = begin + offset; q < end; q += rate) {
+      const int64_t last = pattern.causal() ? q + 1 : end;
+      if (rate == 1) {
+        seen.set_range(q, begin, last);
+      } else {
+        for (int64_t k = begin + offset; k < last; k += rate) seen.set(q, k);
+      }
+    }
+  }
+}
+
+void show_blocks(const BlockPattern& block, bool causal, int64_t kv_head, int64_t len, BitRows& seen) {
+  const int64_t size = block.block_size(), count = core::ceil_divide(len, size);
+  const pattern::BlockRows rows =
+      pattern::active_rows(block, {.blocks = count, .causal = causal, .kv_head = kv_head}, 0, count);
+  for (int64_t q = 0; q < len; ++q) {
+    const auto row = static_cast<size_t>(q / size);
+    for (int64_t n = rows.row_begin[row]; n < rows.row_begin[row + 1]; ++n) {
+      const pattern::Interval& blocks = rows.intervals[static_cast<size_t>(n)];
+      const int64_t end = std::min(len, blocks.end * size);
+      seen.set_range(q, blocks.begin * size, causal ? std::min(end, q + 1) : end);
+    }
+  }
+}
+
+}  // namespace
+
+Reach reach(const Pattern& pattern, int64_t len, int64_t kv_heads) {
+  if (len < 1 || len > kMostTokens)
+    core::refuse("len", fmt::format("must be in [1, {}]", kMostTokens), fmt::format("{}", len),
+                 "a pattern reaches in a shorter sequence what it reaches in a longer one of more segments or blocks");
+  if (kv_heads < 1) core::refuse("kv_heads", "must be positive", fmt::format("{}", kv_heads));
+  const auto pairs = static_cast<double>(pattern.causal() ? len * (len + 1) / 2 : len * len);
+  Reach result;
+  // One step: what some head shows, and the token itself.
+  BitRows step(len);
+  for (int64_t head = 0; head < kv_heads; ++head) {
+    BitRows seen(len);
+    for (size_t g = 0; g < pattern.groups().size(); ++g) {
+      show_group(pattern, static_cast<int64_t>(g), head, kv_heads, len, seen);
+    }
+    for (const BlockPattern& block : pattern.blocks()) show_blocks(block, pattern.causal(), head, len, seen);
+    result.density += static_cast<double>(seen.count()) / pairs / static_cast<double>(kv_heads);
+    for (int64_t q = 0; q < len; ++q) step.merge(q, seen, q);
+  }
+  for (int64_t q = 0; q < len; ++q) step.set(q, q);
+
+  BitRows reached = step;
+  int64_t count = reached.count();
+  for (;;) {
+    result.reached.push_back(static_cast<double>(count) / pairs);
+    result.all = static_cast<double>(count) == pairs;
+    if (result.all) return result;
+    BitRows next(len);
+    for (int64_t q = 0; q < len; ++q) step.for_each(q, [&](int64_t k) { next.merge(q, reached, k); });
+    const int64_t further = next.count();
+    if (further == count) return result;
+    count = further;
+    reached = std::move(next);
+  }
+}
+
+}  // namespace longstride
