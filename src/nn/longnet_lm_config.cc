@@ -2,11 +2,25 @@
 #include <torch/torch.h>
 
 #include <cmath>
+#include <variant>
 
 #include "longstride/nn/longnet_lm.h"
 #include "nn/require.h"
 
 namespace longstride {
+namespace {
+
+// What a rule must be given so that its causal rows are the same in every longer sequence; empty: they are. Causal
+// random blocks are such: a row's share is counted over the rows up to it. A list must fit into every sequence.
+const char* needed_to_stay(const BlockPattern& block) {
+  if (const auto* window = std::get_if<LocalWindow>(&block.rule())) return window->density ? "window" : "";
+  if (const auto* dilated = std::get_if<DilatedSparse>(&block.rule())) return dilated->density ? "reach" : "";
+  if (const auto* axial = std::get_if<Axial>(&block.rule())) return axial->grid_columns ? "" : "grid_columns";
+  if (std::holds_alternative<BlockList>(block.rule())) return "a rule in place of a list";
+  return "";
+}
+
+}  // namespace
 
 double LongNetLMConfig::gamma() const {
   return gamma_init > 0 ? gamma_init : std::sqrt(std::log(2.0 * static_cast<double>(layers)));
@@ -22,6 +36,7 @@ TransformerLayerOptions LongNetLMConfig::layer() const {
   o.attention.attention.causal = true;
   o.attention.attention.head_offset = head_offset;
   o.attention.attention.mixing = mixing;
+  o.attention.attention.blocks = blocks;
   o.attention.attention.attention_dropout = attention_dropout;
   o.attention.fused_qkv = fused_qkv;
   o.attention.qk_norm = qk_norm;
@@ -47,6 +62,12 @@ void LongNetLMConfig::validate() const {
   }
   if (!(gamma_init >= 0) || !std::isfinite(gamma_init)) {
     core::refuse("gamma_init", "must be positive, or 0 for the default", fmt::format("{}", gamma_init));
+  }
+  for (const BlockPattern& block : blocks) {
+    const std::string needed = needed_to_stay(block);
+    if (needed.empty()) continue;
+    core::refuse("blocks", "must be the same for a prefix as for what it grows into, or decoding is not the model",
+                 block.name(), fmt::format("give {}", needed));
   }
   layer().validate();
 }

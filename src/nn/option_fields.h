@@ -126,6 +126,7 @@ inline constexpr auto longnet_lm_fields = [](auto& c, auto&& visit) {
   visit("dim_feedforward", c.dim_feedforward);
   visit("segment_lengths", c.segment_lengths);
   visit("dilation_rates", c.dilation_rates);
+  visit("blocks", c.blocks);
   visit("rope_base", c.rope_base);
   visit("xpos_scale_base", c.xpos_scale_base);
   visit("max_len", c.max_len);

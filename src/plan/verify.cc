@@ -238,7 +238,7 @@ class Checker {
                                    .causal = pattern_.causal(),
                                    .kv_head = j,
                                    .batch_row = b,
-                                   .strict = cuts[d] - cuts[d - 1] == longest};
+                                   .strict = e_.query_start == 0 && cuts[d] - cuts[d - 1] == longest};
         const pattern::BlockRows rows = pattern::active_rows(block, place, 0, nb);
         for (int64_t q = cuts[d - 1]; q < cuts[d]; ++q) {
           const int64_t i = (q - cuts[d - 1]) / size;

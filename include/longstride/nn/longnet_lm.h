@@ -30,6 +30,9 @@ struct LongNetLMConfig {
   std::vector<int64_t> dilation_rates = {1, 2, 4, 6, 12};
   HeadOffset head_offset = HeadOffset::kModulo;
   Mixing mixing = Mixing::kJoint;
+  // In the same softmax as the groups, or alone when both lists of groups are empty (DilatedAttentionOptions). A rule
+  // whose blocks change as the sequence grows is refused: a prefix's logits would depend on how much follows.
+  std::vector<BlockPattern> blocks;
   Positions positions = Positions::kRope;
   double rope_base = 10000.0;
   double xpos_scale_base = 0;  // 0: max(512, max_len / 32)
