@@ -126,4 +126,10 @@ Created<MultiheadDilatedAttention> create_adaptive_sparse_attention(const NamedO
   return create_multihead_dilated_attention("block_sparse_adaptive", options, registry);
 }
 
+std::unique_ptr<UnifiedMemoryPool> create_memory_pool(const MemoryPoolConfig& config) {
+  config.validate();
+  return std::make_unique<UnifiedMemoryPool>(UnifiedMemoryPool::Options{.most_cached_bytes = config.most_cached_bytes,
+                                                                        .most_live_bytes = config.most_live_bytes});
+}
+
 }  // namespace longstride

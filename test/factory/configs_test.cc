@@ -144,6 +144,30 @@ TEST(Configs, RefuseBadNumbers) {
   EXPECT_THAT(refusal([&] { nan.validate(); }), HasSubstr("density must be in (0, 1), got nan"));
 }
 
+// Both bounds reach the pool, each in its place.
+TEST(Configs, AMemoryPoolHasTheBoundsOfItsConfig) {
+  MemoryPoolConfig config;
+  config.most_live_bytes = 4096;
+  config.most_cached_bytes = 1024;
+  const auto pool = create_memory_pool(config);
+  {
+    const auto one = pool->lease(1024), two = pool->lease(1024), three = pool->lease(1024);
+    EXPECT_EQ(pool->statistics().live_bytes, 3072);
+    EXPECT_THAT(refusal([&] { (void)pool->lease(2048); }), HasSubstr("4096"));
+  }
+  EXPECT_EQ(pool->statistics().live_bytes, 0);
+  EXPECT_EQ(pool->statistics().cached_bytes, 1024);
+  const auto usual = create_memory_pool();
+  { const auto kept = usual->lease(1 << 20); }
+  EXPECT_EQ(usual->statistics().cached_bytes, 1 << 20);
+  config.most_cached_bytes = 0;
+  EXPECT_THAT(refusal([&] { create_memory_pool(config); }), HasSubstr("most_cached_bytes must be positive, got 0"));
+  EXPECT_THAT(refusal([] { MemoryPoolConfig::from_json(R"({"most_live_bytes": -1})"); }),
+              HasSubstr("most_live_bytes must be positive, got -1"));
+  EXPECT_THAT(refusal([] { MemoryPoolConfig::from_json(R"({"most_cashed_bytes": 1})"); }),
+              HasSubstr("did you mean 'most_cached_bytes'?"));
+}
+
 TEST(Configs, SparseDefaultsAreWhatTheHeaderSays) {
   const auto of = [](const char* pattern) {
     SparseAttentionConfig c;

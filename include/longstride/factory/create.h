@@ -2,9 +2,12 @@
 // prints them.
 #pragma once
 
+#include <memory>
 #include <string>
 
+#include "longstride/factory/configs.h"
 #include "longstride/factory/registry.h"
+#include "longstride/memory_pool.h"
 
 namespace longstride {
 
@@ -46,5 +49,8 @@ Created<MultiheadDilatedAttention> create_block_sparse_attention(const NamedOpti
 // or as many as the scorer sees fit between min_sparsity_ratio and max_sparsity_ratio.
 Created<MultiheadDilatedAttention> create_adaptive_sparse_attention(const NamedOptions& options = {},
                                                                     const Registry& registry = builtin_registry());
+
+// A pool with these bounds; never null. Throws Error as MemoryPoolConfig::validate() does.
+std::unique_ptr<UnifiedMemoryPool> create_memory_pool(const MemoryPoolConfig& config = {});
 
 }  // namespace longstride
