@@ -150,6 +150,7 @@ void add_bench(CLI::App& app, int& exit_code) {
   CLI::App* command =
       app.add_subcommand("bench", "Measure attention beside dense attention and LongNet's published algorithm");
   add_pattern_options(*command, entry.pattern);
+  add_json_option(*command, entry.pattern);
   const char* shape = "Shape";
   CLI::Option* len = command->add_option("--len", entry.len, "Tokens (32k = 32768)");
   len->transform(token_count())->capture_default_str()->group(shape);
@@ -202,9 +203,15 @@ void add_bench(CLI::App& app, int& exit_code) {
   command->footer(
       "Examples:\n"
       "  longstride bench --len 16k --causal --backward\n"
+      "  longstride bench --pattern docs/patterns/strided.json --len 16k --backward\n"
       "  longstride bench --lens 1k,2k,4k,8k,16k,32k --curve curve.svg --save bench.json\n"
       "  longstride bench --suite cpu --save suite.json");
-  command->callback([options, &exit_code] { bench(*options, exit_code); });
+  command->callback([options, &exit_code] {
+    // Read once: all cases, and the processes that measure memory, have the same pattern.
+    std::string& json = options->bench_case.pattern.json;
+    if (!json.empty()) json = pattern_text(json);
+    bench(*options, exit_code);
+  });
 }
 
 }  // namespace longstride::cli

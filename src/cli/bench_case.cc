@@ -141,7 +141,7 @@ void check_case(const BenchCase& bench_case) {
 
 std::string case_words(const BenchCase& bench_case) {
   std::string words = fmt::format(
-      "{}, {}, {}, {} tokens, {} heads of {}", bench_case.dtype, bench_case.pattern.causal ? "causal" : "not causal",
+      "{}, {}, {}, {} tokens, {} heads of {}", bench_case.dtype, bench_case.causal() ? "causal" : "not causal",
       bench_case.backward ? "forward + backward" : "forward", bench_case.len, bench_case.heads, bench_case.dim);
   if (bench_case.kv_heads != bench_case.heads) words += fmt::format(", {} KV heads", bench_case.kv_heads);
   return words;

@@ -17,8 +17,9 @@ struct BenchCase {
   int64_t heads = 8;
   int64_t kv_heads = 8;
   int64_t dim = 64;
-  std::string dtype = "float32";                                        // float32, bfloat16, float16
-  bool backward = false;                                                // forward and backward together
+  std::string dtype = "float32";  // float32, bfloat16, float16
+  bool backward = false;          // forward and backward together
+  bool causal() const { return pattern.pattern().causal(); }
   std::vector<std::string> peers = {"dense", "official", "per_group"};  // who takes part beside longstride
 };
 

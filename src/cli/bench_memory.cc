@@ -17,9 +17,7 @@ extern char** environ;
 namespace longstride::cli {
 namespace {
 
-std::vector<std::string> arguments(const BenchCase& bench_case, const std::string& who, int64_t threads) {
-  const PatternOptions& pattern = bench_case.pattern;
-  std::vector<std::string> words = {"longstride", "bench", "--memory-of", who};
+void add_groups(std::vector<std::string>& words, const PatternOptions& pattern) {
   const auto add = [&](const char* name, const std::string& value) {
     words.emplace_back(name);
     words.push_back(value);
@@ -32,6 +30,20 @@ std::vector<std::string> arguments(const BenchCase& bench_case, const std::strin
   add("--padding", pattern.padding);
   if (pattern.causal) words.emplace_back("--causal");
   if (pattern.average) words.emplace_back("--average");
+}
+
+std::vector<std::string> arguments(const BenchCase& bench_case, const std::string& who, int64_t threads) {
+  const PatternOptions& pattern = bench_case.pattern;
+  std::vector<std::string> words = {"longstride", "bench", "--memory-of", who};
+  const auto add = [&](const char* name, const std::string& value) {
+    words.emplace_back(name);
+    words.push_back(value);
+  };
+  if (!pattern.json.empty()) {
+    add("--pattern", pattern.json);
+  } else {
+    add_groups(words, pattern);
+  }
   add("--len", fmt::format("{}", bench_case.len));
   add("--heads", fmt::format("{}", bench_case.heads));
   add("--kv-heads", fmt::format("{}", bench_case.kv_heads));

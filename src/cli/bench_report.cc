@@ -8,6 +8,7 @@
 
 #include "chart.h"
 #include "longstride/error.h"
+#include "longstride/pattern/json.h"
 #include "terminal.h"
 
 namespace longstride::cli {
@@ -22,8 +23,8 @@ double official_share(const BenchResult& result) {
 // What dense attention multiplies, in the same count as nominal_flops.
 double dense_flops(const BenchCase& bench_case) {
   const double len = static_cast<double>(bench_case.len);
-  return 4.0 * static_cast<double>(bench_case.dim * bench_case.heads) * len * len *
-         (bench_case.pattern.causal ? 0.5 : 1.0) * (bench_case.backward ? 3.5 : 1.0);
+  return 4.0 * static_cast<double>(bench_case.dim * bench_case.heads) * len * len * (bench_case.causal() ? 0.5 : 1.0) *
+         (bench_case.backward ? 3.5 : 1.0);
 }
 
 double rate(double flops, const Runs& runs) { return runs.median() > 0 ? flops / runs.median() / 1e9 : 0; }
@@ -39,7 +40,7 @@ std::string milliseconds(double seconds) {
 }
 
 std::string short_words(const BenchCase& bench_case) {
-  return fmt::format("{}{}, {}", bench_case.dtype, bench_case.pattern.causal ? ", causal" : "",
+  return fmt::format("{}{}, {}", bench_case.dtype, bench_case.causal() ? ", causal" : "",
                      bench_case.backward ? "forward + backward" : "forward");
 }
 
@@ -61,13 +62,20 @@ nlohmann::json line_json(const BenchLine& line, const BenchReport& report) {
     runs[entry.name] = one;
   }
   const double ceiling = brgemm_of(report, bench_case.dtype);
+  const Pattern pattern = bench_case.pattern.pattern();
+  std::vector<int64_t> segments, rates;
+  for (const Group& group : pattern.groups()) {
+    segments.push_back(group.segment);
+    rates.push_back(group.rate);
+  }
   nlohmann::json entry = {
-      {"segments", bench_case.pattern.segments},
-      {"rates", bench_case.pattern.rates},
-      {"causal", bench_case.pattern.causal},
-      {"offset", bench_case.pattern.head_offset},
-      {"mixing", bench_case.pattern.mixing},
-      {"padding", bench_case.pattern.padding},
+      {"segments", segments},
+      {"rates", rates},
+      {"causal", pattern.causal()},
+      {"offset", name(pattern.options().head_offset)},
+      {"mixing", name(pattern.options().mixing)},
+      {"padding", name(pattern.options().padding)},
+      {"pattern", nlohmann::json::parse(longstride::to_json(pattern))},
       {"len", bench_case.len},
       {"heads", bench_case.heads},
       {"kv_heads", bench_case.kv_heads},

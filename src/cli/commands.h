@@ -22,6 +22,7 @@ void add_train(CLI::App& app, int& exit_code);
 void add_generate(CLI::App& app, int& exit_code);
 void add_eval(CLI::App& app, int& exit_code);
 void add_bench(CLI::App& app, int& exit_code);
+void add_compare(CLI::App& app, int& exit_code);
 void add_show(CLI::App& app, int& exit_code);
 void add_doctor(CLI::App& app, int& exit_code);
 

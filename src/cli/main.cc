@@ -63,6 +63,7 @@ int run(int argc, char** argv) {
   add_generate(app, exit_code);
   add_eval(app, exit_code);
   add_bench(app, exit_code);
+  add_compare(app, exit_code);
   add_show(app, exit_code);
   add_doctor(app, exit_code);
   try {

@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <numeric>
 
@@ -13,7 +16,7 @@
 namespace longstride::cli {
 
 Pattern PatternOptions::pattern() const {
-  if (!json.empty()) return pattern_from_json(json);
+  if (!json.empty()) return pattern_from_json(pattern_text(json));
   DilatedOptions options;
   options.causal = causal;
   options.head_offset = head_offset_from_name(head_offset);
@@ -45,6 +48,22 @@ Extent LengthOptions::extent() const {
     throw Error(fmt::format("--query-start: got {}, expected 0 to --len, which is {}", extent.query_start, len));
   extent.validate();
   return extent;
+}
+
+std::string pattern_text(const std::string& given) {
+  const size_t first = given.find_first_not_of(" \t\r\n");
+  if (first != std::string::npos && given[first] == '{') return given;
+  std::string text;
+  // A folder opens like a file, and reading it throws.
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(given, ignored)) {
+    std::ifstream file(given, std::ios::binary);
+    text.assign(std::istreambuf_iterator<char>(file), {});
+  }
+  if (text.empty()) {
+    throw Error(fmt::format("--pattern: no file '{}' with a pattern in it, and no JSON: that begins with '{{'", given));
+  }
+  return text;
 }
 
 CLI::Validator token_count() {
@@ -84,9 +103,10 @@ void add_pattern_options(CLI::App& command, PatternOptions& into) {
 void add_json_option(CLI::App& command, PatternOptions& into) {
   CLI::Option* option =
       command
-          .add_option("--pattern", into.json,
-                      "A whole pattern as JSON, block patterns among it, in place of the options above: "
-                      R"('{"causal": true, "blocks": [{"pattern": "local_window", "block_size": 64, "window": 512}]}')")
+          .add_option(
+              "--pattern", into.json,
+              "A whole pattern as JSON or a file of it, block patterns among it, in place of the options above: "
+              R"('{"causal": true, "blocks": [{"pattern": "local_window", "block_size": 64, "window": 512}]}')")
           ->group("Pattern");
   for (const char* other :
        {"--segments", "--rates", "--causal", "--offset", "--offsets", "--mixing", "--average", "--padding"}) {

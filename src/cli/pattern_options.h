@@ -1,4 +1,4 @@
-// The options that name a pattern and the lengths it meets, the same for show and bench. Torch-free.
+// The options that name a pattern and the lengths it meets, the same for show, bench and train. Torch-free.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -20,7 +20,7 @@ struct PatternOptions {
   std::string padding = "masked";
   bool causal = false;
   bool average = false;
-  std::string json;         // a whole pattern (longstride/pattern/json.h), in place of all the others
+  std::string json;         // a whole pattern (longstride/pattern/json.h) or its file, in place of all the others
   Pattern pattern() const;  // throws Error
 };
 
@@ -32,6 +32,10 @@ struct LengthOptions {
   std::optional<int64_t> query_start;  // queries are the positions from here on
   Extent extent() const;               // throws Error; batch 1
 };
+
+// The pattern's JSON that an option names: the text itself if it begins with '{', else what the file of that name
+// holds. Throws Error if there is no such file.
+std::string pattern_text(const std::string& given);
 
 // A whole number of tokens, where 'k' is 1024 and 'm' is 1024 * 1024: 32k, 1m, 4096.
 CLI::Validator token_count();

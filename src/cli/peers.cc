@@ -189,6 +189,7 @@ PeerResult dense_sdpa(const Tensor& q, const Tensor& k, const Tensor& v, bool ca
 }
 
 std::string per_group_refusal(const Pattern& pattern, int64_t len) {
+  if (!pattern.blocks().empty()) return "it has dilated groups and no block patterns";
   if (pattern.options().mixing != Mixing::kJoint) return "it mixes all groups of every head (joint mixing)";
   if (pattern.options().padding != Padding::kMasked) return "padding 'zero_keys' is outside what it computes exactly";
   for (const Group& group : pattern.groups()) {

@@ -21,8 +21,9 @@ struct PeerResult {
 // Differentiable.
 PeerResult dense_sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal);
 
-// Why per_group cannot run this pattern at this length (empty: it can). It needs joint mixing, masked padding, and for
-// every group min(segment, len) divides len and is a multiple of the rate: elsewhere the published algorithm pads.
+// Why per_group cannot run this pattern at this length (empty: it can). It needs dilated groups alone, joint mixing,
+// masked padding, and for every group min(segment, len) divides len and is a multiple of the rate: elsewhere the
+// published algorithm pads.
 std::string per_group_refusal(const Pattern& pattern, int64_t len);
 
 // LongNet's algorithm: every group gathers its sampled rows, runs dense flash attention on them, and the groups'

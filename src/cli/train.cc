@@ -7,6 +7,7 @@
 
 #include "commands.h"
 #include "longstride/error.h"
+#include "pattern_options.h"
 #include "trainer.h"
 
 namespace longstride::cli {
@@ -84,6 +85,12 @@ void TrainCommand::add_text(CLI::App& app) {
   share->excludes(held);
 }
 
+nlohmann::json parsed(const std::string& text) {
+  nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  if (!json.is_object() || json.empty()) throw Error("--pattern is not a JSON object with a pattern in it");
+  return json;
+}
+
 void TrainCommand::add_model(CLI::App& app) {
   const TrainSettings d;
   setting<int64_t>(app, "dim", "width of the model", d.dim);
@@ -97,6 +104,10 @@ void TrainCommand::add_model(CLI::App& app) {
       "width of the feed-forward layers [4 dim]");
   list(app, "segments", fmt::format("segment lengths of attention, in bytes [{}]", fmt::join(d.segments, ",")));
   list(app, "rates", fmt::format("dilation rates, one a segment length [{}]", fmt::join(d.rates, ",")));
+  CLI::Option* pattern = app.add_option_function<std::string>(
+      "--pattern", [this](const std::string& value) { given["pattern"] = parsed(pattern_text(value)); },
+      "who sees whom, as a pattern's JSON or a file of it, in place of segments and rates; see 'longstride show'");
+  for (const char* other : {"--segments", "--rates"}) pattern->excludes(app.get_option(other));
   setting<std::string>(app, "positions", "rope, xpos or none", d.positions);
   setting<double>(app, "rope-base", "base of the angles of rope and xpos", d.rope_base);
   setting<std::string>(app, "activation", "of the feed-forward layers", d.activation);

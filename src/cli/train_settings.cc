@@ -7,14 +7,16 @@
 #include <cmath>
 
 #include "longstride/error.h"
+#include "longstride/pattern/json.h"
 #include "nearest.h"
 
 namespace longstride::cli {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TrainSettings, data, ext, held_out, held_out_share, dim, layers, heads, kv_heads,
-                                   feed_forward, segments, rates, positions, rope_base, activation, qk_norm, tied_head,
-                                   dropout, attention_dropout, model, context, batch, accumulate, steps, minutes, lr,
-                                   warmup, lr_floor, weight_decay, beta2, clip, precision, checkpoint_activations, seed)
+                                   feed_forward, segments, rates, pattern, positions, rope_base, activation, qk_norm,
+                                   tied_head, dropout, attention_dropout, model, context, batch, accumulate, steps,
+                                   minutes, lr, warmup, lr_floor, weight_decay, beta2, clip, precision,
+                                   checkpoint_activations, seed)
 
 namespace {
 
@@ -44,6 +46,30 @@ void require(bool holds, const char* key, const char* expected, const T& got) {
   if (!holds) throw Error(fmt::format("{} must be {}, got {}", option_name(key), expected, got));
 }
 
+// The fields of LongNetLMConfig that say who sees whom. What else a pattern can say is refused: a language model has no
+// place for it.
+nlohmann::json attention_fields(const nlohmann::json& given) {
+  const Pattern pattern = pattern_from_json(given.dump());
+  if (!pattern.causal()) throw Error("--pattern must have \"causal\": true: a language model sees no later byte");
+  const DilatedOptions& options = pattern.options();
+  DilatedOptions taken;
+  taken.causal = true;
+  taken.head_offset = options.head_offset;
+  taken.mixing = options.mixing;
+  if (options != taken) {
+    throw Error("--pattern has offsets, average or padding, which a language model does not take; leave them out");
+  }
+  const nlohmann::json said = nlohmann::json::parse(longstride::to_json(pattern));
+  nlohmann::json fields = {{"segment_lengths", nlohmann::json::array()},
+                           {"dilation_rates", nlohmann::json::array()},
+                           {"head_offset", name(options.head_offset)},
+                           {"mixing", name(options.mixing)},
+                           {"blocks", nlohmann::json::array()}};
+  if (said.contains("dilated")) fields.update(said["dilated"]);
+  if (said.contains("blocks")) fields["blocks"] = said["blocks"];
+  return fields;
+}
+
 }  // namespace
 
 Budget TrainSettings::budget() const {
@@ -66,8 +92,6 @@ std::string TrainSettings::model_json() const {
                          {"heads", heads},
                          {"kv_heads", kv_heads},
                          {"dim_feedforward", feed_forward},
-                         {"segment_lengths", segments},
-                         {"dilation_rates", rates},
                          {"positions", positions},
                          {"rope_base", rope_base},
                          {"activation", activation},
@@ -77,6 +101,8 @@ std::string TrainSettings::model_json() const {
                          {"attention_dropout", attention_dropout},
                          {"max_len", std::max<int64_t>(int64_t{1} << 20, 4 * context)},
                          {"activation_checkpointing", checkpoint_activations}};
+  json.update(pattern.empty() ? nlohmann::json{{"segment_lengths", segments}, {"dilation_rates", rates}}
+                              : attention_fields(pattern));
   for (const auto& [key, value] : model.items()) {
     if (json.contains(key) && key != "max_len") {
       throw Error(
@@ -145,6 +171,12 @@ TrainSettings settings_from_json(const nlohmann::json& given, const TrainSetting
   // One budget takes the place of the other; two at once are refused by validate().
   if (given.contains("steps") && !given.contains("minutes")) all["minutes"] = 0.0;
   if (given.contains("minutes") && !given.contains("steps")) all["steps"] = 0;
+  // Neither are there two patterns: the one that is given clears the other.
+  const auto said = [&](const char* key) { return given.contains(key) && !given[key].empty(); };
+  const bool groups = said("segments") || said("rates");
+  if (said("pattern") && groups) throw Error("--pattern says segments and rates too; give one or the other");
+  if (said("pattern")) all["segments"] = all["rates"] = nlohmann::json::array();
+  if (groups) all["pattern"] = nlohmann::json::object();
   TrainSettings settings;
   try {
     from_json(all, settings);

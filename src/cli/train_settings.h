@@ -27,6 +27,9 @@ struct TrainSettings {
   int64_t feed_forward = 0;
   std::vector<int64_t> segments = {1024, 4096, 16384, 65536};
   std::vector<int64_t> rates = {1, 4, 16, 64};
+  // Who sees whom as a pattern's JSON (longstride/pattern/json.h), block patterns among it, in place of segments and
+  // rates; {}: unset.
+  nlohmann::json pattern = nlohmann::json::object();
   std::string positions = "rope";
   double rope_base = 10000.0;
   std::string activation = "gelu";

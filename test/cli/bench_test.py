@@ -65,6 +65,29 @@ class Bench(ProgramTest):
         self.assertEqual(set(case["runs"]), {"dense", "longstride"})
         self.assertIn("as many KV heads as heads", case["refusals"]["official"])
 
+    def test_a_pattern_from_a_file(self):
+        pattern = {"causal": True, "blocks": [{"pattern": "local_window", "block_size": 32, "window": 64}]}
+        file = self.folder / "pattern.json"
+        file.write_text(json.dumps(pattern))
+        words = ["--len", "512", "--heads", "2", "--dim", "16", "--threads", "2", "--repeats", "2"]
+        for given in file, json.dumps(pattern):
+            result = self.json("bench", "--pattern", given, *words)
+            [case] = result["cases"]
+            self.assertEqual((case["pattern"], case["segments"], case["causal"]), (pattern, [], True))
+            self.assertEqual(set(case["runs"]), {"dense", "longstride"})
+            for peer in "official", "per_group":
+                self.assertIn("no block patterns", case["refusals"][peer])
+            # 16 blocks on the diagonal and 15 whole ones below, of 32 x 32; 4 * dim FLOPs a pair and head.
+            self.assertEqual(case["useful_flops"], 4 * 16 * 2 * (16 * 32 * 33 // 2 + 15 * 32 * 32))
+            # Memory is measured in processes of their own, which get the pattern too.
+            self.assertGreaterEqual(case["runs"]["longstride"]["extra_bytes"], 0)
+        text = self.call("bench", "--pattern", file, *words, "--no-memory", "--backward").stdout.decode()
+        for word in ("blocks local_window of 32", "causal, forward + backward", "official did not run"):
+            self.assertIn(word, text)
+        curve = self.folder / "curve.svg"
+        self.call("bench", "--pattern", file, "--lens", "128,256", "--no-memory", "--repeats", "1", "--curve", curve)
+        self.assertIn("causal", "".join(xml.etree.ElementTree.parse(curve).getroot().itertext()))
+
     def test_curve_and_saved_file(self):
         curve, saved = self.folder / "curve.svg", self.folder / "bench.json"
         done = self.call("bench", *TINY, "--lens", "256,512,1k", "--dense-limit", "512", "--no-memory", "--curve", curve, "--save",
@@ -93,6 +116,10 @@ class Bench(ProgramTest):
         self.refused("bench", "--suite", "gpu", says="unknown 'gpu'")
         self.refused("bench", "--suite", "cpu", "--causal", says="--suite")
         self.refused("bench", "--suite", "cpu", "--len", "64", says="--suite")
+        self.refused("bench", "--suite", "cpu", "--pattern", "{}", says="--suite")
+        self.refused("bench", "--pattern", self.folder / "absent.json", says="no file")
+        self.refused("bench", "--pattern", '{"blocks": [{"pattern": "lokal", "block_size": 8}]}', says="lokal")
+        self.refused("bench", "--pattern", "{}", "--causal", says="--causal")
         self.refused("bench", "--check", says="--check: needs --suite")
         self.refused("bench", "--curve", "c.svg", says="--curve: needs")
         self.refused("bench", "--curve", "c.gif", "--lens", "64,128", says="ends in .svg or .png")
