@@ -20,7 +20,7 @@ struct AttentionOptions {
   std::optional<int64_t> query_start;              // position of query 0 among the keys; unset requires len_q = len_k
   double dropout_p = 0.0;                          // on the attention probabilities, in [0, 1)
   std::optional<at::Tensor> dropout_seed;          // one int64 on q's device, required if dropout_p > 0
-  bool deterministic = false;                      // the same bits in every repeat; the CPU engines always do this
+  bool deterministic = false;                      // the same bits in every repeat; all but cuda sm90 always do this
   // Only with a pattern of one explicit list of blocks: a gate for each block of it, [rows], dtype of lse, all 1. A
   // gate multiplies e^score of its block's pairs; it is there for its gradient, which is that of the list's own share
   // in a pair that dilated groups show too. What makes a pattern learnable: gates = 1 + score - score.detach().
@@ -59,7 +59,7 @@ at::Tensor draw_dropout_seed(at::Device device);
 
 // An engine of this build, and whether this machine can use it: what `longstride doctor` prints.
 struct EngineReport {
-  std::string engine;  // "cpu", "reference", "cuda"
+  std::string engine;  // "cpu", "reference", "cuda sm90", "cuda sm80"; "cuda" stands for both where they are not built
   bool yes = false;
   std::string reason;  // what it takes and runs on, or why not
 };
@@ -67,7 +67,7 @@ std::vector<EngineReport> capabilities();
 
 // What attention() would do with these arguments, without doing it. Throws what attention() throws.
 struct AttentionReport {
-  std::string engine;         // "cpu" or "reference"
+  std::string engine;         // the name of its report
   std::string plan;           // the forward plan in words, several lines
   int64_t plan_bytes = 0;     // of the forward plan
   double useful_flops = 0;    // of one forward, counted from the plan; a backward is 2.5 times that
