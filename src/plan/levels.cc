@@ -313,8 +313,6 @@ LevelSearch::Choice LevelSearch::combine_ranges(const std::vector<Sampling>& sam
   return choice;
 }
 
-// Block patterns make the base level, at stride 1, with the groups that have this stride too; the levels of the others
-// are all partial.
 void LevelSearch::prepare(const std::vector<ClassSpec>& classes) {
   if (classes.size() < 2 || one_row()) return;
   std::vector<const ClassSpec*> sorted;
@@ -329,7 +327,6 @@ void LevelSearch::prepare(const std::vector<ClassSpec>& classes) {
   }
 }
 
-// What is left to levels of groups where bands make the base level, which takes in the groups of rate 1.
 ClassSpec LevelSearch::beside_bands(const ClassSpec& spec) {
   ClassSpec others{.documents = spec.documents};
   for (const Sampling& s : spec.samplings) {
@@ -338,6 +335,8 @@ ClassSpec LevelSearch::beside_bands(const ClassSpec& spec) {
   return others;
 }
 
+// Block patterns make the base level, at stride 1, with the groups that have this stride too; the levels of the others
+// are all partial.
 std::vector<LevelShape> LevelSearch::choose(const ClassSpec& spec) {
   if (!spec.bands) return choose_groups(spec);
   LevelShape base{.bands = spec.bands, .cuts = band_cuts(*spec.bands, scope_)};

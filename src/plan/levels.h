@@ -24,6 +24,7 @@ class LevelSearch {
  private:
   // A decoding step.
   bool one_row() const { return scope_.row_end - scope_.row_begin == 1; }
+  // The groups that bands, which make the base level, do not take in.
   static ClassSpec beside_bands(const ClassSpec& spec);
   std::vector<LevelShape> choose_groups(const ClassSpec& spec);
   // Which samplings share a level, and where its tiles are cut.
