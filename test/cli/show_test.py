@@ -75,6 +75,11 @@ class Show(ProgramTest):
         path = self.folder / "blocks.svg"
         self.call("show", "--pattern", pattern, "--len", 64, "--heads", 1, "--picture", path)
         self.assertIn("axial of 4", path.read_text())
+        file = self.folder / "pattern.json"
+        file.write_text(pattern)
+        self.assertEqual(self.call("show", "--pattern", file, "--len", 64, "--heads", 1).stdout.decode().split("plan size")[0],
+                         text.split("plan size")[0])
+        self.refused("show", "--pattern", self.folder / "absent.json", says="no file")
         self.refused("show", "--pattern", pattern, "--causal", says="--causal")
         self.refused("show", "--pattern", pattern.replace("axial", "axel"), says="did you mean 'axial'")
 
