@@ -21,6 +21,27 @@ DilatedAttention learned_attention(const LearnedBlocks& learned, bool causal = f
   return DilatedAttention(o);
 }
 
+// Attention over the chosen blocks in torch's own operations.
+AttentionResult dense(const Input& in, const Tensor& mask, int64_t block_size, bool causal,
+                      const std::vector<int64_t>& lengths, const std::function<Tensor(const Tensor&)>& groups) {
+  const int64_t len = in.q.size(1);
+  const auto spread = [&](const Tensor& t, int64_t dim) {
+    return t.repeat_interleave(block_size, dim).narrow(dim, 0, len);
+  };
+  Tensor seen = spread(spread(mask, 2), 3);  // [batch, kv_heads, len, len]
+  if (causal) seen = seen.tril();
+  const Tensor position = at::arange(len);
+  const Tensor inside = position.unsqueeze(0) < at::tensor(lengths, at::kLong).unsqueeze(1);  // [batch, len]
+  Tensor m = groups((seen & inside.unsqueeze(1).unsqueeze(2) & inside.unsqueeze(1).unsqueeze(3)).to(at::kDouble));
+  m = m.repeat_interleave(2, 1);
+  const Tensor keys = in.k.repeat_interleave(2, 2).transpose(1, 2),
+               values = in.v.repeat_interleave(2, 2).transpose(1, 2);
+  const Tensor p = m * (at::matmul(in.q.transpose(1, 2), keys.transpose(2, 3)) / std::sqrt(8.0)).exp();
+  const Tensor sum = p.sum(-1);
+  const Tensor blind = sum == 0, whole = sum.masked_fill(blind, 1);
+  return {at::matmul(p / whole.unsqueeze(-1), values).transpose(1, 2), whole.log().masked_fill(blind, -HUGE_VAL)};
+}
+
 TEST(LearnedBlockAttention, IsAttentionOverItsBlocksAndSoAreItsGradients) {
   torch::manual_seed(8);
   const std::vector<int64_t> whole = {61, 61}, shorter = {61, 30};
