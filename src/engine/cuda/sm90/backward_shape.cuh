@@ -20,7 +20,7 @@ struct BackwardShape {
   static constexpr int kConsumers = 2;
   static constexpr int kRows = 64 * kConsumers;  // keys
   static constexpr int kColumns = 64;  // queries: dK, dV, scores and dP share the registers; 128 spill even at dim 64
-  static constexpr int kStages = kDim <= 64 ? 3 : 2;  // a third is faster at 64 by 1.3 %, at 128 slower by 0.7
+  static constexpr int kStages = kDim <= 64 ? 3 : 2;  // a third is faster at 64 by 1 %, at 128 slower by 1
   // Whether the scores of a block are multiplied while the block before is finished; at 128 the registers do not
   // suffice.
   static constexpr bool kEarlyScores = kDim <= 64;
