@@ -67,7 +67,7 @@ TEST(Decode, TouchesOnlyWhatThePatternShows) {
 }
 
 // Not in instrumented builds: their allocator marks every byte of the scratch, which is as long as the keys.
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(LONGSTRIDE_SANITIZED)
 double now_us() {
   timespec t{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);

@@ -15,7 +15,7 @@ namespace longstride {
 namespace {
 
 // Instrumented and unoptimised builds run the same checks with more time.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(NDEBUG)
+#if defined(LONGSTRIDE_SANITIZED) || !defined(NDEBUG)
 constexpr double kPatience = 30;
 #else
 constexpr double kPatience = 1;
