@@ -161,7 +161,8 @@ int CompareCommand::run() {
     }
   }
   for (size_t i = 0; i < items.size(); ++i) {
-    const Pattern pattern = is_run(items[i]) ? pattern_of(runs[i].model) : pattern_from_json(pattern_text(items[i]));
+    const Pattern pattern =
+        is_run(items[i]) ? pattern_of(runs[i].model) : pattern_from_json(pattern_text(items[i], "PATTERN"));
     if (first_run != nullptr && !pattern.causal()) {
       throw Error(
           fmt::format("the pattern '{}' must have \"causal\": true beside runs: a language model sees no later "

@@ -50,7 +50,7 @@ Extent LengthOptions::extent() const {
   return extent;
 }
 
-std::string pattern_text(const std::string& given) {
+std::string pattern_text(const std::string& given, const char* argument) {
   const size_t first = given.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && given[first] == '{') return given;
   std::string text;
@@ -61,7 +61,8 @@ std::string pattern_text(const std::string& given) {
     text.assign(std::istreambuf_iterator<char>(file), {});
   }
   if (text.empty()) {
-    throw Error(fmt::format("--pattern: no file '{}' with a pattern in it, and no JSON: that begins with '{{'", given));
+    throw Error(
+        fmt::format("{}: no file '{}' with a pattern in it, and no JSON: that begins with '{{'", argument, given));
   }
   return text;
 }

@@ -33,9 +33,9 @@ struct LengthOptions {
   Extent extent() const;               // throws Error; batch 1
 };
 
-// The pattern's JSON that an option names: the text itself if it begins with '{', else what the file of that name
-// holds. Throws Error if there is no such file.
-std::string pattern_text(const std::string& given);
+// The pattern's JSON that an argument names: the text itself if it begins with '{', else what the file of that name
+// holds. Throws Error, which names the argument, if there is no such file.
+std::string pattern_text(const std::string& given, const char* argument = "--pattern");
 
 // A whole number of tokens, where 'k' is 1024 and 'm' is 1024 * 1024: 32k, 1m, 4096.
 CLI::Validator token_count();

@@ -89,7 +89,7 @@ class Compare(ProgramTest):
     def test_bad_input(self):
         files = self.files
         self.refused("compare", says="PATTERN is required")
-        self.refused("compare", self.folder / "absent.json", says="no file")
+        self.refused("compare", self.folder / "absent.json", says="PATTERN: no file")
         self.refused("compare", "{}", says="dilated")
         self.refused("compare", files["local"], "--len", "0", says="len must be in [1, 32768], got 0")
         self.refused("compare", files["local"], "--len", "64k", says="got 65536")
