@@ -111,32 +111,48 @@ void DevicePlan::upload(const PlanView& plan) {
   }
   arrays_.tile_rows = plan.tile_rows;
   for (const PlanClass& c : plan.classes) partial_rows_ = std::max(partial_rows_, c.partial_rows);
-  std::vector<Lane> lanes[2];
-  LaunchLanes* launches[2] = {&base_, &partial_};
+  std::vector<std::vector<Lane>> lanes[2];
+  std::vector<LaunchLanes>* launches[2] = {&base_, &partial_};
   for (int64_t b = 0; b < batch_; ++b) {
     for (int64_t j = 0; j < kv_heads_; ++j) {
       const PlanClass& c = plan.classes[plan.class_of[b * kv_heads_ + j]];
       for (int32_t l = c.level_begin; l < c.level_begin + c.level_count; ++l) {
         const Level& level = plan.levels[l];
-        LaunchLanes& launch = *launches[level.partial];
         int64_t tiles = 0;
         for (int32_t s = 0; s < level.section_count; ++s) {
           const Section& section = plan.sections[level.section_begin + s];
           tiles += section.tile_count * section.repeats;
         }
         if (tiles == 0) continue;
-        launch.items += tiles * group_;
-        const auto found = std::find(launch.strides.begin(), launch.strides.end(), level.stride);
-        const int32_t map = static_cast<int32_t>(found - launch.strides.begin());
-        if (found == launch.strides.end()) launch.strides.push_back(level.stride);
-        lanes[level.partial].push_back({launch.items, level.stride, level.section_begin, level.section_count,
-                                        static_cast<int32_t>(b), static_cast<int32_t>(j), map});
+        // The first launch that has this stride, or has room for it.
+        auto& its = *launches[level.partial];
+        size_t at = 0;
+        int32_t map = 0;
+        for (;; ++at) {
+          if (at == its.size()) {
+            its.emplace_back();
+            lanes[level.partial].emplace_back();
+          }
+          auto& strides = its[at].strides;
+          const auto found = std::find(strides.begin(), strides.end(), level.stride);
+          map = static_cast<int32_t>(found - strides.begin());
+          if (found != strides.end()) break;
+          if (map == LaunchLanes::kMostStrides) continue;
+          strides.push_back(level.stride);
+          break;
+        }
+        its[at].items += tiles * group_;
+        lanes[level.partial][at].push_back({its[at].items, level.stride, level.section_begin, level.section_count,
+                                            static_cast<int32_t>(b), static_cast<int32_t>(j), map});
       }
     }
   }
   for (int partial = 0; partial < 2; ++partial) {
-    packed.add(launches[partial]->lanes, lanes[partial].data(), lanes[partial].size());
-    launches[partial]->count = static_cast<int32_t>(lanes[partial].size());
+    for (size_t at = 0; at < lanes[partial].size(); ++at) {
+      LaunchLanes& launch = (*launches[partial])[at];
+      packed.add(launch.lanes, lanes[partial][at].data(), lanes[partial][at].size());
+      launch.count = static_cast<int32_t>(lanes[partial][at].size());
+    }
   }
   bytes_ = static_cast<int64_t>(packed.bytes());
   if (bytes_ == 0) return;

@@ -9,9 +9,10 @@
 
 namespace longstride::engine::cuda {
 
-// The lanes of one launch: all partial levels of a plan, or all base levels.
+// The lanes of one launch: of partial levels or of base levels, all of them or as many as have kMostStrides strides.
 struct LaunchLanes {
-  const Lane* lanes = nullptr;  // on the device
+  static constexpr int kMostStrides = 8;  // a launch is given the tensor maps of so many
+  const Lane* lanes = nullptr;            // on the device
   int32_t count = 0;
   int64_t items = 0;             // tiles x query heads
   std::vector<int64_t> strides;  // Lane::map indexes it
@@ -30,8 +31,10 @@ class DevicePlan {
   int64_t kv_heads() const { return kv_heads_; }
   int64_t group() const { return group_; }
   const PlanArrays& arrays() const { return arrays_; }
-  const LaunchLanes& partial() const { return partial_; }
-  const LaunchLanes& base() const { return base_; }
+  // In the order in which they must run: partial ones first.
+  const std::vector<LaunchLanes>& partial() const { return partial_; }
+  const std::vector<LaunchLanes>& base() const { return base_; }
+  int64_t launches() const { return static_cast<int64_t>(partial_.size() + base_.size()); }
   int64_t partial_rows() const { return partial_rows_; }  // slots a query head
   int64_t bytes() const { return bytes_; }
 
@@ -45,7 +48,7 @@ class DevicePlan {
   int64_t batch_ = 0, kv_heads_ = 0, group_ = 0;
   std::unique_ptr<void, Release> memory_;
   PlanArrays arrays_;
-  LaunchLanes partial_, base_;
+  std::vector<LaunchLanes> partial_, base_;
   int64_t partial_rows_ = 0;
   int64_t bytes_ = 0;
 };

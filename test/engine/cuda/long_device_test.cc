@@ -50,6 +50,12 @@ TEST_P(CudaLong, LongNet) {
 
 TEST_P(CudaLong, Dense) { check_long(long_case(DType::kBFloat16, dim(), 2003, 1, 1, causal(), {2003}, {1})); }
 
+// More strides than one launch has tensor maps for: each KV head runs a group of its own.
+TEST_P(CudaLong, ElevenStrides) {
+  check_long(long_case(DType::kBFloat16, dim(), 1201, 22, 11, causal(), std::vector<int64_t>(11, 1201),
+                       {1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29}, [](oracle::Options& o) { o.head_partition = true; }));
+}
+
 TEST_P(CudaLong, Documents) {
   check_long(long_case(DType::kBFloat16, dim(), 2099, 4, 2, causal(), {256, 1024, 4096}, {1, 2, 4},
                        [](oracle::Options& o) { o.cu_seqlens = {0, 700, 700, 1311, 2000, 2099}; }));

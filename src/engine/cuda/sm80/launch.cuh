@@ -63,15 +63,15 @@ inline void launch_levels(void (*kernel)(const Values), int threads, int bytes, 
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "shared memory that a tile of this dtype and dim needs");
   for (const bool partial : {true, false}) {
-    const LaunchLanes& lanes = partial ? plan.partial() : plan.base();
-    if (lanes.items == 0) continue;
-    if (lanes.items > std::numeric_limits<int32_t>::max())
-      throw Error("the sm80 engine runs at most 2^31 - 1 tiles a launch, got " + std::to_string(lanes.items));
-    v.lanes = lanes.lanes;
-    v.lane_count = lanes.count;
     v.partial = partial;
-    kernel<<<static_cast<unsigned>(lanes.items), threads, bytes, stream>>>(v);
-    check(cudaGetLastError(), "launch of an sm80 kernel");
+    for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base()) {
+      if (lanes.items > std::numeric_limits<int32_t>::max())
+        throw Error("the sm80 engine runs at most 2^31 - 1 tiles a launch, got " + std::to_string(lanes.items));
+      v.lanes = lanes.lanes;
+      v.lane_count = lanes.count;
+      kernel<<<static_cast<unsigned>(lanes.items), threads, bytes, stream>>>(v);
+      check(cudaGetLastError(), "launch of an sm80 kernel");
+    }
   }
 }
 

@@ -70,12 +70,11 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
     warpgroup_commit_batch();
   };
 
-  int stage = 0, phase = 0, kv_phase = 0, note = 0, odd = 0;
+  int stage = 0, phase = 0, kv_phase = 0, odd = 0;  // notes of items alternate as the phase of their barrier does
   for (;;) {
     s.kv_full.wait(kv_phase);
+    const KeyItemNote& item = s.item[kv_phase];
     kv_phase ^= 1;
-    const KeyItemNote& item = s.item[note];
-    note ^= 1;
     if (item.stop) break;
     begin_keys<Shape>(p, item, dk, dv, row0, column0);
     // Early scores: after the last block that product is of whatever the buffer holds, and nobody reads it. The
@@ -88,13 +87,15 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       warpgroup_fence_operand(scores);
     }
     while (!last) {
-      if constexpr (!Shape::kEarlyScores) {
-        s.q_full[stage].wait(phase);
-        product(rK, rQ, scores, stage);
-      }
+      if constexpr (!Shape::kEarlyScores) s.q_full[stage].wait(phase);
       const KeyBlockNote b = s.block[stage];
       const int now = stage;
       last = b.last;
+      // Read ahead of the products, which leave shared memory little time for anything else.
+      float4 lse_log2[Shape::kColumns / 16];
+#pragma unroll
+      for (int n = 0; n < Shape::kColumns / 16; ++n) lse_log2[n] = s.rows_of(now, 0, n, column0);
+      if constexpr (!Shape::kEarlyScores) product(rK, rQ, scores, stage);
       product(rV, rD, dp, now);
       if constexpr (!Shape::kEarlyScores) {
         warpgroup_wait<1>();
@@ -103,11 +104,12 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       // P^T = weight * exp2(score - lse)
 #pragma unroll
       for (int n = 0; n < Shape::kColumns / 8; ++n) {
-        const float4 rows = *reinterpret_cast<const float4*>(&s.row[now][8 * n + column0]);
+        const float shifts[2] = {b.weight_log2 - (n % 2 ? lse_log2[n / 2].z : lse_log2[n / 2].x),
+                                 b.weight_log2 - (n % 2 ? lse_log2[n / 2].w : lse_log2[n / 2].y)};
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          scores[4 * n + 2 * r] = exp2_unit(fmaf(scores[4 * n + 2 * r], p.scale_log2, b.weight_log2 - rows.x));
-          scores[4 * n + 2 * r + 1] = exp2_unit(fmaf(scores[4 * n + 2 * r + 1], p.scale_log2, b.weight_log2 - rows.z));
+        for (int i = 0; i < 4; ++i) {
+          float& x = scores[4 * n + i];
+          x = exp2_unit(fmaf(x, p.scale_log2, shifts[i % 2]));
         }
       }
       if (b.masked) {
@@ -135,6 +137,9 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
         if constexpr (Shape::Dropout::kDrops) return kept.at(i) ? x : 0.f;
         return x;
       };
+      float4 delta[Shape::kColumns / 16];  // likewise
+#pragma unroll
+      for (int n = 0; n < Shape::kColumns / 16; ++n) delta[n] = s.rows_of(now, 1, n, column0);
 #pragma unroll
       for (int i = 0; i < size(scores); ++i) probabilities[i] = static_cast<Element>(dropped(scores[i], i));
       auto accumulate = [&](auto& a, auto& bt, auto& c) {
@@ -154,12 +159,11 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       const float gain = p.out_scale * p.dropout.gain;
 #pragma unroll
       for (int n = 0; n < Shape::kColumns / 8; ++n) {
-        const float4 rows = *reinterpret_cast<const float4*>(&s.row[now][8 * n + column0]);
+        const float its[2] = {n % 2 ? delta[n / 2].z : delta[n / 2].x, n % 2 ? delta[n / 2].w : delta[n / 2].y};
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int i = 4 * n + 2 * r;
-          dp[i] = scores[i] * fmaf(dropped(dp[i], i), gain, -rows.y);
-          dp[i + 1] = scores[i + 1] * fmaf(dropped(dp[i + 1], i + 1), gain, -rows.w);
+        for (int i = 0; i < 4; ++i) {
+          const int at = 4 * n + i;
+          dp[at] = scores[at] * fmaf(dropped(dp[at], at), gain, -its[i % 2]);
         }
       }
       if (b.masked) {  // 0, not 0 * NaN, for pairs that are none
@@ -170,7 +174,8 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       for (int i = 0; i < size(dp); ++i) ds[i] = static_cast<Element>(dp[i]);
       store_scores<Shape>(ds, s.ds[odd], 64 * group);
       cutlass::arch::fence_view_async_shared();
-      if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");  // my slice of dq is free
+      if (!Shape::kDirectQueries && thread == 0)
+        asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");  // my slice of dq is free
       cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
       Tensor dq = partition_fragment_C(mma_queries, cute::Shape<Int<Shape::kColumns>, Int<Shape::kSlice>>{});
       Tensor sS = make_tensor(make_smem_ptr(s.ds[odd]), typename Shape::LayoutS{});  // (query, key)
@@ -195,32 +200,14 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       }
       warpgroup_fence_operand(dq);
       if (last) release(s.k_empty);  // scores begun early after the last block read what comes next, and are not read
-        // Rows of a box are 128 bytes (or 64), 16-byte pieces permuted by the row: the copy engine's swizzle.
-#pragma unroll
-      for (int part = 0; part < Shape::kQueryParts; ++part) {
-        constexpr int kRowBytes = Shape::kSliceBox * 4, kRowPieces = kRowBytes / 32;
-        const int query = row0 % 64;
-        uint32_t to = cast_smem_ptr_to_uint(s.dq) + (part * Shape::kWidth + group * Shape::kSlice) * 64 * 4 +
-                      query * kRowBytes + column0 % 4 * 4;
-        uint32_t swizzle = (kRowBytes == 128 ? query % 8 : query / 2 % 4) << 4;
-        asm volatile("" : "+r"(to), "+r"(swizzle));
-        Tensor mine = dq(_, part, _);
-#pragma unroll
-        for (int n = 0; n < Shape::kSlice / 8; ++n) {
-          const uint32_t at =
-              to + n / kRowPieces * 64 * kRowBytes + ((n % kRowPieces * 32 + column0 / 4 * 16) ^ swizzle);
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const bool valid = 64 * part + query + 8 * r < b.columns;
-            asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at + r * 8 * kRowBytes),
-                         "f"(valid ? mine(4 * n + 2 * r) : 0.f), "f"(valid ? mine(4 * n + 2 * r + 1) : 0.f)
-                         : "memory");
-          }
-        }
+      if constexpr (Shape::kDirectQueries) {
+        add_queries_directly<Shape>(p, item, b, group, row0, column0, dq);
+      } else {
+        store_queries<Shape>(b, group, dq, s.dq);
+        cutlass::arch::fence_view_async_shared();
+        cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is written
+        if (thread == 0) add_stored_queries<Shape>(maps.of_stride[item.map].dq, p.len_q, item, b, group, s.dq);
       }
-      cutlass::arch::fence_view_async_shared();
-      cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is written
-      if (thread == 0) add_queries<Shape>(maps.of_stride[item.map].dq, p.len_q, item, b, group, s.dq);
       warpgroup_wait<0>();
       if constexpr (Shape::kEarlyScores) warpgroup_fence_operand(scores);
       warpgroup_fence_operand(dk);
@@ -235,7 +222,7 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
     // The note stays until the next item but one.
     store_keys<Shape>(p, item, dk, dv, row0, column0);
   }
-  if (thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+  if (!Shape::kDirectQueries && thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 template <class Shape>

@@ -18,7 +18,6 @@ namespace longstride::engine::cuda::sm90 {
 template <class Shape>
 void launch_levels(const Problem& p, const Gradients& g, const DevicePlan& plan, const LaunchLanes& lanes,
                    BackwardParams params, const ConstTensorRef& dq, cudaStream_t stream) {
-  if (lanes.items == 0) return;
   BackwardMapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
     const int64_t stride = lanes.strides[i];
@@ -27,7 +26,9 @@ void launch_levels(const Problem& p, const Gradients& g, const DevicePlan& plan,
     m.d_out = make_maps(g.d_out, p.dtype, p.batch, p.len_q, p.heads, p.dim, stride, Shape::kColumns, Shape::kBox);
     m.k = make_maps(p.k, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kRows, Shape::kBox);
     m.v = make_maps(p.v, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kRows, Shape::kBox);
-    m.dq = make_maps(dq, core::DType::kFloat32, p.batch, p.len_q, p.heads, Shape::kWidth, stride, 64, Shape::kSliceBox);
+    if (!Shape::kDirectQueries)
+      m.dq =
+          make_maps(dq, core::DType::kFloat32, p.batch, p.len_q, p.heads, Shape::kWidth, stride, 64, Shape::kSliceBox);
   }
   params.lanes = lanes.lanes;
   params.lane_count = lanes.count;
@@ -52,11 +53,11 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   using Shape = BackwardShape<Element, kDim, Dropout>;
   const int64_t rows = p.batch * p.heads * p.len_q;
   const int64_t slots = p.batch * p.kv_heads * plan.partial_rows();
-  auto* tickets = scratch.take<unsigned long long>(2);
+  auto* ticket = scratch.take<unsigned long long>(plan.launches());
   auto* dq = scratch.take<float>(rows * Shape::kWidth);
   auto* prepared = scratch.take<float2>(rows);
   auto* partial = scratch.take<float>(2 * slots * Shape::kDim);
-  check(cudaMemsetAsync(tickets, 0, 2 * sizeof(*tickets), stream), "tickets");
+  check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), stream), "tickets");
   if (rows > 0) prepare_rows<Element, Shape::kWidth>(p, g, prepared, dq, stream);
   BackwardParams params;
   params.plan = plan.arrays();
@@ -72,6 +73,7 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   params.out_scale = static_cast<float>(p.out_scale);
   params.dropout = dropout_values(p);
   params.rows = prepared;
+  params.dq = dq;
   params.dk = g.dk.data;
   params.dv = g.dv.data;
   params.dk_batch_stride = g.dk.batch_stride, params.dk_len_stride = g.dk.len_stride,
@@ -82,13 +84,14 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   params.partial_dv = partial + slots * Shape::kDim;
   params.partial_rows = plan.partial_rows();
   const ConstTensorRef dq_rows{dq, p.heads * p.len_q * Shape::kWidth, Shape::kWidth, p.len_q * Shape::kWidth};
-  params.partial = 1;
-  params.ticket = tickets;
-  launch_levels<Shape>(p, g, plan, plan.partial(), params, dq_rows, stream);
-  params.partial = 0;
-  params.ticket = tickets + 1;
-  launch_levels<Shape>(p, g, plan, plan.base(), params, dq_rows, stream);
-  if (rows > 0) narrow_queries<Element, Shape::kWidth>(p, dq, g.dq, params.scale, stream);
+  for (const bool partial : {true, false}) {
+    params.partial = partial;
+    for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base()) {
+      params.ticket = ticket++;
+      launch_levels<Shape>(p, g, plan, lanes, params, dq_rows, stream);
+    }
+  }
+  if (rows > 0) narrow_queries<Shape>(p, dq, g.dq, params.scale, stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90

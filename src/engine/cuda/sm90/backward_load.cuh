@@ -110,14 +110,19 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
       s.q_empty[stage].wait(phase);
       const int32_t position = now.column0 - p.query_start;
       const float2* rows = p.rows + (int64_t(at.batch) * p.heads + head) * p.len_q;
+      const uint32_t to = cute::cast_smem_ptr_to_uint(
+          &s.row[stage][0][lane % 8 / 2 * BackwardStorage<Shape>::kQuarter + lane / 8 * 2 + lane % 2]);
 #pragma unroll
-      for (int i = lane; i < Shape::kColumns; i += 32) {
+      for (int step = 0; step < Shape::kColumns / 32; ++step) {
         // Rows beyond the block are not read: the mask keeps them out.
-        const uint32_t to = cute::cast_smem_ptr_to_uint(&s.row[stage][i]);
-        const bool valid = i < now.columns;
-        const float2* from = rows + (valid ? position + i * at.stride : 0);
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(valid ? 8 : 0)
-                     : "memory");
+        const int i = lane + 32 * step;
+        const int bytes = i < now.columns ? 4 : 0;
+        const float2* from = rows + (bytes ? position + i * at.stride : 0);
+        asm volatile(
+            "cp.async.ca.shared.global [%0], [%2], 4, %3;\n"
+            "cp.async.ca.shared.global [%1], [%2 + 4], 4, %3;" ::"r"(to + 32 * step),
+            "r"(to + 32 * step + 16 * BackwardStorage<Shape>::kQuarter), "l"(from), "r"(bytes)
+            : "memory");
       }
       cutlass::arch::cpasync_barrier_arrive_noinc(reinterpret_cast<uint64_t*>(&s.q_full[stage]));
       const bool tail = now.columns < Shape::kColumns;

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-template <class Element, int kWidth>
+template <class Element, int kWidth, bool kDirect>
 __global__ void __launch_bounds__(kRowThreads)
     narrow_queries_kernel(const float* from, Rows to, bool wide, int64_t batch, int64_t len, int dim, float scale) {
   constexpr int kLanes = kWidth / 8;
@@ -90,9 +90,21 @@ __global__ void __launch_bounds__(kRowThreads)
   const int x = threadIdx.x % kLanes * 8;
   if (i >= len || x >= dim) return;
   for (int64_t b = blockIdx.z; b < batch; b += gridDim.z) {
-    const float* row = from + ((b * gridDim.y + blockIdx.y) * len + i) * kWidth + x;
-    const float4 low = *reinterpret_cast<const float4*>(row), high = *reinterpret_cast<const float4*>(row + 4);
-    const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    // Column x of the buffer is where add_queries_directly or store_queries put it.
+    const float* row = from + ((b * gridDim.y + blockIdx.y) * len + i) * kWidth;
+    float values[8];
+    if constexpr (kDirect) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const float2 pair = *reinterpret_cast<const float2*>(row + x / 16 * 16 + 4 * c + x % 16 / 4);
+        values[2 * c] = pair.x, values[2 * c + 1] = pair.y;
+      }
+    } else {
+      const float4 even = *reinterpret_cast<const float4*>(row + x),
+                   odd = *reinterpret_cast<const float4*>(row + x + 4);
+      values[0] = even.x, values[2] = even.y, values[4] = even.z, values[6] = even.w;
+      values[1] = odd.x, values[3] = odd.y, values[5] = odd.z, values[7] = odd.w;
+    }
     alignas(16) Element narrow[8];
 #pragma unroll
     for (int n = 0; n < 8; ++n) narrow[n] = static_cast<Element>(values[n] * scale);
@@ -123,10 +135,12 @@ void prepare_rows(const Problem& p, const Gradients& g, float2* to, float* dq, c
   check(cudaGetLastError(), "launch of prepare_rows");
 }
 
-template <class Element, int kWidth>
+template <class Shape>
 void narrow_queries(const Problem& p, const float* dq, const TensorRef& to, float scale, cudaStream_t stream) {
-  narrow_queries_kernel<Element, kWidth><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
-      dq, to, rows_are_wide(to, p.dim), p.batch, p.len_q, static_cast<int>(p.dim), scale);
+  constexpr int kWidth = Shape::kWidth;
+  narrow_queries_kernel<typename Shape::Element, kWidth, Shape::kDirectQueries>
+      <<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(dq, to, rows_are_wide(to, p.dim), p.batch, p.len_q,
+                                                            static_cast<int>(p.dim), scale);
   check(cudaGetLastError(), "launch of narrow_queries");
 }
 

@@ -25,10 +25,11 @@ struct BackwardShape {
   // suffice.
   static constexpr bool kEarlyScores = kDim <= 64;
   static constexpr int kThreads = 128 * (kConsumers + 1);
-  static constexpr int kSlice = kWidth / kConsumers;       // columns of dQ that one warpgroup computes
-  static constexpr int kQueryParts = kColumns / 64;        // dQ is computed 64 queries at a time
-  static constexpr int kSliceBox = kSlice % 32 ? 16 : 32;  // floats in a row of a box of dQ
-  static constexpr int kSliceBoxes = kSlice / kSliceBox;
+  static constexpr int kSlice = kWidth / kConsumers;  // columns of dQ that one warpgroup computes
+  // Whether threads add dQ to memory themselves (red.v4) instead of by shared memory and the copy engine. Up to 64 that
+  // is 10 % faster, since early scores go on meanwhile; at 128 the next block waits for the registers: 7 % slower.
+  static constexpr bool kDirectQueries = kEarlyScores;
+  static constexpr int kSliceBox = 32;  // floats in a row of a box of dQ for the copy engine
 
   using Atom =
       std::conditional_t<kBox == 32, cute::GMMA::Layout_K_SW64_Atom<Element>, cute::GMMA::Layout_K_SW128_Atom<Element>>;
@@ -66,8 +67,15 @@ struct BackwardStorage {
   alignas(1024) Element q[Shape::kStages * Shape::kColumns * Shape::kWidth];
   alignas(1024) Element d_out[Shape::kStages * Shape::kColumns * Shape::kWidth];
   alignas(1024) Element ds[2][Shape::kColumns * Shape::kRows];  // a warpgroup may write while the other still reads
-  alignas(1024) float dq[Shape::kColumns * Shape::kWidth];
-  alignas(16) float2 row[Shape::kStages][Shape::kColumns];  // lse_log2, delta
+  alignas(1024) float dq[Shape::kDirectQueries ? 32 : Shape::kColumns * Shape::kWidth];
+  // lse_log2 and delta of the queries: that of query 8 n + 2 c + i at 2 n + i of quarter c, so that a thread, which has
+  // the queries of one c, reads 16 bytes at a time. Four floats between quarters keep them in banks of their own.
+  static constexpr int kQuarter = Shape::kColumns / 4 + 4;
+  alignas(16) float row[Shape::kStages][2][4 * kQuarter];
+  // lse_log2 (0) or delta (1) of queries 16 n + column0 + {0, 1, 8, 9}.
+  __device__ float4 rows_of(int stage, int which, int n, int column0) const {
+    return *reinterpret_cast<const float4*>(&row[stage][which][column0 / 2 * kQuarter + 4 * n]);
+  }
   // barrier           arrives                                        waits        count
   // kv_full           producer lane + TMA bytes (or later: raw)      consumers    1
   // k_empty, v_empty  each consumer warp, after the tile's last      producer     4 * kConsumers
@@ -76,7 +84,8 @@ struct BackwardStorage {
   // raw               producer lane + TMA bytes of a tile with rows  producer     1
   //                   to be zeroed, which then arrives at the others
   // q_empty[s]        each consumer warp                             producer     4 * kConsumers
-  // named barrier 1: dS is written and dq is free, all consumers; 2, 3: a warpgroup's slice of dq is written
+  // named barrier 1: dS is written and dq is free, all consumers; 2, 3: a warpgroup's slice of dq is written (unless
+  // kDirectQueries)
   cutlass::arch::ClusterTransactionBarrier kv_full, q_full[Shape::kStages], raw;
   cutlass::arch::ClusterBarrier k_empty, v_empty, q_empty[Shape::kStages];
   KeyBlockNote block[Shape::kStages];

@@ -6,6 +6,7 @@
 #include <cute/tensor.hpp>
 
 #include "engine/cuda/sm90/backward_values.h"
+#include "engine/cuda/sm90/store_row.cuh"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -45,8 +46,9 @@ __device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyIte
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = row0 + 8 * r;
-    if (row >= item.rows) continue;
+    const bool valid = row < item.rows;
     if (p.partial) {
+      if (!valid) continue;
       const int64_t slot = (head * p.partial_rows + item.slot + row) * Shape::kDim;
 #pragma unroll
       for (int n = 0; n < Shape::kDim / 8; ++n) {
@@ -62,16 +64,8 @@ __device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyIte
                      item.kv_head * p.dk_head_stride;
     Element* to_dv = static_cast<Element*>(p.dv) + item.batch * p.dv_batch_stride + at * p.dv_len_stride +
                      item.kv_head * p.dv_head_stride;
-#pragma unroll
-    for (int n = 0; n < Shape::kDim / 8; ++n)
-      if (8 * n + column0 < p.dim) {
-        const Element a[2] = {static_cast<Element>(dk[4 * n + 2 * r] * p.scale),
-                              static_cast<Element>(dk[4 * n + 2 * r + 1] * p.scale)};
-        const Element b[2] = {static_cast<Element>(dv[4 * n + 2 * r] * out_scale),
-                              static_cast<Element>(dv[4 * n + 2 * r + 1] * out_scale)};
-        *reinterpret_cast<uint32_t*>(to_dk + 8 * n + column0) = *reinterpret_cast<const uint32_t*>(a);
-        *reinterpret_cast<uint32_t*>(to_dv + 8 * n + column0) = *reinterpret_cast<const uint32_t*>(b);
-      }
+    store_row<Element, Shape::kDim>(to_dk, valid, p.dim, dk, r, p.scale);
+    store_row<Element, Shape::kDim>(to_dv, valid, p.dim, dv, r, out_scale);
   }
 }
 

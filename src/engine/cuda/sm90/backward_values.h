@@ -42,6 +42,7 @@ struct BackwardParams {
   float scale, out_scale;
   DropoutValues dropout;
   const float2* rows;  // [batch * heads][len_q]: lse_log2 (+inf where nothing is seen), delta
+  float* dq;           // [batch * heads][len_q][kWidth], columns in the order of backward_queries.cuh
   void *dk, *dv;
   int64_t dk_batch_stride, dk_len_stride, dk_head_stride, dv_batch_stride, dv_len_stride, dv_head_stride;
   float* partial_dk;  // [batch * kv_heads][partial_rows][kDim]
@@ -53,7 +54,7 @@ struct BackwardMaps {
   MapPair q, d_out, k, v, dq;
 };
 struct BackwardMapSet {
-  BackwardMaps of_stride[MapSet::kStrides];
+  BackwardMaps of_stride[LaunchLanes::kMostStrides];
 };
 
 }  // namespace longstride::engine::cuda::sm90

@@ -31,10 +31,6 @@ void require(const Problem& p, const DevicePlan& plan, Direction direction) {
   if (p.dropout_p > 0 && p.dropout_seed == nullptr)
     core::refuse("dropout_seed", "must be given when dropout_p > 0", "none");
   require_plan(p, plan, direction, geometry(direction).tile_rows);
-  for (const LaunchLanes* lanes : {&plan.partial(), &plan.base()})
-    if (lanes->strides.size() > MapSet::kStrides)
-      core::refuse("plan", fmt::format("must have at most {} strides", int(MapSet::kStrides)),
-                   std::to_string(lanes->strides.size()));
 }
 
 }  // namespace longstride::engine::cuda::sm90

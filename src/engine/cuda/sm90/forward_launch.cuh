@@ -18,7 +18,6 @@ namespace longstride::engine::cuda::sm90 {
 template <class Shape>
 void launch_levels(const Problem& p, const DevicePlan& plan, const LaunchLanes& lanes, bool partial, float* partial_out,
                    float* partial_lse, unsigned long long* ticket, cudaStream_t stream) {
-  if (lanes.items == 0) return;
   MapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
     const int64_t stride = lanes.strides[i];
@@ -71,12 +70,13 @@ template <class Tag, int kDim, class Dropout>
 void launch_forward(const Problem& p, const DevicePlan& plan, Scratch& scratch, cudaStream_t stream) {
   using Shape = ForwardShape<ElementOf<Tag>, kDim, Dropout>;
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
-  auto* tickets = scratch.take<unsigned long long>(2);
+  auto* ticket = scratch.take<unsigned long long>(plan.launches());
   auto* partial_out = scratch.take<float>(slots * Shape::kDim);
   auto* partial_lse = scratch.take<float>(slots);
-  check(cudaMemsetAsync(tickets, 0, 2 * sizeof(*tickets), stream), "tickets");
-  launch_levels<Shape>(p, plan, plan.partial(), true, partial_out, partial_lse, tickets, stream);
-  launch_levels<Shape>(p, plan, plan.base(), false, partial_out, partial_lse, tickets + 1, stream);
+  check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), stream), "tickets");
+  for (const bool partial : {true, false})
+    for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base())
+      launch_levels<Shape>(p, plan, lanes, partial, partial_out, partial_lse, ticket++, stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90

@@ -15,7 +15,6 @@ namespace longstride::engine::cuda::sm90 {
 template <class Shape>
 void launch_gradient_levels(const Problem& p, const Gradients& g, const LaunchLanes& lanes, GradientParams params,
                             cudaStream_t stream) {
-  if (lanes.items == 0) return;
   GradientMapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
     const int64_t stride = lanes.strides[i];
@@ -74,14 +73,15 @@ void launch_gradient(const Problem& p, const Gradients& g, const DevicePlan& pla
   params.head_stride = result.head_stride;
   params.partial_rows = plan.partial_rows();
   params.partial_result = scratch.take<float>(p.batch * params.row_heads * plan.partial_rows() * Shape::kDim);
-  auto* tickets = scratch.take<unsigned long long>(2);
-  check(cudaMemsetAsync(tickets, 0, 2 * sizeof(*tickets), stream), "tickets");
-  params.partial = 1;
-  params.ticket = tickets;
-  launch_gradient_levels<Shape>(p, g, plan.partial(), params, stream);
-  params.partial = 0;
-  params.ticket = tickets + 1;
-  launch_gradient_levels<Shape>(p, g, plan.base(), params, stream);
+  auto* ticket = scratch.take<unsigned long long>(plan.launches());
+  check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), stream), "tickets");
+  for (const bool partial : {true, false}) {
+    params.partial = partial;
+    for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base()) {
+      params.ticket = ticket++;
+      launch_gradient_levels<Shape>(p, g, lanes, params, stream);
+    }
+  }
 }
 
 template <class Tag, int kDim, class Dropout>

@@ -5,6 +5,7 @@
 #include <cute/tensor.hpp>
 
 #include "engine/cuda/sm90/gradient_values.h"
+#include "engine/cuda/sm90/store_row.cuh"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -40,8 +41,9 @@ __device__ __forceinline__ void store_gradient(const GradientParams& p, const Gr
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = row0 + 8 * r;
-    if (row >= item.rows) continue;
+    const bool valid = row < item.rows;
     if (p.partial) {
+      if (!valid) continue;
       float* to = p.partial_result + (head * p.partial_rows + item.slot + row) * Shape::kDim + column0;
 #pragma unroll
       for (int n = 0; n < Shape::kDim / 8; ++n)
@@ -51,13 +53,7 @@ __device__ __forceinline__ void store_gradient(const GradientParams& p, const Gr
     const int64_t at = item.row0 + int64_t(row) * item.stride;
     Element* to =
         static_cast<Element*>(p.result) + item.batch * p.batch_stride + at * p.len_stride + item.head * p.head_stride;
-#pragma unroll
-    for (int n = 0; n < Shape::kDim / 8; ++n)
-      if (8 * n + column0 < p.dim) {
-        const Element pair[2] = {static_cast<Element>(result[4 * n + 2 * r] * p.result_scale),
-                                 static_cast<Element>(result[4 * n + 2 * r + 1] * p.result_scale)};
-        *reinterpret_cast<uint32_t*>(to + 8 * n + column0) = *reinterpret_cast<const uint32_t*>(pair);
-      }
+    store_row<Element, Shape::kDim>(to, valid, p.dim, result, r, p.result_scale);
   }
 }
 

@@ -54,7 +54,7 @@ struct GradientMaps {
   MapPair row, row_pair, column, column_pair;
 };
 struct GradientMapSet {
-  GradientMaps of_stride[MapSet::kStrides];
+  GradientMaps of_stride[LaunchLanes::kMostStrides];
 };
 
 }  // namespace longstride::engine::cuda::sm90

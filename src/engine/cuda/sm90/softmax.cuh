@@ -6,6 +6,7 @@
 
 #include "engine/cuda/sm90/exponential.cuh"
 #include "engine/cuda/sm90/forward_values.h"
+#include "engine/cuda/sm90/store_row.cuh"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -152,7 +153,7 @@ __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& it
     sum += __shfl_xor_sync(~0u, sum, 1);
     sum += __shfl_xor_sync(~0u, sum, 2);
     const int row = row0 + 8 * r;
-    if (row >= item.rows) continue;
+    const bool valid = row < item.rows;
     float max = state.max[r];
     float keep = 1;  // what the accumulated output counts in units of 2^max
     for (int i = 0; i < item.phantom_count; ++i) {
@@ -168,6 +169,7 @@ __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& it
     const float lse = sum == 0.f ? -INFINITY : max * kLn2 + logf(sum);
     const float factor = sum == 0.f ? 0.f : keep / sum;
     if (p.partial) {
+      if (!valid) continue;
       const int64_t slot = head * p.partial_rows + item.slot + row;
       if (column0 == 0) p.partial_lse[slot] = lse;
       float* to = p.partial_out + slot * Shape::kDim;
@@ -178,17 +180,10 @@ __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& it
       continue;
     }
     const int64_t at = item.row0 + row * item.stride;  // < len_q
-    if (column0 == 0) p.lse[head * p.len_q + at] = lse;
+    if (valid && column0 == 0) p.lse[head * p.len_q + at] = lse;
     Element* to = static_cast<Element*>(p.out) + item.batch * p.out_batch_stride + at * p.out_len_stride +
                   item.head * p.out_head_stride;
-    const float scale = factor * p.dropout.gain * p.out_scale;
-#pragma unroll
-    for (int n = 0; n < Shape::kDim / 8; ++n)
-      if (8 * n + column0 < p.dim) {
-        const Element pair[2] = {static_cast<Element>(output[4 * n + 2 * r] * scale),
-                                 static_cast<Element>(output[4 * n + 2 * r + 1] * scale)};
-        *reinterpret_cast<uint32_t*>(to + 8 * n + column0) = *reinterpret_cast<const uint32_t*>(pair);
-      }
+    store_row<Element, Shape::kDim>(to, valid, p.dim, output, r, factor * p.dropout.gain * p.out_scale);
   }
 }
 

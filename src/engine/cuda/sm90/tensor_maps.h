@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/contract.h"
+#include "engine/cuda/upload.h"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -24,8 +25,7 @@ struct TensorMaps {
 
 // One set for each distinct stride of a launch.
 struct MapSet {
-  static constexpr int kStrides = 8;
-  TensorMaps of_stride[kStrides];
+  TensorMaps of_stride[LaunchLanes::kMostStrides];
 };
 
 // What the driver is told of one map: [batch, head, row, residue, dim], innermost first as it wants them.
