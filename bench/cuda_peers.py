@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Times what longstride's CUDA engine stands beside, with PyTorch on the same GPU: dense scaled_dot_product_attention
-(cuDNN's kernels and flash's), and per_group, the official LongNet algorithm on torch operations (for each group gather,
-dense attention, scatter; mix by lse). Forward and backward, bfloat16, 16 heads, medians by CUDA events, one line of
-JSON a case. Run by hand after cuda_bench, on the same machine.
+(cuDNN's kernels and flash's); per_group, the official LongNet algorithm on torch operations (for each group gather,
+dense attention, scatter; mix by lse); and flex_attention, compiled, with LongNet's mask and weights. Forward and
+backward, bfloat16, 16 heads, medians by CUDA events, one line of JSON a case. Run by hand after cuda_bench, on the same
+machine.
 
 usage: cuda_peers.py [REPEATS]
 """
@@ -51,6 +52,32 @@ def per_group(kernel, q, k, v, causal):
     return sum(o * s[..., None] for o, s in zip(outs, share))
 
 
+def multiplicity(head, q, k):
+    """How many groups let q see k, modulo offsets: the weight of the pair."""
+    count = 0
+    for segment, rate in zip(SEGMENTS, RATES):
+        near = q // segment == k // segment
+        count = count + (near & (q % segment % rate == head % rate) & (k % segment % rate == head % rate)).int()
+    return count
+
+
+def flex(length, causal):
+    """flex_attention for tensors [1, heads, len, dim]. Its blocks of 128 x 128 are left out where no pair is seen; with
+    rates that is where segments or causality say so, since every block of a segment holds some sampled pair."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def mask(batch, head, q, k):
+        seen = multiplicity(head, q, k) > 0
+        return seen & (q >= k) if causal else seen
+
+    def weigh(score, batch, head, q, k):
+        return score + torch.log(multiplicity(head, q, k).float())
+
+    blocks = torch.compile(create_block_mask)(mask, None, HEADS, length, length, device="cuda")
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda q, k, v: compiled(q, k, v, score_mod=weigh, block_mask=blocks)
+
+
 def median_ms(run, repeats):
     for _ in range(2):
         run()
@@ -96,6 +123,15 @@ def main():
                         tensors(1, HEADS, 16384, dim), repeats)
             measure(f"per_group_cudnn_n131072{mark}", lambda q, k, v: per_group("cudnn", q, k, v, causal),
                     tensors(HEADS, 131072, dim), max(3, repeats // 2))
+    for dim, causal in ((128, False), (128, True), (64, False)):
+        mark = f"_d{dim}{'_causal' if causal else ''}"
+        grouped, compiled = (lambda q, k, v: per_group("cudnn", q, k, v, causal)), flex(32768, causal)
+        measure(f"per_group_cudnn_n32768{mark}", grouped, tensors(HEADS, 32768, dim), max(3, repeats // 2))
+        measure(f"flex_n32768{mark}", compiled, tensors(1, HEADS, 32768, dim), max(3, repeats // 2))
+        some = tensors(1, HEADS, 32768, dim)
+        with torch.no_grad():
+            apart = (compiled(*some)[0] - grouped(*(x[0] for x in some))).abs().max().item()
+        print(json.dumps({"case": f"flex_beside_per_group_n32768{mark}", "largest_difference": round(apart, 5)}), flush=True)
     for length in (2048, 4096, 8192, 32768):
         measure(f"dense_cudnn_n{length}_d128", lambda q, k, v: attend("cudnn", q, k, v, False)[0],
                 tensors(1, HEADS, length, 128), repeats)

@@ -23,23 +23,26 @@ struct Instance {
   void (*launch)(const Problem&, const Gradients&, const DevicePlan&, Scratch&, cudaStream_t);
 };
 
-// 96 is not among them: its slices of dQ would cross the boxes of the copy engine.
 constexpr Instance kInstances[] = {
     {DType::kBFloat16, 32, false, launch_backward<BFloat16, 32, NoDropout>},
     {DType::kBFloat16, 48, false, launch_backward<BFloat16, 48, NoDropout>},
     {DType::kBFloat16, 64, false, launch_backward<BFloat16, 64, NoDropout>},
+    {DType::kBFloat16, 96, false, launch_backward<BFloat16, 96, NoDropout>},
     {DType::kBFloat16, 128, false, launch_backward<BFloat16, 128, NoDropout>},
     {DType::kFloat16, 32, false, launch_backward<Float16, 32, NoDropout>},
     {DType::kFloat16, 48, false, launch_backward<Float16, 48, NoDropout>},
     {DType::kFloat16, 64, false, launch_backward<Float16, 64, NoDropout>},
+    {DType::kFloat16, 96, false, launch_backward<Float16, 96, NoDropout>},
     {DType::kFloat16, 128, false, launch_backward<Float16, 128, NoDropout>},
     {DType::kBFloat16, 32, true, launch_backward<BFloat16, 32, PhiloxDropout>},
     {DType::kBFloat16, 48, true, launch_backward<BFloat16, 48, PhiloxDropout>},
     {DType::kBFloat16, 64, true, launch_backward<BFloat16, 64, PhiloxDropout>},
+    {DType::kBFloat16, 96, true, launch_backward<BFloat16, 96, PhiloxDropout>},
     {DType::kBFloat16, 128, true, launch_backward<BFloat16, 128, PhiloxDropout>},
     {DType::kFloat16, 32, true, launch_backward<Float16, 32, PhiloxDropout>},
     {DType::kFloat16, 48, true, launch_backward<Float16, 48, PhiloxDropout>},
     {DType::kFloat16, 64, true, launch_backward<Float16, 64, PhiloxDropout>},
+    {DType::kFloat16, 96, true, launch_backward<Float16, 96, PhiloxDropout>},
     {DType::kFloat16, 128, true, launch_backward<Float16, 128, PhiloxDropout>},
 };
 

@@ -9,6 +9,8 @@ template void launch_backward<core::BFloat16, 48, PhiloxDropout>(const Problem&,
                                                                  Scratch&, cudaStream_t);
 template void launch_backward<core::BFloat16, 64, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
                                                                  Scratch&, cudaStream_t);
+template void launch_backward<core::BFloat16, 96, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                                 Scratch&, cudaStream_t);
 template void launch_backward<core::BFloat16, 128, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
                                                                   Scratch&, cudaStream_t);
 

@@ -9,6 +9,8 @@ template void launch_backward<core::Float16, 48, NoDropout>(const Problem&, cons
                                                             Scratch&, cudaStream_t);
 template void launch_backward<core::Float16, 64, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
                                                             Scratch&, cudaStream_t);
+template void launch_backward<core::Float16, 96, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                            Scratch&, cudaStream_t);
 template void launch_backward<core::Float16, 128, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
                                                              Scratch&, cudaStream_t);
 

@@ -9,6 +9,8 @@ template void launch_backward<core::Float16, 48, PhiloxDropout>(const Problem&, 
                                                                 Scratch&, cudaStream_t);
 template void launch_backward<core::Float16, 64, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
                                                                 Scratch&, cudaStream_t);
+template void launch_backward<core::Float16, 96, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
+                                                                Scratch&, cudaStream_t);
 template void launch_backward<core::Float16, 128, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
                                                                  Scratch&, cudaStream_t);
 

@@ -16,7 +16,8 @@ struct BackwardShape {
   using Dropout = Dropout_;
   static constexpr int kDim = kDim_;
   static constexpr int kBox = kDim % 64 == 32 ? 32 : 64;
-  static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;
+  // Columns held in shared memory. 96 is held as 128, so that dQ's columns divide among the warpgroups box by box.
+  static constexpr int kWidth = kDim > 64 ? 128 : (kDim + kBox - 1) / kBox* kBox;
   static constexpr int kConsumers = 2;
   static constexpr int kRows = 64 * kConsumers;  // keys
   static constexpr int kColumns = 64;  // queries: dK, dV, scores and dP share the registers; 128 spill even at dim 64

@@ -16,7 +16,7 @@ __device__ __forceinline__ void load_rows(const MapPair& maps, int len, int stri
   const int residue = position - row * stride;
   const CUtensorMap* map = residue < len % stride ? &maps.front : &maps.all;
   const uint32_t bar = cute::cast_smem_ptr_to_uint(&barrier);
-#pragma unroll
+#pragma unroll(kWidth / kBox > 3 ? 1 : kWidth / kBox)
   for (int box = 0; box < kWidth / kBox; ++box) {
     const uint32_t at = cute::cast_smem_ptr_to_uint(to + box * kRows * kBox);
     asm volatile(
