@@ -61,7 +61,10 @@ struct GateBlocks {
   int64_t key_blocks = 0;                // of len_k
   const int64_t* begin = nullptr;        // [batch x kv_heads x key_blocks + 1]: the entries of a key block
   const int32_t* query_block = nullptr;  // [entries], ascending and distinct within a key block
-  void* grad = nullptr;                  // [entries], dtype of lse; wholly written
+  void* grad = nullptr;                  // [entries], dtype of lse, on the engine's device; wholly written
+  // Which pairs of a block there are, for engines that do not find them by the plan.
+  bool causal = false;               // those with key <= query
+  const int64_t* lengths = nullptr;  // [batch]: those below the batch row's length; null: all of len_k
 };
 
 struct Gradients {

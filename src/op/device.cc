@@ -29,11 +29,6 @@ void attach(engine::Problem& problem, const Tensor& q, const Tensor& k, const Te
   if (call.dropout_p > 0) problem.dropout_seed = call.dropout_seed->const_data_ptr<int64_t>();
 }
 
-void refuse_gates(const Engine& engine, const Call& call) {
-  if (has_gates(call) && engine.why_no_gates != nullptr)
-    core::refuse("gates", "must be unset here", engine.why_no_gates, "train the pattern on the CPU");
-}
-
 // The one list of a pattern, and the size of its blocks.
 std::pair<const BlockList*, int64_t> list_of(const Pattern& pattern) {
   for (const BlockPattern& block : pattern.blocks()) {
@@ -68,7 +63,6 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   engine::Problem problem = problem_of(q, k, call, pattern, extent);
   const c10::DeviceGuard on_device(q.device());
   const Engine& engine = choose_engine(q.device(), problem);
-  refuse_gates(engine, call);
   if (has_gates(call) && !call.gates->eq(1).all().item<bool>())
     core::refuse("gates", "must all be 1: they are there for their gradient", "other values",
                  "pass 1 + score - score.detach()");
@@ -94,7 +88,6 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   engine::Problem problem = problem_of(in.q, in.k, call, pattern, extent);
   const c10::DeviceGuard on_device(in.q.device());
   const Engine& engine = choose_engine(in.q.device(), problem);
-  refuse_gates(engine, call);
 
   if (in.q.numel() == 0)  // no query: what keys there are get a zero gradient
     return {at::empty(in.q.sizes(), in.q.options()), at::zeros(in.k.sizes(), in.k.options()),
@@ -138,6 +131,8 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const Tensor entry_grads = at::empty({index.entries()}, lse.options());
   engine::GateBlocks gates = index.view();
   gates.grad = entry_grads.mutable_data_ptr();
+  gates.causal = pattern.causal();
+  if (!extent.lengths.empty()) gates.lengths = extent.lengths.data();
   gradients.gates = &gates;
   engine.backward(problem, gradients, plans, loan);
   note_engine(engine);

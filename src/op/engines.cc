@@ -38,14 +38,12 @@ constexpr Engine kReference = {"reference",
                                reference_geometry,
                                engine::reference::capability,
                                no_forward_plan,
-                               nullptr,
                                run_forward<engine::reference::forward>,
                                run_backward<engine::reference::backward>};
 constexpr Engine kCpu = {"cpu",
                          engine::cpu::geometry,
                          engine::cpu::capability,
                          no_forward_plan,
-                         nullptr,
                          run_forward<engine::cpu::forward>,
                          run_backward<engine::cpu::backward>};
 

@@ -34,7 +34,6 @@ struct Engine {
   Geometry (*geometry)(core::DType, int64_t dim, bool causal, Direction);
   engine::Capability (*capability)(const engine::Problem&);
   bool (*backward_wants_forward_plan)(const engine::Problem&);
-  const char* why_no_gates;  // null: it has the gradient of gates
   void (*forward)(const engine::Problem&, const Plans&, const Loan&);
   void (*backward)(const engine::Problem&, const engine::Gradients&, const Plans&, const Loan&);
 };

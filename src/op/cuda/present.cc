@@ -56,12 +56,11 @@ struct Listed {
 // In order of preference.
 constexpr Listed kEngines[] = {
     {{"cuda sm90", [](core::DType, int64_t, bool, Direction d) { return sm90::geometry(d); }, sm90::capability,
-      sm90::backward_wants_forward_plan, "the sm90 engine has no gradient for them", sm90_forward, sm90_backward},
+      sm90::backward_wants_forward_plan, sm90_forward, sm90_backward},
      [](int architecture) { return architecture == 90; },
      "compute capability 9.0"},
     {{"cuda sm80", [](core::DType t, int64_t dim, bool, Direction d) { return sm80::geometry(t, dim, d); },
-      sm80::capability, [](const Problem&) { return true; }, "the sm80 engine has no gradient for them", sm80_forward,
-      sm80_backward},
+      sm80::capability, [](const Problem&) { return true; }, sm80_forward, sm80_backward},
      [](int architecture) { return architecture >= 80; },
      "compute capability 8.0 or later"},
 };

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/refuse.h"
+#include "engine/cuda/gates.h"
 #include "engine/cuda/sm80/launches.h"
 #include "engine/cuda/sm80/values.h"
 
@@ -86,12 +87,10 @@ void forward(const Problem& p, const DevicePlan& plan, const Workspace& workspac
 void backward(const Problem& p, const Gradients& gradients, const DevicePlan& transposed, const DevicePlan& forward,
               const Workspace& workspace, Stream stream) {
   require(p);
-  if (gradients.gates != nullptr)
-    core::refuse("gates", "must be null: the sm80 engine has no gradient for them", "gates of blocks",
-                 "run the backward on the CPU");
   const int32_t rows = geometry(p.dtype, p.dim, Direction::kForward).tile_rows;
   require_plan(p, forward, Direction::kForward, rows);
   require_plan(p, transposed, Direction::kTransposed, rows);
+  if (gradients.gates != nullptr) gate_gradients(p, gradients, workspace, stream);
   auto* cuda_stream = static_cast<cudaStream_t>(stream);
   Scratch scratch(workspace, cuda_stream);
   instance_of(p).backward(p, gradients, forward, transposed, scratch, cuda_stream);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "core/refuse.h"
+#include "engine/cuda/gates.h"
 #include "engine/cuda/sm90/capability.h"
 #include "engine/cuda/sm90/launches.h"
 #include "engine/cuda/sm90/padding.h"
@@ -83,9 +84,6 @@ bool backward_wants_forward_plan(const Problem& p) { return p.deterministic || p
 void backward(const Problem& given, const Gradients& gradients, const DevicePlan& transposed, const DevicePlan* forward,
               const Workspace& workspace, Stream stream) {
   require(given, transposed, Direction::kTransposed);
-  if (gradients.gates != nullptr)
-    core::refuse("gates", "must be null: the sm90 engine has no gradient for them", "gates of blocks",
-                 "run the backward on the CPU");
   const bool ordered = backward_wants_forward_plan(given);
   if (ordered) {
     if (forward == nullptr)
@@ -94,6 +92,7 @@ void backward(const Problem& given, const Gradients& gradients, const DevicePlan
                    "none");
     require(given, *forward, Direction::kForward);
   }
+  if (gradients.gates != nullptr) gate_gradients(given, gradients, workspace, stream);
   auto* cuda_stream = static_cast<cudaStream_t>(stream);
   Scratch scratch(workspace, cuda_stream);
   Padding padding(given, scratch, cuda_stream);
