@@ -5,6 +5,7 @@
 #include <ATen/Functions.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/checked.h"
 
@@ -23,7 +24,8 @@ GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const
     : block_size_(block_size),
       key_blocks_(core::ceil_divide(e.len_k, block_size)),
       begin_(e.batch * e.kv_heads * key_blocks_ + 1, 0),
-      rows_(static_cast<int64_t>(blocks.size())) {
+      entries_of_row_(blocks.size(), 0) {
+  const auto rows = static_cast<int64_t>(blocks.size());
   struct Named {
     int64_t column;  // (batch row, KV head, key block)
     int32_t query_block;
@@ -31,7 +33,7 @@ GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const
   };
   std::vector<Named> named;
   named.reserve(blocks.size());
-  for (int64_t r = 0; r < rows_; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
     const Block& block = blocks[r];
     const int64_t b0 = std::max(block.batch_row, 0), b1 = block.batch_row < 0 ? e.batch : b0 + 1;
     const int64_t j0 = std::max(block.kv_head, 0), j1 = block.kv_head < 0 ? e.kv_heads : j0 + 1;
@@ -44,15 +46,21 @@ GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const
   std::sort(named.begin(), named.end(), [](const Named& a, const Named& b) {
     return std::tie(a.column, a.query_block, a.row) < std::tie(b.column, b.query_block, b.row);
   });
+  std::vector<int64_t> entry_of(named.size());
   for (size_t n = 0; n < named.size(); ++n) {
     if (n == 0 || named[n].column != named[n - 1].column || named[n].query_block != named[n - 1].query_block) {
       query_block_.push_back(named[n].query_block);
       ++begin_[named[n].column + 1];
     }
-    row_.push_back(named[n].row);
-    entry_.push_back(entries() - 1);
+    entry_of[n] = entries() - 1;
+    ++entries_of_row_[named[n].row];
   }
   for (size_t n = 1; n < begin_.size(); ++n) begin_[n] += begin_[n - 1];
+  // Row by row, each one's entries ascending.
+  std::vector<int64_t> next(rows);
+  std::exclusive_scan(entries_of_row_.begin(), entries_of_row_.end(), next.begin(), int64_t{0});
+  entry_.resize(named.size());
+  for (size_t n = 0; n < named.size(); ++n) entry_[next[named[n].row]++] = entry_of[n];
 }
 
 engine::GateBlocks GateIndex::view() const {
@@ -61,11 +69,13 @@ engine::GateBlocks GateIndex::view() const {
 }
 
 Tensor GateIndex::by_row(const Tensor& entry_grads) const {
-  const auto indices = [](const std::vector<int64_t>& of) {
-    return at::tensor(of, at::TensorOptions().dtype(at::kLong));
+  const auto indices = [&](const std::vector<int64_t>& of) {
+    return at::tensor(of, at::kLong).to(entry_grads.device(), /*non_blocking=*/true);
   };
-  const Tensor sums = at::zeros({rows_}, entry_grads.options());
-  return sums.index_add_(0, indices(row_), entry_grads.index_select(0, indices(entry_)));
+  // In a fixed order on every device, which index_add is not. The lengths are right: to check them waits for the
+  // device.
+  return at::segment_reduce(entry_grads.index_select(0, indices(entry_)), "sum", indices(entries_of_row_),
+                            /*indices=*/{}, /*offsets=*/{}, /*axis=*/0, /*unsafe=*/true);
 }
 
 }  // namespace longstride::op

@@ -170,6 +170,8 @@ struct GateIndex {
     for (size_t n = 1; n < begin.size(); ++n) begin[n] += begin[n - 1];
     blocks.begin = begin.data();
     blocks.query_block = query_block.data();
+    blocks.causal = o.causal;
+    if (!o.lengths.empty()) blocks.lengths = o.lengths.data();
   }
   engine::GateBlocks blocks;
   std::vector<int64_t> begin;
@@ -252,9 +254,9 @@ Results run_case(const Engine& engine, const Case& c, const Plan& forward, const
   GateIndex index(c, list ? list->block_size : 1);
   std::vector<unsigned char> gates = write_all(std::vector<double>(index.query_block.size(), kNan), lse_type);
   index.blocks.grad = gates.data();
-  if (list && engine.has_gates) g.gates = &index.blocks;
+  if (list) g.gates = &index.blocks;
   engine.backward(p, g, transposed.view(), workspace);
-  if (engine.has_gates) results.gates = read_all(gates, index.query_block.size(), lse_type);
+  results.gates = read_all(gates, index.query_block.size(), lse_type);
   results.dq = dq.values();
   results.dk = dk.values();
   results.dv = dv.values();
@@ -295,10 +297,12 @@ std::string against_oracle(const Engine& engine, const Case& c, const Results& r
     gates.push_back(gate.value);
     terms = std::max(terms, gate.terms);
   }
-  if (wrong.empty() && results.gates)
-    // Made of scores' gradients that may be rounded to the dtype of q, and of a delta from an out that was.
-    wrong = difference("gates", *results.gates, gates, roundoff(lse_dtype(c.dtype)),
-                       std::max(roundoff(c.dtype), 12 * roundoff(lse_dtype(c.dtype))) * std::max(terms, 1.0));
+  if (wrong.empty())
+    // Made of scores' gradients that may be rounded to the dtype of q, and of a delta from an out that was; what a
+    // score is off, e^score is off relatively.
+    wrong =
+        difference("gates", results.gates, gates, roundoff(lse_dtype(c.dtype)),
+                   std::max(roundoff(c.dtype), (12 + size.lse) * roundoff(lse_dtype(c.dtype))) * std::max(terms, 1.0));
   if (wrong.empty() && results.strayed) wrong = "memory between the rows of an output was written";
   return wrong.empty() ? "" : engine.name + ": " + wrong + "\n  " + c.words();
 }

@@ -5,7 +5,6 @@
 #include <array>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +18,6 @@ struct Engine {
   std::function<void(const engine::Problem&, const PlanView&, const engine::Workspace&)> forward;
   std::function<void(const engine::Problem&, const engine::Gradients&, const PlanView&, const engine::Workspace&)>
       backward;
-  bool has_gates = true;  // false: it refuses them, and is not asked
 };
 
 struct Results {
@@ -28,8 +26,8 @@ struct Results {
   std::vector<double> dq;
   std::vector<double> dk;
   std::vector<double> dv;
-  std::optional<std::vector<double>> gates;  // of gate_cells(case); nothing: they were not asked for
-  bool strayed = false;                      // something was written outside the rows of an output
+  std::vector<double> gates;  // of gate_cells(case)
+  bool strayed = false;       // something was written outside the rows of an output
   bool operator==(const Results&) const = default;
 };
 

@@ -91,6 +91,51 @@ class CudaTest(unittest.TestCase):
         op = torch.ops.longstride.pattern_attention
         self.compare(*inputs(torch.bfloat16), lambda q, k, v: op(q, k, v, pattern, blocks.to(q.device)), 2e-2)
 
+    def gate_gradients(self, dtype, device, block_size, causal, **options):
+        """Of blocks of every batch row and KV head, of one, and of blocks that are named twice."""
+        q, k, v = inputs(torch.bfloat16, device=device, grad=False)  # values that every dtype here holds
+        q, k, v = (x.to(dtype) for x in (q, k, v))
+        width = -(-q.size(1) // block_size)
+        rows = [[-1, -1, i, j] for i in range(width) for j in (0, i)]
+        rows += [[b, j, width - 1, i] for i in range(width) for b in (0, 1) for j in (0, 2)]
+        rows += [[0, -1, 1, 0], [-1, 1, 0, 1]]
+        blocks = torch.tensor(rows, dtype=torch.int32)  # a scorer's list lies on the host
+        gates = torch.ones(len(rows), device=device, requires_grad=True)
+        if "dropout_p" in options:
+            options["dropout_seed"] = torch.tensor(12345, device=device)
+        pattern = f'{{"blocks": [{{"pattern": "list", "block_size": {block_size}}}], "causal": {str(causal).lower()}}}'
+        out, lse = torch.ops.longstride.pattern_attention(q, k, v, pattern, blocks, gates=gates, **options)
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(device)
+        lse_weights = torch.randn(lse.shape, generator=torch.Generator().manual_seed(3)).to(device)
+        seen = torch.where(lse.isinf(), torch.zeros_like(lse), lse)
+        return torch.autograd.grad((out.float() * weights).sum() + (seen * lse_weights).sum(), gates)[0]
+
+    def test_gates(self):
+        calls = {
+            "plain": {},
+            "lengths": {"lengths": [389, 200]},
+            "dropout": {"dropout_p": 0.3},
+            "scale": {"scale": -0.3},
+            "deterministic": {"deterministic": True},
+        }
+        for dtype, tolerance in ((torch.bfloat16, 2e-2), (torch.float16, 3e-3), (torch.float32, 2e-5)):
+            for block_size in (32, 100):
+                for causal in (False, True):
+                    for name, options in calls.items():
+                        with self.subTest(dtype=dtype, block_size=block_size, causal=causal, options=name):
+                            want = self.gate_gradients(torch.float32, "cpu", block_size, causal, **options)
+                            got = self.gate_gradients(dtype, "cuda", block_size, causal, **options)
+                            self.assertEqual(got.device.type, "cuda")
+                            bound = tolerance * want.abs().max().item()
+                            torch.testing.assert_close(got.cpu(), want, atol=bound, rtol=tolerance)
+                            self.assertGreater(want.ne(0).sum().item(), len(want) // 2)
+
+    def test_gates_are_the_same_bits_in_every_repeat(self):
+        first = self.gate_gradients(torch.bfloat16, "cuda", 32, True, deterministic=True)
+        for _ in range(10):
+            again = self.gate_gradients(torch.bfloat16, "cuda", 32, True, deterministic=True)
+            self.assertTrue(torch.equal(first, again))
+
     def test_dropout_is_that_of_the_cpu(self):
         def call(q, k, v):
             seed = torch.tensor(12345, device=q.device)
@@ -115,12 +160,6 @@ class CudaTest(unittest.TestCase):
         q, k, v = inputs(torch.bfloat16, dim=264, grad=False)
         with self.assertRaisesRegex(ValueError, "dim must be 1 to 256, got 264"):
             attention(q, k, v)
-        q, k, v = inputs(torch.bfloat16, grad=False)
-        blocks = torch.zeros(1, 4, dtype=torch.int32, device="cuda")
-        with self.assertRaisesRegex(ValueError, "gates"):
-            torch.ops.longstride.pattern_attention(
-                q, k, v, '{"blocks": [{"pattern": "list", "block_size": 32}]}', blocks, gates=torch.ones(1, device="cuda")
-            )
 
     def step(self, q, k, v, causal=True):
         out, lse = attention(q, k, v, causal=causal)

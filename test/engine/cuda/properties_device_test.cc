@@ -96,23 +96,6 @@ TEST(CudaProperties, NanKeyReachesItsRowsOnly) {
   }
 }
 
-// The gradient of gates is refused before any work, not left out.
-TEST(CudaProperties, GatesAreRefused) {
-  Engine engine = staged_sm90();
-  engine.has_gates = true;
-  Choice choice(kFactors, 0);
-  const Case c = make_case(choice, 1, Poison::kNone, [](DType& dtype, oracle::Options& o) {
-    dtype = DType::kBFloat16;
-    o.blocks = {{.kind = oracle::BlockKind::kList, .block_size = 4, .list = {{-1, -1, 0, 0}}}};
-  });
-  try {
-    run_case(engine, c);
-    ADD_FAILURE() << "taken";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("no gradient for them"), std::string::npos) << error.what();
-  }
-}
-
 // [1, len, heads, dim] on the device, positions 2^23 elements apart, NaN in between.
 class FarApart {
  public:

@@ -104,7 +104,6 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
   };
   Engine e;
   e.name = name;
-  e.has_gates = false;
   auto last = std::make_shared<std::unique_ptr<DevicePlan>>();  // of the forward before, for the backward
   e.forward = [stage, last, forward](const engine::Problem& host, const PlanView& plan, const engine::Workspace& w) {
     engine::Problem p = host;
@@ -133,6 +132,12 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
     m.out(g.dq, p.len_q, p.heads);
     m.out(g.dk, p.len_k, p.kv_heads);
     m.out(g.dv, p.len_k, p.kv_heads);
+    engine::GateBlocks gates;
+    if (g.gates) {
+      gates = *g.gates;  // but for what is written, on the host
+      gates.grad = m.out(gates.grad, gates.begin[p.batch * p.kv_heads * gates.key_blocks] * sizeof(float));
+      g.gates = &gates;
+    }
     const DevicePlan uploaded(plan, p.batch, p.kv_heads, 1);
     backward(p, g, uploaded, last->get(), w.allocate ? w : poisoned_workspace(), nullptr);
     m.finish();
