@@ -5,7 +5,7 @@
 #include <ATen/Functions.h>
 
 #include <algorithm>
-#include <numeric>
+#include <tuple>
 
 #include "core/checked.h"
 
@@ -25,7 +25,6 @@ GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const
       key_blocks_(core::ceil_divide(e.len_k, block_size)),
       begin_(e.batch * e.kv_heads * key_blocks_ + 1, 0),
       entries_of_row_(blocks.size(), 0) {
-  const auto rows = static_cast<int64_t>(blocks.size());
   struct Named {
     int64_t column;  // (batch row, KV head, key block)
     int32_t query_block;
@@ -33,34 +32,35 @@ GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const
   };
   std::vector<Named> named;
   named.reserve(blocks.size());
-  for (int64_t r = 0; r < rows; ++r) {
+  for (size_t r = 0; r < blocks.size(); ++r) {
     const Block& block = blocks[r];
     const int64_t b0 = std::max(block.batch_row, 0), b1 = block.batch_row < 0 ? e.batch : b0 + 1;
     const int64_t j0 = std::max(block.kv_head, 0), j1 = block.kv_head < 0 ? e.kv_heads : j0 + 1;
     for (int64_t b = b0; b < b1; ++b) {
       for (int64_t j = j0; j < j1; ++j) {
-        named.push_back({(b * e.kv_heads + j) * key_blocks_ + block.key_block, block.query_block, r});
+        named.push_back(
+            {(b * e.kv_heads + j) * key_blocks_ + block.key_block, block.query_block, static_cast<int64_t>(r)});
       }
     }
   }
   std::sort(named.begin(), named.end(), [](const Named& a, const Named& b) {
     return std::tie(a.column, a.query_block, a.row) < std::tie(b.column, b.query_block, b.row);
   });
-  std::vector<int64_t> entry_of(named.size());
+  std::vector<std::pair<int64_t, int64_t>> taken;  // row, entry
+  taken.reserve(named.size());
   for (size_t n = 0; n < named.size(); ++n) {
     if (n == 0 || named[n].column != named[n - 1].column || named[n].query_block != named[n - 1].query_block) {
       query_block_.push_back(named[n].query_block);
       ++begin_[named[n].column + 1];
     }
-    entry_of[n] = entries() - 1;
-    ++entries_of_row_[named[n].row];
+    taken.emplace_back(named[n].row, entries() - 1);
   }
   for (size_t n = 1; n < begin_.size(); ++n) begin_[n] += begin_[n - 1];
-  // Row by row, each one's entries ascending.
-  std::vector<int64_t> next(rows);
-  std::exclusive_scan(entries_of_row_.begin(), entries_of_row_.end(), next.begin(), int64_t{0});
-  entry_.resize(named.size());
-  for (size_t n = 0; n < named.size(); ++n) entry_[next[named[n].row]++] = entry_of[n];
+  std::sort(taken.begin(), taken.end());
+  for (const auto& [row, entry] : taken) {
+    entry_.push_back(entry);
+    ++entries_of_row_[row];
+  }
 }
 
 engine::GateBlocks GateIndex::view() const {

@@ -29,8 +29,8 @@ class GateIndex {
   int64_t key_blocks_;
   std::vector<int64_t> begin_;
   std::vector<int32_t> query_block_;
-  std::vector<int64_t> entry_;           // of the first row, of the second, ...
-  std::vector<int64_t> entries_of_row_;  // how many
+  std::vector<int64_t> entry_;           // those of the first row, of the second, ...
+  std::vector<int64_t> entries_of_row_;  // how many each has
 };
 
 }  // namespace longstride::op

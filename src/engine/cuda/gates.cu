@@ -90,9 +90,9 @@ __global__ void __launch_bounds__(Shape::kThreads)
           if (x == 0 && threadIdx.x < kRows)
             s.query[threadIdx.x] = int(threadIdx.x) < queries ? rows[row0 + threadIdx.x] : make_float2(INFINITY, 0.f);
           sm80::arrived();
-          const auto product = [](Element* a, Element* b, auto& c) {
-            sm80::multiply<Shape>(sm80::tile<kRows, Shape::kDim, Shape::kPitch>(a),
-                                  sm80::tile<kColumns, Shape::kDim, Shape::kPitch>(b), c);
+          const auto product = [](Element* of_queries, Element* of_keys, auto& to) {
+            sm80::multiply<Shape>(sm80::tile<kRows, Shape::kDim, Shape::kPitch>(of_queries),
+                                  sm80::tile<kColumns, Shape::kDim, Shape::kPitch>(of_keys), to);
           };
           product(s.q, s.k, scores);
           product(s.d_out, s.v, dp);

@@ -23,8 +23,8 @@ inline Geometry geometry(Direction direction) {
 constexpr int64_t kMostDim = 256;
 
 // What the kernels take; forward and backward throw Error with the reason for the rest. Memory beyond the workspace is
-// never taken, and nothing waits for the device. Tensors whose address or strides are no multiples of 16 bytes, and
-// odd dims, cost one copy of that tensor.
+// never taken, and nothing waits for the device, but for gates (gates.h). Tensors whose address or strides are no
+// multiples of 16 bytes, and odd dims, cost one copy of that tensor.
 Capability capability(const Problem&);
 void forward(const Problem&, const DevicePlan&, const Workspace&, Stream);
 // `transposed` is uploaded with one query head an item. dQ is added in no fixed order, unless p.deterministic asks for
