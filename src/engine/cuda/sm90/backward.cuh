@@ -1,7 +1,7 @@
 // The backward kernel for Hopper: one tile of keys against its runs of queries. dK and dV stay in registers; dQ is
-// added to a float32 buffer by the copy engine. Launched by backward_launch.cuh, once for partial and once for base
-// levels of the transposed plan. Everything is computed transposed, keys as rows, so that P and dS feed the next
-// product from registers.
+// added to a float32 buffer (backward_queries.cuh). Launched by backward_launch.cuh, for the partial levels of the
+// transposed plan and then for the base levels. Everything is computed transposed, keys as rows, so that P and dS feed
+// the next product from registers.
 #pragma once
 
 #include <cutlass/arch/reg_reconfig.h>
