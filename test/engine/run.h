@@ -5,6 +5,7 @@
 #include <array>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,8 @@ struct Results {
   std::vector<double> dq;
   std::vector<double> dk;
   std::vector<double> dv;
-  std::vector<double> gates;  // of gate_cells(case)
-  bool strayed = false;       // something was written outside the rows of an output
+  std::optional<std::vector<double>> gates;  // of gate_cells(case); nothing: they were not asked for
+  bool strayed = false;                      // something was written outside the rows of an output
   bool operator==(const Results&) const = default;
 };
 

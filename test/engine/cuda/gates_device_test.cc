@@ -106,7 +106,7 @@ TEST_P(CudaGates, AgreeWithTheOracle) {
     const Results r = kind.run(engine, c);
     EXPECT_EQ(against_oracle(engine, c, r), "");
     int64_t alive = 0;
-    for (const double gate : r.gates) alive += gate != 0;
+    for (const double gate : r.gates.value()) alive += gate != 0;
     EXPECT_GT(alive, 0) << c.words();
   }
 }
@@ -125,7 +125,7 @@ TEST(CudaGatesOfNothing, AreZero) {
   const Setting of{.block_size = 16, .len = 200, .causal = true, .query_start = 60, .queries = 140, .lengths = true};
   const Kind kind{DType::kBFloat16, 64};
   const Case c = gate_case(of, kind.dtype, kind.dim, 5);
-  const std::vector<double> gates = kind.run(staged_sm90(), c).gates;
+  const std::vector<double> gates = kind.run(staged_sm90(), c).gates.value();
   const auto cells = gate_cells(c);
   ASSERT_EQ(gates.size(), cells.size());
   int64_t without = 0;
@@ -145,7 +145,7 @@ TEST(CudaGatesRepeated, AreBitwiseEqual) {
     const Kind kind{DType::kBFloat16, 64, portable};
     const Engine engine = portable ? staged_sm80() : staged_sm90();
     const Case c = gate_case(kSettings[5], kind.dtype, kind.dim, 6);
-    const std::vector<double> first = kind.run(engine, c).gates;
+    const std::vector<double> first = kind.run(engine, c).gates.value();
     for (int repeat = 1; repeat < 20; ++repeat) ASSERT_EQ(first, kind.run(engine, c).gates);
   }
 }
