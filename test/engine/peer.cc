@@ -44,7 +44,8 @@ class PlainHead {
       if (keys.empty() && phantoms == 0) continue;
       Sum sum = phantoms > 0 ? phantoms * std::exp(-top) : Sum{0};
       for (size_t n = 0; n < keys.size(); ++n) sum += weights[n] * std::exp(scores[n] - top);
-      peer_.forward.lse[stat] = top + std::log(sum);
+      const Sum lse = top + std::log(sum);
+      peer_.forward.lse[stat] = lse;
       std::vector<Sum> shares;
       std::vector<Sum> out(o_.dim);
       std::vector<double> out_terms(o_.dim), dq_terms(o_.dim);
@@ -65,6 +66,8 @@ class PlainHead {
       }
       const Sum d_lse = c_.has_d_lse ? static_cast<Sum>(c_.d_lse[stat]) : Sum{0};
       std::vector<Sum> dq(o_.dim);
+      // torch keeps lse for the backward and takes the shares from it again.
+      for (size_t n = 0; n < keys.size(); ++n) shares[n] = round(weights[n] * std::exp(scores[n] - lse));
       for (size_t n = 0; n < keys.size(); ++n) {
         const Sum gain = round(out_scale * gains[n] * dot(c_.d_out, query, c_.v, keys[n]));
         const Sum d_score = round(shares[n] * (gain - delta + d_lse));

@@ -21,7 +21,6 @@ namespace longstride::engine::cpu {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kLog2E = 1.44269504f;
 
 class Backward {
  public:
@@ -133,15 +132,18 @@ class Backward {
         loaded = pack_block(d_out, order, i, cell_, dim_padded_, cells, h.d_out + i * block_bytes);
         pack_transposed(cell_, loaded, kBlock, dim_padded_, kBlock, h.d_out_t + i * block_bytes);
         h.nonfinite[i] |= any_nonfinite(cell_, loaded, kBlock * dim_padded_);
-        std::fill_n(h.lse_log2 + i * kBlock, kBlock, kInfinity);
+        std::fill_n(h.lse + i * kBlock, kBlock, kInfinity);
         std::fill_n(h.delta + i * kBlock, kBlock, 0.0f);
+        h.large[i] = 0;
         order.walk(i, [&](int64_t row, int64_t position, int64_t count) {
           const int64_t column = i * kBlock + row;
           dot_rows(p_.dtype, out.row(position), out.stride * order.stride(), count, p_.dim, cell_, dim_padded_,
                    at_cell(loaded, row * dim_padded_, cell_), h.delta + column);
           for (int64_t n = 0; n < count; ++n) {
             const int64_t x = position + n * order.stride();
-            h.lse_log2[column + n] = lse[x] == -kInfinity ? kInfinity : lse[x] * kLog2E;
+            const bool dead = lse[x] == -kInfinity;
+            h.lse[column + n] = dead ? kInfinity : lse[x];
+            h.large[i] |= !dead && !(std::abs(lse[x]) <= kLooseLse);
             if (d_lse) h.delta[column + n] -= d_lse[x];
           }
         });
@@ -166,7 +168,8 @@ class Backward {
       const bool keys_nonfinite = any_nonfinite(cell_, t.keys, rows * dim_padded_);
 
       Chunk chunk;
-      chunk.scale_log2 = static_cast<float>(p_.scale) * kLog2E;
+      chunk.scale = static_cast<float>(p_.scale);
+      chunk.scale_log2 = chunk.scale * 1.44269504f;
       chunk.ld = kBlock;
       if (dropout_.active()) {
         chunk.drop.dropout = &dropout_;
@@ -213,7 +216,8 @@ class Backward {
       d_out = t.live_d_out;
     }
     const int64_t column = piece.block * kBlock + piece.begin;
-    const GradientColumns columns{h.lse_log2 + column, h.delta + column, gain_};
+    const GradientColumns columns{h.lse + column, h.delta + column,
+                                  !h.large[piece.block] && std::isfinite(chunk.scale_log2), gain_};
     float* dq_piece = dq_t + piece.block * block_cells + piece.begin;
     for (int band = piece.row_begin / kBandRows * kBandRows; band < piece.row_end; band += kBandRows) {
       const int low = std::max(piece.row_begin, band);

@@ -28,7 +28,8 @@ struct BackwardHead {
   char* queries = nullptr;  // [blocks][kBlock][dim_padded], narrow cells in pairs of rows
   char* d_out = nullptr;
   uint8_t* nonfinite = nullptr;  // [blocks]: the queries or dO are not all finite
-  float* lse_log2 = nullptr;     // [columns]
+  uint8_t* large = nullptr;      // [blocks]: some lse is beyond kLooseLse
+  float* lse = nullptr;          // [columns]
   float* delta = nullptr;        // [columns]
   float* dq_t = nullptr;         // [parts][blocks][dim_padded][kBlock]
   float* dq = nullptr;           // [query_sums][dim_padded]
@@ -65,7 +66,8 @@ inline BackwardHead carve_head(const BackwardShape& s, Carver& c) {
   h.queries = c.take<char>(cells_bytes);
   h.d_out = c.take<char>(cells_bytes);
   h.nonfinite = c.take<uint8_t>(s.blocks);
-  h.lse_log2 = c.take<float>(s.blocks * kBlock);
+  h.large = c.take<uint8_t>(s.blocks);
+  h.lse = c.take<float>(s.blocks * kBlock);
   h.delta = c.take<float>(s.blocks * kBlock);
   h.dq_t = c.take<float>(s.parts * cells);
   h.dq = c.take<float>(s.query_sums * s.dim_padded);

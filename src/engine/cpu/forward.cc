@@ -19,7 +19,6 @@ namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 constexpr double kLog2E = 1.4426950408889634;
-constexpr double kLn2 = 0.6931471805599453;
 
 // What a head in flight keeps: packed keys and values of the current level, partial rows of its query heads.
 struct HeadScratch {
@@ -27,8 +26,9 @@ struct HeadScratch {
   char* values = nullptr;        // [blocks][kBlock][dim_padded], narrow cells in pairs of rows
   uint8_t* nonfinite = nullptr;  // [blocks]: the values are not all finite
   uint8_t* needed = nullptr;     // [blocks]: some run of the level reads it
-  float* partial_out = nullptr;  // [query heads][partial_rows][dim_padded]
-  float* partial_lse = nullptr;  // [query heads][partial_rows], log2 units
+  float* partial_out = nullptr;  // [query heads][partial_rows][dim_padded], not yet divided by the sum
+  float* partial_max = nullptr;  // [query heads][partial_rows]
+  float* partial_sum = nullptr;
 };
 
 struct ThreadScratch {
@@ -42,6 +42,19 @@ struct ThreadScratch {
   char* live_values = nullptr;  // [kBlock][dim_padded] cells
 };
 
+struct PartialRows {
+  float* out;
+  float* max;
+  float* sum;
+};
+
+// A power of 2 by which scores are multiplied, and the scale divided, so that with a scale near the ends of float32 a
+// difference of scores does not overflow beside a scale near 0 (0 * inf), nor the scale itself in base 2.
+float unit_of(double scale) {
+  const double size = std::abs(scale);
+  return size > 0x1p100 ? 0x1p24f : size < 0x1p-100 ? 0x1p-24f : 1.0f;
+}
+
 class Forward {
  public:
   Forward(const Problem& p, const PlanView& plan, const Workspace& w)
@@ -53,7 +66,9 @@ class Forward {
         tile_rows_((plan.tile_rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum),
         queries_per_key_(p.heads / p.kv_heads),
         dropout_(p.dropout_p > 0 ? core::Dropout(p.dropout_p, *p.dropout_seed, p.heads) : core::Dropout()),
-        scale_log2_(static_cast<float>(std::abs(p.scale) * kLog2E)) {
+        unit_(unit_of(p.scale)),
+        scale_(std::abs(static_cast<float>(p.scale)) / unit_),
+        scale_log2_(static_cast<float>(static_cast<double>(scale_) * kLog2E)) {
     for (const PlanClass& c : plan.classes) {
       partial_rows_ = std::max(partial_rows_, c.partial_rows);
       for (int32_t l = 0; l < c.level_count; ++l) {
@@ -90,7 +105,8 @@ class Forward {
     h.nonfinite = c.take<uint8_t>(blocks_);
     h.needed = c.take<uint8_t>(blocks_);
     h.partial_out = c.take<float>(queries_per_key_ * partial_rows_ * dim_padded_);
-    h.partial_lse = c.take<float>(queries_per_key_ * partial_rows_);
+    h.partial_max = c.take<float>(queries_per_key_ * partial_rows_);
+    h.partial_sum = c.take<float>(queries_per_key_ * partial_rows_);
     return h;
   }
 
@@ -166,8 +182,8 @@ class Forward {
     const int64_t query_head = kv_head * queries_per_key_ + g;
     const int64_t rows = at.tile->rows;
     const int64_t row0 = at.tile->row0 + at.shift;
-    float* partial_out = h.partial_out + g * partial_rows_ * dim_padded_;
-    float* partial_lse = h.partial_lse + g * partial_rows_;
+    const PartialRows partial{h.partial_out + g * partial_rows_ * dim_padded_, h.partial_max + g * partial_rows_,
+                              h.partial_sum + g * partial_rows_};
 
     const HeadRows queries(p_.q, p_, b, query_head);
     gather_rows(p_.dtype, queries.row(row0 - p_.query_start), queries.stride * level.stride, rows, p_.dim, p_.scale < 0,
@@ -177,7 +193,7 @@ class Forward {
     std::fill_n(t.out, padded_rows * dim_padded_, 0.0f);
     std::fill_n(t.max, padded_rows, kNothing);
     std::fill_n(t.sum, padded_rows * kLanes, 0.0f);
-    begin_rows(at, partial_out, partial_lse, t);
+    begin_rows(at, partial, t);
 
     Chunk chunk;
     chunk.scale_log2 = scale_log2_;
@@ -203,7 +219,7 @@ class Forward {
     }
 
     if (level.partial) {
-      keep_rows(at, t, partial_out, partial_lse);
+      keep_rows(at, t, partial);
     } else {
       write_rows(rows, row0, level.stride, b, query_head, t);
     }
@@ -235,6 +251,9 @@ class Forward {
       chunk.drop.row0 = row0 + top * chunk.drop.stride;
       products_.run(chunk.rows, chunk.columns, dim_padded_, at_cell(t.queries, top * dim_padded_, cell_), dim_padded_,
                     keys, kBlock, t.scores, kBlock, false);
+      if (unit_ != 1.0f) {
+        for (int64_t i = 0; i < chunk.rows * kBlock; ++i) t.scores[i] *= unit_;
+      }
       const SoftmaxRows softmax{t.max + top, t.sum + top * kLanes, t.out + top * dim_padded_, dim_padded_};
       softmax_chunk(cell_, chunk, t.scores, t.probabilities, softmax);
       products_.run(chunk.rows, dim_padded_, chunk.columns, t.probabilities, kBlock, values, dim_padded_, softmax.out,
@@ -243,13 +262,13 @@ class Forward {
   }
 
   // A row begins with what other levels found and with its phantoms.
-  void begin_rows(const TileAt& at, const float* partial_out, const float* partial_lse, const ThreadScratch& t) const {
+  void begin_rows(const TileAt& at, const PartialRows& partial, const ThreadScratch& t) const {
     for (uint32_t i = 0; i < at.tile->merge_count; ++i) {
       const Merge& m = plan_.merges[at.tile->merge_begin + i];
       for (int64_t n = 0; n < m.rows; ++n) {
         const int64_t row = m.row_begin + n * m.row_step;
         const int64_t slot = m.slot + n * m.slot_step + m.slot_shift * at.repeat;
-        join(row, partial_lse[slot], 1.0f, partial_out + slot * dim_padded_, t);
+        join(row, partial.max[slot], partial.sum[slot], partial.out + slot * dim_padded_, t);
       }
     }
     for (uint32_t i = 0; i < at.tile->phantom_count; ++i) {
@@ -261,19 +280,19 @@ class Forward {
     }
   }
 
-  // Adds keys of log2 weight `top`, whose probabilities relative to it sum to `sum` and whose mean value is `mean`
-  // (null: zero).
-  void join(int64_t row, float top, float sum, const float* mean, const ThreadScratch& t) const {
+  // Adds keys of greatest score `top`, whose probabilities relative to it sum to `sum`, and to `values` (null: zero)
+  // where each is multiplied by its value.
+  void join(int64_t row, float top, float sum, const float* values, const ThreadScratch& t) const {
     if (top == kNothing) return;
     float* out = t.out + row * dim_padded_;
     float* sums = t.sum + row * kLanes;
     const float old = t.max[row];
     const float max = old > top ? old : top;  // NaN goes on in `top`
-    const float keep = old == kNothing ? 0.0f : std::exp2(old - max);
-    const float add = std::exp2(top - max) * sum;
+    const float keep = old == kNothing ? 0.0f : std::exp2((old - max) * scale_log2_);
+    const float add = std::exp2((top - max) * scale_log2_);
     t.max[row] = max;
-    sums[0] = sums[0] * keep + add;
-    for (int64_t x = 0; x < dim_padded_; ++x) out[x] = out[x] * keep + (mean ? mean[x] * add : 0.0f);
+    sums[0] = sums[0] * keep + sum * add;
+    for (int64_t x = 0; x < dim_padded_; ++x) out[x] = out[x] * keep + (values ? values[x] * add : 0.0f);
   }
 
   float row_sum(int64_t row, const ThreadScratch& t) const {
@@ -282,15 +301,14 @@ class Forward {
     return sum;
   }
 
-  void keep_rows(const TileAt& at, const ThreadScratch& t, float* partial_out, float* partial_lse) const {
+  void keep_rows(const TileAt& at, const ThreadScratch& t, const PartialRows& partial) const {
     for (int64_t row = 0; row < at.tile->rows; ++row) {
       const float sum = row_sum(row, t);
-      const bool nothing = sum == 0;
-      partial_lse[at.slot + row] = nothing ? kNothing : t.max[row] + std::log2(sum);
-      t.factors[row] = nothing ? 0.0f : 1.0f / sum;
+      partial.sum[at.slot + row] = sum;
+      // The max does not know of NaN.
+      partial.max[at.slot + row] = sum == 0 ? kNothing : std::isnan(sum) ? sum : t.max[row];
     }
-    store_rows(core::DType::kFloat32, t.out, dim_padded_, t.factors, at.tile->rows, dim_padded_,
-               partial_out + at.slot * dim_padded_, dim_padded_);
+    std::copy_n(t.out, at.tile->rows * dim_padded_, partial.out + at.slot * dim_padded_);
   }
 
   void write_rows(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t query_head,
@@ -305,8 +323,9 @@ class Forward {
       // A product with zero would keep what non-finite values of the tile's other rows left here.
       if (nothing) std::fill_n(t.out + row * dim_padded_, dim_padded_, 0.0f);
       t.factors[row] = nothing ? 0.0f : static_cast<float>(gain / sum);
-      lse[row * stride] =
-          nothing ? kNothing : static_cast<float>((static_cast<double>(t.max[row]) + std::log2(sum)) * kLn2);
+      // The product is rounded by itself, as the backward rounds a scaled score, so that they cancel.
+      const float top = t.max[row] * scale_;
+      lse[row * stride] = nothing ? kNothing : static_cast<float>(static_cast<double>(top) + std::log(sum));
     }
     char* out = static_cast<char*>(p_.out.data) +
                 (b * p_.out.batch_stride + query_head * p_.out.head_stride + first * p_.out.len_stride) * size;
@@ -321,6 +340,8 @@ class Forward {
   const int64_t tile_rows_;
   const int64_t queries_per_key_;
   const core::Dropout dropout_;
+  const float unit_;   // scores are multiplied by it
+  const float scale_;  // of scores in that unit; the sign has gone to the queries
   const float scale_log2_;
   int64_t partial_rows_ = 0;
   int64_t blocks_ = 0;

@@ -7,6 +7,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/simd-inl.h"
@@ -19,11 +20,25 @@ struct Pair {
   Vector d_score;
 };
 
-HWY_INLINE Pair plain_pair(const GradientColumns& g, const Chunk& b, const float* score, const float* d_probability,
-                           int c) {
+constexpr float kLog2E = 1.44269504f;
+
+// The score is scaled and rounded as the forward did it for lse, and lse subtracted before the change of base: so a
+// query with one key has probability 1 whatever its score.
+HWY_INLINE Vector probability_of(const GradientColumns& g, const Chunk& b, const float* score, int c) {
   const Floats d;
-  const Vector lse = hn::Sub(hn::Set(d, b.weight_log2), hn::LoadU(d, g.lse_log2 + c));
-  const Vector p = exp2_of(d, hn::MulAdd(hn::LoadU(d, score + c), hn::Set(d, b.scale_log2), lse));
+  const Vector x = hn::Sub(hn::Mul(hn::LoadU(d, score + c), hn::Set(d, b.scale)), hn::LoadU(d, g.lse + c));
+  return exp2_of(d, hn::MulAdd(x, hn::Set(d, kLog2E), hn::Set(d, b.weight_log2)));
+}
+
+// The same in one instruction less, where every lse is small (GradientColumns::loose).
+HWY_INLINE Vector loose_probability_of(const GradientColumns& g, const Chunk& b, const float* score, int c) {
+  const Floats d;
+  const Vector shift = hn::NegMulAdd(hn::LoadU(d, g.lse + c), hn::Set(d, kLog2E), hn::Set(d, b.weight_log2));
+  return exp2_of(d, hn::MulAdd(hn::LoadU(d, score + c), hn::Set(d, b.scale_log2), shift));
+}
+
+HWY_INLINE Pair plain_pair(const GradientColumns& g, Vector p, const float* d_probability, int c) {
+  const Floats d;
   const Vector slope = hn::MulSub(hn::LoadU(d, d_probability + c), hn::Set(d, g.gain), hn::LoadU(d, g.delta + c));
   return {p, hn::Mul(p, slope)};
 }
@@ -35,8 +50,7 @@ HWY_INLINE Pair masked_pair(const GradientColumns& g, const Chunk& b, const floa
   const Vector column = hn::Iota(d, static_cast<float>(c));
   const auto seen = hn::And(hn::Ge(column, hn::Set(d, static_cast<float>(first))),
                             hn::Lt(column, hn::Set(d, static_cast<float>(last))));
-  const Vector lse = hn::Sub(hn::Set(d, b.weight_log2), hn::LoadU(d, g.lse_log2 + c));
-  const Vector p = exp2_of(d, hn::MulAdd(hn::LoadU(d, score + c), hn::Set(d, b.scale_log2), lse));
+  const Vector p = probability_of(g, b, score, c);
   Vector dp = hn::Mul(hn::LoadU(d, d_probability + c), hn::Set(d, g.gain));
   Vector kept = p;
   if (keep) {
@@ -45,7 +59,8 @@ HWY_INLINE Pair masked_pair(const GradientColumns& g, const Chunk& b, const floa
     kept = hn::IfThenElseZero(stays, p);
   }
   // A query whose lse is -inf gives and gets nothing, even where its scores are not numbers.
-  const auto live = hn::And(seen, hn::Not(hn::Gt(hn::LoadU(d, g.lse_log2 + c), hn::Set(d, 3.4e38f))));
+  const auto live =
+      hn::And(seen, hn::Not(hn::Gt(hn::LoadU(d, g.lse + c), hn::Set(d, std::numeric_limits<float>::max()))));
   return {hn::IfThenElseZero(live, kept), hn::IfThenElseZero(live, hn::Mul(p, hn::Sub(dp, hn::LoadU(d, g.delta + c))))};
 }
 
@@ -116,9 +131,14 @@ void gradient_chunk(Cell cell, const Chunk& b, const float* scores, const float*
     }
     const float* score = scores + r * b.ld;
     const float* dp = d_probabilities + r * b.ld;
-    if (plain) {
-      two_rows(cell, b, r, o,
-               [&](int k, int c) HWY_ATTR { return plain_pair(g, b, score + k * b.ld, dp + k * b.ld, c); });
+    if (plain && g.loose) {
+      two_rows(cell, b, r, o, [&](int k, int c) HWY_ATTR {
+        return plain_pair(g, loose_probability_of(g, b, score + k * b.ld, c), dp + k * b.ld, c);
+      });
+    } else if (plain) {
+      two_rows(cell, b, r, o, [&](int k, int c) HWY_ATTR {
+        return plain_pair(g, probability_of(g, b, score + k * b.ld, c), dp + k * b.ld, c);
+      });
     } else {
       two_rows(cell, b, r, o, [&](int k, int c) HWY_ATTR {
         return masked_pair(g, b, score + k * b.ld, dp + k * b.ld, c, first[k], last[k],

@@ -61,6 +61,7 @@ struct Chunk {
   int first = 0;  // columns [first, last) belong to the run
   int last = 0;
   int64_t diagonal = 0;  // forward: row r sees c iff c < r + diagonal; transposed: iff c >= r + diagonal
+  float scale = 1;       // backward only
   float scale_log2 = 1;
   float weight_log2 = 0;
   int64_t ld = 0;  // of scores and of every other chunk, in their elements
@@ -71,20 +72,25 @@ struct Chunk {
 // brings max, sum and the rows of `out` up to date. Probabilities are relative to max; dead ones are zero. The product
 // with V comes after.
 struct SoftmaxRows {
-  float* max = nullptr;  // log2 units, -inf: nothing seen
+  float* max = nullptr;  // of the scores as they are, not yet scaled; -inf: nothing seen
   float* sum = nullptr;  // kLanes partial sums a row
   float* out = nullptr;
   int64_t out_ld = 0;
 };
 void softmax_chunk(Cell, const Chunk&, const float* scores, void* probabilities, const SoftmaxRows&);
 
+// What rounding a score of this size in base 2 costs, 11 * log2 e * 2^-25, is below the error of the exponential.
+constexpr float kLooseLse = 11.0f;
+
 // The backward of one transposed chunk (rows are keys, columns queries). In: scores and d_probabilities (dO . v). Out:
 // probabilities and d_scores (left operands, cells), and d_scores_pairs (right operand: narrow pairs of rows; for
 // kFloat32 d_scores serves). For kFloat32 the outputs may be the inputs' memory.
 struct GradientColumns {
-  const float* lse_log2 = nullptr;  // +inf: the query sees nothing
-  const float* delta = nullptr;     // sum(dO * out) - d_lse
-  float gain = 1;                   // out_scale / (1 - p), what a probability is multiplied with in out
+  const float* lse = nullptr;    // +inf: the query sees nothing
+  const float* delta = nullptr;  // sum(dO * out) - d_lse
+  // Every lse of a query that sees anything is at most kLooseLse, and scale_log2 is finite: base 2 may come first.
+  bool loose = false;
+  float gain = 1;  // out_scale / (1 - p), what a probability is multiplied with in out
 };
 void gradient_chunk(Cell, const Chunk&, const float* scores, const float* d_probabilities, const GradientColumns&,
                     void* probabilities, void* d_scores, void* d_scores_pairs);

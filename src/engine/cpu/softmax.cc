@@ -28,25 +28,54 @@ HWY_INLINE void store_group(Cell cell, Vector low, Vector high, int c, int i, vo
   }
 }
 
-// Raises the row's max to `peak` if the probabilities would else grow beyond 2^8, and rescales what was summed so far.
-HWY_INLINE float settle_max(float peak, int64_t r, const SoftmaxRows& s, int64_t dim) {
+// Where |max| times the scale is at most this, in powers of 2, a row may be treated loosely: 16 * 2^-25, what rounding
+// the max in base 2 costs, is below the error of exp2_of. Beyond it the max is exact and is subtracted before the
+// change of base.
+constexpr float kLooseMax = 16.0f;
+
+// Raises the row's max to `peak`: at once where scores are large, so that lse and score cancel in the backward, else
+// only if the probabilities would grow beyond 2^8; and rescales what was summed so far. Returns what scores are
+// relative to.
+HWY_INLINE float settle_max(float peak, float scale_log2, int64_t r, const SoftmaxRows& s) {
   const Floats d;
   const int lanes = static_cast<int>(hn::Lanes(d));
+  constexpr float kNothing = -std::numeric_limits<float>::infinity();
   const float old = s.max[r];
-  if (peak > old + 8.0f) {
+  const float height = peak * scale_log2;
+  // The comparisons are negated for heights that are not numbers.
+  if (peak > old && (old == kNothing || !(std::abs(height) <= kLooseMax) || height > old * scale_log2 + 8.0f)) {
     s.max[r] = peak;
-    if (old != -std::numeric_limits<float>::infinity()) {
-      const Vector factor = hn::Set(d, std::exp2(old - peak));
+    if (old != kNothing) {
+      const Vector factor = hn::Set(d, std::exp2((old - peak) * scale_log2));
       for (int i = 0; i < kLanes; i += lanes) {
         hn::StoreU(hn::Mul(hn::LoadU(d, s.sum + r * kLanes + i), factor), d, s.sum + r * kLanes + i);
       }
       float* out = s.out + r * s.out_ld;
-      for (int64_t i = 0; i < dim; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, out + i), factor), d, out + i);
+      for (int64_t i = 0; i < s.out_ld; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, out + i), factor), d, out + i);
     }
   }
   const float settled = s.max[r];
-  return settled == -std::numeric_limits<float>::infinity() ? 0.0f : settled;
+  return settled == kNothing ? 0.0f : settled;
 }
+
+// The exponent of a score relative to `base`, to base 2, with the weight. The difference comes first: it is as exact as
+// the scores, however large they are, and the weight meets no large number.
+struct Exponent {
+  Exponent(const Chunk& b, float base)
+      : base_(hn::Set(Floats(), base)),
+        scale_(hn::Set(Floats(), b.scale_log2)),
+        weight_(hn::Set(Floats(), b.weight_log2)) {}
+  HWY_INLINE Vector operator()(Vector score) const { return hn::MulAdd(hn::Sub(score, base_), scale_, weight_); }
+  Vector base_, scale_, weight_;
+};
+
+// The same in one instruction, for bases that are small enough (kLooseMax).
+struct LooseExponent {
+  LooseExponent(const Chunk& b, float base)
+      : scale_(hn::Set(Floats(), b.scale_log2)), shift_(hn::Set(Floats(), b.weight_log2 - base * b.scale_log2)) {}
+  HWY_INLINE Vector operator()(Vector score) const { return hn::MulAdd(score, scale_, shift_); }
+  Vector scale_, shift_;
+};
 
 // The lanes of a vector at column c that stand before column `last`; the others are `instead`.
 HWY_INLINE Vector before(int last, int c, Vector x, Vector instead) {
@@ -54,7 +83,27 @@ HWY_INLINE Vector before(int last, int c, Vector x, Vector instead) {
   return hn::IfThenElse(hn::Lt(hn::Iota(d, static_cast<float>(c)), hn::Set(d, static_cast<float>(last))), x, instead);
 }
 
-// A row that sees columns [0, last), last > 0: masks in the one group that `last` cuts.
+// The probabilities of a row that sees columns [0, last), last > 0: masks in the one group that `last` cuts.
+template <class Exponents>
+HWY_INLINE void plain_probabilities(Cell cell, const Exponents& exponent, int64_t r, int last, const float* row,
+                                    void* to, const SoftmaxRows& s) {
+  const Floats d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const int whole = last / kGroup * kGroup;
+  for (int i = 0; i < kLanes; i += lanes) {
+    Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
+    const auto group = [&](int c, auto seen) HWY_ATTR {
+      const Vector low = seen(c + i, exp2_of(d, exponent(hn::LoadU(d, row + c + i))));
+      const Vector high = seen(c + kLanes + i, exp2_of(d, exponent(hn::LoadU(d, row + c + kLanes + i))));
+      sum = hn::Add(sum, hn::Add(low, high));
+      store_group(cell, low, high, c, i, to);
+    };
+    for (int c = 0; c < whole; c += kGroup) group(c, [](int, Vector x) HWY_ATTR { return x; });
+    if (whole < last) group(whole, [&](int c, Vector x) HWY_ATTR { return before(last, c, x, hn::Zero(d)); });
+    hn::StoreU(sum, d, s.sum + r * kLanes + i);
+  }
+}
+
 HWY_INLINE void plain_row(Cell cell, const Chunk& b, int64_t r, int last, const float* row, void* to,
                           const SoftmaxRows& s) {
   const Floats d;
@@ -70,21 +119,11 @@ HWY_INLINE void plain_row(Cell cell, const Chunk& b, int64_t r, int last, const 
     }
   }
   for (int c = whole; c < last; c += lanes) top0 = hn::Max(top0, before(last, c, hn::LoadU(d, row + c), nothing));
-  const float peak = hn::GetLane(hn::MaxOfLanes(d, hn::Max(top0, top1))) * b.scale_log2;
-  const Vector shift = hn::Set(d, b.weight_log2 - settle_max(peak, r, s, s.out_ld));
-  const Vector scale = hn::Set(d, b.scale_log2);
-  for (int i = 0; i < kLanes; i += lanes) {
-    Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
-    const auto group = [&](int c, auto seen) HWY_ATTR {
-      const Vector low = seen(c + i, exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c + i), scale, shift)));
-      const Vector high =
-          seen(c + kLanes + i, exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c + kLanes + i), scale, shift)));
-      sum = hn::Add(sum, hn::Add(low, high));
-      store_group(cell, low, high, c, i, to);
-    };
-    for (int c = 0; c < whole; c += kGroup) group(c, [](int, Vector x) HWY_ATTR { return x; });
-    if (whole < last) group(whole, [&](int c, Vector x) HWY_ATTR { return before(last, c, x, hn::Zero(d)); });
-    hn::StoreU(sum, d, s.sum + r * kLanes + i);
+  const float base = settle_max(hn::GetLane(hn::MaxOfLanes(d, hn::Max(top0, top1))), b.scale_log2, r, s);
+  if (std::abs(base * b.scale_log2) <= kLooseMax) {
+    plain_probabilities(cell, LooseExponent(b, base), r, last, row, to, s);
+  } else {
+    plain_probabilities(cell, Exponent(b, base), r, last, row, to, s);
   }
   const int written = (last + kGroup - 1) / kGroup * kGroup;
   std::fill_n(static_cast<char*>(to) + written * cell_bytes(cell), (b.columns - written) * cell_bytes(cell), char{0});
@@ -106,19 +145,15 @@ HWY_INLINE void masked_row(Cell cell, const Chunk& b, int64_t r, int first, int 
   for (int c = 0; c < b.columns; c += lanes) {
     top = hn::Max(top, hn::IfThenElse(seen(c), hn::LoadU(d, row + c), nothing));
   }
-  const float widest = hn::GetLane(hn::MaxOfLanes(d, top));
-  // 0 * -inf must not make a NaN of a row whose scores are all -inf, nor of scale 0.
-  const float peak = widest == -std::numeric_limits<float>::infinity() ? widest : widest * b.scale_log2;
-  const Vector shift = hn::Set(d, b.weight_log2 - settle_max(peak, r, s, s.out_ld));
-  const Vector scale = hn::Set(d, b.scale_log2);
+  const Exponent exponent(b, settle_max(hn::GetLane(hn::MaxOfLanes(d, top)), b.scale_log2, r, s));
   if (b.drop.dropout) draw_row(b.drop, true, r, b.columns, keep);
   for (int i = 0; i < kLanes; i += lanes) {
     Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
     for (int c = 0; c < b.columns; c += kGroup) {
       const int c0 = c + i;
       const int c1 = c + kLanes + i;
-      Vector low = hn::IfThenElseZero(seen(c0), exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c0), scale, shift)));
-      Vector high = hn::IfThenElseZero(seen(c1), exp2_of(d, hn::MulAdd(hn::LoadU(d, row + c1), scale, shift)));
+      Vector low = hn::IfThenElseZero(seen(c0), exp2_of(d, exponent(hn::LoadU(d, row + c0))));
+      Vector high = hn::IfThenElseZero(seen(c1), exp2_of(d, exponent(hn::LoadU(d, row + c1))));
       sum = hn::Add(sum, hn::Add(low, high));
       if (b.drop.dropout) {
         low = hn::IfThenElseZero(hn::Gt(hn::LoadU(d, keep + c0), hn::Zero(d)), low);

@@ -96,7 +96,9 @@ class KvHeadBackward {
       const int64_t i = position - p_.query_start;
       const Element* query = row<Element>(p_.q, b_, i, h);
       const Element* d_out = row<Element>(g_.d_out, b_, i, h);
-      const double probability = weight * std::exp(p_.scale * dot(query, key, p_.dim) - load(lse_[i]));
+      // Rounded as lse is, so that a query with one key has probability 1 whatever its score.
+      const auto score = static_cast<LseOf<Element>>(p_.scale * dot(query, key, p_.dim));
+      const double probability = weight * std::exp(load(score) - load(lse_[i]));
       const bool kept = !dropout_.active() || dropout_.keeps(b_, h, position, at.position);
       const double gain = kept ? dropout_.gain() * p_.out_scale : 0.0;
       const double d_gated = probability * (gain * dot(d_out, value, p_.dim) - offset_[i]);

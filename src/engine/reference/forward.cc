@@ -1,10 +1,10 @@
 // The reference forward: one softmax per row over the pairs that the plan lists, in double.
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/philox.h"
-#include "engine/merge.h"
 #include "engine/reference/elements.h"
 #include "engine/reference/reference.h"
 #include "engine/reference/walk.h"
@@ -14,44 +14,65 @@ namespace {
 
 constexpr double kNothing = -std::numeric_limits<double>::infinity();
 
+// Attention over some keys: the greatest score, and the sum of e^(score - top) alone and times values. Parts of a row
+// are joined so, not by their lse: that is rounded, which at large scores would be seen in the parts' shares.
+struct Part {
+  double top = kNothing;
+  double sum = 0;
+  std::vector<double> values;  // [dim]
+
+  bool nothing() const { return top == kNothing && sum == 0; }
+
+  // Who saw nothing is not read; a share that underflows is still multiplied, so that NaN stays NaN.
+  void join(const Part& other) {
+    if (other.nothing()) return;
+    if (nothing()) {
+      *this = other;
+      return;
+    }
+    const double high = other.top > top || std::isnan(other.top) ? other.top : top;
+    const double own_share = std::exp(top - high);
+    const double share = std::exp(other.top - high);
+    for (size_t d = 0; d < values.size(); ++d) values[d] = values[d] * own_share + other.values[d] * share;
+    sum = sum * own_share + other.sum * share;
+    top = high;
+  }
+};
+
 // Attention of one tile row over its own pairs and phantoms.
 template <typename Element>
 class RowSoftmax {
  public:
   RowSoftmax(const Problem& p, const PlanView& plan, int64_t b, int64_t h)
-      : p_(p), plan_(plan), b_(b), h_(h), kv_head_(h / (p.heads / p.kv_heads)), out_(p.dim) {
+      : p_(p), plan_(plan), b_(b), h_(h), kv_head_(h / (p.heads / p.kv_heads)) {
     if (p.dropout_p > 0) dropout_ = core::Dropout(p.dropout_p, *p.dropout_seed, p.heads);
   }
 
-  // Fills out() and lse().
-  void run(const TileRow& at) {
+  Part run(const TileRow& at) {
     const Element* query = row<Element>(p_.q, b_, at.position - p_.query_start, h_);
     keys_.clear();
     const auto phantoms = static_cast<double>(phantoms_of(plan_, at));
-    double top = phantoms > 0 ? 0.0 : kNothing;
+    Part part;
+    part.values.resize(p_.dim);
+    double& top = part.top;
+    if (phantoms > 0) top = 0;
     for_each_pair(plan_, at, [&](int64_t position, int32_t weight) {
       const double score = p_.scale * dot(query, row<Element>(p_.k, b_, position, kv_head_), p_.dim);
       if (score > top || std::isnan(score)) top = score;
       keys_.push_back({position, static_cast<double>(weight), score});
     });
-    std::fill(out_.begin(), out_.end(), 0.0);
-    lse_ = kNothing;
-    if (keys_.empty() && phantoms == 0) return;
-    double sum = phantoms > 0 ? phantoms * std::exp(-top) : 0.0;
+    if (keys_.empty() && phantoms == 0) return part;
+    if (phantoms > 0) part.sum = phantoms * std::exp(-top);
     for (Key& key : keys_) {
       const double share = key.weight * std::exp(key.score - top);
-      sum += share;
+      part.sum += share;
       const double kept =
           !dropout_.active() || dropout_.keeps(b_, h_, at.position, key.position) ? share * dropout_.gain() : 0.0;
       const Element* value = row<Element>(p_.v, b_, key.position, kv_head_);
-      for (int64_t d = 0; d < p_.dim; ++d) out_[d] += kept * load(value[d]);
+      for (int64_t d = 0; d < p_.dim; ++d) part.values[d] += kept * load(value[d]);
     }
-    for (double& x : out_) x /= sum;
-    lse_ = top + std::log(sum);
+    return part;
   }
-
-  double* out() { return out_.data(); }
-  double& lse() { return lse_; }
 
  private:
   struct Key {
@@ -66,31 +87,27 @@ class RowSoftmax {
   const int64_t kv_head_;
   core::Dropout dropout_;
   std::vector<Key> keys_;
-  std::vector<double> out_;
-  double lse_ = kNothing;
 };
 
 template <typename Element>
 void forward_head(const Problem& p, const PlanView& plan, int64_t b, int64_t h, int32_t class_id) {
   const int64_t slots = plan.classes[class_id].partial_rows;
-  std::vector<double> slot_out(slots * p.dim);  // [slots, dim]
-  std::vector<double> slot_lse(slots);
+  std::vector<Part> kept(slots);
   auto* lse = static_cast<LseOf<Element>*>(p.lse) + (b * p.heads + h) * p.len_q;
   RowSoftmax<Element> softmax(p, plan, b, h);
   for_each_row(plan, class_id, [&](const TileRow& at) {
-    softmax.run(at);
+    Part part = softmax.run(at);
     if (at.level->partial) {
-      std::copy_n(softmax.out(), p.dim, &slot_out[at.slot * p.dim]);
-      slot_lse[at.slot] = softmax.lse();
+      kept[at.slot] = std::move(part);
       return;
     }
-    for_each_slot(plan, at, [&](int64_t slot) {
-      merge_into(softmax.out(), &softmax.lse(), &slot_out[slot * p.dim], slot_lse[slot], p.dim);
-    });
+    for_each_slot(plan, at, [&](int64_t slot) { part.join(kept[slot]); });
     const int64_t i = at.position - p.query_start;
     Element* out = row<Element>(p.out, b, i, h);
-    for (int64_t d = 0; d < p.dim; ++d) store(softmax.out()[d] * p.out_scale, &out[d]);
-    store(softmax.lse(), &lse[i]);
+    for (int64_t d = 0; d < p.dim; ++d) store(part.nothing() ? 0.0 : part.values[d] / part.sum * p.out_scale, &out[d]);
+    // The greatest score is rounded by itself, as the backward rounds a score, so that they cancel.
+    const auto top = static_cast<LseOf<Element>>(part.top);
+    store(part.nothing() ? kNothing : load(top) + std::log(part.sum), &lse[i]);
   });
 }
 
