@@ -83,9 +83,13 @@ Tensor attention_weights(const Tensor& q, const Tensor& k, const Pattern& patter
   const double scale = op::problem_of(q, k, call, pattern, e).scale;
   const Tensor scores =
       at::matmul(q.to(dtype).transpose(1, 2), for_query_heads(k.to(dtype), e.heads).permute({0, 2, 3, 1}));
-  const Tensor logits = (scores * scale + m.log()).masked_fill(m == 0, -std::numeric_limits<double>::infinity());
-  const Tensor blind = (m == 0).all(-1, true);
-  return at::softmax(logits.masked_fill(blind, 0), -1).masked_fill(blind, 0);
+  const Tensor unseen = m == 0;
+  const Tensor blind = unseen.all(-1, true);
+  const Tensor logits =
+      (scores * scale).masked_fill(unseen, -std::numeric_limits<double>::infinity()).masked_fill(blind, 0);
+  // The weights would be lost beside large scores; relative to the greatest they are not.
+  const Tensor relative = logits - logits.detach().amax(-1, true);
+  return at::softmax(relative + m.masked_fill(unseen, 1).log(), -1).masked_fill(blind, 0);
 }
 
 BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pattern& pattern,
@@ -113,8 +117,6 @@ BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pat
   const at::ScalarType dtype = op::lse_dtype(q);
   const Tensor blocks = at::tensor(flat, at::kLong).reshape({-1, 4});
   if (blocks.size(0) == 0) return {blocks, at::zeros({0, size, size}, q.options().dtype(dtype))};
-  // lse is what attention says; v does not matter to it.
-  const Tensor lse = attention(q, k, k, pattern, options).lse.to(dtype);  // [batch, heads, len]
   const int64_t beyond = nb * size - e.len_k;
   const auto in_blocks = [&](const Tensor& t) {  // [batch, len, heads, dim] -> [batch, heads, nb, size, dim]
     return at::constant_pad_nd(t.to(dtype), {0, 0, 0, 0, 0, beyond}).transpose(1, 2).unflatten(2, {nb, size});
@@ -122,16 +124,25 @@ BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pat
   const std::vector<Tensor> at_rows = blocks.unbind(1);
   const Tensor queries = in_blocks(q).index({at_rows[0], at_rows[1], at_rows[2]});  // [n, size, dim]
   const Tensor keys = in_blocks(for_query_heads(k, e.heads)).index({at_rows[0], at_rows[1], at_rows[3]});
-  const Tensor wholes =
-      at::constant_pad_nd(lse, {0, beyond}).unflatten(2, {nb, size}).index({at_rows[0], at_rows[1], at_rows[2]});
   const Tensor place = at::arange(size);
   const Tensor query_at = (at_rows[2] * size).unsqueeze(1) + place;  // [n, size]
   const Tensor key_at = (at_rows[3] * size).unsqueeze(1) + place;
   Tensor seen = (query_at < e.len_k).unsqueeze(2).logical_and((key_at < e.len_k).unsqueeze(1));
   if (pattern.causal()) seen = seen.logical_and(key_at.unsqueeze(1) <= query_at.unsqueeze(2));
   const double scale = op::problem_of(q, k, call, pattern, e).scale;
-  const Tensor logits = at::matmul(queries, keys.transpose(1, 2)) * scale - wholes.unsqueeze(2);
-  return {blocks, at::where(seen, logits.masked_fill(seen.logical_not(), 0).exp(), 0.0)};
+  const Tensor logits = at::matmul(queries, keys.transpose(1, 2)) * scale;
+  // A row's blocks share its greatest logit and its sum. lse would do, if it were not rounded: at large scores that
+  // shows.
+  const Tensor rows = (at_rows[0] * e.heads + at_rows[1]) * nb + at_rows[2];  // [n]
+  const Tensor unseen = seen.logical_not();
+  const Tensor highest = logits.detach().masked_fill(unseen, -std::numeric_limits<double>::infinity()).amax(2);
+  const Tensor top =
+      at::full({e.batch * e.heads * nb, size}, -std::numeric_limits<double>::infinity(), logits.options())
+          .index_reduce(0, rows, highest, "amax");
+  const Tensor relative = logits - top.index_select(0, rows).unsqueeze(2);
+  const Tensor terms = at::where(seen, relative.masked_fill(unseen, 0).exp(), 0.0);
+  const Tensor sums = at::zeros_like(top).index_add(0, rows, terms.sum(2)).index_select(0, rows).unsqueeze(2);
+  return {blocks, terms / sums.masked_fill(sums == 0, 1)};
 }
 
 }  // namespace longstride
