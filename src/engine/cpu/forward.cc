@@ -197,6 +197,7 @@ class Forward {
 
     Chunk chunk;
     chunk.scale_log2 = scale_log2_;
+    chunk.loose = std::min(16 / scale_log2_, std::numeric_limits<float>::max());
     chunk.ld = kBlock;
     if (dropout_.active()) {
       chunk.drop.dropout = &dropout_;

@@ -63,6 +63,9 @@ struct Chunk {
   int64_t diagonal = 0;  // forward: row r sees c iff c < r + diagonal; transposed: iff c >= r + diagonal
   float scale = 1;       // backward only
   float scale_log2 = 1;
+  // Forward: scores up to this are at most 16 in powers of 2. There a max may be rounded in base 2 before it is
+  // subtracted, 16 * 2^-25 being below the error of the exponential, and may be too low by half of this. Finite.
+  float loose = 0;
   float weight_log2 = 0;
   int64_t ld = 0;  // of scores and of every other chunk, in their elements
   DropoutChunk drop;

@@ -28,25 +28,19 @@ HWY_INLINE void store_group(Cell cell, Vector low, Vector high, int c, int i, vo
   }
 }
 
-// Where |max| times the scale is at most this, in powers of 2, a row may be treated loosely: 16 * 2^-25, what rounding
-// the max in base 2 costs, is below the error of exp2_of. Beyond it the max is exact and is subtracted before the
-// change of base.
-constexpr float kLooseMax = 16.0f;
-
 // Raises the row's max to `peak`: at once where scores are large, so that lse and score cancel in the backward, else
 // only if the probabilities would grow beyond 2^8; and rescales what was summed so far. Returns what scores are
 // relative to.
-HWY_INLINE float settle_max(float peak, float scale_log2, int64_t r, const SoftmaxRows& s) {
+HWY_INLINE float settle_max(float peak, const Chunk& b, int64_t r, const SoftmaxRows& s) {
   const Floats d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   constexpr float kNothing = -std::numeric_limits<float>::infinity();
   const float old = s.max[r];
-  const float height = peak * scale_log2;
-  // The comparisons are negated for heights that are not numbers.
-  if (peak > old && (old == kNothing || !(std::abs(height) <= kLooseMax) || height > old * scale_log2 + 8.0f)) {
+  // One comparison, as in most chunks nothing is to be done: a branch on every rise would often be mispredicted.
+  if (peak > old + (std::abs(peak) <= b.loose ? 0.5f * b.loose : 0.0f)) {
     s.max[r] = peak;
     if (old != kNothing) {
-      const Vector factor = hn::Set(d, std::exp2((old - peak) * scale_log2));
+      const Vector factor = hn::Set(d, std::exp2((old - peak) * b.scale_log2));
       for (int i = 0; i < kLanes; i += lanes) {
         hn::StoreU(hn::Mul(hn::LoadU(d, s.sum + r * kLanes + i), factor), d, s.sum + r * kLanes + i);
       }
@@ -69,7 +63,7 @@ struct Exponent {
   Vector base_, scale_, weight_;
 };
 
-// The same in one instruction, for bases that are small enough (kLooseMax).
+// The same in one instruction, for bases that are small enough (Chunk::loose).
 struct LooseExponent {
   LooseExponent(const Chunk& b, float base)
       : scale_(hn::Set(Floats(), b.scale_log2)), shift_(hn::Set(Floats(), b.weight_log2 - base * b.scale_log2)) {}
@@ -82,6 +76,8 @@ HWY_INLINE Vector before(int last, int c, Vector x, Vector instead) {
   const Floats d;
   return hn::IfThenElse(hn::Lt(hn::Iota(d, static_cast<float>(c)), hn::Set(d, static_cast<float>(last))), x, instead);
 }
+
+HWY_INLINE bool is_loose(const Chunk& b, float base) { return std::abs(base) <= b.loose; }
 
 // The probabilities of a row that sees columns [0, last), last > 0: masks in the one group that `last` cuts.
 template <class Exponents>
@@ -119,8 +115,8 @@ HWY_INLINE void plain_row(Cell cell, const Chunk& b, int64_t r, int last, const 
     }
   }
   for (int c = whole; c < last; c += lanes) top0 = hn::Max(top0, before(last, c, hn::LoadU(d, row + c), nothing));
-  const float base = settle_max(hn::GetLane(hn::MaxOfLanes(d, hn::Max(top0, top1))), b.scale_log2, r, s);
-  if (std::abs(base * b.scale_log2) <= kLooseMax) {
+  const float base = settle_max(hn::GetLane(hn::MaxOfLanes(d, hn::Max(top0, top1))), b, r, s);
+  if (is_loose(b, base)) {
     plain_probabilities(cell, LooseExponent(b, base), r, last, row, to, s);
   } else {
     plain_probabilities(cell, Exponent(b, base), r, last, row, to, s);
@@ -145,7 +141,11 @@ HWY_INLINE void masked_row(Cell cell, const Chunk& b, int64_t r, int first, int 
   for (int c = 0; c < b.columns; c += lanes) {
     top = hn::Max(top, hn::IfThenElse(seen(c), hn::LoadU(d, row + c), nothing));
   }
-  const Exponent exponent(b, settle_max(hn::GetLane(hn::MaxOfLanes(d, top)), b.scale_log2, r, s));
+  const float base = settle_max(hn::GetLane(hn::MaxOfLanes(d, top)), b, r, s);
+  const bool loose = is_loose(b, base);  // as without dropout, so that lse is the same
+  const Exponent exact(b, base);
+  const LooseExponent short_cut(b, base);
+  const auto exponent = [&](Vector score) HWY_ATTR { return loose ? short_cut(score) : exact(score); };
   if (b.drop.dropout) draw_row(b.drop, true, r, b.columns, keep);
   for (int i = 0; i < kLanes; i += lanes) {
     Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
