@@ -1,7 +1,8 @@
-// Times the CUDA engine by itself: LongNet's segments 2048 to 32768 at rates 1 to 16, and plain attention as one group
-// (w = len, r = 1). One line of JSON a case: median and quartiles in ms by CUDA events, TFLOP/s of what the plan
+// Times the CUDA engines by themselves: LongNet's segments 2048 to 32768 at rates 1 to 16, and plain attention as one
+// group (w = len, r = 1). One line of JSON a case: median and quartiles in ms by CUDA events, TFLOP/s of what the plan
 // computes (`plan`, masked pairs included), of what is seen (`useful`) and of the sum over groups (`nominal`). A
-// backward counts 2.5 forwards. Workspaces come from a pool, so that no allocation is timed.
+// backward counts 2.5 forwards. Workspaces come from a pool, so that no allocation is timed. float32, and cases whose
+// name says so, run on the portable engine (sm80), the others on Hopper's.
 //
 // usage: cuda_bench [FILTER] [REPEATS]      cases whose name contains FILTER
 #include <cuda_runtime.h>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "core/half.h"
+#include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "longstride/error.h"
 #include "longstride/pattern.h"
@@ -25,6 +27,7 @@ namespace longstride {
 namespace {
 
 using core::DType;
+namespace sm80 = engine::cuda::sm80;
 namespace sm90 = engine::cuda::sm90;
 
 void check(cudaError_t error, const char* what) {
@@ -41,15 +44,17 @@ struct Shape {
   double dropout_p = 0;
   int64_t heads = 16;
   bool deterministic = false;
+  bool portable = false;  // sm80
 
   std::string name() const {
-    return fmt::format("{}_{}_n{}_d{}{}{}_{}", plain ? "dense" : "longnet", core::name(dtype), len, dim,
+    return fmt::format("{}_{}_n{}_d{}{}{}{}_{}", plain ? "dense" : "longnet", core::name(dtype), len, dim,
                        causal ? "_causal" : "",
                        dropout_p > 0   ? "_dropout"
                        : deterministic ? "_deterministic"
                                        : "",
-                       backward ? "backward" : "forward");
+                       portable ? "_sm80" : "", backward ? "backward" : "forward");
   }
+  Geometry geometry(Direction d) const { return portable ? sm80::geometry(dtype, dim, d) : sm90::geometry(d); }
   Pattern pattern() const {
     DilatedOptions options;
     options.causal = causal;
@@ -103,20 +108,25 @@ class Buffer {
 // Normal numbers: 2^22 of them, repeated at odd offsets.
 void fill(void* to, int64_t count, DType dtype, uint32_t seed) {
   constexpr int64_t kDrawn = 1 << 22;
-  static std::map<DType, std::vector<uint16_t>> drawn;
-  std::vector<uint16_t>& bits = drawn[dtype];
-  if (bits.empty()) {
+  const int64_t size = core::size_bytes(dtype);
+  static std::map<DType, std::vector<unsigned char>> drawn;
+  std::vector<unsigned char>& bytes = drawn[dtype];
+  if (bytes.empty()) {
+    bytes.resize(kDrawn * size);
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
     for (int64_t i = 0; i < kDrawn; ++i) {
       const float x = normal(random);
-      bits.push_back(dtype == DType::kBFloat16 ? core::to_bfloat16(x).bits : core::to_float16(x).bits);
+      const uint16_t bits = dtype == DType::kBFloat16 ? core::to_bfloat16(x).bits : core::to_float16(x).bits;
+      std::memcpy(&bytes[i * size], dtype == DType::kFloat32 ? static_cast<const void*>(&x) : &bits, size);
     }
   }
   int64_t from = (seed * 104729) % kDrawn;
   for (int64_t i = 0; i < count;) {
     const int64_t n = std::min(count - i, kDrawn - from);
-    check(cudaMemcpy(static_cast<uint16_t*>(to) + i, bits.data() + from, n * 2, cudaMemcpyHostToDevice), "fill");
+    check(cudaMemcpy(static_cast<unsigned char*>(to) + i * size, bytes.data() + from * size, n * size,
+                     cudaMemcpyHostToDevice),
+          "fill");
     i += n;
     from = (from + n + 7919) % kDrawn;
   }
@@ -124,7 +134,7 @@ void fill(void* to, int64_t count, DType dtype, uint32_t seed) {
 
 void run(const Shape& s, int repeats) {
   const int64_t count = s.len * s.heads * s.dim;
-  const auto tensor = [&] { return std::make_unique<Buffer>(count * 2); };
+  const auto tensor = [&] { return std::make_unique<Buffer>(count * core::size_bytes(s.dtype)); };
   const auto q = tensor(), k = tensor(), v = tensor(), out = tensor();
   uint32_t seed = 0;
   for (const auto* x : {&q, &k, &v}) fill((*x)->data, count, s.dtype, ++seed);
@@ -155,9 +165,9 @@ void run(const Shape& s, int repeats) {
   extent.len_q = extent.len_k = s.len;
   Pool pool;
   const engine::Workspace w = pool.workspace();
-  const Plan forward_plan = compile(s.pattern(), extent, sm90::geometry(Direction::kForward), Direction::kForward);
+  const Plan forward_plan = compile(s.pattern(), extent, s.geometry(Direction::kForward), Direction::kForward);
   const engine::cuda::DevicePlan uploaded(forward_plan.view(), 1, s.heads, 1);
-  std::function<void()> call = [&] { sm90::forward(p, uploaded, w, nullptr); };
+  std::function<void()> call = [&] { (s.portable ? sm80::forward : sm90::forward)(p, uploaded, w, nullptr); };
   PlanCounts counts = longstride::count(forward_plan.view(), extent);
   int64_t plan_bytes = uploaded.bytes();
 
@@ -172,12 +182,15 @@ void run(const Shape& s, int repeats) {
     g.dq = to(*dq);
     g.dk = to(*dk);
     g.dv = to(*dv);
-    const Plan plan = compile(s.pattern(), extent, sm90::geometry(Direction::kTransposed), Direction::kTransposed);
+    const Plan plan = compile(s.pattern(), extent, s.geometry(Direction::kTransposed), Direction::kTransposed);
     transposed = std::make_unique<engine::cuda::DevicePlan>(plan.view(), 1, s.heads, 1);
     counts = longstride::count(plan.view(), extent);
     plan_bytes = transposed->bytes();
     pool.held_bytes = 0;
-    call = [&] { sm90::backward(p, g, *transposed, &uploaded, w, nullptr); };
+    call = [&] {
+      if (s.portable) return sm80::backward(p, g, *transposed, uploaded, w, nullptr);
+      sm90::backward(p, g, *transposed, &uploaded, w, nullptr);
+    };
   }
   cudaEvent_t begin, end;
   check(cudaEventCreate(&begin), "event");
@@ -231,6 +244,14 @@ std::vector<Shape> shapes() {
       all.push_back({131072, dim, causal, false, true, DType::kBFloat16, 0, 16, true});
   for (const bool backward : {false, true}) all.push_back({16384, 256, false, true, backward, DType::kBFloat16, 0, 8});
   for (const bool causal : {false, true}) all.push_back({1048576, 128, causal, false, false});
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const bool backward : {false, true}) {
+      for (const int64_t dim : {128, 64})
+        for (const bool causal : {false, true})
+          all.push_back({16384, dim, causal, true, backward, dtype, 0, 16, false, true});
+      all.push_back({131072, 128, false, false, backward, dtype, 0, 16, false, true});
+    }
+  }
   return all;
 }
 

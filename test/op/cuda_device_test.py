@@ -68,6 +68,38 @@ class CudaTest(unittest.TestCase):
                 with self.subTest(dtype=dtype, options=name):
                     self.compare(*inputs(dtype), lambda *t: attention(*t, **options), tolerance)
 
+    def test_large_scores_are_as_exact_as_dense_attention(self):
+        """Against float64, beside torch's own attention where that is finite, in one group and as two copies of it."""
+
+        def dense(q, k, v, scale):
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+
+        def results(call, tensors):
+            out = call(*tensors)
+            weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out.device, out.dtype)
+            return [x.detach().double().cpu() for x in (out, *torch.autograd.grad((out * weights).sum(), tensors))]
+
+        for dtype, unit in ((torch.bfloat16, 2**-8), (torch.float32, 2**-20)):
+            for scale in (1.0, 1e3, 1e4, -1e4, 3e5, 1e8, 1e9, 1e12):
+                for dim in (16, 64):
+                    tensors = inputs(dtype, dim, length=70, heads=2, kv_heads=2, batch=1)
+                    exact = [x.detach().double().cpu().requires_grad_() for x in tensors]
+                    want = results(lambda *t: dense(*t, scale), exact)
+                    theirs = results(lambda *t: dense(*t, scale), tensors)
+                    for groups in (1, 2):
+                        call = lambda *t: attention(*t, [70] * groups, [1] * groups, scale=scale)[0]
+                        ours = results(call, tensors)
+                        for name, got, other, right in zip(("out", "dq", "dk", "dv"), ours, theirs, want):
+                            with self.subTest(dtype=dtype, scale=scale, dim=dim, groups=groups, of=name):
+                                size = abs(scale) * dim if name in ("dq", "dk") else 1.0
+                                bound = 4 * unit * max(size, right.abs().max().item())
+                                if groups == 2:  # lse, of float32, holds the logarithm of 2 up to its own rounding
+                                    bound += size * min(1.0, abs(scale) * dim * 2**-23) if abs(scale) < 1e8 else 0
+                                error = (got - right).abs().max().item()
+                                granted = 2 * (other - right).nan_to_num(0, 0, 0).abs().max().item()
+                                self.assertLessEqual(error, bound + granted)
+
     def test_dims_and_strides(self):
         for dim in (5, 48, 100, 128, 256):
             with self.subTest(dim=dim):

@@ -17,15 +17,18 @@ struct ForwardStorage {
   alignas(16) Element v[Shape::kColumns * Shape::kPitch];
   alignas(16) float scores[Shape::kRows * (Shape::kColumns + 1)];
   alignas(16) Element probabilities[Shape::kRows * Shape::kScorePitch];
-  float most[Shape::kRows];    // greatest score of a row so far, log2 units
-  float sum[Shape::kRows];     // of exp2(score - most)
+  float most[Shape::kRows];    // greatest score of a row so far, as the product left it (turned round if scale < 0)
+  float sum[Shape::kRows];     // of weight * exp(scale * (score - most))
   float factor[Shape::kRows];  // what out so far is multiplied with
   float other[Shape::kRows];   // what a partial result is multiplied with
   int64_t slot[Shape::kRows];
 };
 
-// exp2(x - most), for rows that have seen nothing (most = -inf) too. NaN stays NaN.
-__device__ __forceinline__ float exp2_below(float x, float most) { return exp2f(x - (most == -INFINITY ? 0.f : most)); }
+// weight * exp(scale * (x - most)), for rows that have seen nothing (most = -inf) too. NaN stays NaN.
+template <class Shape>
+__device__ __forceinline__ float exp_below(const Values& p, float x, float most, float weight_log2 = 0) {
+  return power<Shape>(fmaf(x - (most == -INFINITY ? 0.f : most), p.scale_log2, weight_log2));
+}
 
 // One row's softmax by kLanes threads, `lane` of them.
 template <class Shape>
@@ -38,13 +41,13 @@ __device__ __forceinline__ void soften(const Values& p, const Block& b, const Pl
   for (int i = lane; i < Shape::kColumns; i += kLanes) most = fmaxf(most, scores[i]);
 #pragma unroll
   for (int step = kLanes / 2; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
-  const float before = s.most[row];
+  const float before = s.most[row], weight = weight_log2(b);
   most = fmaxf(most, before);
   const uint64_t seed = p.dropout.seed ? static_cast<uint64_t>(*p.dropout.seed) : 0;
   const uint32_t stream = uint32_t(at.batch * p.heads + at.kv_head * p.group + at.member);
   float sum = 0;
   for (int i = lane; i < Shape::kColumns; i += kLanes) {
-    float x = exp2_below(scores[i], most);
+    float x = exp_below<Shape>(p, scores[i], most, weight);
     sum += x;
     if (p.dropout.seed && x != 0.f &&
         philox_word(row0 + row * at.stride, b.column0 + i * at.stride, stream, uint32_t(seed), uint32_t(seed >> 32)) <
@@ -56,7 +59,7 @@ __device__ __forceinline__ void soften(const Values& p, const Block& b, const Pl
   for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
   __syncwarp();  // all lanes of the row have read s.most
   if (lane == 0) {
-    const float factor = exp2_below(before, most);
+    const float factor = exp_below<Shape>(p, before, most);
     s.most[row] = most;
     s.sum[row] = s.sum[row] * factor + sum;
     s.factor[row] = factor;
@@ -74,10 +77,10 @@ __device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile
       const int row = threadIdx.x;
       const int64_t slot = row < tile_.rows ? merged_slot(m, row, at.repeat) : -1;
       s.slot[row] = slot < 0 ? -1 : head * p.partial_rows + slot;
-      const float theirs = slot < 0 ? -INFINITY : p.partial_b[s.slot[row]];
-      const float most = fmaxf(s.most[row], theirs);
-      s.factor[row] = exp2_below(s.most[row], most);
-      s.other[row] = exp2_below(theirs, most);
+      const float2 theirs = slot < 0 ? make_float2(-INFINITY, 0.f) : p.partial_softmax[s.slot[row]];
+      const float most = fmaxf(s.most[row], theirs.x);
+      s.factor[row] = exp_below<Shape>(p, s.most[row], most);
+      s.other[row] = theirs.y * exp_below<Shape>(p, theirs.x, most);
       s.sum[row] = s.sum[row] * s.factor[row] + s.other[row];
       s.most[row] = most;
     }
@@ -93,7 +96,7 @@ __device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile
 }
 
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads) forward_kernel(const __grid_constant__ Values p) {
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks) forward_kernel(const __grid_constant__ Values p) {
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);
@@ -129,12 +132,11 @@ __global__ void __launch_bounds__(Shape::kThreads) forward_kernel(const __grid_c
     auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
     multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.q),
                     tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.k), scores);
-    const float weight = weight_log2(b);
 #pragma unroll
     for (int i = 0; i < cute::size(scores); ++i) {
       const int row = cute::get<0>(of_scores(i)), column = cute::get<1>(of_scores(i));
       s.scores[row * (Shape::kColumns + 1) + column] =
-          b.masked && !pair(b, row, column, false) ? -INFINITY : scores(i) * p.scale_log2 + weight;
+          b.masked && !pair(b, row, column, false) ? -INFINITY : copysignf(1.f, p.scale) * scores(i);
     }
     __syncthreads();
     soften<Shape>(p, b, at, row0, s);
@@ -162,12 +164,12 @@ __global__ void __launch_bounds__(Shape::kThreads) forward_kernel(const __grid_c
     }
   }
   if (int(threadIdx.x) < its.rows) {
-    const float lse_log2 = s.sum[threadIdx.x] == 0.f ? -INFINITY : s.most[threadIdx.x] + log2f(s.sum[threadIdx.x]);
+    const float most = s.most[threadIdx.x], sum = s.sum[threadIdx.x];
     if (p.partial) {
-      p.partial_b[head_of_all * p.partial_rows + at.slot + threadIdx.x] = lse_log2;
+      p.partial_softmax[head_of_all * p.partial_rows + at.slot + threadIdx.x] = make_float2(most, sum);
     } else {
       p.lse[head_of_all * p.len_q + row0 - p.query_start + int64_t(threadIdx.x) * at.stride] =
-          lse_log2 * 0.69314718055994531f;
+          sum == 0.f ? -INFINITY : row_lse(most, fabsf(p.scale), sum);
     }
   }
 }

@@ -9,7 +9,7 @@
 
 namespace longstride::engine::cuda::sm80 {
 
-// (lse in log2 units, +inf where nothing is seen so that exp2(score - lse) = 0; dO . O - d_lse), one warp a row.
+// (lse, +inf where nothing is seen so that exp(score - lse) = 0; dO . O - d_lse), one warp a row.
 template <class Element>
 __global__ void __launch_bounds__(256) prepare_rows_kernel(const Values p, const float* d_lse, int64_t count,
                                                            float2* to) {
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(256) prepare_rows_kernel(const Values p, const
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
   if (threadIdx.x % 32) return;
   const float lse = p.lse[row];
-  to[row] = make_float2(lse == -INFINITY ? INFINITY : lse * 1.44269504088896340f, sum - (d_lse ? d_lse[row] : 0.f));
+  to[row] = make_float2(lse == -INFINITY ? INFINITY : lse, sum - (d_lse ? d_lse[row] : 0.f));
 }
 
 // P and dS of one block, in place of scores and dP: `info` gives a query's (lse, delta), positions count for dropout.
@@ -52,7 +52,8 @@ __device__ __forceinline__ void differentiate(const Values& p, const Block& b, c
   for (int i = 0; i < kCount; ++i) {
     const int row = cute::get<0>(of(i)), column = cute::get<1>(of(i));
     const float2 query = info(row, column);
-    const float probability = exp2f(scores(i) * p.scale_log2 + weight - query.x);
+    const float probability = power<Shape>(
+        exponent_below<std::is_same_v<typename Shape::Element, float>>(scores(i), p.scale, query.x, weight));
     const bool real = !b.masked || pair(b, row, column, transposed), keep = kept >> i & 1;
     scores(i) = real && keep ? probability : 0.f;
     dp(i) = real ? probability * ((keep ? dp(i) : 0.f) * gain - query.y) : 0.f;
@@ -111,7 +112,7 @@ __device__ __forceinline__ void store_gradient(const Values& p, const Tile& its,
 
 // dQ of a tile of queries. Forward plan.
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads) query_gradient_kernel(const __grid_constant__ Values p) {
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks) query_gradient_kernel(const __grid_constant__ Values p) {
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(Shape::kThreads) query_gradient_kernel(const _
 
 // dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads) key_gradient_kernel(const __grid_constant__ Values p) {
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks) key_gradient_kernel(const __grid_constant__ Values p) {
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);

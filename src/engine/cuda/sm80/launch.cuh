@@ -3,9 +3,11 @@
 
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <limits>
 #include <string>
 
+#include "engine/cuda/score_scale.h"
 #include "engine/cuda/sm80/forward.cuh"
 #include "engine/cuda/sm80/gradient.cuh"
 #include "engine/cuda/sm80/launches.h"
@@ -45,7 +47,7 @@ Values values(const Problem& p) {
   v.dim = static_cast<int32_t>(p.dim);
   v.group = static_cast<int32_t>(p.heads / p.kv_heads);
   v.scale = static_cast<float>(p.scale);
-  v.scale_log2 = static_cast<float>(p.scale * 1.4426950408889634);
+  v.scale_log2 = std::abs(scale_log2(p.scale));
   v.out_scale = static_cast<float>(p.out_scale);
   v.dropout = dropout_values(p);
   v.q = tensor(p.q, p.dim, sizeof(Element));
@@ -82,7 +84,7 @@ void launch_forward(const Problem& p, const DevicePlan& plan, Scratch& scratch, 
   Values v = values<Element>(p);
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
   v.partial_a = scratch.take<float>(slots * kDim);
-  v.partial_b = scratch.take<float>(slots);
+  v.partial_softmax = scratch.take<float2>(slots);
   launch_levels(forward_kernel<Shape>, Shape::kThreads, sizeof(ForwardStorage<Shape>), v, plan, stream);
 }
 

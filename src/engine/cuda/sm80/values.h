@@ -33,17 +33,18 @@ struct Values {
   int32_t query_start = 0;
   int32_t len_q = 0;
   int32_t heads = 0, kv_heads = 0, dim = 0;
-  float scale = 1, scale_log2 = 1;
+  float scale = 1;
+  float scale_log2 = 1;  // forward: of |scale|, for scores that are turned round if scale < 0
   float out_scale = 1;
   DropoutValues dropout;
   Strided q, k, v, out;
-  float* lse = nullptr;  // [batch, heads, len_q]
-  const float2* rows =
-      nullptr;  // backward: (lse in log2 units, +inf where nothing is seen; delta) [batch, heads, len_q]
+  float* lse = nullptr;          // [batch, heads, len_q]
+  const float2* rows = nullptr;  // backward: (lse, +inf where nothing is seen; delta) [batch, heads, len_q]
   Strided d_out, dq, dk, dv;
-  int64_t partial_rows = 0;    // slots a head
-  float* partial_a = nullptr;  // forward: out; else dQ, or dK: [heads of all batch rows][partial_rows][kDim]
-  float* partial_b = nullptr;  // forward: lse in log2 units, one a slot; dV like dK
+  int64_t partial_rows = 0;           // slots a head
+  float* partial_a = nullptr;         // forward: out; else dQ, or dK: [heads of all batch rows][partial_rows][kDim]
+  float* partial_b = nullptr;         // dV like dK
+  float2* partial_softmax = nullptr;  // forward: (greatest score, sum), one a slot
 };
 
 }  // namespace longstride::engine::cuda::sm80

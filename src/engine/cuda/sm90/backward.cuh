@@ -15,7 +15,7 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template <class Shape>
+template <class Shape, bool kExact>
 __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& maps, BackwardStorage<Shape>& s) {
   using namespace cute;
   using Element = typename Shape::Element;
@@ -92,26 +92,22 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
       const int now = stage;
       last = b.last;
       // Read ahead of the products, which leave shared memory little time for anything else.
-      float4 lse_log2[Shape::kColumns / 16];
+      float4 lse[Shape::kColumns / 16];
 #pragma unroll
-      for (int n = 0; n < Shape::kColumns / 16; ++n) lse_log2[n] = s.rows_of(now, 0, n, column0);
+      for (int n = 0; n < Shape::kColumns / 16; ++n) lse[n] = s.rows_of(now, 0, n, column0);
       if constexpr (!Shape::kEarlyScores) product(rK, rQ, scores, stage);
       product(rV, rD, dp, now);
       if constexpr (!Shape::kEarlyScores) {
         warpgroup_wait<1>();
         warpgroup_fence_operand(scores);
       }
-      // P^T = weight * exp2(score - lse)
-#pragma unroll
-      for (int n = 0; n < Shape::kColumns / 8; ++n) {
-        const float shifts[2] = {b.weight_log2 - (n % 2 ? lse_log2[n / 2].z : lse_log2[n / 2].x),
-                                 b.weight_log2 - (n % 2 ? lse_log2[n / 2].w : lse_log2[n / 2].y)};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          float& x = scores[4 * n + i];
-          x = exp2_unit(fmaf(x, p.scale_log2, shifts[i % 2]));
-        }
-      }
+      exponentiate<kExact>(
+          scores,
+          [&](int i) {
+            const float4& four = lse[i / 8];
+            return i / 4 % 2 ? (i % 2 ? four.w : four.z) : (i % 2 ? four.y : four.x);
+          },
+          p.scale, p.scale_log2, b.weight_log2);
       if (b.masked) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
@@ -247,7 +243,11 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (threadIdx.x < 32) produce_backward<Shape>(p, maps, s);
   } else {
     cutlass::arch::warpgroup_reg_alloc<240>();
-    consume_backward<Shape>(p, maps, s);
+    if (*p.exact) {
+      consume_backward<Shape, true>(p, maps, s);
+    } else {
+      consume_backward<Shape, false>(p, maps, s);
+    }
   }
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/cuda/score_scale.h"
 #include "engine/cuda/sm90/backward.cuh"
 #include "engine/cuda/sm90/backward_rows.cuh"
 #include "engine/cuda/sm90/elements.cuh"
@@ -53,12 +54,13 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   using Shape = BackwardShape<Element, kDim, Dropout>;
   const int64_t rows = p.batch * p.heads * p.len_q;
   const int64_t slots = p.batch * p.kv_heads * plan.partial_rows();
-  auto* ticket = scratch.take<unsigned long long>(plan.launches());
+  auto* ticket = scratch.take<unsigned long long>(plan.launches() + 1);
+  auto* exact = reinterpret_cast<int32_t*>(ticket + plan.launches());  // cleared with them
   auto* dq = scratch.take<float>(rows * Shape::kWidth);
   auto* prepared = scratch.take<float2>(rows);
   auto* partial = scratch.take<float>(2 * slots * Shape::kDim);
-  check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), stream), "tickets");
-  if (rows > 0) prepare_rows<Element, Shape::kWidth>(p, g, prepared, dq, stream);
+  check(cudaMemsetAsync(ticket, 0, (plan.launches() + 1) * sizeof(*ticket), stream), "tickets");
+  if (rows > 0) prepare_rows<Element, Shape::kWidth>(p, g, prepared, dq, exact, stream);
   BackwardParams params;
   params.plan = plan.arrays();
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);
@@ -68,11 +70,12 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   params.heads = static_cast<int32_t>(p.heads);
   params.kv_heads = static_cast<int32_t>(p.kv_heads);
   params.dim = static_cast<int32_t>(p.dim);
-  params.scale_log2 = static_cast<float>(p.scale * 1.4426950408889634);
+  params.scale_log2 = scale_log2(p.scale);
   params.scale = static_cast<float>(p.scale);
   params.out_scale = static_cast<float>(p.out_scale);
   params.dropout = dropout_values(p);
   params.rows = prepared;
+  params.exact = exact;
   params.dq = dq;
   params.dk = g.dk.data;
   params.dv = g.dv.data;

@@ -11,6 +11,7 @@
 
 #include "engine/contract.h"
 #include "engine/cuda/scratch.h"
+#include "engine/cuda/sm90/exponential.cuh"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -49,12 +50,13 @@ __device__ __forceinline__ void read_eight(const Element* from, int left, bool w
   }
 }
 
-// (lse in log2 units, +inf where nothing is seen so that exp2(score - lse) = 0; dO . O - d_lse). If dq is given, its
-// rows are cleared beside it: reading and writing at once moves more bytes a second than one after the other.
+// (lse, +inf where nothing is seen so that exp(score - lse) = 0; dO . O - d_lse). If dq is given, its rows are cleared
+// beside it: reading and writing at once moves more bytes a second than one after the other. `exact`, 0 before, becomes
+// 1 if some lse is large.
 template <class Element, int kWidth>
 __global__ void __launch_bounds__(kRowThreads)
     prepare_rows_kernel(Rows out, Rows d_out, bool wide, const float* lse, const float* d_lse, int64_t batch,
-                        int64_t len, int dim, float2* to, float* dq) {
+                        int64_t len, int dim, float2* to, float* dq, int32_t* exact) {
   constexpr int kLanes = kWidth / 8;
   const int64_t i = int64_t(blockIdx.x) * (kRowThreads / kLanes) + threadIdx.x / kLanes;
   const int x = threadIdx.x % kLanes * 8;
@@ -77,7 +79,8 @@ __global__ void __launch_bounds__(kRowThreads)
     }
     if (x == 0) {
       const float l = lse[row];
-      to[row] = make_float2(l == -INFINITY ? INFINITY : l * 1.44269504088896340f, sum - (d_lse ? d_lse[row] : 0.f));
+      to[row] = make_float2(l == -INFINITY ? INFINITY : l, sum - (d_lse ? d_lse[row] : 0.f));
+      if (fabsf(l) >= kMostBackward && l != -INFINITY) *exact = 1;
     }
   }
 }
@@ -127,11 +130,11 @@ dim3 grid_of_rows(const Problem& p) {
 }
 
 template <class Element, int kWidth>
-void prepare_rows(const Problem& p, const Gradients& g, float2* to, float* dq, cudaStream_t stream) {
+void prepare_rows(const Problem& p, const Gradients& g, float2* to, float* dq, int32_t* exact, cudaStream_t stream) {
   const Rows out(p.out), d_out(g.d_out);
   prepare_rows_kernel<Element, kWidth><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
       out, d_out, rows_are_wide(out, p.dim) && rows_are_wide(d_out, p.dim), static_cast<const float*>(p.lse),
-      static_cast<const float*>(g.d_lse), p.batch, p.len_q, static_cast<int>(p.dim), to, dq);
+      static_cast<const float*>(g.d_lse), p.batch, p.len_q, static_cast<int>(p.dim), to, dq, exact);
   check(cudaGetLastError(), "launch of prepare_rows");
 }
 

@@ -69,11 +69,11 @@ struct BackwardStorage {
   alignas(1024) Element d_out[Shape::kStages * Shape::kColumns * Shape::kWidth];
   alignas(1024) Element ds[2][Shape::kColumns * Shape::kRows];  // a warpgroup may write while the other still reads
   alignas(1024) float dq[Shape::kDirectQueries ? 32 : Shape::kColumns * Shape::kWidth];
-  // lse_log2 and delta of the queries: that of query 8 n + 2 c + i at 2 n + i of quarter c, so that a thread, which has
+  // lse and delta of the queries: that of query 8 n + 2 c + i at 2 n + i of quarter c, so that a thread, which has
   // the queries of one c, reads 16 bytes at a time. Four floats between quarters keep them in banks of their own.
   static constexpr int kQuarter = Shape::kColumns / 4 + 4;
   alignas(16) float row[Shape::kStages][2][4 * kQuarter];
-  // lse_log2 (0) or delta (1) of queries 16 n + column0 + {0, 1, 8, 9}.
+  // lse (0) or delta (1) of queries 16 n + column0 + {0, 1, 8, 9}.
   __device__ float4 rows_of(int stage, int which, int n, int column0) const {
     return *reinterpret_cast<const float4*>(&row[stage][which][column0 / 2 * kQuarter + 4 * n]);
   }

@@ -41,8 +41,9 @@ struct BackwardParams {
   float scale_log2;  // signed here: no maximum is taken
   float scale, out_scale;
   DropoutValues dropout;
-  const float2* rows;  // [batch * heads][len_q]: lse_log2 (+inf where nothing is seen), delta
-  float* dq;           // [batch * heads][len_q][kWidth], columns in the order of backward_queries.cuh
+  const float2* rows;    // [batch * heads][len_q]: lse (+inf where nothing is seen), delta
+  const int32_t* exact;  // whether some lse is large (exponential.cuh)
+  float* dq;             // [batch * heads][len_q][kWidth], columns in the order of backward_queries.cuh
   void *dk, *dv;
   int64_t dk_batch_stride, dk_len_stride, dk_head_stride, dv_batch_stride, dv_len_stride, dv_head_stride;
   float* partial_dk;  // [batch * kv_heads][partial_rows][kDim]

@@ -71,7 +71,37 @@ struct ForwardStorage {
   cutlass::arch::ClusterBarrier q_empty[Shape::kQueries], k_empty[Shape::kStages], v_empty[Shape::kStages];
   BlockNote block[Shape::kStages];
   ItemNote item[Shape::kNotes];
+  unsigned long long again;  // the first of the items to be made again, or kNone
 };
+constexpr unsigned long long kNone = ~0ull;
+
+template <class Shape>
+__device__ __forceinline__ void init_barriers(ForwardStorage<Shape>& s) {
+  s.raw.init(1);
+  for (int i = 0; i < Shape::kQueries; ++i) {
+    s.q_full[i].init(1);
+    s.q_empty[i].init(4 * Shape::kConsumers);
+  }
+  for (int i = 0; i < Shape::kStages; ++i) {
+    s.k_full[i].init(1);
+    s.v_full[i].init(1);
+    s.k_empty[i].init(4 * Shape::kConsumers);
+    s.v_empty[i].init(4 * Shape::kConsumers);
+  }
+  cutlass::arch::fence_barrier_init();
+}
+
+// Puts an item into the block's list of those to be made again. One lane of any of its warps calls it.
+template <class Shape>
+__device__ __forceinline__ void make_again(const ForwardParams& p, ItemNote& item, ForwardStorage<Shape>& s) {
+  if (atomicExch(&item.again, 1) == 0) p.again[item.index] = static_cast<int64_t>(atomicExch(&s.again, item.index));
+}
+
+// Consumers and the producer warp meet between the two passes.
+template <class Shape>
+__device__ __forceinline__ void meet() {
+  cutlass::arch::NamedBarrier::sync(128 * Shape::kConsumers + 32, 1);
+}
 
 // Brings the partial results that a base tile begins with nearer, into L2, while the tile before is computed.
 template <class Shape>
@@ -85,7 +115,7 @@ __device__ __forceinline__ void fetch_partials(const ForwardParams& p, const Til
     for (int n = threadIdx.x % 32; n < m.rows; n += 32) {
       const int64_t slot = first + m.slot + int64_t(n) * m.slot_step + m.slot_shift * at.repeat;
       const char* row = reinterpret_cast<const char*>(p.partial_out + slot * Shape::kDim);
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(p.partial_lse + slot));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(p.partial_softmax + slot));
 #pragma unroll
       for (int byte = 0; byte < Shape::kDim * 4; byte += 128)
         asm volatile("prefetch.global.L2 [%0];" ::"l"(row + byte));
@@ -93,20 +123,25 @@ __device__ __forceinline__ void fetch_partials(const ForwardParams& p, const Til
   }
 }
 
-// One warp; lane 0 speaks to the copy engine.
-template <class Shape>
+// One warp; lane 0 speaks to the copy engine. kAgain: the items of the block's list instead of those that it draws.
+template <class Shape, bool kAgain>
 __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStorage<Shape>& s) {
   const bool first_lane = threadIdx.x % 32 == 0;
   int stage = 0, phase = 1;  // an empty buffer counts as consumed
   int query = 0, q_phase = 1, note = 0, raw_phase = 0;
-  int64_t index = blockIdx.x;
-  while (index < p.items) {
+  int64_t index = kAgain ? static_cast<int64_t>(s.again) : blockIdx.x;
+  while (kAgain ? index >= 0 : index < p.items) {
+    const int64_t own = index;
     // Found before the wait, so that the chain of loads is over when the consumers want the next item.
     const Place at = locate(p.lanes, p.lane_count, p.group, index, p.plan);
     const Tile& tile = p.plan.tiles[at.tile];
     BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
-    if (first_lane) index = atomicAdd(p.ticket, 1ull) + gridDim.x;
-    index = __shfl_sync(~0u, index, 0);
+    if constexpr (kAgain) {
+      index = p.again[index];
+    } else {
+      if (first_lane) index = atomicAdd(p.ticket, 1ull) + gridDim.x;
+      index = __shfl_sync(~0u, index, 0);
+    }
     const TensorMaps& m = maps.of_stride[at.map];
     const int32_t row0 = static_cast<int32_t>(tile.row0) + at.shift - p.query_start;
     const int32_t rows = tile.rows;
@@ -115,6 +150,8 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
     s.q_empty[query].wait(q_phase);
     if (first_lane) {
       ItemNote& item = s.item[note];
+      item.index = own;
+      item.again = 0;
       item.row0 = row0;
       item.stride = at.stride;
       item.slot = at.slot;
@@ -185,12 +222,15 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
   }
 }
 
-template <class Shape>
+template <class Shape, bool kExact>
 __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
   using namespace cute;
   using Element = typename Shape::Element;
-  const int group = threadIdx.x / 128;  // consumer warpgroup
-  const int thread = threadIdx.x % 128;
+  int of_block = threadIdx.x;
+  // Opaque to the second pass, or all that both make of it stays in registers throughout the first.
+  if constexpr (kExact) asm volatile("" : "+r"(of_block));
+  const int group = of_block / 128;  // consumer warpgroup
+  const int thread = of_block % 128;
   const int row0 = 64 * group + 16 * (thread / 32) + (thread % 32) / 4;
 
   Tensor sQ = make_tensor(make_smem_ptr(s.q.data()), typename Shape::LayoutQ{});
@@ -244,7 +284,7 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
   bool last = false;
   float rescale[2];
   RowState state;
-  const ItemNote* item = &s.item[0];
+  ItemNote* item = &s.item[0];
   auto finish_scores = [&] {  // scores are there: release K (and Q), mask, soften
     const BlockNote b = s.block[stage];
     last = b.last;
@@ -256,7 +296,7 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
     if (p.negate)
       for (int i = 0; i < size(scores); ++i) scores[i] = -scores[i];
     if (b.masked) mask<Shape>(scores, b, row0);
-    soften<Shape>(scores, state, rescale, p.scale_log2, b.weight_log2);
+    soften<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2);
     if constexpr (Shape::Dropout::kDrops) {
       const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item->row0 + row0 * item->stride,
                                               b.column0 + 2 * (thread % 4) * item->stride, item->stride,
@@ -305,6 +345,8 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
     warpgroup_wait<0>();
     warpgroup_fence_operand(output);
     release(s.v_empty[v_stage]);
+    if constexpr (!kExact)
+      if (is_large(state, p.scale_log2) && threadIdx.x % 32 == 0) make_again(p, *item, s);
     store<Shape>(p, *item, state, output, row0);
   }
 }
@@ -315,27 +357,27 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   extern __shared__ __align__(1024) char memory[];
   auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);
   if (threadIdx.x == 0) {
-    s.raw.init(1);
-    for (int i = 0; i < Shape::kQueries; ++i) {
-      s.q_full[i].init(1);
-      s.q_empty[i].init(4 * Shape::kConsumers);
-    }
-    for (int i = 0; i < Shape::kStages; ++i) {
-      s.k_full[i].init(1);
-      s.v_full[i].init(1);
-      s.k_empty[i].init(4 * Shape::kConsumers);
-      s.v_empty[i].init(4 * Shape::kConsumers);
-    }
-    cutlass::arch::fence_barrier_init();
+    s.again = kNone;
+    init_barriers(s);
   }
   __syncthreads();
   constexpr int kFirst = 128 * Shape::kConsumers;
   if (threadIdx.x >= kFirst) {
     cutlass::arch::warpgroup_reg_dealloc<40>();
-    if (threadIdx.x < kFirst + 32) produce<Shape>(p, maps, s);
+    if (threadIdx.x >= kFirst + 32) return;
+    produce<Shape, false>(p, maps, s);
+    meet<Shape>();
+    if (s.again == kNone) return;
+    if (threadIdx.x == kFirst) init_barriers(s);  // nobody waits at any, and nothing is under way
+    meet<Shape>();
+    produce<Shape, true>(p, maps, s);
   } else {
     cutlass::arch::warpgroup_reg_alloc<232>();
-    consume<Shape>(p, s);
+    consume<Shape, false>(p, s);
+    meet<Shape>();
+    if (s.again == kNone) return;
+    meet<Shape>();
+    consume<Shape, true>(p, s);
   }
 }
 

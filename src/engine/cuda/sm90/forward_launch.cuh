@@ -5,9 +5,9 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 
+#include "engine/cuda/score_scale.h"
 #include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/forward.cuh"
 #include "engine/cuda/sm90/launches.h"
@@ -17,7 +17,7 @@ namespace longstride::engine::cuda::sm90 {
 
 template <class Shape>
 void launch_levels(const Problem& p, const DevicePlan& plan, const LaunchLanes& lanes, bool partial, float* partial_out,
-                   float* partial_lse, unsigned long long* ticket, cudaStream_t stream) {
+                   float2* partial_softmax, unsigned long long* ticket, int64_t* again, cudaStream_t stream) {
   MapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
     const int64_t stride = lanes.strides[i];
@@ -34,14 +34,15 @@ void launch_levels(const Problem& p, const DevicePlan& plan, const LaunchLanes& 
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);
   params.items = lanes.items;
   params.ticket = ticket;
+  params.again = again;
   params.partial = partial;
   params.query_start = static_cast<int32_t>(p.query_start);
   params.len_q = static_cast<int32_t>(p.len_q);
   params.len_k = static_cast<int32_t>(p.len_k);
   params.heads = static_cast<int32_t>(p.heads);
   params.dim = static_cast<int32_t>(p.dim);
-  const double scale_log2 = std::abs(p.scale) * 1.4426950408889634;
-  params.scale_log2 = scale_log2 < FLT_MIN ? FLT_MIN : static_cast<float>(scale_log2);
+  params.scale = static_cast<float>(std::abs(p.scale));
+  params.scale_log2 = std::abs(scale_log2(p.scale));
   params.negate = p.scale < 0;
   params.out_scale = static_cast<float>(p.out_scale);
   params.dropout = dropout_values(p);
@@ -51,7 +52,7 @@ void launch_levels(const Problem& p, const DevicePlan& plan, const LaunchLanes& 
   params.out_head_stride = p.out.head_stride;
   params.lse = static_cast<float*>(p.lse);
   params.partial_out = partial_out;
-  params.partial_lse = partial_lse;
+  params.partial_softmax = partial_softmax;
   params.partial_rows = plan.partial_rows();
   constexpr int kBytes = sizeof(ForwardStorage<Shape>);
   static_assert(kBytes <= 227 * 1024);
@@ -72,11 +73,16 @@ void launch_forward(const Problem& p, const DevicePlan& plan, Scratch& scratch, 
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
   auto* ticket = scratch.take<unsigned long long>(plan.launches());
   auto* partial_out = scratch.take<float>(slots * Shape::kDim);
-  auto* partial_lse = scratch.take<float>(slots);
+  auto* partial_softmax = scratch.take<float2>(slots);
+  int64_t items = 0;
+  for (const auto* levels : {&plan.partial(), &plan.base()})
+    for (const LaunchLanes& lanes : *levels) items = std::max(items, lanes.items);
+  auto* again = scratch.take<int64_t>(items);
   check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), stream), "tickets");
   for (const bool partial : {true, false})
     for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base())
-      launch_levels<Shape>(p, plan, lanes, partial, partial_out, partial_lse, ticket++, stream);
+      launch_levels<Shape>(p, plan, lanes, partial, partial_out, partial_softmax, ticket++, again,
+                           stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90

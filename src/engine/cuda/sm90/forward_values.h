@@ -21,15 +21,17 @@ struct BlockNote {
 
 // One tile, likewise.
 struct ItemNote {
-  int64_t slot;  // partial levels: slot of row 0
-  int32_t row0;  // tensor row of tile row 0; row j at row0 + j * stride
+  int64_t index;  // of the item
+  int64_t slot;   // partial levels: slot of row 0
+  int32_t row0;   // tensor row of tile row 0; row j at row0 + j * stride
   int32_t stride;
   int32_t repeat;
   int32_t rows;
   int32_t batch;
   int32_t head;
   int32_t phantom_begin, phantom_count, merge_begin, merge_count;
-  int32_t stop;  // no item left
+  int32_t again;  // tiles of large scores: it stands in the list of those to be made again
+  int32_t stop;   // no item left
 };
 
 struct ForwardParams {
@@ -39,18 +41,19 @@ struct ForwardParams {
   int32_t group;  // query heads per KV head
   int64_t items;
   unsigned long long* ticket;  // items taken beyond the first of every block; 0 at launch
+  int64_t* again;              // of an item in a block's list of those to be made again: the next one, or -1
   int32_t partial;             // this launch writes slots
   int32_t query_start, len_q, len_k;
   int32_t heads, dim;
-  float scale_log2;  // |scale| * log2(e); 0 becomes the smallest normal number, so that -inf stays -inf
-  int32_t negate;    // scale < 0
+  float scale, scale_log2;  // of |scale|
+  int32_t negate;           // scale < 0
   float out_scale;
   DropoutValues dropout;
   void* out;
   int64_t out_batch_stride, out_len_stride, out_head_stride;
   float* lse;
-  float* partial_out;  // [batch * heads][partial_rows][kDim]
-  float* partial_lse;
+  float* partial_out;       // [batch * heads][partial_rows][kDim]
+  float2* partial_softmax;  // (greatest score, sum), likewise
   int64_t partial_rows;
 };
 

@@ -71,7 +71,7 @@ struct GradientStorage {
   alignas(1024) Element row_pair[Shape::kRows * Shape::kWidth];
   alignas(1024) Element column[Shape::kStages * Shape::kColumns * Shape::kWidth];
   alignas(1024) Element column_pair[Shape::kStages * Shape::kColumns * Shape::kWidth];
-  alignas(16) float2 values[Shape::kStages][Shape::kColumns];  // columns that are queries: lse_log2, delta
+  alignas(16) float2 values[Shape::kStages][Shape::kColumns];  // columns that are queries: lse, delta
   // barrier       arrives                                          waits      count
   // row_full      producer lane + TMA bytes                        consumers  1
   // row_empty     each consumer warp                               producer   4 * kConsumers
@@ -190,7 +190,7 @@ __device__ __forceinline__ int2 seen_columns(const GradientBlockNote& b, int row
   return Shape::kRowsAreQueries ? make_int2(0, min(b.columns, edge)) : make_int2(edge, b.columns);
 }
 
-template <class Shape>
+template <class Shape, bool kExact>
 __device__ void consume_gradient(const GradientParams& p, GradientStorage<Shape>& s) {
   using namespace cute;
   using Element = typename Shape::Element;
@@ -244,7 +244,7 @@ __device__ void consume_gradient(const GradientParams& p, GradientStorage<Shape>
     note ^= 1;
     if (item.stop) return;
     begin_gradient<Shape>(p, item, result, row0, column0);
-    float2 mine[2];  // rows that are queries: lse_log2, delta
+    float2 mine[2];  // rows that are queries: lse, delta
     if constexpr (kQueries) {
       const float2* rows = p.rows + (int64_t(item.batch) * p.heads + item.head) * p.len_q;
 #pragma unroll
@@ -269,9 +269,8 @@ __device__ void consume_gradient(const GradientParams& p, GradientStorage<Shape>
         if constexpr (kQueries) return mine[i / 2 % 2];
         return s.values[stage][i / 4 * 8 + column0 + i % 2];
       };
-#pragma unroll
-      for (int i = 0; i < size(scores); ++i)
-        scores[i] = exp2_unit(fmaf(scores[i], p.scale_log2, b.weight_log2 - value(i).x));
+      exponentiate<kExact>(
+          scores, [&](int i) { return value(i).x; }, p.scale, p.scale_log2, b.weight_log2);
       if (b.masked) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
@@ -347,7 +346,11 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (threadIdx.x < 32) produce_gradient<Shape>(p, maps, s);
   } else {
     cutlass::arch::warpgroup_reg_alloc<232>();
-    consume_gradient<Shape>(p, s);
+    if (*p.exact) {
+      consume_gradient<Shape, true>(p, s);
+    } else {
+      consume_gradient<Shape, false>(p, s);
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "engine/cuda/score_scale.h"
 #include "engine/cuda/sm90/backward_rows.cuh"
 #include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/gradient.cuh"
@@ -51,7 +52,7 @@ void launch_gradient_levels(const Problem& p, const Gradients& g, const LaunchLa
 
 template <class Shape>
 void launch_gradient(const Problem& p, const Gradients& g, const DevicePlan& plan, const float2* rows,
-                     const TensorRef& result, double result_scale, Scratch& scratch, cudaStream_t stream) {
+                     const int32_t* exact, const TensorRef& result, double result_scale, Scratch& scratch, cudaStream_t stream) {
   GradientParams params;
   params.plan = plan.arrays();
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);
@@ -62,11 +63,13 @@ void launch_gradient(const Problem& p, const Gradients& g, const DevicePlan& pla
   params.heads = static_cast<int32_t>(p.heads);
   params.row_heads = static_cast<int32_t>(Shape::kRowsAreQueries ? p.heads : p.kv_heads);
   params.dim = static_cast<int32_t>(p.dim);
-  params.scale_log2 = static_cast<float>(p.scale * 1.4426950408889634);
+  params.scale = static_cast<float>(p.scale);
+  params.scale_log2 = scale_log2(p.scale);
   params.dropout = dropout_values(p);
   params.gain = static_cast<float>(p.out_scale) * params.dropout.gain;
   params.result_scale = static_cast<float>(result_scale);
   params.rows = rows;
+  params.exact = exact;
   params.result = result.data;
   params.batch_stride = result.batch_stride;
   params.len_stride = result.len_stride;
@@ -89,13 +92,15 @@ void launch_gradients(const Problem& p, const Gradients& g, const DevicePlan& fo
                       Scratch& scratch, cudaStream_t stream) {
   using Element = ElementOf<Tag>;
   auto* rows = scratch.take<float2>(p.batch * p.heads * p.len_q);
-  if (p.batch * p.len_q > 0) prepare_rows<Element, kDim>(p, g, rows, nullptr, stream);
-  launch_gradient<GradientShape<Element, kDim, Dropout, QueryGradient>>(p, g, forward, rows, g.dq, p.scale, scratch,
+  auto* exact = scratch.take<int32_t>(1);
+  check(cudaMemsetAsync(exact, 0, sizeof(*exact), stream), "note of large scores");
+  if (p.batch * p.len_q > 0) prepare_rows<Element, kDim>(p, g, rows, nullptr, exact, stream);
+  launch_gradient<GradientShape<Element, kDim, Dropout, QueryGradient>>(p, g, forward, rows, exact, g.dq, p.scale, scratch,
                                                                         stream);
-  launch_gradient<GradientShape<Element, kDim, Dropout, KeyGradient>>(p, g, transposed, rows, g.dk, p.scale, scratch,
+  launch_gradient<GradientShape<Element, kDim, Dropout, KeyGradient>>(p, g, transposed, rows, exact, g.dk, p.scale, scratch,
                                                                       stream);
   launch_gradient<GradientShape<Element, kDim, Dropout, ValueGradient>>(
-      p, g, transposed, rows, g.dv, p.out_scale / (1 - p.dropout_p), scratch, stream);
+      p, g, transposed, rows, exact, g.dv, p.out_scale / (1 - p.dropout_p), scratch, stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90

@@ -39,11 +39,12 @@ struct GradientParams {
   int32_t partial;
   int32_t query_start, len_q, len_k, len_rows;
   int32_t heads, row_heads, dim;
-  float scale_log2, gain;  // signed scale; out_scale / (1 - dropout_p)
+  float scale, scale_log2, gain;  // signed scale; out_scale / (1 - dropout_p)
   float result_scale;
   DropoutValues dropout;
-  const float2* rows;  // [batch * heads][len_q]: lse_log2 (+inf where nothing is seen), delta
-  void* result;        // [batch, len_rows, row_heads, dim]
+  const float2* rows;    // [batch * heads][len_q]: lse (+inf where nothing is seen), delta
+  const int32_t* exact;  // whether some lse is large (exponential.cuh)
+  void* result;          // [batch, len_rows, row_heads, dim]
   int64_t batch_stride, len_stride, head_stride;
   float* partial_result;  // [batch * row_heads][partial_rows][kDim]
   int64_t partial_rows;

@@ -13,9 +13,14 @@ namespace longstride::engine::cuda::sm90 {
 // The two rows of a thread: 64 * warpgroup + 16 * warp + lane / 4, and 8 further. Its columns of an accumulator: pair
 // 2 * (lane % 4) of every eight.
 struct RowState {
-  float max[2];  // log2 units, of scale * score + log2 weight
-  float sum[2];  // of this thread's columns only, until the end
+  float max[2];  // greatest score, as the product left it (turned round if scale < 0)
+  float sum[2];  // of weight * exp(scale * (score - max)); of this thread's columns only, until the end
 };
+
+// exp(scale * (x - max)), for a max that is not -inf.
+__device__ __forceinline__ float exp_below(float x, float max, float scale_log2) {
+  return exp2_unit((x - max) * scale_log2);
+}
 
 template <class Shape, class Scores>
 __device__ __forceinline__ void mask(Scores& scores, const BlockNote& b, int row0) {
@@ -35,8 +40,10 @@ __device__ __forceinline__ void mask(Scores& scores, const BlockNote& b, int row
   }
 }
 
-// Turns scores into probabilities in place; `rescale` is what the old output must be multiplied with.
-template <class Shape, class Scores>
+// Turns scores into probabilities in place; `rescale` is what the old output must be multiplied with. Not kExact: by
+// one multiply-add each, which is good enough if is_large() says no at the end. kExact: large terms are subtracted
+// first, and a row that has none comes out as it would without, so that nothing depends on a tile's other rows.
+template <class Shape, bool kExact, class Scores>
 __device__ __forceinline__ void soften(Scores& scores, RowState& state, float (&rescale)[2], float scale_log2,
                                        float weight_log2) {
 #pragma unroll
@@ -50,22 +57,36 @@ __device__ __forceinline__ void soften(Scores& scores, RowState& state, float (&
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
     const float was = state.max[r];
-    const float now = fmaxf(was, fmaf(top, scale_log2, weight_log2));
+    const float now = fmaxf(was, top);
     state.max[r] = now;
     const float base = now == -INFINITY ? 0.f : now;  // nothing seen yet: exp2(-inf - 0) = 0
-    rescale[r] = exp2_unit(was - base);
-    const float shift = weight_log2 - base;
-    float sum = 0;
+    rescale[r] = exp_below(was, base, scale_log2);
+    // A row that begins at -2^31 and less must bring nothing infinite to where it ends.
+    float less = 0, shift = fminf(fmaf(-base, scale_log2, weight_log2), 0x1p31f), sum = 0;
+    if constexpr (kExact) {
+      const bool large = fabsf(shift) >= kMostForward;
+      less = large ? base : 0.f;
+      shift = large ? weight_log2 : shift;
+    }
 #pragma unroll
     for (int n = 0; n < Shape::kColumns / 8; ++n)
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& x = scores[4 * n + 2 * r + c];
-        x = exp2_unit(fmaf(x, scale_log2, shift));
+        x = exp2_unit(fmaf(kExact ? x - less : x, scale_log2, shift));
         sum += x;
       }
     state.sum[r] = fmaf(state.sum[r], rescale[r], sum);
   }
+}
+
+// Whether a score of the warp's rows was so large that their tile must be made again with kExact.
+__device__ __forceinline__ bool is_large(const RowState& state, float scale_log2) {
+  bool large = false;
+#pragma unroll
+  for (int r = 0; r < 2; ++r)
+    large = large || (fabsf(state.max[r] * scale_log2) >= kMostForward && state.max[r] != -INFINITY);
+  return __any_sync(~0u, large);
 }
 
 // Calls body(slots) for every merge of a base tile in which row row0 or row0 + 8 takes part: the slots of the two, or
@@ -87,21 +108,22 @@ __device__ __forceinline__ void for_each_slot(const ForwardParams& p, const Item
   }
 }
 
-// lse of a partial result in log2 units.
-__device__ __forceinline__ float partial_log2(const ForwardParams& p, int64_t slot) {
-  return slot < 0 ? -INFINITY : p.partial_lse[slot] * 1.44269504088896340f;
+// (greatest score, sum) of a partial result; sum 0: it saw nothing.
+__device__ __forceinline__ float2 partial_softmax(const ForwardParams& p, int64_t slot) {
+  return slot < 0 ? make_float2(-INFINITY, 0.f) : p.partial_softmax[slot];
 }
 
 // Where the softmax of a tile begins: nothing seen, or what partial levels saw. So merging costs no pass of its own.
 __device__ __forceinline__ RowState begin_rows(const ForwardParams& p, const ItemNote& item, int row0) {
   RowState state{{-INFINITY, -INFINITY}, {0, 0}};
   for_each_slot(p, item, row0, [&](const int64_t(&slots)[2]) {
-    const float parts[2] = {partial_log2(p, slots[0]), partial_log2(p, slots[1])};
+    const float2 parts[2] = {partial_softmax(p, slots[0]), partial_softmax(p, slots[1])};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      if (parts[r] == -INFINITY) continue;
-      const float top = fmaxf(state.max[r], parts[r]);
-      state.sum[r] = state.sum[r] * exp2_unit(state.max[r] - top) + exp2_unit(parts[r] - top);
+      if (parts[r].y == 0.f) continue;
+      const float top = fmaxf(state.max[r], parts[r].x);
+      state.sum[r] = state.sum[r] * exp_below(state.max[r], top, p.scale_log2) +
+                     parts[r].y * exp_below(parts[r].x, top, p.scale_log2);
       state.max[r] = top;
     }
   });
@@ -120,9 +142,9 @@ __device__ __forceinline__ void begin_output(const ForwardParams& p, const ItemN
   for_each_slot(p, item, row0, [&](const int64_t(&slots)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float part = partial_log2(p, slots[r]);
-      if (part == -INFINITY) continue;
-      const float share = exp2_unit(part - max[r]);
+      const float2 part = partial_softmax(p, slots[r]);
+      if (part.y == 0.f) continue;
+      const float share = part.y * exp_below(part.x, max[r], p.scale_log2);
       const float* from = p.partial_out + slots[r] * Shape::kDim;
 #pragma unroll
       for (int n = 0; n < Shape::kDim / 8; ++n) {
@@ -144,7 +166,6 @@ template <class Shape, class Output>
 __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& item, const RowState& state,
                                       const Output& output, int row0) {
   using Element = typename Shape::Element;
-  constexpr float kLn2 = 0.693147180559945309f;
   const int column0 = 2 * (threadIdx.x % 4);
   const int64_t head = int64_t(item.batch) * p.heads + item.head;
 #pragma unroll
@@ -155,23 +176,21 @@ __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& it
     const int row = row0 + 8 * r;
     const bool valid = row < item.rows;
     float max = state.max[r];
-    float keep = 1;  // what the accumulated output counts in units of 2^max
+    float keep = 1;  // what the accumulated output counts in units of exp(scale * max)
     for (int i = 0; i < item.phantom_count; ++i) {
       const Phantoms ph = p.plan.phantoms[item.phantom_begin + i];
       if (row < ph.row_begin || row >= ph.row_end) continue;
-      const float now = fmaxf(max, 0.f);
-      const float factor = exp2f(max - now);
-      sum = sum * factor + float(ph.count) * exp2f(-now);
+      const float now = fmaxf(max, 0.f);  // a phantom's score is 0
+      const float factor = exp2f((max - now) * p.scale_log2);
+      sum = sum * factor + float(ph.count) * exp2f(-now * p.scale_log2);
       keep *= factor;
       max = now;
     }
-    // -inf where nothing is seen; NaN stays NaN.
-    const float lse = sum == 0.f ? -INFINITY : max * kLn2 + logf(sum);
     const float factor = sum == 0.f ? 0.f : keep / sum;
     if (p.partial) {
       if (!valid) continue;
       const int64_t slot = head * p.partial_rows + item.slot + row;
-      if (column0 == 0) p.partial_lse[slot] = lse;
+      if (column0 == 0) p.partial_softmax[slot] = make_float2(max, sum);
       float* to = p.partial_out + slot * Shape::kDim;
 #pragma unroll
       for (int n = 0; n < Shape::kDim / 8; ++n)
@@ -180,7 +199,8 @@ __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& it
       continue;
     }
     const int64_t at = item.row0 + row * item.stride;  // < len_q
-    if (valid && column0 == 0) p.lse[head * p.len_q + at] = lse;
+    // -inf where nothing is seen; NaN stays NaN.
+    if (valid && column0 == 0) p.lse[head * p.len_q + at] = sum == 0.f ? -INFINITY : row_lse(max, p.scale, sum);
     Element* to = static_cast<Element*>(p.out) + item.batch * p.out_batch_stride + at * p.out_len_stride +
                   item.head * p.out_head_stride;
     store_row<Element, Shape::kDim>(to, valid, p.dim, output, r, factor * p.dropout.gain * p.out_scale);
