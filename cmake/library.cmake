@@ -19,7 +19,7 @@ function(longstride_library)
   add_library(longstride::longstride ALIAS longstride)
   list(TRANSFORM LIBRARY_ROOMS PREPEND longstride_ OUTPUT_VARIABLE rooms)
   # For what the rooms link to outside; their own archives add nothing, since every object is there already.
-  target_link_libraries(longstride PRIVATE ${rooms} PUBLIC ${TORCH_LIBRARIES})
+  target_link_libraries(longstride PRIVATE ${rooms} PUBLIC longstride::torch)
   target_include_directories(longstride PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                                                $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   target_compile_features(longstride PUBLIC cxx_std_20)
@@ -28,6 +28,7 @@ function(longstride_library)
 
   install(TARGETS longstride EXPORT longstrideTargets)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/longstride TYPE INCLUDE)
+  string(REGEX MATCH "^[0-9]+[.][0-9]+" longstride_torch_series "${longstride_torch_version}")
   set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/longstride)
   install(EXPORT longstrideTargets NAMESPACE longstride:: DESTINATION ${package_dir})
   configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/longstrideConfig.cmake.in

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Checks that the rooms of the house know only whom they may (DESIGN: "who may know whom").
 
-Reads every #include of include/, src/, python/ and oracle/, and every longstride_room(... DEPS ...) and
-target_link_libraries of src/, and fails when one crosses a layer. Names a file may not have are refused too; files
-longer than 400 lines are noted. Called by `make layers`, by `make test`, and by its own test on small trees.
+Reads every #include of include/, src/, python/, bench/ and oracle/, every longstride_room(... DEPS ...) and
+target_link_libraries of src/, and those of python/ and bench/, and fails when one crosses a layer. Names a file may not
+have are refused too; files longer than 400 lines are noted. Called by `make layers`, by `make test`, and by its own test on small trees.
 
 usage: check_layers.py [ROOT]
 """
@@ -186,6 +186,29 @@ class Checker:
             if quote == '"' and not name.startswith("longstride/") and not (path.parent / name).is_file():
                 self.error(path, f"includes \"{name}\"; Python's binding knows public headers only")
 
+    def check_bench(self, path, src):
+        """A measurement may look into every room below the program."""
+        for quote, name in self.includes(path):
+            if name.startswith("longstride/"):
+                if quote == "<":
+                    self.error(path, f"includes <{name}>; write \"{name}\"")
+                elif not (self.root / "include" / name).is_file():
+                    self.error(path, f"includes {name}, which is not in include/")
+            elif quote == '"' and not (path.parent / name).is_file():
+                room = name.split("/")[0]
+                if not (src / name).is_file():
+                    self.error(path, f"includes \"{name}\", which is neither beside it nor in src/")
+                elif room == "cli":
+                    self.error(path, f"includes {name} of room 'cli', which bench/ may not know")
+
+    def check_outer_links(self, path, folder):
+        """What python/ and bench/ link to: Python's binding the library alone, a measurement any room but the program's."""
+        text = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
+        for words in re.findall(r"target_link_libraries\s*\(([^)]*)\)", text):
+            for word in re.findall(r"(?<![:\w])longstride_(\w+)", words.split(None, 1)[1]):
+                if folder == "python" or word in ("cli", "program", "oracle", "cases"):
+                    self.error(path, f"links to longstride_{word}, which {folder}/ may not know")
+
     def check_links(self, path, src):
         text = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
         calls = [(m[1], m[2]) for m in re.finditer(r"longstride_room\s*\(\s*(\w+)([^)]*)\)", text)]
@@ -239,6 +262,10 @@ class Checker:
                         self.check_oracle(path)
                     elif folder == "python":
                         self.check_python(path)
+                    elif folder == "bench":
+                        self.check_bench(path, src)
+                elif folder in ("python", "bench") and path.name == "CMakeLists.txt":
+                    self.check_outer_links(path, folder)
                 elif folder == "src" and path.name == "CMakeLists.txt":
                     self.check_links(path, src)
         if checked == 0:

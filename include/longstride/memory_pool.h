@@ -69,8 +69,8 @@ class UnifiedMemoryPool {
   // Idle memory goes back to the system; that of leases when they end.
   ~UnifiedMemoryPool();
 
-  // size_bytes > 0. Throws Error if it is not or if most_live_bytes would be exceeded, std::bad_alloc if the system has
-  // no more; the pool is then as before.
+  // size_bytes in [1, 2^60]. Throws Error if it is not or if most_live_bytes would be exceeded, std::bad_alloc if the
+  // system has no more; the pool is then as before.
   Lease lease(int64_t size_bytes);
 
   // The same for callers that can hold a pointer only; free() takes what allocate() gave, and throws Error for any

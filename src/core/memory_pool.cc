@@ -65,7 +65,9 @@ class UnifiedMemoryPool::State {
 
   void* take(int64_t size_bytes) {
     if (size_bytes <= 0) core::refuse("size_bytes", "must be positive", fmt::format("{}", size_bytes));
-    if (size_bytes > kMostBytes) throw std::bad_alloc();
+    if (size_bytes > kMostBytes) {
+      core::refuse("size_bytes", fmt::format("must be at most {}", kMostBytes), fmt::format("{}", size_bytes));
+    }
     const int64_t block = block_size(size_bytes);
     std::unique_lock lock(mutex_);
     if (block > options_.most_live_bytes - seen_.live_bytes) {

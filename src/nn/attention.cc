@@ -4,6 +4,8 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "longstride/pattern/json.h"
 #include "nn/require.h"
 
@@ -114,7 +116,7 @@ BlockChoice DilatedAttentionImpl::choose_blocks(const at::Tensor& q, const at::T
   }
   if (call.cu_seqlens) {
     core::refuse("cu_seqlens", "must be unset with learned blocks",
-                 fmt::format("{} documents", call.cu_seqlens->size() - 1),
+                 fmt::format("{} documents", std::max<size_t>(1, call.cu_seqlens->size()) - 1),
                  "give each document a batch row and lengths");
   }
   if (call.gates) core::refuse("gates", "must be unset with learned blocks", "a tensor", "the scorer gives them");

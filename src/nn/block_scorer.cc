@@ -140,7 +140,8 @@ void LearnedBlocks::validate() const {
 BlockScorerImpl::BlockScorerImpl(LearnedBlocks given, bool is_causal)
     : options(given), causal(is_causal), temperature_(given.temperature) {
   options.validate();
-  reset();
+  nn::within_memory("kv_heads x head_dim x hidden",
+                    fmt::format("{} x {} x {}", options.kv_heads, options.head_dim, options.hidden), [&] { reset(); });
 }
 
 void BlockScorerImpl::reset() {
@@ -167,7 +168,9 @@ void BlockScorerImpl::set_temperature(double temperature) {
 
 BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
                                      const std::optional<std::vector<int64_t>>& lengths) const {
-  const auto fits = [&](const at::Tensor& t) { return t.defined() && t.dim() == 4 && t.size(3) == options.head_dim; };
+  nn::require_readable("q", q);
+  nn::require_readable("k", k);
+  const auto fits = [&](const at::Tensor& t) { return t.dim() == 4 && t.size(3) == options.head_dim; };
   if (!fits(k) || k.size(2) != options.kv_heads) {
     core::refuse("k", fmt::format("must be [batch, len, {}, {}]", options.kv_heads, options.head_dim),
                  nn::shape_text(k));
@@ -177,6 +180,15 @@ BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
         "q",
         fmt::format("must be [{}, {}, a multiple of {}, {}]", k.size(0), k.size(1), options.kv_heads, options.head_dim),
         nn::shape_text(q));
+  }
+  for (const auto& [argument, t] : {std::pair<const char*, const at::Tensor&>{"q", q}, {"k", k}}) {
+    if (!t.is_floating_point()) {
+      core::refuse(argument, "must be a floating-point tensor", c10::toString(t.scalar_type()), "convert it with to()");
+    }
+    if (t.device() != bias.device()) {
+      core::refuse(argument, fmt::format("must be on the scorer's device {}", bias.device().str()), t.device().str(),
+                   "move one of them with to()");
+    }
   }
   Grid grid{options.block_size, k.size(1), causal, {k.size(1)}};
   at::Tensor queries = q.detach(), keys = k.detach();

@@ -96,14 +96,27 @@ Tensors weights(const torch::nn::Module& module) {
 }
 
 void load_weights(torch::nn::Module& module, const Tensors& tensors) {
+  const auto refuse_wrong = [](const std::vector<std::string>& wrong) {
+    if (wrong.empty()) return;
+    throw Error(fmt::format("the weights do not fit the module: {}; nothing was loaded", fmt::join(wrong, ", ")));
+  };
   const Tensors wanted = weights(module);
-  const Tensors given = adapt_projections(tensors, wanted);
   std::vector<std::string> wrong;
+  for (const auto& [key, tensor] : tensors) {
+    if (const auto odd = nn::not_readable(tensor); !odd.empty()) wrong.push_back(fmt::format("{} is {}", key, odd));
+  }
+  for (const auto& [key, parameter] : wanted) {
+    if (const auto odd = nn::not_readable(parameter); !odd.empty()) {
+      wrong.push_back(fmt::format("the module's {} is {}", key, odd));
+    }
+  }
+  refuse_wrong(wrong);
+  const Tensors given = adapt_projections(tensors, wanted);
   for (const auto& [key, parameter] : wanted) {
     const auto found = given.find(key);
     if (found == given.end()) {
       wrong.push_back("missing " + key);
-    } else if (!found->second.defined() || found->second.sizes() != parameter.sizes()) {
+    } else if (found->second.sizes() != parameter.sizes()) {
       wrong.push_back(
           fmt::format("{} is {} and must be {}", key, nn::shape_text(found->second), nn::shape_text(parameter)));
     } else if (found->second.is_floating_point() != parameter.is_floating_point()) {
@@ -114,9 +127,7 @@ void load_weights(torch::nn::Module& module, const Tensors& tensors) {
   for (const auto& [key, tensor] : given) {
     if (!wanted.contains(key)) wrong.push_back("unknown " + key);
   }
-  if (!wrong.empty()) {
-    throw Error(fmt::format("the weights do not fit the module: {}; nothing was loaded", fmt::join(wrong, ", ")));
-  }
+  refuse_wrong(wrong);
   const at::NoGradGuard no_grad;
   for (const auto& [key, parameter] : wanted) at::Tensor(parameter).copy_(given.at(key));
 }

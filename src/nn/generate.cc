@@ -51,9 +51,9 @@ void GenerateOptions::validate() const {
 }
 
 int64_t sample_token(const at::Tensor& logits, const GenerateOptions& options, double uniform) {
-  if (!logits.defined() || logits.dim() != 1 || logits.numel() == 0) {
-    core::refuse("logits", "must be [vocab]", nn::shape_text(logits));
-  }
+  nn::require_readable("logits", logits);
+  if (logits.dim() != 1 || logits.numel() == 0) core::refuse("logits", "must be [vocab]", nn::shape_text(logits));
+  if (logits.is_complex()) core::refuse("logits", "must be real", c10::toString(logits.scalar_type()));
   options.validate();
   if (!(uniform >= 0 && uniform < 1)) core::refuse("uniform", "must be in [0, 1)", fmt::format("{}", uniform));
   const at::Tensor row = logits.detach().to(at::kCPU, at::kDouble).contiguous();
@@ -85,9 +85,10 @@ at::Tensor generate(LongNetLM& model, const at::Tensor& prompt, const GenerateOp
   options.validate();
   if (model.is_empty()) core::refuse("model", "must hold a module", "an empty holder");
   if (model->is_training()) core::refuse("model", "must be in eval mode", "training mode", "call eval()");
-  if (!prompt.defined() || prompt.dim() != 2 || prompt.scalar_type() != at::kLong || prompt.size(0) == 0 ||
-      prompt.size(1) == 0) {
-    core::refuse("prompt", "must be int64 [batch >= 1, len >= 1]", nn::shape_text(prompt));
+  nn::require_readable("prompt", prompt);
+  if (prompt.dim() != 2 || prompt.scalar_type() != at::kLong || prompt.numel() == 0) {
+    core::refuse("prompt", "must be int64 [batch >= 1, len >= 1]",
+                 fmt::format("{} {}", c10::toString(prompt.scalar_type()), nn::shape_text(prompt)));
   }
   if (options.stop_token && (*options.stop_token < 0 || *options.stop_token >= model->config.vocab)) {
     core::refuse("stop_token", fmt::format("must be in [0, {})", model->config.vocab),

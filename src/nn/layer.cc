@@ -44,14 +44,24 @@ FeedForwardOptions feed_forward_of(const TransformerLayerOptions& o) {
 }
 
 void check_input(const char* argument, const at::Tensor& x, int64_t embed_dim, const at::Tensor& weight) {
-  if (!x.defined() || x.dim() != 3 || x.size(2) != embed_dim) {
+  require_dense(argument, x);
+  if (x.dim() != 3 || x.size(2) != embed_dim) {
     core::refuse(argument, fmt::format("must be [batch, len, {}]", embed_dim), nn::shape_text(x));
   }
   check_type(argument, x, weight);
 }
 
+std::optional<at::ScalarType> autocast_type(at::DeviceType device) {
+  if (!at::autocast::is_autocast_available(device) || !at::autocast::is_autocast_enabled(device)) return std::nullopt;
+  return at::autocast::get_autocast_dtype(device);
+}
+
+at::ScalarType attention_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : autocast_type(x.device().type()).value_or(x.scalar_type());
+}
+
 void check_type(const char* argument, const at::Tensor& x, const at::Tensor& weight) {
-  const bool autocast = at::autocast::is_autocast_enabled(x.device().type());
+  const bool autocast = autocast_type(x.device().type()).has_value();
   if (!x.is_floating_point() || (!autocast && x.scalar_type() != weight.scalar_type())) {
     core::refuse(argument, fmt::format("must have the module's dtype {}", c10::toString(weight.scalar_type())),
                  c10::toString(x.scalar_type()), "convert one of them with to()");
@@ -97,7 +107,7 @@ void FeedForwardOptions::validate() const {
 
 FeedForwardImpl::FeedForwardImpl(FeedForwardOptions given) : options(std::move(given)) {
   options.validate();
-  reset();
+  nn::within_memory("dim x dim_feedforward", fmt::format("{} x {}", options.dim, options.hidden), [&] { reset(); });
 }
 
 void FeedForwardImpl::reset() {
@@ -123,7 +133,8 @@ void FeedForwardImpl::reset_parameters() {
 }
 
 at::Tensor FeedForwardImpl::forward(const at::Tensor& x) {
-  if (!x.defined() || x.dim() < 1 || x.size(-1) != options.dim) {
+  nn::require_dense("x", x);
+  if (x.dim() < 1 || x.size(-1) != options.dim) {
     core::refuse("x", fmt::format("must be [..., {}]", options.dim), nn::shape_text(x));
   }
   nn::check_type("x", x, fc1->weight);
@@ -140,7 +151,7 @@ void TransformerLayerOptions::validate() const {
 TransformerLayerImpl::TransformerLayerImpl(TransformerLayerOptions given, AttentionFn attend)
     : options(std::move(given)), attend_(std::move(attend)) {
   options.validate();
-  reset();
+  nn::within_memory("embed_dim", std::to_string(options.attention.embed_dim), [&] { reset(); });
 }
 
 void TransformerLayerImpl::reset() {

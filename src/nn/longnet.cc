@@ -1,7 +1,6 @@
 // LongNet: stacks of layers between LayerNorms. Called by users and the factory.
 #include "longstride/nn/longnet.h"
 
-#include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 
 #include "nn/layer_parts.h"
@@ -24,7 +23,7 @@ MultiheadCall layer_call(const LongNetCall& call, const RotaryFactors& rotary) {
 LongNetImpl::LongNetImpl(LongNetConfig given, LongNetAttention attend)
     : config(std::move(given)), attend_(std::move(attend)) {
   config.validate();
-  reset();
+  nn::within_memory("d_model", std::to_string(config.d_model), [&] { reset(); });
 }
 
 void LongNetImpl::reset() {
@@ -76,12 +75,8 @@ void LongNetImpl::check(const char* argument, const at::Tensor& x) const {
 at::Tensor LongNetImpl::run_layers(torch::nn::ModuleList& layers, at::Tensor x, const at::Tensor& memory,
                                    const LongNetCall& call) {
   // One set of factors for all layers, of the type in which attention will run.
-  const auto device = x.device();
-  const auto dtype = at::autocast::is_autocast_enabled(device.type()) && x.scalar_type() != at::kDouble
-                         ? at::autocast::get_autocast_dtype(device.type())
-                         : x.scalar_type();
   const RotaryFactors rotary = rotary_factors(config.encoder_layer().attention.positions, 0, x.size(1),
-                                              config.d_model / config.nhead, dtype, device);
+                                              config.d_model / config.nhead, nn::attention_type(x), x.device());
   const bool draws_random = is_training() && (config.dropout > 0 || config.attention_dropout > 0);
   for (const auto& child : *layers) {
     const auto plain = std::dynamic_pointer_cast<TransformerLayerImpl>(child);

@@ -36,7 +36,13 @@ LongNetForm longnet_form_from_name(const std::string& text) {
   return static_cast<LongNetForm>(found - kForms.begin());
 }
 
-const char* name(LongNetForm form) { return kForms.at(static_cast<size_t>(form)).c_str(); }
+const char* name(LongNetForm form) {
+  const auto index = static_cast<size_t>(form);
+  if (index >= kForms.size()) {
+    core::refuse("form", "must be kEncoder, kDecoder or kEncoderDecoder", std::to_string(index));
+  }
+  return kForms[index].c_str();
+}
 
 double LongNetConfig::encoder_gamma() const {
   if (encoder_gamma_init > 0) return encoder_gamma_init;

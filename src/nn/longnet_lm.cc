@@ -1,12 +1,12 @@
 // LongNetLM: embedding, layers, head, loss and the decode step. Called by generation, checkpoints and the program.
 #include "longstride/nn/longnet_lm.h"
 
-#include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "nn/layer_parts.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -17,13 +17,19 @@ namespace F = torch::nn::functional;
 // Logits of one chunk of the loss: 2^22 float32 make 16 MiB, a few of which live at a time.
 constexpr int64_t kChunkLogits = int64_t{1} << 22;
 
-void check_ids(const char* argument, const at::Tensor& ids, int64_t vocab, std::optional<int64_t> also) {
-  if (!ids.defined() || ids.dim() != 2 || ids.scalar_type() != at::kLong) {
+// Of ids that meet `weight`.
+void check_ids(const char* argument, const at::Tensor& ids, int64_t vocab, std::optional<int64_t> also,
+               const at::Tensor& weight) {
+  nn::require_dense(argument, ids);
+  if (ids.dim() != 2 || ids.scalar_type() != at::kLong) {
     core::refuse(argument, "must be int64 [batch, len]",
-                 ids.defined() ? fmt::format("{} {}", c10::toString(ids.scalar_type()), nn::shape_text(ids))
-                               : nn::shape_text(ids));
+                 fmt::format("{} {}", c10::toString(ids.scalar_type()), nn::shape_text(ids)));
   }
-  if (ids.numel() == 0) return;
+  if (ids.device() != weight.device()) {
+    core::refuse(argument, fmt::format("must be on the model's device {}", weight.device().str()), ids.device().str(),
+                 "move one of them with to()");
+  }
+  if (ids.numel() == 0 || ids.is_meta()) return;
   at::Tensor outside = (ids < 0).logical_or(ids >= vocab);
   if (also) outside = outside.logical_and(ids != *also);
   if (!outside.any().item<bool>()) return;
@@ -36,7 +42,7 @@ void check_ids(const char* argument, const at::Tensor& ids, int64_t vocab, std::
 LongNetLMImpl::LongNetLMImpl(LongNetLMConfig given, AttentionFn attend)
     : config(std::move(given)), attend_(std::move(attend)) {
   config.validate();
-  reset();
+  nn::within_memory("vocab x dim", fmt::format("{} x {}", config.vocab, config.dim), [&] { reset(); });
 }
 
 void LongNetLMImpl::reset() {
@@ -72,17 +78,12 @@ at::Tensor LongNetLMImpl::embed(const at::Tensor& tokens) {
 }
 
 RotaryFactors LongNetLMImpl::factors(const at::Tensor& x, int64_t position0) const {
-  const auto device = x.device();
-  // The type in which attention will run.
-  const auto dtype = at::autocast::is_autocast_enabled(device.type()) && x.scalar_type() != at::kDouble
-                         ? at::autocast::get_autocast_dtype(device.type())
-                         : x.scalar_type();
   const PositionOptions positions = config.layer().attention.positions;
-  return rotary_factors(positions, position0, x.size(1), config.dim / config.heads, dtype, device);
+  return rotary_factors(positions, position0, x.size(1), config.dim / config.heads, nn::attention_type(x), x.device());
 }
 
 at::Tensor LongNetLMImpl::hidden(const at::Tensor& tokens, const LongNetLMCall& call) {
-  check_ids("tokens", tokens, config.vocab, std::nullopt);
+  check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
   if (tokens.size(1) > config.max_len) {
     core::refuse("tokens", fmt::format("must not be longer than max_len {}", config.max_len),
                  std::to_string(tokens.size(1)), "raise max_len in the config");
@@ -115,8 +116,9 @@ at::Tensor LongNetLMImpl::forward(const at::Tensor& tokens, const LongNetLMCall&
 }
 
 at::Tensor LongNetLMImpl::token_losses(const at::Tensor& tokens, const at::Tensor& targets, const LongNetLMCall& call) {
-  check_ids("targets", targets, config.vocab, kIgnored);
-  if (tokens.defined() && tokens.sizes() != targets.sizes()) {
+  check_ids("targets", targets, config.vocab, kIgnored, embedding->weight);
+  check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
+  if (tokens.sizes() != targets.sizes()) {
     core::refuse("targets", fmt::format("must have the shape of tokens {}", nn::shape_text(tokens)),
                  nn::shape_text(targets));
   }
@@ -141,7 +143,8 @@ at::Tensor LongNetLMImpl::token_losses(const at::Tensor& tokens, const at::Tenso
 }
 
 at::Tensor LongNetLMImpl::loss(const at::Tensor& tokens, const at::Tensor& targets, const LongNetLMCall& call) {
-  const int64_t counted = targets.defined() ? (targets != kIgnored).sum().item<int64_t>() : 1;
+  nn::require_readable("targets", targets);
+  const int64_t counted = (targets != kIgnored).sum().item<int64_t>();
   if (counted == 0) core::refuse("targets", "must hold one that counts", "none");
   return token_losses(tokens, targets, call).sum() / static_cast<double>(counted);
 }
@@ -163,14 +166,14 @@ DecodeState LongNetLMImpl::start_decoding(int64_t batch, int64_t capacity) const
 at::Tensor LongNetLMImpl::decode(const at::Tensor& tokens, DecodeState& state) {
   const at::NoGradGuard no_grad;
   if (is_training()) core::refuse("model", "must be in eval mode to decode", "training mode", "call eval()");
-  check_ids("tokens", tokens, config.vocab, std::nullopt);
+  check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
   if (state.layers.size() != layers->size()) {
     core::refuse("state", "must be made by start_decoding() of this model",
                  fmt::format("one of {} layers for a model of {}", state.layers.size(), layers->size()));
   }
   const int64_t len = tokens.size(1);
   if (len == 0) core::refuse("tokens", "must hold at least one token a row", nn::shape_text(tokens));
-  if (state.length + len > state.capacity) {
+  if (state.length < 0 || state.length > state.capacity - len) {
     core::refuse("tokens", fmt::format("must fit behind {} of {} tokens", state.length, state.capacity),
                  std::to_string(len), "start decoding with a larger capacity");
   }

@@ -1,7 +1,8 @@
 // MultiheadDilatedAttention: projections, positions, cache and norms around DilatedAttention. Called by users and the
 // transformer layer.
-#include <ATen/autocast_mode.h>
 #include <torch/torch.h>
+
+#include <limits>
 
 #include "longstride/nn/attention.h"
 #include "nn/layer_parts.h"
@@ -19,12 +20,10 @@ torch::nn::Linear linear(int64_t in, int64_t out, bool bias) {
 // The lengths that a mask of trailing padding says.
 std::vector<int64_t> lengths_of(const at::Tensor& mask, int64_t batch, int64_t len) {
   constexpr const char* kRemedy = "padding at the end of rows only; say anything else with lengths or cu_seqlens";
-  if (!mask.defined() || mask.scalar_type() != at::kBool || mask.dim() != 2 || mask.size(0) != batch ||
-      mask.size(1) != len) {
+  nn::require_readable("key_padding_mask", mask);
+  if (mask.scalar_type() != at::kBool || mask.dim() != 2 || mask.size(0) != batch || mask.size(1) != len) {
     core::refuse("key_padding_mask", fmt::format("must be bool [{}, {}], true where a key is padding", batch, len),
-                 mask.defined() ? fmt::format("{} {}", c10::toString(mask.scalar_type()), nn::shape_text(mask))
-                                : nn::shape_text(mask),
-                 kRemedy);
+                 fmt::format("{} {}", c10::toString(mask.scalar_type()), nn::shape_text(mask)), kRemedy);
   }
   const at::Tensor rows = mask.cpu();
   const at::Tensor lengths = len - rows.sum(1);  // [batch]
@@ -35,10 +34,23 @@ std::vector<int64_t> lengths_of(const at::Tensor& mask, int64_t batch, int64_t l
   return {lengths.data_ptr<int64_t>(), lengths.data_ptr<int64_t>() + batch};
 }
 
-void check_cache(const KeyValueCache& cache, const at::Tensor& k) {
+// That `len` more rows fit into a cache. Before any work: of what type they will be is known behind the projection.
+void check_room(const KeyValueCache& cache, int64_t len) {
   if (!cache.k.defined() || !cache.v.defined()) {
     core::refuse("cache", "must be made by make_cache()", "an empty one");
   }
+  nn::require_dense("cache.k", cache.k);
+  nn::require_dense("cache.v", cache.v);
+  if (cache.k.dim() != 4 || !cache.k.is_contiguous() || !cache.v.is_contiguous()) {
+    core::refuse("cache", "must be made by make_cache()", nn::shape_text(cache.k) + ", or with other strides");
+  }
+  if (cache.length < 0 || cache.length > cache.capacity() - len) {
+    core::refuse("cache", fmt::format("must have room for {} more rows", len),
+                 fmt::format("{} of {} filled", cache.length, cache.capacity()), "make it with a larger capacity");
+  }
+}
+
+void check_cache(const KeyValueCache& cache, const at::Tensor& k) {
   const auto fits = [&](const at::Tensor& t) {
     return t.dim() == 4 && t.size(0) == k.size(0) && t.size(2) == k.size(2) && t.size(3) == k.size(3) &&
            t.scalar_type() == k.scalar_type() && t.device() == k.device();
@@ -49,10 +61,6 @@ void check_cache(const KeyValueCache& cache, const at::Tensor& k) {
                              c10::toString(k.scalar_type())),
                  fmt::format("{} {}", nn::shape_text(cache.k), c10::toString(cache.k.scalar_type())),
                  "make it with make_cache() of this module");
-  }
-  if (cache.length < 0 || cache.length + k.size(1) > cache.capacity()) {
-    core::refuse("cache", fmt::format("must have room for {} more rows", k.size(1)),
-                 fmt::format("{} of {} filled", cache.length, cache.capacity()), "make it with a larger capacity");
   }
 }
 
@@ -104,7 +112,7 @@ DilatedAttentionOptions MultiheadDilatedAttentionOptions::inner_attention() cons
 MultiheadDilatedAttentionImpl::MultiheadDilatedAttentionImpl(MultiheadDilatedAttentionOptions given, AttentionFn attend)
     : options(std::move(given)), attend_(std::move(attend)) {
   options.validate();
-  reset();
+  nn::within_memory("embed_dim", std::to_string(options.embed_dim), [&] { reset(); });
 }
 
 void MultiheadDilatedAttentionImpl::reset() {
@@ -233,6 +241,10 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
     if (torch::GradMode::is_enabled()) {
       core::refuse("cache", "needs grad mode off", "grad mode on", "put a torch::NoGradGuard around decoding");
     }
+    check_room(*cache, len);
+    if (call.position0 > std::numeric_limits<int64_t>::max() - cache->length) {
+      core::refuse("position0", "must leave room for the cache's rows below 2^63", std::to_string(call.position0));
+    }
   }
 
   Projected p = project(query, key, value);
@@ -244,6 +256,9 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
   if (call.rotary != nullptr) {
     if (options.positions.kind == Positions::kNone) {
       core::refuse("rotary", "must be unset in a module without positions", "factors", "set positions.kind");
+    }
+    if (!call.rotary->defined()) {
+      core::refuse("factors of rotary", "must be defined", "undefined ones", "take them of rotary_factors()");
     }
     factors = *call.rotary;
   } else {
@@ -277,10 +292,11 @@ KeyValueCache MultiheadDilatedAttentionImpl::make_cache(int64_t batch, int64_t c
   nn::require_positive("batch", batch);
   nn::require_positive("capacity", capacity);
   auto like = out_proj->weight.options().requires_grad(false);
-  const auto device_type = out_proj->weight.device().type();
-  if (at::autocast::is_autocast_enabled(device_type)) like = like.dtype(at::autocast::get_autocast_dtype(device_type));
+  if (const auto lower = nn::autocast_type(out_proj->weight.device().type())) like = like.dtype(*lower);
   const std::vector<int64_t> shape = {batch, capacity, options.key_value_heads(), options.head_dim()};
-  return {at::empty(shape, like), at::empty(shape, like), 0};
+  return nn::within_memory("batch x capacity", fmt::format("{} x {}", batch, capacity), [&] {
+    return KeyValueCache{at::empty(shape, like), at::empty(shape, like), 0};
+  });
 }
 
 }  // namespace longstride

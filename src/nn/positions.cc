@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "nn/require.h"
 
@@ -40,13 +41,18 @@ Positions positions_from_name(const std::string& text) {
   return static_cast<Positions>(found - kNames.begin());
 }
 
-const char* name(Positions kind) { return kNames.at(static_cast<size_t>(kind)).c_str(); }
+const char* name(Positions kind) {
+  const auto index = static_cast<size_t>(kind);
+  if (index >= kNames.size()) core::refuse("positions", "must be kNone, kRope or kXpos", std::to_string(index));
+  return kNames[index].c_str();
+}
 
 double PositionOptions::scale_base() const {
   return xpos_scale_base > 0 ? xpos_scale_base : std::max(512.0, static_cast<double>(max_len) / 32);
 }
 
 void PositionOptions::validate() const {
+  (void)name(kind);
   if (!(base > 1) || !std::isfinite(base)) {
     core::refuse("rope_base", "must be finite and above 1", fmt::format("{}", base));
   }
@@ -62,6 +68,12 @@ RotaryFactors rotary_factors(const PositionOptions& options, int64_t position0, 
   options.validate();
   if (position0 < 0) core::refuse("position0", "must not be negative", std::to_string(position0));
   if (len < 0) core::refuse("len", "must not be negative", std::to_string(len));
+  if (position0 > std::numeric_limits<int64_t>::max() - len) {
+    core::refuse("position0 + len", "must be below 2^63", fmt::format("{} + {}", position0, len));
+  }
+  if (!at::isFloatingType(dtype)) {
+    core::refuse("dtype", "must be a floating-point type", c10::toString(dtype));
+  }
   if (dim <= 0 || dim % 2 != 0) {
     core::refuse("head dim", fmt::format("must be even for {} positions", name(options.kind)), std::to_string(dim),
                  "change the number of heads or use positions none");
@@ -73,11 +85,17 @@ RotaryFactors rotary_factors(const PositionOptions& options, int64_t position0, 
   const auto real = at::TensorOptions().dtype(at::kDouble).device(device);
   const auto complex = real.dtype(dtype == at::kDouble ? at::kComplexDouble : at::kComplexFloat);
   const int64_t pairs = dim / 2;
+  const auto empty = [&] {
+    return nn::within_memory("len x dim", fmt::format("{} x {}", len, dim), [&] {
+      return at::empty({len, 1, pairs}, complex);
+    });
+  };
+  RotaryFactors factors{empty(), {}};
+  factors.k = scaled ? empty() : factors.q;
+  if (len == 0) return factors;
   const at::Tensor pair = at::arange(pairs, real);                                  // [dim/2]
   const at::Tensor frequency = at::pow(options.base, pair * (-2.0 / double(dim)));  // [dim/2]
   const at::Tensor log_zeta = at::log((pair * (2.0 / double(dim)) + 0.4) / 1.4);    // [dim/2]
-  RotaryFactors factors{at::empty({len, 1, pairs}, complex), {}};
-  factors.k = scaled ? at::empty({len, 1, pairs}, complex) : factors.q;
   for (int64_t begin = 0; begin < len; begin += kChunkRows) {
     const int64_t rows = std::min(kChunkRows, len - begin);
     const at::Tensor n = at::arange(position0 + begin, position0 + begin + rows, real).view({rows, 1, 1});
@@ -90,15 +108,27 @@ RotaryFactors rotary_factors(const PositionOptions& options, int64_t position0, 
 }
 
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& factors) {
-  if (x.dim() != 4 || factors.dim() != 3 || factors.size(0) != x.size(1) || 2 * factors.size(2) != x.size(3)) {
-    core::refuse("x", "must be [batch, len, heads, dim] with factors [len, 1, dim/2]",
-                 nn::shape_text(x) + " with " + nn::shape_text(factors));
+  nn::require_dense("x", x);
+  nn::require_dense("factors", factors);
+  if (x.dim() != 4) core::refuse("x", "must be [batch, len, heads, dim]", nn::shape_text(x));
+  if (factors.dim() != 3 || factors.size(0) != x.size(1) || factors.size(1) != 1 || 2 * factors.size(2) != x.size(3)) {
+    core::refuse("factors", "must be [len, 1, dim/2] of x " + nn::shape_text(x), nn::shape_text(factors));
   }
+  if (!x.is_floating_point()) core::refuse("x", "must be a floating-point tensor", c10::toString(x.scalar_type()));
+  if (!factors.is_complex()) {
+    core::refuse("factors", "must be complex", c10::toString(factors.scalar_type()), "take them of rotary_factors()");
+  }
+  if (factors.device() != x.device()) {
+    core::refuse("x and factors", "must be on one device",
+                 fmt::format("{} and {}", x.device().str(), factors.device().str()));
+  }
+  if (x.numel() == 0) return x.clone();
   at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
-  // view_as_complex wants dim contiguous and every other stride even.
+  // view_as_complex wants dim contiguous, and an even offset and every other stride even, also where a size of 1 makes
+  // the stride mean nothing: a tensor that calls itself contiguous may still have to be copied.
   bool viewable = wide.stride(3) == 1 && wide.storage_offset() % 2 == 0;
   for (int64_t d = 0; d < 3; ++d) viewable = viewable && wide.stride(d) % 2 == 0;
-  if (!viewable) wide = wide.contiguous();
+  if (!viewable) wide = wide.clone(at::MemoryFormat::Contiguous);
   const at::Tensor turned = at::view_as_complex(wide.unflatten(3, {x.size(3) / 2, 2})) * factors;
   return at::view_as_real(turned).flatten(3).to(x.scalar_type());
 }

@@ -20,6 +20,8 @@ struct AutocastState {
   bool cache;
 
   static AutocastState now(at::DeviceType device) {
+    // A device that knows no autocast has none to repeat; the CPU's is left as it is.
+    if (!at::autocast::is_autocast_available(device)) device = at::kCPU;
     return {device, at::autocast::is_autocast_enabled(device), at::autocast::get_autocast_dtype(device),
             at::autocast::is_autocast_cache_enabled()};
   }
@@ -147,6 +149,8 @@ class Recompute : public torch::autograd::Function<Recompute> {
 
 at::Tensor checkpoint(std::function<at::Tensor(const at::Tensor&)> function, const at::Tensor& x,
                       std::vector<at::Tensor> parameters, bool draws_random) {
+  if (!function) core::refuse("function", "must be callable", "an empty one");
+  if (!x.defined()) core::refuse("x", "must be a tensor", "an undefined one");
   if (!torch::GradMode::is_enabled()) return function(x);
   std::erase_if(parameters, [](const at::Tensor& p) { return !p.defined() || !p.requires_grad(); });
   if (parameters.empty() && !x.requires_grad()) return function(x);

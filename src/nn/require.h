@@ -7,6 +7,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -29,8 +31,31 @@ inline void require_dropout(std::string_view argument, double value) {
   if (!(value >= 0 && value < 1)) core::refuse(argument, "must be in [0, 1)", fmt::format("{}", value));
 }
 
-inline std::string shape_text(const at::Tensor& t) {
-  return t.defined() ? fmt::format("[{}]", fmt::join(t.sizes().vec(), ", ")) : std::string("an undefined tensor");
+// The shape, or what it has in place of one.
+std::string shape_text(const at::Tensor& t);
+
+// What keeps a tensor from being a dense one: "an undefined tensor", "a tensor of layout Sparse", "a tensor of 8 bytes
+// on a storage of 0"; "" for a dense one, which may be a meta tensor. To be asked first: a nested tensor has no sizes,
+// a sparse one no strides.
+std::string not_dense(const at::Tensor& t);
+// The same, and what keeps its values from being read: "a meta tensor, which has no values".
+std::string not_readable(const at::Tensor& t);
+void require_dense(std::string_view argument, const at::Tensor& t);     // throws Error
+void require_readable(std::string_view argument, const at::Tensor& t);  // throws Error
+
+// make(), whose tensors have the sizes that `argument` says. LibTorch's errors on the way, for want of memory or since
+// a size does not fit, become Error.
+template <class Make>
+auto within_memory(std::string_view argument, const std::string& sizes, Make&& make) {
+  try {
+    return make();
+  } catch (const c10::Error& e) {
+    core::refuse(argument, "must fit into memory", sizes, e.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    core::refuse(argument, "must fit into memory", sizes);
+  } catch (const std::length_error&) {
+    core::refuse(argument, "must fit into memory", sizes);
+  }
 }
 
 }  // namespace longstride::nn

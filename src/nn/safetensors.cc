@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/checked.h"
@@ -99,7 +100,7 @@ void save_tensors(const std::filesystem::path& path, const std::map<std::string,
   // Wider elements first, so that every tensor lies aligned to its element.
   std::vector<std::pair<std::string, at::Tensor>> order;
   for (const auto& [key, tensor] : tensors) {
-    if (!tensor.defined()) core::refuse("tensor '" + key + "'", "must be defined", "an undefined tensor");
+    nn::require_readable("tensor '" + key + "'", tensor);
     if (key == "__metadata__") core::refuse("tensor name", "must not be __metadata__", key, "rename the tensor");
     (void)type_name(key, tensor.scalar_type());
     order.emplace_back(key, tensor);
@@ -108,9 +109,12 @@ void save_tensors(const std::filesystem::path& path, const std::map<std::string,
                    [](const auto& a, const auto& b) { return a.second.element_size() > b.second.element_size(); });
   Json header = Json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
-  size_t offset = 0;
+  int64_t offset = 0;
   for (const auto& [key, tensor] : order) {
-    const size_t bytes = tensor.nbytes();
+    const int64_t bytes = core::saturating_multiply(tensor.numel(), static_cast<int64_t>(tensor.element_size()));
+    if (bytes >= std::numeric_limits<int64_t>::max() - offset) {
+      core::refuse("tensor '" + key + "'", "must fit into a file", nn::shape_text(tensor));
+    }
     header[key] = {{"dtype", type_name(key, tensor.scalar_type())},
                    {"shape", tensor.sizes().vec()},
                    {"data_offsets", {offset, offset + bytes}}};
@@ -124,13 +128,20 @@ void save_tensors(const std::filesystem::path& path, const std::map<std::string,
   }
   text.resize((text.size() + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes, ' ');
 
+  if (text.size() > kMaxHeaderBytes) {
+    core::refuse("tensor names and metadata", fmt::format("must make a header of at most {} bytes", kMaxHeaderBytes),
+                 std::to_string(text.size()), "shorten them, or save several files");
+  }
+
   nn::OutputFile file(path);
   const uint64_t header_bytes = text.size();
   file.write(&header_bytes, sizeof(header_bytes));
   file.write(text.data(), text.size());
   for (const auto& [key, tensor] : order) {
-    const at::Tensor flat = tensor.detach().cpu().contiguous();
-    file.write(flat.data_ptr(), flat.nbytes());
+    // A view that negates only says so, and has the memory of what it negates.
+    const auto copy = [&tensor] { return tensor.detach().cpu().resolve_neg().contiguous(); };
+    const at::Tensor flat = nn::within_memory("tensor '" + key + "'", nn::shape_text(tensor), copy);
+    file.write(flat.const_data_ptr(), flat.nbytes());
   }
   file.commit();
 }

@@ -53,7 +53,7 @@ DilatedTransformerDecoderLayerImpl::DilatedTransformerDecoderLayerImpl(DecoderLa
                                                                        AttentionFn attend_memory)
     : options(std::move(given)), attend_(std::move(attend)), attend_memory_(std::move(attend_memory)) {
   options.validate();
-  reset();
+  nn::within_memory("embed_dim", std::to_string(options.layer.attention.embed_dim), [&] { reset(); });
 }
 
 void DilatedTransformerDecoderLayerImpl::reset() {

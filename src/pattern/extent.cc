@@ -1,6 +1,8 @@
 // Checks the lengths of one call. Called by the planner and by the operator before any work.
 #include <fmt/format.h>
 
+#include <limits>
+
 #include "core/refuse.h"
 #include "longstride/pattern.h"
 
@@ -17,6 +19,11 @@ void Extent::validate() const {
   if (kv_heads < 1) core::refuse("kv_heads", "must be positive", number(kv_heads));
   if (heads % kv_heads != 0) {
     core::refuse("heads", fmt::format("must be a multiple of kv_heads ({})", kv_heads), number(heads));
+  }
+  constexpr int64_t kMostClasses = std::numeric_limits<int32_t>::max();
+  if (batch > kMostClasses / kv_heads) {
+    core::refuse("batch x kv_heads", fmt::format("must be at most {}", kMostClasses),
+                 fmt::format("{} x {}", batch, kv_heads));
   }
   if (len_q < 0) core::refuse("len_q", "must not be negative", number(len_q));
   if (len_k < 0) core::refuse("len_k", "must not be negative", number(len_k));

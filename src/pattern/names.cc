@@ -1,4 +1,6 @@
 // The names of a pattern's options, as users write them.
+#include <fmt/format.h>
+
 #include <array>
 #include <string>
 
@@ -15,6 +17,13 @@ size_t index_of(const char* kind, const std::string& given, const std::array<std
     if (known[i] == given) return i;
   }
   core::refuse_unknown(kind, given, known);
+}
+
+// A value that was cast from any number has no name.
+template <size_t n>
+const char* name_of(const char* kind, size_t value, const std::array<std::string, n>& known) {
+  if (value >= n) core::refuse(kind, fmt::format("must be one of its {} values", n), fmt::format("{}", value));
+  return known[value].c_str();
 }
 
 const std::array<std::string, 3>& head_offset_names() {
@@ -46,8 +55,8 @@ Padding padding_from_name(const std::string& given) {
   return static_cast<Padding>(index_of("padding", given, padding_names()));
 }
 
-const char* name(HeadOffset value) { return head_offset_names()[static_cast<size_t>(value)].c_str(); }
-const char* name(Mixing value) { return mixing_names()[static_cast<size_t>(value)].c_str(); }
-const char* name(Padding value) { return padding_names()[static_cast<size_t>(value)].c_str(); }
+const char* name(HeadOffset value) { return name_of("head_offset", static_cast<size_t>(value), head_offset_names()); }
+const char* name(Mixing value) { return name_of("mixing", static_cast<size_t>(value), mixing_names()); }
+const char* name(Padding value) { return name_of("padding", static_cast<size_t>(value), padding_names()); }
 
 }  // namespace longstride

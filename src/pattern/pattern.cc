@@ -20,6 +20,12 @@ void require_positive(const char* argument, const std::vector<int64_t>& values) 
   }
 }
 
+void check_index(const char* argument, int64_t index, int64_t size) {
+  if (index < 0 || index >= size) {
+    core::refuse(argument, fmt::format("must be in [0, {})", size), fmt::format("{}", index));
+  }
+}
+
 }  // namespace
 
 Pattern Pattern::dilated(const std::vector<int64_t>& segment_lengths, const std::vector<int64_t>& dilation_rates,
@@ -75,6 +81,8 @@ Pattern Pattern::with_blocks(const std::vector<BlockPattern>& blocks) const {
 double Pattern::out_scale() const { return options_.average ? 1.0 / static_cast<double>(groups_.size()) : 1.0; }
 
 int64_t Pattern::offset(int64_t g, int64_t kv_head, int64_t kv_heads) const {
+  check_index("group", g, static_cast<int64_t>(groups_.size()));
+  check_index("kv_head", kv_head, kv_heads);
   const int64_t rate = groups_[g].rate;
   if (options_.offsets) {
     const auto groups = static_cast<int64_t>(groups_.size());
@@ -96,6 +104,8 @@ int64_t Pattern::offset(int64_t g, int64_t kv_head, int64_t kv_heads) const {
 }
 
 bool Pattern::runs(int64_t g, int64_t kv_head, int64_t kv_heads) const {
+  check_index("group", g, static_cast<int64_t>(groups_.size()));
+  check_index("kv_head", kv_head, kv_heads);
   if (options_.mixing == Mixing::kJoint) return true;
   const auto groups = static_cast<int64_t>(groups_.size());
   if (kv_heads < groups) {

@@ -1,8 +1,11 @@
 // What a plan executes, counted from the plan itself. Called by tests, benchmarks and describe().
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <vector>
 
 #include "core/checked.h"
+#include "core/refuse.h"
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
 #include "plan/run_cost.h"
@@ -20,9 +23,17 @@ void add(PlanCounts& total, const PlanCounts& part, int64_t times) {
   total.merged_rows += part.merged_rows * times;
 }
 
+void check_dim(int64_t dim) {
+  if (dim < 0) core::refuse("dim", "must not be negative", fmt::format("{}", dim));
+}
+
 }  // namespace
 
 PlanCounts count(const PlanView& view, int64_t class_id) {
+  const auto classes = static_cast<int64_t>(view.classes.size());
+  if (class_id < 0 || class_id >= classes) {
+    core::refuse("class_id", fmt::format("must be in [0, {})", classes), fmt::format("{}", class_id));
+  }
   PlanCounts counts;
   const bool transposed = view.direction == Direction::kTransposed;
   const PlanClass& c = view.classes[class_id];
@@ -48,6 +59,12 @@ PlanCounts count(const PlanView& view, int64_t class_id) {
 }
 
 PlanCounts count(const PlanView& view, const Extent& extent) {
+  extent.validate();
+  if (static_cast<int64_t>(view.class_of.size()) != extent.batch * extent.kv_heads) {
+    core::refuse("extent",
+                 fmt::format("must be the one that the plan of {} KV heads was compiled for", view.class_of.size()),
+                 fmt::format("batch {} x kv_heads {}", extent.batch, extent.kv_heads));
+  }
   PlanCounts total;
   const int64_t query_heads = extent.heads / extent.kv_heads;
   std::vector<int64_t> uses(view.classes.size());
@@ -57,10 +74,13 @@ PlanCounts count(const PlanView& view, const Extent& extent) {
 }
 
 double useful_flops(const PlanView& view, const Extent& extent, int64_t dim) {
+  check_dim(dim);
   return 4.0 * static_cast<double>(dim) * static_cast<double>(count(view, extent).seen_pairs);
 }
 
 double nominal_flops(const Pattern& pattern, const Extent& extent, int64_t dim) {
+  check_dim(dim);
+  extent.validate();
   double per_row = 0;  // keys a query
   for (const Group& g : pattern.groups()) {
     const auto rate = static_cast<double>(g.rate);

@@ -130,7 +130,8 @@ TEST(MemoryPool, BadSizesAreRefused) {
   EXPECT_THROW(pool.lease(0), Error);
   EXPECT_THROW(pool.lease(-5), Error);
   EXPECT_THROW(pool.allocate(0), Error);
-  EXPECT_THROW(pool.lease(std::numeric_limits<int64_t>::max()), std::bad_alloc);
+  EXPECT_THROW(pool.lease(std::numeric_limits<int64_t>::max()), Error);
+  EXPECT_THROW(pool.lease(int64_t{1} << 55), std::bad_alloc);
   EXPECT_EQ(pool.statistics().live_bytes, 0);
   EXPECT_EQ(pool.statistics().misses, 0);
   try {

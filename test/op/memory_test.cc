@@ -2,7 +2,14 @@
 #include "op/memory.h"
 
 #include <ATen/ATen.h>
+#include <ATen/MapAllocator.h>
+#include <c10/core/InferenceMode.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/serialize.h>
+
+#include <algorithm>
+#include <cstring>
 
 #include "longstride/attention.h"
 #include "longstride/memory_pool.h"
@@ -72,6 +79,103 @@ TEST_F(ProcessPool, AttentionAndItsGradientsUseItAgain) {
   const auto hits = process_memory_pool().statistics().hits;
   step();
   EXPECT_GT(process_memory_pool().statistics().hits, hits);
+}
+
+// Below and above the limit a result is resized as every tensor of torch is, and keeps its values.
+TEST_F(ProcessPool, ResultsOfEverySizeAreResized) {
+  for (const int64_t from : {int64_t{1000}, kLarge / 4}) {
+    for (const int64_t to : {int64_t{0}, int64_t{7}, kLarge / 4 - 1, kLarge / 4 + 1, kLarge / 2}) {
+      SCOPED_TRACE(testing::Message() << from << " to " << to);
+      Tensor result = empty_result({from}, at::kFloat);
+      result.fill_(3);
+      result.resize_({to});
+      EXPECT_EQ(result.size(0), to);
+      const int64_t kept = std::min(from, to);
+      EXPECT_TRUE(result.narrow(0, 0, kept).eq(3).all().item<bool>());
+      result.fill_(4);
+      result.resize_({2, from});
+      EXPECT_TRUE(result.flatten().narrow(0, 0, std::min(to, 2 * from)).eq(4).all().item<bool>());
+      result.fill_(5);
+    }
+  }
+  EXPECT_EQ(live(), 0);
+}
+
+TEST_F(ProcessPool, WhatAResultIsResizedToIsThePoolsToo) {
+  {
+    Tensor result = empty_result({kLarge}, at::kChar);
+    result.resize_({3 * kLarge});
+    EXPECT_GE(live(), 3 * kLarge);
+    EXPECT_LT(live(), 4 * kLarge);  // the old memory is back
+  }
+  EXPECT_EQ(live(), 0);
+}
+
+TEST_F(ProcessPool, ALargeResultServesAsOut) {
+  Tensor result = empty_result({kLarge / 4}, at::kFloat);
+  const Tensor a = at::ones({kLarge / 4 + 100});
+  result.resize_({0});
+  at::add_out(result, a, a);
+  EXPECT_EQ(result.size(0), kLarge / 4 + 100);
+  EXPECT_TRUE(result.eq(2).all().item<bool>());
+}
+
+// set_() beyond the end of a storage enlarges it, and other tensors on it see the new memory.
+TEST_F(ProcessPool, AStorageIsSetAndEnlarged) {
+  const Tensor result = empty_result({kLarge / 4}, at::kFloat).fill_(1);
+  Tensor other = at::empty({0});
+  other.set_(result.storage(), 8, {4}, {2});
+  EXPECT_TRUE(other.eq(1).all().item<bool>());
+  EXPECT_EQ(other.data_ptr<float>(), result.data_ptr<float>() + 8);
+  other.set_(result.storage(), 0, {kLarge / 2}, {1});
+  EXPECT_TRUE(other.narrow(0, 0, kLarge / 4).eq(1).all().item<bool>());
+  EXPECT_EQ(other.data_ptr(), result.data_ptr());
+  Tensor moved = empty_result({kLarge / 4}, at::kFloat);
+  moved.set_(other);
+  EXPECT_EQ(moved.data_ptr(), other.data_ptr());
+}
+
+// What Python's share_memory_() does: another storage takes this one's place under every tensor on it.
+TEST_F(ProcessPool, AStorageIsMovedToSharedMemory) {
+  const Tensor result = empty_result({kLarge / 4}, at::kFloat).fill_(6);
+  const Tensor view = result.narrow(0, 1, 3);
+  const size_t bytes = result.storage().nbytes();
+  size_t mapped = 0;
+  at::Storage shared(at::Storage::use_byte_size_t(), bytes,
+                     at::MapAllocator::makeDataPtr("", at::ALLOCATOR_MAPPED_SHARED, bytes, &mapped),
+                     /*allocator=*/nullptr, /*resizable=*/false);
+  std::memcpy(shared.mutable_data(), result.storage().data(), bytes);
+  at::Storage old = result.storage();
+  old.swap_data_ptr(shared);
+  shared = at::Storage();
+  EXPECT_EQ(live(), 0);
+  EXPECT_TRUE(view.eq(6).all().item<bool>());
+}
+
+TEST_F(ProcessPool, ALargeResultIsPickledAndComesBack) {
+  const Tensor result = empty_result({kLarge / 4}, at::kFloat).fill_(7);
+  const std::vector<char> bytes = torch::pickle_save(result);
+  const Tensor back = torch::pickle_load(bytes).toTensor();
+  EXPECT_TRUE(at::equal(back, result));
+  EXPECT_TRUE(at::equal(result.clone(), result));
+}
+
+TEST_F(ProcessPool, InferenceTensorsAreSo) {
+  const c10::InferenceMode guard;
+  EXPECT_EQ(empty_result({kLarge}, at::kChar).is_inference(), at::empty({1}).is_inference());
+}
+
+TEST_F(ProcessPool, SizesThatNoMemoryHasAreRefused) {
+  for (const int64_t rows : {int64_t{1} << 60, int64_t{1} << 58}) {
+    try {
+      (void)empty_result({rows, 4}, at::kFloat);
+      FAIL() << rows << " x 4 floats were given";
+    } catch (const Error& e) {
+      EXPECT_THAT(e.what(), testing::HasSubstr("must be"));
+    }
+  }
+  EXPECT_THROW((void)empty_result({int64_t{1} << 50, 4}, at::kFloat), std::bad_alloc);
+  EXPECT_EQ(live(), 0);
 }
 
 TEST_F(ProcessPool, LargeScratchOfAWorkspace) {

@@ -23,13 +23,17 @@ def readme_programs():
     return [b for b in blocks if "int main()" in b]
 
 
-def main():
+def arguments():
+    """What CTest says of the build to install."""
     parser = argparse.ArgumentParser()
     for name in ("cmake", "build", "generator", "compiler", "torch"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--launcher", default="")
-    given = parser.parse_args()
+    return parser.parse_args()
 
+
+def main():
+    given = arguments()
     programs = readme_programs()
     if not programs:
         sys.exit("README.md holds no ```cpp block with a main(): its example is gone")

@@ -56,6 +56,18 @@ TEST(PatternRefuses, UnknownNames) {
   }
   for (const Mixing m : {Mixing::kJoint, Mixing::kHeadPartition}) EXPECT_EQ(mixing_from_name(name(m)), m);
   for (const Padding p : {Padding::kMasked, Padding::kZeroKeys}) EXPECT_EQ(padding_from_name(name(p)), p);
+  EXPECT_THAT(refusal([] { name(static_cast<HeadOffset>(3)); }), HasSubstr("head_offset must be one of its 3 values"));
+  EXPECT_THAT(refusal([] { name(static_cast<Mixing>(-1)); }), HasSubstr("mixing must be one of its 2 values"));
+  EXPECT_THAT(refusal([] { name(static_cast<Padding>(2)); }), HasSubstr("padding must be one of its 2 values, got 2"));
+}
+
+TEST(PatternRefuses, GroupsAndHeadsThatAreNone) {
+  const Pattern p = Pattern::dilated({4, 8}, {1, 2}, {.offsets = {{0, 0, 0, 1}}});
+  EXPECT_THAT(refusal([&] { p.offset(2, 0, 2); }), HasSubstr("group must be in [0, 2), got 2"));
+  EXPECT_THAT(refusal([&] { p.offset(-1, 0, 2); }), HasSubstr("group must be in [0, 2), got -1"));
+  EXPECT_THAT(refusal([&] { p.offset(0, 2, 2); }), HasSubstr("kv_head must be in [0, 2), got 2"));
+  EXPECT_THAT(refusal([&] { p.runs(2, 0, 2); }), HasSubstr("group must be in [0, 2), got 2"));
+  EXPECT_THAT(refusal([&] { p.runs(0, 0, 0); }), HasSubstr("kv_head must be in [0, 0), got 0"));
 }
 
 TEST(Pattern, OffsetRules) {
@@ -96,6 +108,9 @@ TEST(ExtentRefuses, BadLengths) {
   EXPECT_THAT(refused([](Extent& e) { e.heads = 0; }), HasSubstr("heads must be positive"));
   EXPECT_THAT(refused([](Extent& e) { e.kv_heads = 0; }), HasSubstr("kv_heads must be positive"));
   EXPECT_THAT(refused([](Extent& e) { e.kv_heads = 3; }), HasSubstr("heads must be a multiple of kv_heads (3), got 4"));
+  EXPECT_THAT(refused([](Extent& e) { e.heads = e.kv_heads = std::numeric_limits<int64_t>::max(); }),
+              HasSubstr("batch x kv_heads must be at most 2147483647, got 2 x 9223372036854775807"));
+  EXPECT_THAT(refused([](Extent& e) { e.batch = std::numeric_limits<int64_t>::max(); }), HasSubstr("batch x kv_heads"));
   EXPECT_THAT(refused([](Extent& e) { e.len_k = -1; }), HasSubstr("len_k must not be negative"));
   EXPECT_THAT(refused([](Extent& e) { e.len_q = 9; }), HasSubstr("len_q must be at most len_k (8), got 9"));
   EXPECT_THAT(refused([](Extent& e) { e.query_start = 6; }), HasSubstr("query_start must be in [0, len_k - len_q]"));

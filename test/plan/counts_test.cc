@@ -206,5 +206,25 @@ TEST(Counts, LevelsChangeNoUsefulWork) {
   }
 }
 
+// What does not belong to the plan would be read beyond its arrays.
+TEST(Counts, OtherPlansAndNegativeDimsAreRefused) {
+  const Pattern pattern = Pattern::dilated({4, 8}, {1, 2});
+  const Extent extent{.batch = 1, .heads = 2, .kv_heads = 2, .len_q = 16, .len_k = 16};
+  const Plan plan = compile(pattern, extent, Geometry{});
+  Extent other = extent;
+  other.batch = 3;
+  EXPECT_THROW(count(plan.view(), other), Error);
+  EXPECT_THROW(describe(plan.view(), other), Error);
+  other.batch = -1;
+  EXPECT_THROW(count(plan.view(), other), Error);
+  EXPECT_THROW(nominal_flops(pattern, other, 8), Error);
+  EXPECT_THROW(count(plan.view(), static_cast<int64_t>(plan.classes.size())), Error);
+  EXPECT_THROW(count(plan.view(), -1), Error);
+  EXPECT_THROW(count(PlanView{}, 0), Error);
+  EXPECT_THROW(useful_flops(plan.view(), extent, -8), Error);
+  EXPECT_THROW(nominal_flops(pattern, extent, -8), Error);
+  EXPECT_EQ(count(plan.view(), extent).rows, 2 * 16);
+}
+
 }  // namespace
 }  // namespace longstride

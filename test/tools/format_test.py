@@ -36,6 +36,16 @@ class Format(unittest.TestCase):
         self.assertEqual(self.run_format()[0], 0)
         self.assertEqual(self.run_format("--check")[0], 0)
 
+    def test_cuda_files_are_read(self):
+        for name in ("wrong.cu", "wrong.cuh"):
+            (self.root / name).write_text("int   g( ) {return 2;}\n")
+        code, output = self.run_format("--check")
+        self.assertEqual(code, 1)
+        self.assertIn("wrong.cu\n", output)
+        self.assertIn("wrong.cuh", output)
+        self.assertEqual(self.run_format()[0], 0)
+        self.assertEqual(self.run_format("--check")[0], 0)
+
     def test_no_files_and_bad_option(self):
         self.assertEqual(self.run_format("--check")[0], 1)
         (self.root / "right.cc").write_text("int f();\n")
