@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "chart.h"
+#include "core/json.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
 #include "terminal.h"
@@ -75,7 +76,7 @@ nlohmann::json line_json(const BenchLine& line, const BenchReport& report) {
       {"offset", name(pattern.options().head_offset)},
       {"mixing", name(pattern.options().mixing)},
       {"padding", name(pattern.options().padding)},
-      {"pattern", nlohmann::json::parse(longstride::to_json(pattern))},
+      {"pattern", core::parse_json("pattern", longstride::to_json(pattern))},
       {"len", bench_case.len},
       {"heads", bench_case.heads},
       {"kv_heads", bench_case.kv_heads},

@@ -11,6 +11,8 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "core/json.h"
+#include "core/printable.h"
 #include "corpus.h"
 #include "longstride/error.h"
 
@@ -111,22 +113,36 @@ nlohmann::json digests(const fs::path& folder) {
 }
 
 nlohmann::json verified_state(const fs::path& checkpoint) {
-  const std::string shown = checkpoint.string();
-  std::ifstream in(checkpoint / kStateFile);
-  if (!in) throw Error(fmt::format("the checkpoint '{}' has no {}", shown, kStateFile));
-  nlohmann::json state = nlohmann::json::parse(in, nullptr, false);
+  const auto corrupt = [&](const std::string& why) {
+    throw Error(fmt::format("the checkpoint '{}' is corrupt: {}", checkpoint.string(), why));
+  };
+  if (!fs::exists(checkpoint / kStateFile)) {
+    throw Error(fmt::format("the checkpoint '{}' has no {}", checkpoint.string(), kStateFile));
+  }
+  nlohmann::json state;
+  try {
+    state = core::read_json("state", checkpoint / kStateFile);
+  } catch (const Error& error) {
+    corrupt(fmt::format("{} is not readable: {}", kStateFile, error.what()));
+  }
   if (!state.is_object() || !state.contains("files") || !state["files"].is_object() || !state.contains("settings")) {
-    throw Error(fmt::format("the checkpoint '{}' is corrupt: {} is not readable", shown, kStateFile));
+    corrupt(fmt::format("{} lacks its files or its settings", kStateFile));
   }
   for (const auto& [name, saved] : state["files"].items()) {
+    const bool complete = saved.is_object() && saved.contains("bytes") && saved["bytes"].is_number_unsigned() &&
+                          saved.contains("fnv1a") && saved["fnv1a"].is_string();
+    const std::string file_name = core::printable(name);
+    if (!complete) corrupt(fmt::format("{} describes {} incompletely", kStateFile, file_name));
+    // Only names: a path could lead anywhere.
+    if (fs::path(name).filename() != name) corrupt(fmt::format("{} names a file {}", kStateFile, file_name));
     const fs::path file = checkpoint / name;
-    if (!fs::exists(file)) throw Error(fmt::format("the checkpoint '{}' is corrupt: {} is missing", shown, name));
-    if (fs::file_size(file) != saved.value("bytes", uint64_t{0})) {
-      throw Error(fmt::format("the checkpoint '{}' is corrupt: {} has {} bytes, {} were saved", shown, name,
-                              fs::file_size(file), saved.value("bytes", uint64_t{0})));
-    }
-    if (digest_of(file) != saved.value("fnv1a", "")) {
-      throw Error(fmt::format("the checkpoint '{}' is corrupt: {} is not as it was saved", shown, name));
+    std::error_code error;  // of a name that no file can have, too
+    const uint64_t found = fs::file_size(file, error);
+    if (error) corrupt(fmt::format("{} is missing: {}", file_name, error.message()));
+    const uint64_t bytes = saved["bytes"].get<uint64_t>();
+    if (found != bytes) corrupt(fmt::format("{} has {} bytes, {} were saved", file_name, found, bytes));
+    if (digest_of(file) != saved["fnv1a"].get<std::string>()) {
+      corrupt(fmt::format("{} is not as it was saved", file_name));
     }
   }
   return state;

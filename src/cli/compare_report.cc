@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "core/json.h"
 #include "longstride/pattern/json.h"
 #include "terminal.h"
 
@@ -22,7 +23,7 @@ nlohmann::json mean_json(const Mean& mean) { return {{"value", mean.value}, {"st
 
 nlohmann::json pattern_json(const ComparedPattern& entry, const Comparison& comparison) {
   nlohmann::json json = {{"name", entry.name},
-                         {"pattern", nlohmann::json::parse(longstride::to_json(entry.pattern))},
+                         {"pattern", core::parse_json("pattern", longstride::to_json(entry.pattern))},
                          {"density", entry.reach.density},
                          {"reached", entry.reach.reached},
                          {"reaches_all", entry.reach.all}};

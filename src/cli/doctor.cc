@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "commands.h"
+#include "core/json.h"
 #include "doctor_check.h"
 #include "doctor_machine.h"
 #include "longstride/attention.h"
@@ -104,8 +105,9 @@ void print_text(const Found& found) {
 nlohmann::json options_json(const std::vector<OptionInfo>& options) {
   nlohmann::json list = nlohmann::json::array();
   for (const OptionInfo& option : options) {
-    list.push_back(
-        {{"name", option.name}, {"default", nlohmann::json::parse(option.default_value)}, {"meaning", option.meaning}});
+    list.push_back({{"name", option.name},
+                    {"default", core::parse_json("option", option.default_value)},
+                    {"meaning", option.meaning}});
   }
   return list;
 }

@@ -6,10 +6,13 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include <charconv>
 #include <fstream>
 #include <mutex>
 #include <stdexcept>
 
+#include "core/json.h"
+#include "core/refuse.h"
 #include "longstride/error.h"
 
 namespace longstride::cli {
@@ -51,18 +54,48 @@ nlohmann::json position_json(const RunPosition& position) {
   return json;
 }
 
-std::optional<double> optional_number(const nlohmann::json& json) {
-  return json.is_number() ? std::optional<double>(json.get<double>()) : std::nullopt;
+// json[key], which `is` must say yes to.
+const nlohmann::json& field(const nlohmann::json& json, const char* key, bool is(const nlohmann::json&),
+                            const char* expected) {
+  if (!json.is_object() || !json.contains(key)) core::refuse(key, "must be given", "none");
+  if (!is(json[key])) core::refuse(key, fmt::format("must be {}", expected), core::shown(json[key]));
+  return json[key];
+}
+
+int64_t count(const nlohmann::json& json, const char* key) {
+  const auto is_count = [](const nlohmann::json& value) {
+    return value.is_number_unsigned() && value.get<uint64_t>() <= INT64_MAX;
+  };
+  return field(json, key, is_count, "an integer from 0 to 2^63 - 1").get<int64_t>();
+}
+
+std::optional<double> optional_number(const nlohmann::json& json, const char* key) {
+  const auto is = [](const nlohmann::json& value) { return value.is_number() || value.is_null(); };
+  const nlohmann::json& value = field(json, key, is, "a number or null");
+  return value.is_number() ? std::optional<double>(value.get<double>()) : std::nullopt;
+}
+
+// As position_json() writes it: 16 digits.
+uint64_t fingerprint(const nlohmann::json& json) {
+  const auto is = [](const nlohmann::json& value) { return value.is_string(); };
+  const std::string text = field(json, "fingerprint", is, "a string").get<std::string>();
+  uint64_t result = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), result, 16);
+  if (text.size() != 16 || error != std::errc() || end != text.data() + text.size()) {
+    core::refuse("fingerprint", "must be 16 hexadecimal digits", text);
+  }
+  return result;
 }
 
 RunPosition position_from_json(const nlohmann::json& json) {
   RunPosition position;
-  position.step = json.at("step").get<int64_t>();
-  position.seconds = json.at("seconds").get<double>();
-  position.threads = json.at("threads").get<int64_t>();
-  position.fingerprint = std::stoull(json.at("fingerprint").get<std::string>(), nullptr, 16);
-  position.held_out_before = optional_number(json.at("held_out_before"));
-  position.held_out_latest = optional_number(json.at("held_out_latest"));
+  position.step = count(json, "step");
+  const auto is_number = [](const nlohmann::json& value) { return value.is_number(); };
+  position.seconds = field(json, "seconds", is_number, "a number").get<double>();
+  position.threads = count(json, "threads");
+  position.fingerprint = fingerprint(json);
+  position.held_out_before = optional_number(json, "held_out_before");
+  position.held_out_latest = optional_number(json, "held_out_latest");
   return position;
 }
 
@@ -106,13 +139,13 @@ LoadedRun load_run(const fs::path& checkpoint) {
   LoadedRun loaded;
   const nlohmann::json state = verified_state(checkpoint);
   try {
-    if (state.at("format").get<int>() != kFormat) {
-      throw Error(fmt::format("the checkpoint '{}' is of format {}, this program reads {}", checkpoint.string(),
-                              state.at("format").get<int>(), kFormat));
+    if (const int64_t format = count(state, "format"); format != kFormat) {
+      core::refuse("format", fmt::format("must be {}, which this program reads", kFormat), std::to_string(format));
     }
-    loaded.settings = settings_from_json(state.at("settings"));
-    loaded.position = position_from_json(state.at("position"));
-  } catch (const nlohmann::json::exception& error) {
+    loaded.settings = settings_from_json(state["settings"]);
+    const auto is_object = [](const nlohmann::json& value) { return value.is_object(); };
+    loaded.position = position_from_json(field(state, "position", is_object, "an object"));
+  } catch (const Error& error) {
     throw Error(fmt::format("the checkpoint '{}' is corrupt: {}: {}", checkpoint.string(), kStateFile, error.what()));
   }
   loaded.model = load_checkpoint(checkpoint);
@@ -124,22 +157,31 @@ void restore_training(const LoadedRun& loaded, LongNetLM& model, torch::optim::A
   const auto tensor = [&](const std::string& name, const at::Tensor& like) {
     const auto found = loaded.training.find(name);
     if (found == loaded.training.end()) throw Error(fmt::format("the checkpoint's {} lacks '{}'", kTrainingFile, name));
-    if (like.defined() && found->second.sizes() != like.sizes()) {
-      throw Error(fmt::format("the checkpoint's {} holds '{}' of another shape than the model's", kTrainingFile, name));
+    const at::Tensor& held = found->second;
+    if (held.sizes() != like.sizes() || held.is_floating_point() != like.is_floating_point()) {
+      throw Error(fmt::format("the checkpoint's {} holds '{}' of another shape or kind than it must have",
+                              kTrainingFile, name));
     }
     return found->second;
   };
+  const at::Tensor one_step = torch::zeros({1}, torch::kInt64);
   for (const auto& item : model->named_parameters()) {
     if (!loaded.training.contains("step/" + item.key())) continue;
     auto state = std::make_unique<torch::optim::AdamWParamState>();
-    state->step(tensor("step/" + item.key(), {}).item<int64_t>());
+    state->step(tensor("step/" + item.key(), one_step).item<int64_t>());
     state->exp_avg(tensor("exp_avg/" + item.key(), item.value()).clone());
     state->exp_avg_sq(tensor("exp_avg_sq/" + item.key(), item.value()).clone());
     optimizer.state()[item.value().unsafeGetTensorImpl()] = std::move(state);
   }
   at::Generator generator = at::detail::getDefaultCPUGenerator();
   std::lock_guard<std::mutex> lock(generator.mutex());
-  generator.set_state(tensor("generator", {}).clone());
+  const at::Tensor saved = tensor("generator", generator.get_state()).clone();
+  try {
+    generator.set_state(saved);
+  } catch (const c10::Error& error) {
+    throw Error(fmt::format("the checkpoint's {} holds no state of torch's generator: {}", kTrainingFile,
+                            error.what_without_backtrace()));
+  }
 }
 
 LongNetLM load_model(const fs::path& checkpoint) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "commands.h"
+#include "core/json.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
 #include "longstride/plan.h"
@@ -114,7 +115,8 @@ nlohmann::json to_json(const ShowOptions& options, const Shown& shown) {
   }
   const DilatedOptions& dilated = shown.pattern.options();
   nlohmann::json blocks = nlohmann::json::array();
-  if (!shown.pattern.blocks().empty()) blocks = nlohmann::json::parse(longstride::to_json(shown.pattern))["blocks"];
+  if (!shown.pattern.blocks().empty())
+    blocks = core::parse_json("pattern", longstride::to_json(shown.pattern))["blocks"];
   nlohmann::json result = {{"pattern",
                             {{"groups", groups},
                              {"blocks", blocks},

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "core/json.h"
 #include "longstride/error.h"
 #include "pattern_options.h"
 #include "trainer.h"
@@ -86,7 +87,7 @@ void TrainCommand::add_text(CLI::App& app) {
 }
 
 nlohmann::json parsed(const std::string& text) {
-  nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  const nlohmann::json json = core::parse_json("--pattern", text);
   if (!json.is_object() || json.empty()) throw Error("--pattern is not a JSON object with a pattern in it");
   return json;
 }
@@ -172,9 +173,7 @@ void TrainCommand::add_sitting(CLI::App& app) {
 }
 
 nlohmann::json read_config(const std::string& path) {
-  std::ifstream in(path);
-  if (!in) throw Error(fmt::format("no such file: '{}' (--config)", path));
-  nlohmann::json config = nlohmann::json::parse(in, nullptr, false);
+  const nlohmann::json config = core::read_json("--config", path);
   if (!config.is_object()) throw Error(fmt::format("--config '{}' is not a JSON object", path));
   return config;
 }

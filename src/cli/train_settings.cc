@@ -4,11 +4,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "core/json.h"
+#include "core/refuse.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
-#include "nearest.h"
 
 namespace longstride::cli {
 
@@ -46,6 +48,37 @@ void require(bool holds, const char* key, const char* expected, const T& got) {
   if (!holds) throw Error(fmt::format("{} must be {}, got {}", option_name(key), expected, got));
 }
 
+// What a field takes, told by its default. nlohmann's own conversions round, wrap and clamp without a word.
+struct Kind {
+  const char* name;
+  bool (*takes)(const nlohmann::json& value);
+};
+
+bool is_whole(const nlohmann::json& value) {
+  return value.is_number_integer() && !(value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX);
+}
+
+template <bool (*kTakes)(const nlohmann::json&)>
+bool is_list_of(const nlohmann::json& value) {
+  return value.is_array() && std::all_of(value.begin(), value.end(), kTakes);
+}
+
+bool is_word(const nlohmann::json& value) { return value.is_string(); }
+
+Kind kind_of(const nlohmann::json& field) {
+  if (field.is_number_unsigned()) {
+    return {"an integer from 0 to 2^64 - 1", [](const nlohmann::json& value) { return value.is_number_unsigned(); }};
+  }
+  if (field.is_number_integer()) return {"an integer below 2^63", is_whole};
+  if (field.is_number()) return {"a number", [](const nlohmann::json& value) { return value.is_number(); }};
+  if (field.is_string()) return {"a word", is_word};
+  if (field.is_boolean()) return {"true or false", [](const nlohmann::json& value) { return value.is_boolean(); }};
+  if (field.is_object()) return {"an object", [](const nlohmann::json& value) { return value.is_object(); }};
+  // Lists of words are empty by default.
+  if (field.empty()) return {"a list of words", is_list_of<is_word>};
+  return {"a list of integers below 2^63", is_list_of<is_whole>};
+}
+
 // The fields of LongNetLMConfig that say who sees whom. What else a pattern can say is refused: a language model has no
 // place for it.
 nlohmann::json attention_fields(const nlohmann::json& given) {
@@ -59,7 +92,7 @@ nlohmann::json attention_fields(const nlohmann::json& given) {
   if (options != taken) {
     throw Error("--pattern has offsets, average or padding, which a language model does not take; leave them out");
   }
-  const nlohmann::json said = nlohmann::json::parse(longstride::to_json(pattern));
+  const nlohmann::json said = core::parse_json("--pattern", longstride::to_json(pattern));
   nlohmann::json fields = {{"segment_lengths", nlohmann::json::array()},
                            {"dilation_rates", nlohmann::json::array()},
                            {"head_offset", name(options.head_offset)},
@@ -150,21 +183,17 @@ nlohmann::json to_json(const TrainSettings& settings) {
 
 TrainSettings settings_from_json(const nlohmann::json& given, const TrainSettings& base) {
   nlohmann::json all = to_json(base);
+  const nlohmann::json defaults = to_json(TrainSettings());
   if (!given.is_object()) throw Error("settings must be a JSON object of option names and values");
   for (const auto& [key, value] : given.items()) {
     if (!all.contains(key)) {
       std::vector<std::string> known;
       for (const auto& item : all.items()) known.push_back(item.key());
-      const std::string near = nearest_word(key, known);
-      throw Error(fmt::format("unknown setting '{}'; one of [{}]{}", key, fmt::join(known, ", "),
-                              near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
+      core::refuse_unknown("setting", key, known);
     }
-    const nlohmann::json& was = all[key];
-    const bool whole_number = was.is_number_integer();
-    if (was.is_number() != value.is_number() || was.is_array() != value.is_array() ||
-        was.is_string() != value.is_string() || was.is_boolean() != value.is_boolean() ||
-        was.is_object() != value.is_object() || (whole_number && !value.is_number_integer())) {
-      throw Error(fmt::format("setting '{}' must be of the kind of {}, got {}", key, was.dump(), value.dump()));
+    const Kind kind = kind_of(defaults[key]);
+    if (!kind.takes(value)) {
+      throw Error(fmt::format("setting '{}' must be {}, got {}", key, kind.name, core::shown(value)));
     }
     all[key] = value;
   }
@@ -189,12 +218,10 @@ TrainSettings settings_from_json(const nlohmann::json& given, const TrainSetting
 nlohmann::json preset(const std::string& name) {
   std::vector<std::string> known;
   for (const Preset& preset : kPresets) {
-    if (name == preset.name) return nlohmann::json::parse(preset.settings);
+    if (name == preset.name) return core::parse_json("preset", preset.settings);
     known.push_back(preset.name);
   }
-  const std::string near = nearest_word(name, known);
-  throw Error(fmt::format("unknown preset '{}'; one of [{}]{}", name, fmt::join(known, ", "),
-                          near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
+  core::refuse_unknown("preset", name, known);
 }
 
 std::string preset_list() {

@@ -6,8 +6,12 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/printable.h"
+
 namespace longstride::core {
 namespace {
+
+constexpr size_t kMostWordBytes = 64;  // longer than any name here twice over; a distance costs the product of lengths
 
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
@@ -27,13 +31,14 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 void refuse(std::string_view argument, std::string_view expected, std::string_view got, std::string_view remedy) {
-  std::string message = fmt::format("{} {}, got {}", argument, expected, got);
+  std::string message = fmt::format("{} {}, got {}", printable(argument), expected, printable(got));
   if (!remedy.empty()) message += fmt::format("; {}", remedy);
   throw Error(message);
 }
 
 std::string nearest(std::string_view given, std::span<const std::string> known) {
   std::string best;
+  if (given.size() > kMostWordBytes) return best;
   // Further than half the word is no likeness.
   size_t best_distance = std::max<size_t>(2, given.size() / 2) + 1;
   for (const std::string& candidate : known) {
@@ -47,7 +52,7 @@ std::string nearest(std::string_view given, std::span<const std::string> known) 
 }
 
 void refuse_unknown(std::string_view kind, std::string_view given, std::span<const std::string> known) {
-  std::string message = fmt::format("unknown {} '{}'; one of [{}]", kind, given, fmt::join(known, ", "));
+  std::string message = fmt::format("unknown {} '{}'; one of [{}]", kind, printable(given), fmt::join(known, ", "));
   const std::string near = nearest(given, known);
   if (!near.empty()) message += fmt::format("; did you mean '{}'?", near);
   throw Error(message);

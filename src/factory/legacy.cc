@@ -191,7 +191,8 @@ void add_scorer(Json& options) {
   options.erase("dilation_rates");
   for (const LegacyParameter& field : fields) {
     const bool given = config.contains(field.name);
-    if (given && field.options.empty()) refuse_unless_standard(field, factory::option_of(config[field.name]));
+    if (given && field.options.empty())
+      refuse_unless_standard(field, factory::option_of(field.name, config[field.name]));
     for (const std::string& option : field.options) {
       options[option] = given ? config[field.name] : factory::json_of(field.standard);
     }

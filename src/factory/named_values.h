@@ -10,7 +10,7 @@ namespace longstride::factory {
 nn::Json json_of(const OptionValue& value);
 // Unset ones are left out.
 nn::Json json_of(const NamedOptions& options);
-OptionValue option_of(const nn::Json& value);
+OptionValue option_of(const std::string& name, const nn::Json& value);  // the name is for messages
 NamedOptions options_of(const nn::Json& object);
 
 }  // namespace longstride::factory

@@ -10,13 +10,7 @@
 namespace longstride {
 
 OptionValue OptionValue::json(std::string_view text) {
-  OptionValue value;
-  try {
-    value = factory::option_of(nn::Json::parse(text));
-  } catch (const nn::Json::exception& e) {
-    core::refuse("option", "must be JSON", e.what());
-  }
-  return value;
+  return factory::option_of("option", core::parse_json("option", text));
 }
 
 std::string OptionValue::text() const { return nn::text_of(factory::json_of(*this), -1); }
@@ -32,7 +26,7 @@ nn::Json json_of(const OptionValue& value) {
         if constexpr (std::is_same_v<T, std::monostate>) {
           return {};
         } else if constexpr (std::is_same_v<T, OptionValue::Json>) {
-          return nn::Json::parse(kept.text);
+          return core::parse_json("option", kept.text);
         } else {
           return kept;
         }
@@ -48,11 +42,14 @@ nn::Json json_of(const NamedOptions& options) {
   return object;
 }
 
-OptionValue option_of(const nn::Json& value) {
+OptionValue option_of(const std::string& name, const nn::Json& value) {
   if (value.is_null()) return {};
   if (value.is_boolean()) return value.get<bool>();
-  if (value.is_number_unsigned()) return value.get<uint64_t>();
-  if (value.is_number_integer()) return value.get<int64_t>();
+  if (value.is_number_integer()) {
+    int64_t whole = 0;
+    nn::read(name, value, whole);
+    return whole;
+  }
   if (value.is_number()) return value.get<double>();
   if (value.is_string()) return value.get<std::string>();
   const auto whole = [](const nn::Json& entry) {
@@ -65,7 +62,7 @@ OptionValue option_of(const nn::Json& value) {
 
 NamedOptions options_of(const nn::Json& object) {
   NamedOptions options;
-  for (const auto& [name, value] : object.items()) options[name] = option_of(value);
+  for (const auto& [name, value] : object.items()) options[name] = option_of(name, value);
   return options;
 }
 

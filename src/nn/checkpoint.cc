@@ -4,9 +4,10 @@
 #include <torch/torch.h>
 
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/json.h"
+#include "core/printable.h"
 #include "nn/files.h"
 #include "nn/require.h"
 
@@ -14,13 +15,13 @@ namespace longstride {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using core::Json;
 using Tensors = std::map<std::string, at::Tensor>;
 
 constexpr const char* kConfigFile = "config.json";
 constexpr const char* kWeightsFile = "model.safetensors";
 constexpr int kFormatVersion = 1;
-constexpr uintmax_t kMaxConfigBytes = 1 << 20;
+constexpr uint64_t kMostConfigBytes = 1 << 20;
 const std::array<std::string, 3> kParts = {"q_proj", "k_proj", "v_proj"};
 
 bool ends_with(const std::string& text, const std::string& end) {
@@ -69,17 +70,19 @@ Tensors adapt_projections(Tensors given, const Tensors& wanted) {
   return given;
 }
 
-std::string read_text(const fs::path& path) {
-  const nn::InputFile file(path);
-  if (file.bytes() > kMaxConfigBytes) nn::refuse_file(path, "it is too long for a config");
-  std::string text(file.bytes(), '\0');
-  file.read(0, text.data(), text.size());
-  return text;
-}
-
 // The object in a config.json, which names its model and holds a config; anything else is refused.
 Json read_description(const fs::path& path) {
-  Json json = Json::parse(read_text(path), nullptr, /*allow_exceptions=*/false);
+  const nn::InputFile file(path);
+  if (file.bytes() > kMostConfigBytes) nn::refuse_file(path, "it is too long for a config");
+  std::string text(file.bytes(), '\0');
+  file.read(0, text.data(), text.size());
+  const Json json = [&] {
+    try {
+      return core::parse_json("its text", text);
+    } catch (const Error& error) {
+      nn::refuse_file(path, fmt::format("it is not the config of a longstride checkpoint: {}", error.what()));
+    }
+  }();
   if (!json.is_object() || !json.contains("config") || !json.value("model", Json()).is_string()) {
     nn::refuse_file(path, "it is not the config of a longstride checkpoint");
   }
@@ -149,7 +152,7 @@ void save_module(const fs::path& directory, const torch::nn::Module& module, con
   Json json;
   json["model"] = model;
   json["format_version"] = kFormatVersion;
-  json["config"] = Json::parse(config);
+  json["config"] = core::parse_json("config", config);
   const std::string text = json.dump(2) + "\n";
   nn::replace_directory(directory, [&](const fs::path& folder) {
     nn::OutputFile file(folder / kConfigFile);
@@ -167,16 +170,18 @@ void with_saved_config(const fs::path& directory, const char* model,
   const Json json = read_description(path);
   if (json["model"] != model) {
     nn::refuse_file(path, fmt::format("it is not the config of a {} checkpoint, but of a {}", model,
-                                      json["model"].get<std::string>()));
+                                      core::printable(json["model"].get<std::string>())));
   }
   if (json.value("format_version", Json()) != kFormatVersion) {
     nn::refuse_file(path, fmt::format("its format_version is {}; this build reads {}",
-                                      json.value("format_version", Json()).dump(), kFormatVersion));
+                                      core::shown(json.value("format_version", Json())), kFormatVersion));
   }
   try {
     use(json["config"].dump());
   } catch (const Error& e) {
     nn::refuse_file(path, e.what());
+  } catch (const c10::Error& e) {  // sizes that memory does not hold
+    nn::refuse_file(path, fmt::format("no {} can be made of it: {}", model, e.what_without_backtrace()));
   }
 }
 

@@ -10,7 +10,7 @@ namespace longstride::nn {
 namespace {
 
 [[noreturn]] void refuse_type(const std::string& key, const char* expected, const Json& value) {
-  core::refuse(key, std::string("must be ") + expected, text_of(value));
+  core::refuse(key, std::string("must be ") + expected, core::shown(value));
 }
 
 template <class Enum, class FromName>
@@ -90,7 +90,7 @@ void read(const std::string& key, const Json& value, std::vector<HierarchyLevel>
 
 Json written(const std::vector<BlockPattern>& field) {
   if (field.empty()) return Json::array();
-  return Json::parse(longstride::to_json(Pattern::block_sparse(field)))["blocks"];
+  return core::parse_json("blocks", longstride::to_json(Pattern::block_sparse(field)))["blocks"];
 }
 
 Json written(const std::vector<HierarchyLevel>& field) {
@@ -99,12 +99,7 @@ Json written(const std::vector<HierarchyLevel>& field) {
 }
 
 Json parse_object(std::string_view what, std::string_view text) {
-  Json json;
-  try {
-    json = Json::parse(text);
-  } catch (const Json::exception& e) {
-    core::refuse(what, "must be JSON", e.what());
-  }
+  Json json = core::parse_json(what, text);
   if (!json.is_object()) core::refuse(what, "must be a JSON object", json.type_name());
   return json;
 }

@@ -6,13 +6,13 @@
 #include <fmt/format.h>
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
+#include "core/json.h"
 #include "longstride/nn/learned_blocks.h"
 #include "longstride/nn/longnet.h"
 #include "longstride/nn/positions.h"
@@ -21,7 +21,7 @@
 
 namespace longstride::nn {
 
-using Json = nlohmann::ordered_json;
+using core::Json;
 
 // A value of the wrong kind, or a word that is unknown, is an Error that names `key`.
 void read(const std::string& key, const Json& value, int64_t& field);

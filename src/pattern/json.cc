@@ -4,20 +4,20 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
+#include "core/json.h"
 #include "core/refuse.h"
 
 namespace longstride {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using core::Json;
+using core::shown;
 
 // One object of the text. Fields are taken one by one; done() refuses the others.
 class Fields {
  public:
   Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object()) core::refuse(where_, "must be an object", object.dump());
+    if (!object.is_object()) core::refuse(where_.empty() ? "pattern" : where_, "must be an object", shown(object));
   }
 
   std::string path(const std::string& key) const { return where_.empty() ? key : where_ + "." + key; }
@@ -62,28 +62,28 @@ class Fields {
 template <>
 int64_t Fields::as<int64_t>(const Json& value, const std::string& where) {
   if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX)) {
-    core::refuse(where, "must be an integer", value.dump());
+    core::refuse(where, "must be an integer", shown(value));
   }
   return value.get<int64_t>();
 }
 template <>
 double Fields::as<double>(const Json& value, const std::string& where) {
-  if (!value.is_number()) core::refuse(where, "must be a number", value.dump());
+  if (!value.is_number()) core::refuse(where, "must be a number", shown(value));
   return value.get<double>();
 }
 template <>
 bool Fields::as<bool>(const Json& value, const std::string& where) {
-  if (!value.is_boolean()) core::refuse(where, "must be true or false", value.dump());
+  if (!value.is_boolean()) core::refuse(where, "must be true or false", shown(value));
   return value.get<bool>();
 }
 template <>
 std::string Fields::as<std::string>(const Json& value, const std::string& where) {
-  if (!value.is_string()) core::refuse(where, "must be a string", value.dump());
+  if (!value.is_string()) core::refuse(where, "must be a string", shown(value));
   return value.get<std::string>();
 }
 template <>
 std::vector<int64_t> Fields::as<std::vector<int64_t>>(const Json& value, const std::string& where) {
-  if (!value.is_array()) core::refuse(where, "must be a list of integers", value.dump());
+  if (!value.is_array()) core::refuse(where, "must be a list of integers", shown(value));
   std::vector<int64_t> list;
   for (size_t i = 0; i < value.size(); ++i) list.push_back(as<int64_t>(value[i], fmt::format("{}[{}]", where, i)));
   return list;
@@ -117,13 +117,13 @@ BlockList take_list(Fields& f, const std::vector<Block>* list, bool& used) {
     used = true;
     return {*list};
   }
-  if (!rows->is_array()) core::refuse(f.path("blocks"), "must be a list", rows->dump());
+  if (!rows->is_array()) core::refuse(f.path("blocks"), "must be a list", shown(*rows));
   BlockList result;
   for (size_t i = 0; i < rows->size(); ++i) {
     const std::string where = fmt::format("{}[{}]", f.path("blocks"), i);
     const auto row = Fields::as<std::vector<int64_t>>((*rows)[i], where);
     if (row.size() != 4) {
-      core::refuse(where, "must be [batch row or -1, KV head or -1, query block, key block]", (*rows)[i].dump());
+      core::refuse(where, "must be [batch row or -1, KV head or -1, query block, key block]", shown((*rows)[i]));
     }
     result.blocks.push_back(
         {narrow(row[0], where), narrow(row[1], where), narrow(row[2], where), narrow(row[3], where)});
@@ -135,7 +135,7 @@ Hierarchical take_levels(Fields& f) {
   const Json* levels = f.find("levels");
   if (!levels || !levels->is_array()) {
     core::refuse(f.path("levels"), "must be a list of {stride, window} or {stride, global: true}",
-                 levels ? levels->dump() : "none");
+                 levels ? shown(*levels) : "none");
   }
   Hierarchical rule;
   for (size_t i = 0; i < levels->size(); ++i) {
@@ -259,12 +259,7 @@ struct RuleWriter {
 }  // namespace
 
 Pattern pattern_from_json(const std::string& text, const std::optional<std::vector<Block>>& list) {
-  Json json;
-  try {
-    json = Json::parse(text);
-  } catch (const Json::parse_error& error) {
-    core::refuse("pattern", "must be JSON", error.what());
-  }
+  const Json json = core::parse_json("pattern", text);
   Fields f(json, "");
   const bool causal = f.optional<bool>("causal").value_or(false);
   const Json* dilated = f.find("dilated");
@@ -273,7 +268,7 @@ Pattern pattern_from_json(const std::string& text, const std::optional<std::vect
   std::vector<BlockPattern> patterns;
   bool used = false;
   if (blocks) {
-    if (!blocks->is_array()) core::refuse("blocks", "must be a list of block patterns", blocks->dump());
+    if (!blocks->is_array()) core::refuse("blocks", "must be a list of block patterns", shown(*blocks));
     for (size_t i = 0; i < blocks->size(); ++i) {
       patterns.push_back(take_block_pattern((*blocks)[i], i, list ? &*list : nullptr, used));
     }

@@ -139,8 +139,6 @@ Classes classify(const Pattern& pattern, const Extent& extent) {
   int64_t longest_of_call = extent.len_k;
   if (!extent.lengths.empty()) longest_of_call = *std::max_element(extent.lengths.begin(), extent.lengths.end());
   if (!extent.cu_seqlens.empty()) longest_of_call = longest_document(extent.cu_seqlens);
-  // Decoding: the sequence is still growing, and a density is that of what it grows into.
-  if (extent.query_start > 0) longest_of_call = kNoDocument;
   for (int64_t b = 0; b < extent.batch; ++b) {
     const int64_t length = extent.lengths.empty() ? extent.len_k : extent.lengths[b];
     std::shared_ptr<const Documents>& documents = by_length[length];

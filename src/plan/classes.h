@@ -26,8 +26,6 @@ using Documents = std::vector<int64_t>;
 
 struct Bands;
 
-inline constexpr int64_t kNoDocument = -1;
-
 struct ClassSpec {
   std::vector<Sampling> samplings;
   std::shared_ptr<const Documents> documents;
@@ -35,7 +33,7 @@ struct ClassSpec {
   // pattern, null where it is no list.
   int64_t batch_row = 0;
   int64_t kv_head = 0;
-  int64_t longest_document = 0;  // of the call: a density is held against it. kNoDocument: against none
+  int64_t longest_document = 0;  // of the call: a density is held against it, whatever query_start is
   std::vector<std::shared_ptr<const pattern::Cells>> cells;
   std::shared_ptr<const Bands> bands;  // made by compile(); null without block patterns
 };

@@ -32,6 +32,15 @@ class Generate(ProgramTest):
         self.assertEqual(from_file, from_stdin)
         self.assertEqual(len(self.bytes("--seed", "1", "--length", "20", "--raw")), 20)
 
+    def test_random_blocks_take_prompts_of_every_length(self):
+        pattern = '{"causal": true, "blocks": [{"pattern": "random", "block_size": 16, "density": 0.2}]}'
+        self.call("train", self.text, "--out", self.folder / "random", "--dim", "16", "--layers", "1", "--heads", "2",
+                  "--pattern", pattern, "--context", "160", "--steps", "1", "--eval-windows", "0")
+        for length in (1, 16, 17, 40, 100, 150):
+            with self.subTest(length=length):
+                result = self.json("generate", self.folder / "random", "--prompt", "x" * length, "--length", "3")
+                self.assertEqual((result["bytes"], result["prompt_bytes"]), (3, length))
+
     def test_what_is_printed_is_text(self):
         # After eight steps the model is near to drawing bytes at random, so control and stray bytes are among them.
         raw = self.bytes("--seed", "9", "--length", "600", "--temperature", "3", "--raw")

@@ -270,6 +270,68 @@ class Refusals(ProgramTest):
         (self.folder / "bad.json").write_text('{"layers": "two"}')
         self.refused("train", self.text, "--steps", "2", "--config", self.folder / "bad.json", says="setting 'layers'")
 
+    def test_a_config_that_no_setting_would_hold(self):
+        config = self.folder / "bad.json"
+        deep = "[" * 70000 + "]" * 70000
+        for text, says in [
+            ('{"segments": [64, 16.9], "rates": [1, 2]}', "setting 'segments' must be a list of integers below 2^63, got [64,16.9]"),
+            ('{"segments": [64, true]}', "setting 'segments' must be a list of integers"),
+            ('{"segments": [9223372036854775808]}', "got [9223372036854775808]"),
+            ('{"steps": 9223372036854775808}', "setting 'steps' must be an integer below 2^63, got 9223372036854775808"),
+            ('{"steps": 99999999999999999999}', "steps must fit 64 bits, got 99999999999999999999"),
+            ('{"steps": 16.9}', "setting 'steps' must be an integer below 2^63, got 16.9"),
+            ('{"steps": true}', "setting 'steps' must be an integer below 2^63, got true"),
+            ('{"seed": -1}', "setting 'seed' must be an integer from 0 to 2^64 - 1, got -1"),
+            ('{"lr": 1e999}', "lr must be a number below 1.8e308, got 1e999"),
+            ('{"dim": 32, "dim": 64}', "dim must be given once"),
+            ('{"data": [1]}', "setting 'data' must be a list of words, got [1]"),
+            ('{"dim": 32} {}', "must be JSON"),
+            (f'{{"segments": {deep}}}', "must be nested at most 64 levels deep"),
+            ("[]", "not a JSON object"),
+        ]:
+            with self.subTest(text=text[:60]):
+                config.write_text(text)
+                self.refuses("--config", config, says=says)
+        config.write_bytes(b'{"precision": "\xff"}')
+        self.refuses("--config", config, says="ill-formed UTF-8")
+        self.refuses("--config", self.folder, says="must be a file of JSON, got a folder")
+        self.refuses("--config", self.folder / "none.json", says="No such file")
+        config.write_text(f'{{"blocks": {deep}}}')
+        self.refuses("--pattern", config, says="must be nested at most 64 levels deep")
+        self.refuses("--pattern", '{"causal": true, "causal": true}', says="causal must be given once")
+
+    def test_a_damaged_state_is_refused(self):
+        self.train("run", "--eval-windows", "0", steps=1)
+        path = self.folder / "run/latest/state.json"
+        whole = path.read_text()
+        state = json.loads(whole)
+
+        def with_change(place, key, value):
+            changed = json.loads(whole)
+            changed[place][key] = value
+            return json.dumps(changed)
+
+        for text, says in [
+            (with_change("position", "fingerprint", "no number"), "fingerprint must be 16 hexadecimal digits, got no number"),
+            (with_change("position", "fingerprint", "f" * 17), "fingerprint must be 16 hexadecimal digits"),
+            (with_change("position", "fingerprint", 7), "fingerprint must be a string, got 7"),
+            (with_change("position", "step", 1.5), "step must be an integer from 0"),
+            (with_change("position", "step", -1), "step must be an integer from 0"),
+            (with_change("position", "seconds", "2"), "seconds must be a number"),
+            (with_change("files", "config.json", 3), "describes config.json incompletely"),
+            (with_change("files", "config.json", {"bytes": -1, "fnv1a": ""}), "describes config.json incompletely"),
+            (with_change("files", "../x", state["files"]["config.json"]), "names a file ../x"),
+            (with_change("settings", "seed", -1), "setting 'seed'"),
+            (whole.replace('"format": 1', '"format": 1.5'), "format must be an integer"),
+            (whole.replace('"format": 1', '"format": 2'), "format must be 1"),
+            (whole.replace('"step":', '"step": 7, "step":'), "position.step must be given once"),
+            ("[" * 70000, "nested at most 64 levels deep"),
+            (whole[:-20], "must be JSON"),
+        ]:
+            with self.subTest(says=says):
+                path.write_text(text)
+                self.refused("train", "--resume", self.folder / "run", says=says)
+
     def test_a_run_is_not_overwritten(self):
         self.train("run", "--eval-windows", "0", steps=1)
         self.refused("train", self.text, *TINY, "--steps", "2", "--out", self.folder / "run", says="already holds a run")

@@ -75,6 +75,11 @@ TEST(BlockScorer, RefusesADensityBelowTheDiagonals) {
   EXPECT_THAT(refusal([&] { scorer->forward(two.q, two.k); }),
               AllOf(HasSubstr("density must be at least 0.5 on 2 x 2 blocks"), HasSubstr("got 0.25"),
                     HasSubstr("nearest that can be reached is 0.5 (sparsity_ratio 0.5)")));
+  // Causal rows are those of every longer sequence, and come to the density as it grows.
+  LearnedBlocks sparse = small_blocks();
+  sparse.density = 0.01;
+  BlockScorer causal(sparse, true);
+  EXPECT_EQ(causal->forward(two.q, two.k).blocks.size(0), 2 * sparse.kv_heads);  // the diagonal of each KV head
 }
 
 // The best blocks of a row by the scores, as many as the definition says; no noise.

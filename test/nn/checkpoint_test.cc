@@ -171,8 +171,25 @@ TEST(Safetensors, DamageIsNamed) {
   EXPECT_THAT(refusal([&] { load_tensors(folder.path()); }), HasSubstr("regular file"));
   EXPECT_THAT(message(""), HasSubstr("too short"));
   EXPECT_THAT(message("PK\3\4 this is a zip file and no safetensors"), HasSubstr("not a safetensors"));
-  EXPECT_THAT(message(with_header("not json", "")), HasSubstr("not JSON"));
-  EXPECT_THAT(message(with_header("[1]", "")), HasSubstr("not JSON"));
+  EXPECT_THAT(message(with_header("not json", "")), HasSubstr("its header must be JSON"));
+  EXPECT_THAT(message(with_header("[1]", "")), HasSubstr("its header is not a JSON object"));
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  EXPECT_THAT(message(with_header(R"({"x":{"dtype":"F32","shape":)" + deep + R"(,"data_offsets":[0,4]}})", "abcd")),
+              HasSubstr("nested at most 64 levels deep"));
+  EXPECT_THAT(message(with_header(R"({"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"x":{}})", "")),
+              HasSubstr("its header: x must be given once"));
+  // Empty, and its strides overflow all the same.
+  for (const char* sizes : {"0,9223372036854775807,9223372036854775807", "9223372036854775807,2,0"}) {
+    const std::string shape = std::string("\"shape\":[") + sizes + "]";
+    EXPECT_THAT(message(with_header(R"({"x":{"dtype":"F32",)" + shape + R"(,"data_offsets":[0,0]}})", "")),
+                HasSubstr("bytes 0 to 0"));
+  }
+  std::string ones = "1";
+  for (int i = 1; i < 65; ++i) ones += ",1";
+  EXPECT_THAT(message(with_header(R"({"x":{"dtype":"U8","shape":[)" + ones + R"(],"data_offsets":[0,1]}})", "a")),
+              HasSubstr("has 65 dimensions"));
+  EXPECT_THAT(message(with_header(R"({"x":{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,1]}})", "a")),
+              HasSubstr("x.shape[0] must fit 64 bits"));
   EXPECT_THAT(message(with_header(R"({"x": 3})", "")), HasSubstr("incompletely"));
   EXPECT_THAT(message(with_header(R"({"x":{"dtype":"F4","shape":[1],"data_offsets":[0,4]}})", "abcd")),
               HasSubstr("dtype 'F4'"));
@@ -299,6 +316,14 @@ TEST(ModelDirectory, ForeignOrDamagedIsRefused) {
   };
   EXPECT_THAT(with_config("{\"model_type\": \"bert\"}"), HasSubstr("not the config of a longstride checkpoint"));
   EXPECT_THAT(with_config("]"), HasSubstr("not the config of a longstride checkpoint"));
+  EXPECT_THAT(with_config(std::string("{\"config\": ") + std::string(100'000, '[') + std::string(100'000, ']') + "}"),
+              HasSubstr("nested at most 64 levels deep"));
+  EXPECT_THAT(with_config(replaced("\"layers\": 3", "\"layers\": 3, \"layers\": 3")),
+              HasSubstr("config.layers must be given once"));
+  EXPECT_THAT(with_config(replaced("\"layers\": 3", "\"layers\": 1e999")),
+              HasSubstr("config.layers must be a number below 1.8e308, got 1e999"));
+  EXPECT_THAT(with_config(replaced("\"layers\": 3", "\"layers\": 3.5")),
+              HasSubstr("layers must be an integer, got 3.5"));
   EXPECT_THAT(with_config(replaced("\"format_version\": 1", "\"format_version\": 2")),
               HasSubstr("format_version is 2"));
   EXPECT_THAT(with_config(replaced("\"layers\": 3", "\"layers\": 2")), HasSubstr("unknown layers.2."));

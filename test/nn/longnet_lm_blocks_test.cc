@@ -109,17 +109,25 @@ TEST(LongNetLMBlocks, DecodingEqualsRecomputing) {
   }
 }
 
-// A density that the first few blocks cannot have is that of the sequence they grow into.
-TEST(LongNetLMBlocks, DecodingFromTheFirstTokenHoldsADensityAgainstNothing) {
+// A density that the first few blocks cannot have is that of the sequence they grow into: a prompt of any length is
+// taken, and a prompt and what follows it give what the whole gives.
+TEST(LongNetLMBlocks, PromptsOfEveryLengthHoldADensityAgainstNothing) {
   const at::NoGradGuard no_grad;
-  const auto config = block_config({{8, RandomBlocks{.density = 0.2, .seed = 5}}});
-  auto model = make_double(config);
-  const Tensor tokens = random_tokens(1, 90, config.vocab, 6);
-  EXPECT_THAT(refusal([&] { model(tokens.narrow(1, 0, 16)); }), HasSubstr("density must be in"));
-  const Tensor all = model(tokens);
-  DecodeState state = model->start_decoding(1, 90);
-  for (int64_t i = 0; i < 40; ++i) {
-    EXPECT_LT(distance(model->decode(tokens.narrow(1, i, 1), state), all.select(1, i)), 1e-10) << i;
+  const nn_test::OneThread one_thread;
+  constexpr int64_t kLongest = 200;
+  for (const double density : {0.02, 0.2, 0.6}) {
+    auto config = block_config({{16, RandomBlocks{.density = density, .seed = 5}}});
+    config.layers = 1;
+    auto model = make_double(config);
+    const Tensor tokens = random_tokens(1, kLongest + 1, config.vocab, 6);
+    const Tensor all = model(tokens);
+    for (int64_t len = 1; len <= kLongest; ++len) {
+      SCOPED_TRACE(testing::Message() << "density " << density << ", len " << len);
+      EXPECT_LT(distance(model(tokens.narrow(1, 0, len)), all.narrow(1, 0, len)), 1e-10);
+      DecodeState state = model->start_decoding(1, len + 1);
+      EXPECT_LT(distance(model->decode(tokens.narrow(1, 0, len), state), all.select(1, len - 1)), 1e-10);
+      EXPECT_LT(distance(model->decode(tokens.narrow(1, len, 1), state), all.select(1, len)), 1e-10);
+    }
   }
 }
 

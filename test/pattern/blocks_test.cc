@@ -195,6 +195,21 @@ TEST(BlocksRefuse, DensitiesOutOfReach) {
   EXPECT_EQ(ask(RandomBlocks{0.01, 0}, 0, false), "");
 }
 
+// The rows of causal random blocks are those of every longer document, so no length is too short for a density.
+TEST(Blocks, CausalRandomIsAPrefixOfWhatItGrowsInto) {
+  for (const double density : {0.01, 0.05, 0.2, 0.5, 1.0}) {
+    const BlockPattern p(16, RandomBlocks{density, 3});
+    const auto longest = p.active_blocks(1000, true);
+    for (int64_t len = 0; len <= 200; ++len) {
+      const auto active = p.active_blocks(len, true);
+      ASSERT_LE(active.size(), longest.size());
+      EXPECT_TRUE(std::equal(active.begin(), active.end(), longest.begin())) << density << " " << len;
+      // All rows below the end, and no row beyond it.
+      EXPECT_EQ(active.empty() ? 0 : active.back().first + 1, (len + 15) / 16) << density << " " << len;
+    }
+  }
+}
+
 TEST(BlocksRefuse, BadValues) {
   const auto make = [](int64_t size, const BlockRule& rule) { return refusal([&] { BlockPattern(size, rule); }); };
   EXPECT_THAT(make(0, Strided{2}), HasSubstr("block_size must be positive, got 0"));
@@ -263,6 +278,14 @@ TEST(JsonRefuses, WhatItDoesNotKnow) {
   EXPECT_THAT(read("{"), HasSubstr("must be JSON"));
   EXPECT_THAT(read("[]"), HasSubstr("must be an object"));
   EXPECT_THAT(read("{}"), HasSubstr("must have \"dilated\" groups or \"blocks\""));
+  EXPECT_THAT(read(R"({"causal": true, "causal": true})"), HasSubstr("pattern: causal must be given once"));
+  EXPECT_THAT(read(R"({"blocks": [{"pattern": "random", "block_size": 8, "density": 1e999}]})"),
+              HasSubstr("pattern: blocks[0].density must be a number below 1.8e308, got 1e999"));
+  EXPECT_THAT(read(R"({"dilated": {"segment_lengths": [99999999999999999999], "dilation_rates": [1]}})"),
+              HasSubstr("pattern: dilated.segment_lengths[0] must fit 64 bits, got 99999999999999999999"));
+  EXPECT_THAT(read(std::string("{\"blocks\": ") + std::string(70'000, '[') + std::string(70'000, ']') + "}"),
+              HasSubstr("pattern must be nested at most 64 levels deep"));
+  EXPECT_THAT(read("{\"blocks\": [{\"pattern\": \"\xff\"}]}"), HasSubstr("ill-formed UTF-8"));
   EXPECT_THAT(read(R"({"casual": true})"),
               HasSubstr("unknown key 'casual'; one of [causal, dilated, blocks]; did you mean 'causal'"));
   EXPECT_THAT(read(R"({"causal": 1, "blocks": []})"), HasSubstr("causal must be true or false, got 1"));

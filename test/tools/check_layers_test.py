@@ -90,6 +90,7 @@ WRONG = {
     "generated_elsewhere": ("src/op/call.h", '#include "commit.h"\n', "neither beside it nor in src"),
     "no_such_file": ("src/op/call.h", '#include "op/cal.h"\n', "neither beside it nor in src"),
     "cli_knows_op": ("src/cli/main.cc", '#include "op/call.h"\n', "of room 'op'"),
+    "second_json_reader": ("src/op/call.h", "const auto json = nlohmann::json::parse(text);\n", "parses JSON"),
     "public_knows_private": ("include/longstride/plan.h", '#include "core/refuse.h"\n', "public header includes"),
     "public_arrow": ("include/longstride/plan.h", '#include "longstride/attention.h"\n', "of room 'op'"),
     "public_pattern_torch": ("include/longstride/pattern.h", "#include <torch/torch.h>\n", "knows no torch"),

@@ -10,7 +10,7 @@
 // A density that is asked for is met as nearly as the rule can: to the nearest distance or window, under RandomBlocks
 // to the block. One that is out of the rule's reach (the diagonal alone is denser, or all that the rule can show is
 // less) is an Error that names the nearest. It is held against the longest document of a call; shorter ones, and a
-// document of one block, take the nearest that they can have.
+// document of one block, take the nearest. Causal RandomBlocks, whose rows are those of every longer one, are not held.
 #pragma once
 
 #include <cstdint>
