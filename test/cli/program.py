@@ -76,7 +76,7 @@ class ProgramTest(unittest.TestCase):
     def call(self, *words, code=0, **more):
         """Runs the program, checks its exit code and returns the finished process."""
         words = [str(PROGRAM), *(str(w) for w in words)]
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, **more)
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=1200, **more)
         self.assertEqual(done.returncode, code, f"{' '.join(words)}\n{done.stdout!r}\n{done.stderr.decode()}")
         return done
 

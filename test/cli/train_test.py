@@ -88,7 +88,7 @@ class Train(ProgramTest):
         process = self.start("run", "--log", log)
         self.wait_for_steps("run", log, 3)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=1200)
         self.assertEqual(process.returncode, 130, err)
         step = json.loads((self.folder / "run/latest/state.json").read_text())["position"]["step"]
         self.assertGreaterEqual(step, 3)
@@ -116,7 +116,7 @@ class Train(ProgramTest):
             time.sleep(0.001)
         self.assertIsNone(process.poll(), "the first Ctrl-C must not kill")
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=1200)
         self.assertEqual(process.returncode, -signal.SIGINT, out)
         self.assertNotIn(b"interrupted", out)
         self.call("generate", self.folder / "run", "--length", "2", "--quiet")  # the checkpoint before is whole

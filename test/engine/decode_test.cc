@@ -1,10 +1,9 @@
-// A decoding step costs what the pattern shows, however many keys there are: counted in the pages of k and v that are
-// touched, and in time.
+// A decoding step costs what the pattern shows, however many keys there are: counted in the pages of k, v and scratch
+// that are touched. What planning it costs: plan/work/work_test.cc.
 #include <gtest/gtest.h>
-#include <time.h>
 
-#include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <set>
 #include <vector>
 
@@ -66,38 +65,44 @@ TEST(Decode, TouchesOnlyWhatThePatternShows) {
   }
 }
 
-// Not in instrumented builds: their allocator marks every byte of the scratch, which is as long as the keys.
-#if !defined(LONGSTRIDE_SANITIZED)
-double now_us() {
-  timespec t{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) * 1e-3;
-}
+// The scratch that a step writes, lent by the workspace from address space of which only touched pages exist.
+struct CountedScratch {
+  std::vector<std::unique_ptr<AddressSpace>> lent;
+  int64_t allocations = 0;
 
-// Planning and attention together, in the thread's own CPU time: the median of 51 steps.
-double median_us(const Engine& engine, int64_t len) {
-  const AddressSpace k(len * kKeyBytes), v(len * kKeyBytes), rest(1 << 14);
-  const engine::Problem p = problem(len, k, v, rest);
-  std::vector<double> times;
-  for (int i = 0; i < 52; ++i) {
-    const double begin = now_us();
+  engine::Workspace workspace() {
+    engine::Workspace workspace;
+    workspace.allocate = [this](size_t bytes) -> void* {
+      ++allocations;
+      lent.push_back(std::make_unique<AddressSpace>(static_cast<int64_t>(bytes)));
+      return lent.back()->at(0);
+    };
+    workspace.free = [](void*) {};  // kept, to be counted
+    return workspace;
+  }
+  int64_t touched_pages() const {
+    int64_t pages = 0;
+    for (const auto& space : lent) pages += space->touched_pages();
+    return pages;
+  }
+};
+
+// What grew with the keys would write sixteen times as much.
+TEST(Decode, WritesNoMoreScratchForSixteenTimesTheKeys) {
+  std::vector<int64_t> allocations, pages;
+  for (const int64_t len : {int64_t{1} << 19, int64_t{1} << 23}) {
     const Plan plan = compile(kPattern, step(len), engine::cpu::geometry(core::DType::kFloat32, kDim, true, {}));
-    engine.forward(p, plan.view(), {});
-    if (i > 0) times.push_back(now_us() - begin);  // the first one maps the pages
+    const AddressSpace k(len * kKeyBytes), v(len * kKeyBytes), rest(1 << 14);
+    CountedScratch scratch;
+    cpu_engine().forward(problem(len, k, v, rest), plan.view(), scratch.workspace());
+    allocations.push_back(scratch.allocations);
+    pages.push_back(scratch.touched_pages());
   }
-  std::nth_element(times.begin(), times.begin() + 25, times.end());
-  return times[25];
+  EXPECT_GT(pages[0], 0);
+  EXPECT_EQ(allocations[0], allocations[1]);
+  // Packed keys stand further apart where there are more between them, and so on a few pages more.
+  EXPECT_LE(pages[1], pages[0] + pages[0] / 4);
 }
-
-TEST(Decode, TimeDoesNotGrowWithTheKeys) {
-  for (const Engine& engine : {reference_engine(), cpu_engine()}) {
-    const double short_us = median_us(engine, int64_t{1} << 18);
-    const double long_us = median_us(engine, int64_t{1} << 22);
-    // Sixteen times the keys: what grew with them would take sixteen times as long.
-    EXPECT_LT(long_us, 4 * short_us) << engine.name;
-  }
-}
-#endif
 
 }  // namespace
 }  // namespace longstride::test
