@@ -300,11 +300,11 @@ std::string against_oracle(const Engine& engine, const Case& c, const Results& r
   if (wrong.empty() && results.gates)
     // Made of scores' gradients that may be rounded to the dtype of q, of a delta from an out that was, and of shares
     // that are as exact as lse is.
-    wrong = difference("gates", *results.gates, gates, roundoff(lse_dtype(c.dtype)),
-                       std::max(roundoff(c.dtype),
-                                12 * roundoff(lse_dtype(c.dtype)) +
-                                    std::expm1(2 * roundoff(lse_dtype(c.dtype)) * std::min(size.lse, 1e9))) *
-                           std::max(terms, 1.0));
+    wrong = difference(
+        "gates", *results.gates, gates, roundoff(lse_dtype(c.dtype)),
+        std::max(roundoff(c.dtype), 12 * roundoff(lse_dtype(c.dtype)) +
+                                        std::expm1(2 * roundoff(lse_dtype(c.dtype)) * std::min(size.lse, 1e9))) *
+            std::max(terms, 1.0));
   if (wrong.empty() && results.strayed) wrong = "memory between the rows of an output was written";
   return wrong.empty() ? "" : engine.name + ": " + wrong + "\n  " + c.words();
 }
