@@ -10,6 +10,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/checked.h"
 #include "core/printable.h"
 #include "longstride/nn/checkpoint.h"
 #include "nn/files.h"
@@ -89,8 +90,9 @@ void save_tensors(const std::filesystem::path& path, const std::map<std::string,
   }
   text.resize((text.size() + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes, ' ');
 
-  if (text.size() > kMaxHeaderBytes) {
-    core::refuse("tensor names and metadata", fmt::format("must make a header of at most {} bytes", kMaxHeaderBytes),
+  if (text.size() > nn::kMostHeaderBytes) {
+    core::refuse("tensor names and metadata",
+                 fmt::format("must make a header of at most {} bytes", nn::kMostHeaderBytes),
                  std::to_string(text.size()), "shorten them, or save several files");
   }
 
