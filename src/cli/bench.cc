@@ -4,11 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -17,9 +15,13 @@
 #include "bench_report.h"
 #include "bench_suite.h"
 #include "commands.h"
+#include "json_text.h"
 #include "longstride/error.h"
+#include "number_options.h"
+#include "output_file.h"
 #include "peers.h"
 #include "picture.h"
+#include "standard_output.h"
 #include "terminal.h"
 #include "threads.h"
 
@@ -72,8 +74,6 @@ void measure_brgemm(BenchReport& report, const std::string& dtype) {
 }
 
 void check_options(const BenchOptions& options) {
-  if (options.repeats < 1) throw Error(fmt::format("--repeats: got {}, expected at least 1", options.repeats));
-  if (!(options.seconds >= 0)) throw Error(fmt::format("--seconds: got {}, expected 0 or more", options.seconds));
   if (!options.curve.empty()) {
     check_picture_path("--curve", options.curve);
     if (options.lens.empty()) throw Error("--curve: needs the lengths of the curve: --lens 1k,2k,4k,8k");
@@ -94,7 +94,9 @@ void bench(const BenchOptions& options, int& exit_code) {
   BenchReport report;
   report.machine = this_machine();
   const auto say = [&](const std::string& text) {
-    if (!options.json) std::cout << text << std::flush;
+    if (options.json) return;
+    std::cout << text;
+    flush_output();
   };
   say(machine_words(report.machine) + "\n");
   for (const auto& [entry, bar] : cases) {
@@ -129,13 +131,10 @@ void bench(const BenchOptions& options, int& exit_code) {
     say("wrote " + options.curve + "\n");
   }
   if (!options.save.empty()) {
-    std::ofstream file(options.save);
-    file << report_json(report).dump(1) << "\n";
-    file.close();
-    if (!file) throw std::runtime_error("cannot write " + options.save);
+    write_output(options.save, json_text(report_json(report), 1) + "\n");
     say("wrote " + options.save + "\n");
   }
-  if (options.json) std::cout << report_json(report).dump() << "\n";
+  if (options.json) std::cout << json_text(report_json(report)) << "\n";
   if (options.check && !all_accepted(report)) exit_code = kFailure;
 }
 
@@ -153,16 +152,23 @@ void add_bench(CLI::App& app, int& exit_code) {
   add_json_option(*command, entry.pattern);
   const char* shape = "Shape";
   CLI::Option* len = command->add_option("--len", entry.len, "Tokens (32k = 32768)");
-  len->transform(token_count())->capture_default_str()->group(shape);
+  len->transform(token_count(1))->capture_default_str()->group(shape);
   command->add_option("--lens", options->lens, "Several lengths, one after the other, in place of --len")
       ->delimiter(',')
-      ->transform(token_count())
+      ->transform(token_count(1))
       ->excludes(len)
       ->group(shape);
-  command->add_option("--heads", entry.heads, "Query heads")->capture_default_str()->group(shape);
-  command->add_option("--kv-heads", options->kv_heads, "KV heads; they divide the heads (default: as --heads)")
+  command->add_option("--heads", entry.heads, "Query heads")
+      ->transform(whole_number(1, kMostHeads))
+      ->capture_default_str()
       ->group(shape);
-  command->add_option("--dim", entry.dim, "Numbers in a head")->capture_default_str()->group(shape);
+  command->add_option("--kv-heads", options->kv_heads, "KV heads; they divide the heads (default: as --heads)")
+      ->transform(whole_number(1, kMostHeads))
+      ->group(shape);
+  command->add_option("--dim", entry.dim, "Numbers in a head")
+      ->transform(whole_number(1, 65536))
+      ->capture_default_str()
+      ->group(shape);
   command->add_option("--dtype", entry.dtype, "float32, bfloat16 or float16")->capture_default_str()->group(shape);
   command->add_flag("--backward", entry.backward, "Forward and backward together; default: forward alone")
       ->group(shape);
@@ -174,14 +180,16 @@ void add_bench(CLI::App& app, int& exit_code) {
     if (option->get_group() == "Pattern" || option->get_group() == shape) suite->excludes(option);
   }
   command->add_option("--repeats", options->repeats, "Rounds, in each of which everybody runs once")
+      ->transform(whole_number(1, 1'000'000'000))
       ->capture_default_str()
       ->group(effort);
   command
       ->add_option("--seconds", options->seconds,
                    "Start no further round after this much time, shared among the cases; one round always runs")
+      ->transform(real_number(0, 1e9))
       ->group(effort);
   command->add_option("--dense-limit", options->dense_limit, "Leave dense attention out beyond this many tokens")
-      ->transform(token_count())
+      ->transform(token_count(0))
       ->capture_default_str()
       ->group(effort);
   command->add_flag("--no-dense", options->no_dense, "Leave dense attention out")->group(effort);
@@ -190,15 +198,20 @@ void add_bench(CLI::App& app, int& exit_code) {
       ->group(effort);
   command->add_flag("--no-memory", options->no_memory, "Do not measure memory, which takes a process for each who")
       ->group(effort);
-  command->add_option("--threads", options->threads, "Threads (default: LibTorch's choice)")->group(effort);
+  command->add_option("--threads", options->threads, "Threads (default: LibTorch's choice)")
+      ->transform(whole_number(1, kMostThreads))
+      ->group(effort);
   command->add_flag("--check", options->check, "With --suite: exit code 1 if a bar is missed")->group(effort);
   command->add_option("--memory-of", options->memory_of, "Print the extra bytes of one call")
       ->check(CLI::IsMember({"dense", "official", "per_group", "longstride"}))
       ->group("");
   const char* output = "Output";
   command->add_option("--curve", options->curve, "With --lens: draw time over length: FILE.svg or FILE.png")
+      ->check(output_file())
       ->group(output);
-  command->add_option("--save", options->save, "Write all that was measured as JSON to a file")->group(output);
+  command->add_option("--save", options->save, "Write all that was measured as JSON to a file")
+      ->check(output_file())
+      ->group(output);
   command->add_flag("--json", options->json, "Print JSON instead of tables")->group(output);
   command->footer(
       "Examples:\n"

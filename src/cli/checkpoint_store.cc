@@ -14,6 +14,7 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "corpus.h"
+#include "json_text.h"
 #include "longstride/error.h"
 
 namespace longstride::cli {
@@ -121,7 +122,7 @@ nlohmann::json verified_state(const fs::path& checkpoint) {
   }
   nlohmann::json state;
   try {
-    state = core::read_json("state", checkpoint / kStateFile);
+    state = with_bytes(core::read_json("state", checkpoint / kStateFile));
   } catch (const Error& error) {
     corrupt(fmt::format("{} is not readable: {}", kStateFile, error.what()));
   }

@@ -9,8 +9,12 @@
 
 #include "commands.h"
 #include "compare_report.h"
+#include "input_file.h"
+#include "json_text.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
+#include "number_options.h"
+#include "output_file.h"
 #include "pattern_options.h"
 #include "progress_line.h"
 #include "run_checkpoint.h"
@@ -59,7 +63,10 @@ struct CompareCommand {
 Pattern pattern_of(const LongNetLM& model) { return model->config.layer().attention.attention.pattern(); }
 int64_t kv_heads_of(const LongNetLM& model) { return model->config.layer().attention.key_value_heads(); }
 
-bool is_run(const std::string& item) { return fs::is_directory(item); }
+bool is_run(const std::string& item) {
+  std::error_code ignored;  // of what is neither a folder nor a file, reading it will speak
+  return fs::is_directory(item, ignored);
+}
 
 // "runs/strided/" -> "strided", "docs/patterns/strided.json" -> "strided"; of JSON itself what it names.
 std::string name_of(const std::string& item) {
@@ -70,9 +77,6 @@ std::string name_of(const std::string& item) {
 }
 
 void CompareCommand::check() const {
-  if (windows < 1) throw Error(fmt::format("--windows must be at least 1, got {}", windows));
-  if (coverage_windows < 1) throw Error(fmt::format("--coverage-windows must be at least 1, got {}", coverage_windows));
-  if (!(share > 0 && share <= 1)) throw Error(fmt::format("--heaviest must be in (0, 1], got {}", share));
   if (!picture.empty()) check_picture_path("--picture", picture);
 }
 
@@ -186,7 +190,7 @@ int CompareCommand::run() {
   }
   if (!picture.empty()) write_picture(picture, comparison_picture(comparison));
   if (json) {
-    std::cout << comparison_json(comparison).dump() << "\n";
+    std::cout << json_text(comparison_json(comparison)) << "\n";
   } else {
     std::cout << machine_words(comparison.machine) << "\n" << comparison_text(comparison);
     if (!picture.empty()) std::cout << "wrote " << picture << "\n";
@@ -201,18 +205,25 @@ void add_compare(CLI::App& app, int& exit_code) {
   auto command = std::make_shared<CompareCommand>();
   CompareCommand& c = *command;
   sub->add_option("PATTERN", c.items, "folders of runs, files of patterns, or patterns' JSON")->required();
-  sub->add_option("--dense", c.dense, "a run that sees everything, whose attention the patterns are held against");
-  sub->add_option("--len", c.len, "tokens; 4k means 4096 [the context of the runs, or 2048]")->transform(token_count());
-  sub->add_option("--heads", c.heads, "KV heads, where there is no run [4]")->check(CLI::PositiveNumber);
+  sub->add_option("--dense", c.dense, "a run that sees everything, whose attention the patterns are held against")
+      ->check(not_empty());
+  sub->add_option("--len", c.len, "tokens; 4k means 4096 [the context of the runs, or 2048]")
+      ->transform(token_count(1));
+  sub->add_option("--heads", c.heads, "KV heads, where there is no run [4]")->transform(whole_number(1, kMostHeads));
   sub->add_option("--heaviest", c.share, "the share of a query's keys that are called its heaviest, at least one key")
+      ->transform(positive_number(1))
       ->capture_default_str();
   sub->add_option("--coverage-windows", c.coverage_windows, "windows for the attention of --dense")
+      ->transform(whole_number(1, kMostWindows))
       ->capture_default_str();
   sub->add_option("--windows", c.windows, "windows to score at most, spread evenly over the held-out text")
+      ->transform(whole_number(1, kMostWindows))
       ->capture_default_str();
-  sub->add_option("--scored", c.scored, "bytes scored at the end of each window [half of --len]");
-  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")->check(CLI::PositiveNumber);
-  sub->add_option("--picture", c.picture, "write the table as a picture: FILE.svg or FILE.png");
+  sub->add_option("--scored", c.scored, "bytes scored at the end of each window [half of --len]")
+      ->transform(token_count(1));
+  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")
+      ->transform(whole_number(1, kMostThreads));
+  sub->add_option("--picture", c.picture, "write the table as a picture: FILE.svg or FILE.png")->check(output_file());
   sub->add_flag("--json", c.json, "print JSON instead of the table");
   sub->add_flag("--quiet", c.quiet, "no progress");
   sub->footer(kFooter);

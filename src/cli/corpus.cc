@@ -13,6 +13,7 @@
 #include <random>
 #include <set>
 
+#include "input_file.h"
 #include "longstride/error.h"
 
 namespace longstride::cli {
@@ -24,13 +25,6 @@ struct Source {
   std::string name;
   fs::path path;
 };
-
-std::string read_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  if (!in.good() && !in.eof()) throw Error(fmt::format("cannot read '{}': {}", path.string(), std::strerror(errno)));
-  return bytes;
-}
 
 bool looks_binary(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -46,16 +40,34 @@ bool extension_matches(const fs::path& path, const std::vector<std::string>& ext
   });
 }
 
+// What cannot be looked at is refused, for a text of which a part is left out is another text.
+[[noreturn]] void refuse_unreadable(const fs::path& path, const std::error_code& error) {
+  throw Error(fmt::format("cannot read '{}': {}; make it readable, or name the files and folders beside it",
+                          path.string(), error.message()));
+}
+
 void walk(const fs::path& root, const std::vector<std::string>& extensions, std::vector<Source>& sources) {
-  constexpr auto kSkipDenied = fs::directory_options::skip_permission_denied;
-  for (auto it = fs::recursive_directory_iterator(root, kSkipDenied); it != fs::recursive_directory_iterator(); ++it) {
-    if (it->path().filename().string().rfind('.', 0) == 0) {
-      if (it->is_directory()) it.disable_recursion_pending();
-      continue;
+  std::error_code error;
+  const auto check = [&](const fs::path& path) {
+    if (error) refuse_unreadable(path, error);
+  };
+  std::vector<fs::path> folders = {root};
+  while (!folders.empty()) {
+    const fs::path folder = std::move(folders.back());
+    folders.pop_back();
+    fs::directory_iterator it(folder, error);
+    for (check(folder); it != fs::directory_iterator(); it.increment(error), check(folder)) {
+      const fs::path& path = it->path();
+      if (path.filename().string().rfind('.', 0) == 0) continue;
+      const fs::file_status status = it->symlink_status(error);
+      check(path);
+      if (fs::is_directory(status)) folders.push_back(path);
+      if (!fs::is_regular_file(status)) continue;
+      const uintmax_t size = it->file_size(error);
+      check(path);
+      if (size == 0 || (extensions.empty() ? looks_binary(path) : !extension_matches(path, extensions))) continue;
+      sources.push_back({path.lexically_relative(root).generic_string(), path});
     }
-    if (it->is_symlink() || !it->is_regular_file() || it->file_size() == 0) continue;
-    if (extensions.empty() ? looks_binary(it->path()) : !extension_matches(it->path(), extensions)) continue;
-    sources.push_back({it->path().lexically_relative(root).generic_string(), it->path()});
   }
 }
 
@@ -65,7 +77,8 @@ std::vector<Source> list_sources(const std::vector<std::string>& paths, const st
   for (const std::string& path : paths) {
     std::error_code error;
     const fs::file_status status = fs::status(path, error);
-    if (!fs::exists(status)) throw Error(fmt::format("no such file or folder: '{}'", path));
+    if (status.type() == fs::file_type::not_found) throw Error(fmt::format("no such file or folder: '{}'", path));
+    if (!fs::status_known(status) || status.type() == fs::file_type::none) refuse_unreadable(path, error);
     if (fs::is_directory(status)) {
       walk(path, extensions, sources);
     } else if (fs::is_regular_file(status)) {
@@ -131,7 +144,7 @@ Split split_sources(const CorpusOptions& options) {
 
 Text read_text(const std::vector<Source>& sources) {
   Text text;
-  for (const Source& source : sources) append(text, source.name, read_file(source.path));
+  for (const Source& source : sources) append(text, source.name, read_input("", source.path.string()));
   return text;
 }
 
@@ -142,7 +155,7 @@ bool is_tail_split(const CorpusOptions& options, const Split& split) {
 }
 
 Corpus split_tail(const CorpusOptions& options, const Source& source) {
-  const std::string bytes = read_file(source.path);
+  const std::string bytes = read_input("", source.path.string());
   const size_t cut = bytes.size() - static_cast<size_t>(options.held_out_share * static_cast<double>(bytes.size()));
   Corpus corpus;
   append(corpus.train, source.name, std::string_view(bytes).substr(0, cut));

@@ -15,8 +15,10 @@
 #include "core/json.h"
 #include "doctor_check.h"
 #include "doctor_machine.h"
+#include "json_text.h"
 #include "longstride/attention.h"
 #include "longstride/factory.h"
+#include "number_options.h"
 #include "peers.h"
 #include "terminal.h"
 #include "threads.h"
@@ -122,7 +124,7 @@ void print_types(bool json) {
                      {"options", options_json(type.options)},
                      {"multihead_options", options_json(type.multihead_options)}};
     }
-    std::cout << nlohmann::json{{"types", types}}.dump() << "\n";
+    std::cout << json_text({{"types", types}}) << "\n";
     return;
   }
   const Choice choice = choose_attention({});
@@ -154,7 +156,8 @@ void add_doctor(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "doctor", "Tell what this machine has and which engine is picked, and check that attention is right here");
-  command->add_option("--threads", options->threads, "Threads (default: LibTorch's choice)");
+  command->add_option("--threads", options->threads, "Threads (default: LibTorch's choice)")
+      ->transform(whole_number(1, kMostThreads));
   command->add_flag("--json", options->json, "Print JSON instead of text");
   command->add_flag("--types", options->types,
                     "List every type of attention that the factory builds, with its options");
@@ -167,7 +170,7 @@ void add_doctor(CLI::App& app, int& exit_code) {
     }
     const Found found = examine();
     if (options->json) {
-      std::cout << to_json(found).dump() << "\n";
+      std::cout << json_text(to_json(found)) << "\n";
     } else {
       print_text(found);
     }

@@ -1,18 +1,19 @@
 // `longstride eval`: bits per byte on held-out text as the context grows. Every context scores the same bytes, so the
 // rows differ only in how far back the model could look.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <memory>
-#include <stdexcept>
 
 #include "chart.h"
 #include "checkpoint_store.h"
 #include "commands.h"
+#include "json_text.h"
 #include "longstride/error.h"
 #include "machine_line.h"
+#include "number_options.h"
+#include "output_file.h"
 #include "progress_line.h"
 #include "run_checkpoint.h"
 #include "scoring.h"
@@ -36,7 +37,7 @@ struct EvalCommand {
   std::string checkpoint;
   std::vector<std::string> paths;
   std::vector<std::string> extensions;
-  std::vector<std::string> context_texts = {"1k", "2k", "4k", "8k", "16k"};
+  std::vector<int64_t> contexts = {1024, 2048, 4096, 8192, 16384};
   int64_t scored = 1024;
   int64_t windows = 32;
   bool across_files = false;
@@ -48,23 +49,6 @@ struct EvalCommand {
 
   int run();
 };
-
-// "16384" or "16k" or "1M".
-int64_t length_from_text(const std::string& text) {
-  size_t end = 0;
-  int64_t value = 0;
-  try {
-    value = std::stoll(text, &end);
-  } catch (const std::exception&) {
-    end = 0;
-  }
-  const std::string unit = text.substr(end);
-  const int64_t factor = unit.empty() ? 1 : unit == "k" || unit == "K" ? 1024 : unit == "M" ? 1024 * 1024 : 0;
-  if (end == 0 || factor == 0 || value > (int64_t{1} << 40) / factor) {
-    throw Error(fmt::format("--contexts takes lengths in bytes such as 4096 or 4k, got '{}'", text));
-  }
-  return value * factor;
-}
 
 struct Row {
   int64_t context = 0;
@@ -112,13 +96,9 @@ nlohmann::json rows_json(const std::vector<Row>& rows) {
 }
 
 int EvalCommand::run() {
-  std::vector<int64_t> contexts;
-  for (const std::string& text : context_texts) contexts.push_back(length_from_text(text));
   std::sort(contexts.begin(), contexts.end());
   contexts.erase(std::unique(contexts.begin(), contexts.end()), contexts.end());
-  if (scored < 1) throw Error(fmt::format("--scored must be at least 1, got {}", scored));
   if (!curve.empty()) check_picture_path("--curve", curve);
-  if (windows < 1) throw Error(fmt::format("--windows must be at least 1, got {}", windows));
   if (contexts.front() < scored) {
     throw Error(
         fmt::format("--contexts must be at least --scored, got {} and {}; the scored bytes are part of the context",
@@ -190,12 +170,11 @@ int EvalCommand::run() {
     write_picture(curve, chart_picture(chart));
   }
   if (json) {
-    fmt::print("{}\n", nlohmann::json{{"checkpoint", folder.string()},
-                                      {"windows", plan.starts.size()},
-                                      {"scored_bytes", scored},
-                                      {"precision", precision},
-                                      {"contexts", rows_json(rows)}}
-                           .dump());
+    fmt::print("{}\n", json_text({{"checkpoint", folder.string()},
+                                  {"windows", plan.starts.size()},
+                                  {"scored_bytes", scored},
+                                  {"precision", precision},
+                                  {"contexts", rows_json(rows)}}));
   } else {
     fmt::print("{}", table(rows));
     if (!curve.empty()) fmt::print("curve: {}\n", curve);
@@ -212,15 +191,22 @@ void add_eval(CLI::App& app, int& exit_code) {
   sub->add_option("CHECKPOINT", c.checkpoint, "folder of a run or of a checkpoint")->required();
   sub->add_option("PATH", c.paths, "files and folders to score [what the run held out]");
   sub->add_option("--ext", c.extensions, "only files ending so [all text files]")->delimiter(',');
-  sub->add_option("--contexts", c.context_texts, "contexts in bytes; 4k means 4096 [1k,2k,4k,8k,16k]")->delimiter(',');
-  sub->add_option("--scored", c.scored, "bytes scored at the end of each window")->capture_default_str();
-  sub->add_option("--windows", c.windows, "windows at most, spread evenly over the text")->capture_default_str();
+  sub->add_option("--contexts", c.contexts, "contexts in bytes; 4k means 4096 [1k,2k,4k,8k,16k]")
+      ->delimiter(',')
+      ->transform(token_count(1));
+  sub->add_option("--scored", c.scored, "bytes scored at the end of each window")
+      ->transform(token_count(1))
+      ->capture_default_str();
+  sub->add_option("--windows", c.windows, "windows at most, spread evenly over the text")
+      ->transform(whole_number(1, kMostWindows))
+      ->capture_default_str();
   sub->add_flag("--across-files", c.across_files, "windows may span files");
   sub->add_option("--precision", c.precision, "fp32, or bf16 (autocast)")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
-  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")->check(CLI::PositiveNumber);
-  sub->add_option("--curve,--svg", c.curve, "write the curve as a picture: FILE.svg or FILE.png");
+  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")
+      ->transform(whole_number(1, kMostThreads));
+  sub->add_option("--curve,--svg", c.curve, "write the curve as a picture: FILE.svg or FILE.png")->check(output_file());
   sub->add_flag("--json", c.json, "print the table as JSON");
   sub->add_flag("--quiet", c.quiet, "no progress");
   sub->footer(kFooter);

@@ -5,19 +5,20 @@
 
 #include <chrono>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <random>
-#include <stdexcept>
 
 #include "autocast_guard.h"
 #include "checkpoint_store.h"
 #include "commands.h"
 #include "corpus.h"
+#include "input_file.h"
+#include "json_text.h"
 #include "longstride/error.h"
 #include "machine_line.h"
+#include "number_options.h"
 #include "run_checkpoint.h"
+#include "standard_output.h"
 #include "text_stream.h"
 
 namespace longstride::cli {
@@ -57,26 +58,13 @@ struct GenerateCommand {
 
 std::string GenerateCommand::prompt_bytes() const {
   if (prompt_file.empty()) return prompt;
-  const auto all_of = [](std::istream& in) { return std::string(std::istreambuf_iterator<char>(in), {}); };
-  if (prompt_file == "-") return all_of(std::cin);
-  std::ifstream in(prompt_file, std::ios::binary);
-  if (!in) throw Error(fmt::format("no such file: '{}' (--prompt-file)", prompt_file));
-  return all_of(in);
+  return prompt_file == "-" ? read_standard_input("--prompt-file") : read_input("--prompt-file", prompt_file);
 }
 
 void print(const std::string& text) {
   if (text.empty()) return;
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw std::runtime_error("cannot write to stdout");
-  }
-}
-
-// All of `bytes` as TextStream would print them.
-std::string readable(const std::string& bytes) {
-  TextStream stream;
-  std::string text;
-  for (char byte : bytes) text += stream.push(static_cast<unsigned char>(byte));
-  return text + stream.flush();
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  flush_output();
 }
 
 int GenerateCommand::run() {
@@ -129,13 +117,12 @@ int GenerateCommand::run() {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (stream && !raw) print(text.flush() + "\n");
   if (json) {
-    fmt::print("{}\n", nlohmann::json{{"checkpoint", folder.string()},
-                                      {"prompt_bytes", given.size()},
-                                      {"text", readable(bytes)},
-                                      {"bytes", bytes.size()},
-                                      {"seed", *options.seed},
-                                      {"seconds", seconds}}
-                           .dump());
+    fmt::print("{}\n", json_text({{"checkpoint", folder.string()},
+                                  {"prompt_bytes", given.size()},
+                                  {"text", readable(bytes)},
+                                  {"bytes", bytes.size()},
+                                  {"seed", *options.seed},
+                                  {"seconds", seconds}}));
   } else if (!quiet) {
     fmt::print(stderr, "{} bytes in {:.2f} s\n", bytes.size(), seconds);
   }
@@ -150,19 +137,28 @@ void add_generate(CLI::App& app, int& exit_code) {
   GenerateCommand& c = *command;
   sub->add_option("CHECKPOINT", c.checkpoint, "folder of a run or of a checkpoint")->required();
   auto* prompt = sub->add_option("--prompt", c.prompt, "text to continue");
-  sub->add_option("--prompt-file", c.prompt_file, "file to continue; - is stdin")->excludes(prompt);
-  sub->add_option("--length", c.length, "bytes to generate")->capture_default_str();
-  sub->add_option("--temperature", c.temperature, "0 takes the likeliest byte")->capture_default_str();
-  sub->add_option("--top-k", c.top_k, "sample among the k likeliest; 0: all")->capture_default_str();
-  sub->add_option("--top-p", c.top_p, "sample among the likeliest that reach this mass")->capture_default_str();
-  auto* seed = sub->add_option("--seed", c.seed, "of the sampling [drawn, and shown]");
+  sub->add_option("--prompt-file", c.prompt_file, "file to continue; - is stdin")->check(not_empty())->excludes(prompt);
+  sub->add_option("--length", c.length, "bytes to generate")
+      ->transform(whole_number(1, kMostTokens))
+      ->capture_default_str();
+  sub->add_option("--temperature", c.temperature, "0 takes the likeliest byte")
+      ->transform(real_number(0, 1e6))
+      ->capture_default_str();
+  sub->add_option("--top-k", c.top_k, "sample among the k likeliest; 0: all")
+      ->transform(whole_number(0, kMostWhole))
+      ->capture_default_str();
+  sub->add_option("--top-p", c.top_p, "sample among the likeliest that reach this mass")
+      ->transform(positive_number(1))
+      ->capture_default_str();
+  auto* seed = sub->add_option("--seed", c.seed, "of the sampling [drawn, and shown]")->transform(seed_number());
   sub->add_flag("--to-file-end", c.to_file_end, "stop where the model ends the file");
   sub->add_flag("--echo", c.echo, "print the prompt first");
   sub->add_flag("--raw", c.raw, "print bytes as they are");
   sub->add_option("--precision", c.precision, "fp32, or bf16 (autocast)")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
-  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")->check(CLI::PositiveNumber);
+  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")
+      ->transform(whole_number(1, kMostThreads));
   sub->add_flag("--json", c.json, "print one JSON object in place of the text");
   sub->add_flag("--quiet", c.quiet, "only the text");
   sub->footer(kFooter);

@@ -1,20 +1,28 @@
 // The program `longstride`: builds the command line, runs the chosen subcommand, and turns what it throws into one line
 // on stderr and an exit code (commands.h).
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <new>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "commands.h"
 #include "longstride/error.h"
 #include "nearest.h"
+#include "standard_output.h"
 
 namespace longstride::cli {
 namespace {
 
 constexpr const char* kVersion = "longstride 0.1.0";
+constexpr const char* kOutOfMemory =
+    "out of memory; a shorter length or --context, a smaller model or --checkpoint-activations needs less";
 
 // The words that could have stood where `given` stood: long options of the command, or the names of the subcommands.
 std::vector<std::string> known_words(const CLI::App& command, const std::string& given) {
@@ -50,6 +58,26 @@ int explain_usage(const CLI::App& app, const CLI::ParseError& error) {
   return kBadUsage;
 }
 
+// What is not ours to word: the first line of it, in a sentence that says whose it is.
+std::string foreign_words(const std::exception& error) {
+  std::string message = error.what();
+  // LibTorch's errors carry a C++ stack trace after the first line, which helps nobody here.
+  if (const size_t trace = message.find("\nException raised from"); trace != std::string::npos) message.resize(trace);
+  if (message.find("can't allocate memory") != std::string::npos) return kOutOfMemory;
+  if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error))
+    return fmt::format("'{}': {}", file->path1().string(), file->code().message());
+  if (dynamic_cast<const std::logic_error*>(&error) != nullptr ||
+      dynamic_cast<const nlohmann::json::exception*>(&error) != nullptr) {
+    return fmt::format("a fault of the program itself: {}; please report it with the command that led to it", message);
+  }
+  return message;
+}
+
+int fail(const std::string& message, int exit_code) {
+  std::cerr << "longstride: " << message << "\n";
+  return exit_code;
+}
+
 int run(int argc, char** argv) {
   int exit_code = kOk;
   CLI::App app{"longstride: exact attention over very long sequences, and a LongNet language model built on it",
@@ -58,7 +86,8 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       "'longstride COMMAND --help' tells all of a command, with examples.\n"
-      "Exit codes: 0 done, 1 failed while running, 2 bad usage or input, 130 interrupted.");
+      "Exit codes: 0 done, 1 failed while running, 2 bad usage or input, 130 interrupted.\n"
+      "In JSON, a byte of a name that is not UTF-8 is the character U+EF00 + byte.");
   add_train(app, exit_code);
   add_generate(app, exit_code);
   add_eval(app, exit_code);
@@ -73,18 +102,24 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return explain_usage(app, error);
   } catch (const Error& error) {
-    std::cerr << "longstride: " << error.what() << "\n";
-    return kBadUsage;
+    return fail(error.what(), kBadUsage);
   } catch (const std::bad_alloc&) {
-    std::cerr
-        << "longstride: out of memory; a shorter --context, a smaller model or --checkpoint-activations needs less\n";
-    return kFailure;
+    return fail(kOutOfMemory, kFailure);
   } catch (const std::exception& error) {
-    // LibTorch's errors carry a C++ stack trace after the first line, which helps nobody here.
-    std::string message = error.what();
-    if (const size_t trace = message.find("\nException raised from"); trace != std::string::npos) message.resize(trace);
-    std::cerr << "longstride: " << message << "\n";
-    return kFailure;
+    return fail(foreign_words(error), kFailure);
+  } catch (...) {
+    return fail("stopped by an error that says nothing about itself; please report it", kFailure);
+  }
+  return exit_code;
+}
+
+// Whatever the command did: if not all that it printed could be written, it failed.
+int flushed(int exit_code) {
+  try {
+    flush_output();
+  } catch (const std::exception& error) {
+    if (exit_code != kFailure) fail(error.what(), kFailure);  // else the command has said so while it printed
+    return exit_code == kOk ? kFailure : exit_code;
   }
   return exit_code;
 }
@@ -92,4 +127,7 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace longstride::cli
 
-int main(int argc, char** argv) { return longstride::cli::run(argc, argv); }
+int main(int argc, char** argv) {
+  longstride::cli::hold_standard_files();
+  return longstride::cli::flushed(longstride::cli::run(argc, argv));
+}

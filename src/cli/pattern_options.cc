@@ -5,13 +5,12 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <map>
 #include <numeric>
 
+#include "input_file.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
+#include "number_options.h"
 
 namespace longstride::cli {
 
@@ -33,9 +32,6 @@ Extent LengthOptions::extent() const {
   extent.kv_heads = kv_heads.value_or(heads);
   extent.len_k = len;
   if (!documents.empty()) {
-    for (const int64_t document : documents) {
-      if (document < 0) throw Error(fmt::format("--documents: got {}, expected lengths >= 0", document));
-    }
     const int64_t sum = std::accumulate(documents.begin(), documents.end(), int64_t{0});
     if (sum != len)
       throw Error(fmt::format("--documents: the lengths add up to {}, expected --len, which is {}", sum, len));
@@ -53,13 +49,10 @@ Extent LengthOptions::extent() const {
 std::string pattern_text(const std::string& given, const char* argument) {
   const size_t first = given.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && given[first] == '{') return given;
-  std::string text;
-  // A folder opens like a file, and reading it throws.
+  // Whoever meant JSON and forgot its '{' names no file.
   std::error_code ignored;
-  if (!std::filesystem::is_directory(given, ignored)) {
-    std::ifstream file(given, std::ios::binary);
-    text.assign(std::istreambuf_iterator<char>(file), {});
-  }
+  std::string text;
+  if (std::filesystem::exists(given, ignored)) text = read_input(argument, given);
   if (text.empty()) {
     throw Error(
         fmt::format("{}: no file '{}' with a pattern in it, and no JSON: that begins with '{{'", argument, given));
@@ -67,20 +60,16 @@ std::string pattern_text(const std::string& given, const char* argument) {
   return text;
 }
 
-CLI::Validator token_count() {
-  return CLI::AsNumberWithUnit(std::map<std::string, int64_t>{{"k", 1024}, {"m", 1024 * 1024}},
-                               CLI::AsNumberWithUnit::CASE_INSENSITIVE, "TOKENS");
-}
-
 void add_pattern_options(CLI::App& command, PatternOptions& into) {
   const char* group = "Pattern";
   command.add_option("--segments", into.segments, "Segment length of each group, in tokens (32k = 32768)")
       ->delimiter(',')
-      ->transform(token_count())
+      ->transform(token_count(1, kMostWhole))
       ->capture_default_str()
       ->group(group);
   command.add_option("--rates", into.rates, "Dilation rate of each group: every rate-th token of a segment is sampled")
       ->delimiter(',')
+      ->transform(whole_number(1, kMostWhole))
       ->capture_default_str()
       ->group(group);
   command.add_flag("--causal", into.causal, "A query sees no later key")->group(group);
@@ -91,6 +80,7 @@ void add_pattern_options(CLI::App& command, PatternOptions& into) {
       ->group(group);
   command.add_option("--offsets", into.offsets, "Residues given one by one, groups x KV heads, in place of the rule")
       ->delimiter(',')
+      ->transform(whole_number(0, kMostWhole))
       ->group(group);
   command.add_option("--mixing", into.mixing, "joint: every head runs every group; head_partition: one group a head")
       ->capture_default_str()
@@ -108,6 +98,7 @@ void add_json_option(CLI::App& command, PatternOptions& into) {
               "--pattern", into.json,
               "A whole pattern as JSON or a file of it, block patterns among it, in place of the options above: "
               R"('{"causal": true, "blocks": [{"pattern": "local_window", "block_size": 64, "window": 512}]}')")
+          ->check(not_empty())
           ->group("Pattern");
   for (const char* other :
        {"--segments", "--rates", "--causal", "--offset", "--offsets", "--mixing", "--average", "--padding"}) {

@@ -37,9 +37,6 @@ struct LengthOptions {
 // holds. Throws Error, which names the argument, if there is no such file.
 std::string pattern_text(const std::string& given, const char* argument = "--pattern");
 
-// A whole number of tokens, where 'k' is 1024 and 'm' is 1024 * 1024: 32k, 1m, 4096.
-CLI::Validator token_count();
-
 // Adds --segments --rates --causal --offset --offsets --mixing --average --padding; defaults are what `into` holds.
 void add_pattern_options(CLI::App& command, PatternOptions& into);
 // Adds --pattern, which excludes them. For commands that take block patterns too.

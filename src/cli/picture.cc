@@ -5,12 +5,12 @@
 
 #include <array>
 #include <cmath>
-#include <fstream>
-#include <stdexcept>
 #include <utility>
 
 #include "longstride/error.h"
+#include "output_file.h"
 #include "png_file.h"
+#include "text_stream.h"
 
 namespace longstride::cli {
 namespace {
@@ -27,7 +27,8 @@ std::string hex(Color color) { return fmt::format("#{:02x}{:02x}{:02x}", color.r
 
 std::string escaped(std::string_view words) {
   std::string result;
-  for (const char c : words) {
+  // Names of files come in too; XML takes neither control characters nor what is not UTF-8.
+  for (const char c : readable(words)) {
     switch (c) {
       case '&':
         result += "&amp;";
@@ -154,13 +155,10 @@ void write_picture(const std::string& path, const Picture& picture) {
   check_picture_path("picture", path);
   if (ends_with(path, ".png")) {
     const Picture::Pixels pixels = picture.pixels(2);
-    write_png(path, pixels.width, pixels.height, pixels.rgb);
+    write_output(path, png_file(pixels.width, pixels.height, pixels.rgb));
     return;
   }
-  std::ofstream file(path);
-  file << picture.svg();
-  file.close();
-  if (!file) throw std::runtime_error("cannot write " + path);
+  write_output(path, picture.svg());
 }
 
 }  // namespace longstride::cli

@@ -1,4 +1,4 @@
-// Pixels to a PNG file, by libpng. Called by picture.cc. Torch-free.
+// Pixels to the bytes of a PNG file, by libpng. Called by picture.cc. Torch-free.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace longstride::cli {
 
-// rgb: height x width x 3 bytes, rows from the top. Throws std::runtime_error when the file cannot be written.
-void write_png(const std::string& path, int64_t width, int64_t height, const std::vector<uint8_t>& rgb);
+// rgb: height x width x 3 bytes, rows from the top. Throws std::runtime_error if libpng refuses.
+std::string png_file(int64_t width, int64_t height, const std::vector<uint8_t>& rgb);
 
 }  // namespace longstride::cli

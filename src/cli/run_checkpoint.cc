@@ -7,13 +7,15 @@
 #include <torch/torch.h>
 
 #include <charconv>
-#include <fstream>
 #include <mutex>
 #include <stdexcept>
 
 #include "core/json.h"
 #include "core/refuse.h"
+#include "json_text.h"
 #include "longstride/error.h"
+#include "number_options.h"
+#include "output_file.h"
 
 namespace longstride::cli {
 namespace {
@@ -62,11 +64,14 @@ const nlohmann::json& field(const nlohmann::json& json, const char* key, bool is
   return json[key];
 }
 
-int64_t count(const nlohmann::json& json, const char* key) {
-  const auto is_count = [](const nlohmann::json& value) {
-    return value.is_number_unsigned() && value.get<uint64_t>() <= INT64_MAX;
-  };
-  return field(json, key, is_count, "an integer from 0 to 2^63 - 1").get<int64_t>();
+int64_t count(const nlohmann::json& json, const char* key, int64_t least, int64_t most) {
+  const auto is_count = [](const nlohmann::json& value) { return value.is_number_unsigned(); };
+  const std::string expected = fmt::format("an integer from {} to {}", least, most);
+  const nlohmann::json& value = field(json, key, is_count, expected.c_str());
+  const auto number = value.get<uint64_t>();
+  if (number < static_cast<uint64_t>(least) || number > static_cast<uint64_t>(most))
+    core::refuse(key, "must be " + expected, core::shown(value));
+  return value.get<int64_t>();
 }
 
 std::optional<double> optional_number(const nlohmann::json& json, const char* key) {
@@ -89,10 +94,10 @@ uint64_t fingerprint(const nlohmann::json& json) {
 
 RunPosition position_from_json(const nlohmann::json& json) {
   RunPosition position;
-  position.step = count(json, "step");
-  const auto is_number = [](const nlohmann::json& value) { return value.is_number(); };
-  position.seconds = field(json, "seconds", is_number, "a number").get<double>();
-  position.threads = count(json, "threads");
+  position.step = count(json, "step", 0, kMostSteps);
+  const auto is_time = [](const nlohmann::json& value) { return value.is_number() && value.get<double>() >= 0; };
+  position.seconds = field(json, "seconds", is_time, "a number of at least 0").get<double>();
+  position.threads = count(json, "threads", 1, kMostThreads);
   position.fingerprint = fingerprint(json);
   position.held_out_before = optional_number(json, "held_out_before");
   position.held_out_latest = optional_number(json, "held_out_latest");
@@ -105,10 +110,7 @@ void write_state(const fs::path& folder, const TrainSettings& settings, const Ru
                                 {"settings", to_json(settings)},
                                 {"position", position_json(position)},
                                 {"files", digests(folder)}};
-  std::ofstream out(folder / kStateFile, std::ios::trunc);
-  out << state.dump(2) << "\n";
-  out.close();
-  if (!out) throw std::runtime_error(fmt::format("cannot write {}", (folder / kStateFile).string()));
+  write_output((folder / kStateFile).string(), json_text(state, 2) + "\n");
 }
 
 }  // namespace
@@ -139,7 +141,7 @@ LoadedRun load_run(const fs::path& checkpoint) {
   LoadedRun loaded;
   const nlohmann::json state = verified_state(checkpoint);
   try {
-    if (const int64_t format = count(state, "format"); format != kFormat) {
+    if (const int64_t format = count(state, "format", 0, kMostSteps); format != kFormat) {
       core::refuse("format", fmt::format("must be {}, which this program reads", kFormat), std::to_string(format));
     }
     loaded.settings = settings_from_json(state["settings"]);

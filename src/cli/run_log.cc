@@ -7,6 +7,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "json_text.h"
 #include "longstride/error.h"
 
 namespace longstride::cli {
@@ -19,7 +20,7 @@ RunLog::RunLog(const std::string& path, bool append) : path_(path) {
 
 void RunLog::write(const nlohmann::json& line) {
   if (path_.empty()) return;
-  out_ << line.dump() << "\n" << std::flush;
+  out_ << json_text(line) << "\n" << std::flush;
   if (!out_) throw std::runtime_error(fmt::format("cannot write the log '{}'", path_));
 }
 

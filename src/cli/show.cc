@@ -12,10 +12,14 @@
 
 #include "commands.h"
 #include "core/json.h"
+#include "json_text.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
 #include "longstride/plan.h"
+#include "number_options.h"
+#include "output_file.h"
 #include "pattern_options.h"
+#include "show_cost.h"
 #include "show_picture.h"
 #include "terminal.h"
 
@@ -57,6 +61,7 @@ Shown plan_it(const ShowOptions& options) {
   geometry.tile_rows = options.tile_rows;
   geometry.column_block = options.column_block > 0 ? options.column_block : options.tile_rows;
   geometry.row_quantum = std::min(geometry.row_quantum, geometry.tile_rows);
+  check_show_cost(shown.pattern, shown.extent, geometry);
   const Direction direction = options.transposed ? Direction::kTransposed : Direction::kForward;
   const auto start = std::chrono::steady_clock::now();
   shown.plan = compile(shown.pattern, shown.extent, geometry, direction);
@@ -227,7 +232,7 @@ void show(const ShowOptions& options, int& exit_code) {
   if (!options.plan_picture.empty())
     write_picture(options.plan_picture, plan_picture(shown.plan.view(), shown.pattern, shown.extent, options.head));
   if (options.json) {
-    std::cout << to_json(options, shown).dump() << "\n";
+    std::cout << json_text(to_json(options, shown)) << "\n";
   } else {
     print_text(options, shown);
     if (!options.picture.empty()) std::cout << "wrote      " << options.picture << "\n";
@@ -249,30 +254,34 @@ void add_show(CLI::App& app, int& exit_code) {
   add_json_option(*command, options->pattern);
   const char* lengths = "Lengths";
   command->add_option("--len", options->lengths.len, "Tokens (32k = 32768)")
-      ->transform(token_count())
+      ->transform(token_count(0))
       ->capture_default_str()
       ->group(lengths);
-  command->add_option("--heads", options->lengths.heads, "Query heads")->capture_default_str()->group(lengths);
+  command->add_option("--heads", options->lengths.heads, "Query heads")
+      ->transform(whole_number(1, kMostHeads))
+      ->capture_default_str()
+      ->group(lengths);
   command->add_option("--kv-heads", options->lengths.kv_heads, "KV heads; they divide the heads (default: as --heads)")
+      ->transform(whole_number(1, kMostHeads))
       ->group(lengths);
   command->add_option("--documents", options->lengths.documents, "Lengths of packed documents; they add up to --len")
       ->delimiter(',')
-      ->transform(token_count())
+      ->transform(token_count(0))
       ->group(lengths);
   command
       ->add_option("--query-start", options->lengths.query_start,
                    "Only the queries from this position on, as in decoding")
-      ->transform(token_count())
+      ->transform(token_count(0))
       ->group(lengths);
   const char* plan = "Plan";
   command->add_option("--tile-rows", options->tile_rows, "Queries of a tile")
-      ->check(CLI::Range(1, 32767))
+      ->transform(whole_number(1, 32767))
       ->capture_default_str()
       ->group(plan);
   command
       ->add_option("--column-block", options->column_block,
                    "Keys are computed in blocks of this many (default: --tile-rows)")
-      ->check(CLI::Range(1, 32767))
+      ->transform(whole_number(1, 32767))
       ->group(plan);
   command->add_flag("--transposed", options->transposed, "The plan of the backward: tiles of keys")->group(plan);
   command
@@ -280,10 +289,15 @@ void add_show(CLI::App& app, int& exit_code) {
                  "Check the plan pair by pair against the definition; exit code 1 if wrong")
       ->group(plan);
   const char* output = "Output";
-  command->add_option("--head", options->head, "The head that is drawn")->capture_default_str()->group(output);
+  command->add_option("--head", options->head, "The head that is drawn")
+      ->transform(whole_number(0, kMostHeads))
+      ->capture_default_str()
+      ->group(output);
   command->add_option("--picture,--out", options->picture, "Write who sees whom as a picture: FILE.svg or FILE.png")
+      ->check(output_file())
       ->group(output);
   command->add_option("--plan-picture", options->plan_picture, "Write the plan as a picture: FILE.svg or FILE.png")
+      ->check(output_file())
       ->group(output);
   command->add_flag("--json", options->json, "Print JSON instead of text")->group(output);
   command->footer(

@@ -48,13 +48,12 @@ std::vector<Sampled> sampled_in(const std::vector<Span>& documents, const Group&
 
 // Pairs of two progressions of one residue class, with k <= q if causal.
 int64_t pairs(const Sampled& q, const Sampled& k, int64_t rate, bool causal) {
-  if (!causal || k.first + (k.count - 1) * rate <= q.first) return q.count * k.count;
-  int64_t sum = 0;
-  for (int64_t i = 0; i < q.count; ++i) {
-    const int64_t reach = q.first + i * rate - k.first;
-    if (reach >= 0) sum += std::min(k.count, reach / rate + 1);
-  }
-  return sum;
+  if (!causal) return q.count * k.count;
+  // Query i sees ahead + 1 + i of the keys, none below 0 and no more than there are.
+  const int64_t ahead = (q.first - k.first) / rate;
+  const int64_t none = std::clamp<int64_t>(-ahead, 0, q.count);
+  const int64_t some = std::clamp<int64_t>(k.count - 1 - ahead, none, q.count) - none;
+  return some * (ahead + 1 + none) + some * (some - 1) / 2 + (q.count - none - some) * k.count;
 }
 
 // Adds what the union of the block patterns shows, row of tokens by row.

@@ -33,7 +33,35 @@ bool printable(unsigned char byte) { return byte == '\n' || byte == '\t' || (byt
 
 }  // namespace
 
+size_t character_size(std::string_view bytes) {
+  if (bytes.empty()) return 0;
+  const auto at = [&](size_t i) { return static_cast<unsigned char>(bytes[i]); };
+  if (at(0) < 0x80) return 1;
+  const size_t size = static_cast<size_t>(length_of(at(0)));
+  if (size == 0 || size > bytes.size() || !second_fits(at(0), at(1))) return 0;
+  for (size_t i = 2; i < size; ++i) {
+    if ((at(i) & 0xc0) != 0x80) return 0;
+  }
+  return size;
+}
+
+std::string readable(std::string_view bytes) {
+  TextStream stream;
+  std::string text;
+  for (const char byte : bytes) text += stream.push(static_cast<unsigned char>(byte));
+  return text + stream.flush();
+}
+
 std::string TextStream::push(unsigned char byte) {
+  if (pending_ == "\r") {
+    pending_.clear();
+    return byte == '\n' ? "\r\n" : "\n" + push(byte);
+  }
+  if (byte == '\r') {
+    const std::string before = flush();
+    pending_ = "\r";
+    return before;
+  }
   if (!pending_.empty()) {
     const bool fits =
         pending_.size() == 1 ? second_fits(static_cast<unsigned char>(pending_[0]), byte) : (byte & 0xc0) == 0x80;
@@ -57,9 +85,9 @@ std::string TextStream::push(unsigned char byte) {
 }
 
 std::string TextStream::flush() {
-  if (pending_.empty()) return "";
-  pending_.clear();
-  return kReplacement;
+  std::string left;
+  left.swap(pending_);
+  return left.empty() ? "" : left == "\r" ? "\n" : kReplacement;
 }
 
 }  // namespace longstride::cli

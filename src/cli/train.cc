@@ -2,12 +2,16 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <fstream>
+#include <limits>
 #include <memory>
 
 #include "commands.h"
 #include "core/json.h"
+#include "input_file.h"
+#include "json_text.h"
 #include "longstride/error.h"
+#include "number_options.h"
+#include "output_file.h"
 #include "pattern_options.h"
 #include "trainer.h"
 
@@ -44,16 +48,29 @@ struct TrainCommand {
   std::string resume;
 
   template <class T>
-  void setting(CLI::App& app, const std::string& name, const std::string& help, const T& shown_default) {
+  CLI::Option* setting(CLI::App& app, const std::string& name, const std::string& help, const T& shown_default) {
     std::string key = name;
     for (char& c : key) c = c == '-' ? '_' : c;
-    app.add_option_function<T>(
+    return app.add_option_function<T>(
         "--" + name, [this, key](const T& value) { given[key] = value; }, fmt::format("{} [{}]", help, shown_default));
+  }
+  // Numbers: their ranges are those of the settings, which come from files too (TrainSettings::validate).
+  void whole_setting(CLI::App& app, const std::string& name, const std::string& help, int64_t shown_default) {
+    setting<int64_t>(app, name, help, shown_default)->transform(any_whole());
+  }
+  void real_setting(CLI::App& app, const std::string& name, const std::string& help, double shown_default) {
+    setting<double>(app, name, help, shown_default)->transform(any_real());
+  }
+  static CLI::Validator any_whole() { return whole_number(kLeastWhole, kMostWhole); }
+  static CLI::Validator any_real() {
+    constexpr double kMost = std::numeric_limits<double>::max();
+    return real_number(-kMost, kMost);
   }
   void list(CLI::App& app, const std::string& name, const std::string& help) {
     app.add_option_function<std::vector<int64_t>>(
            "--" + name, [this, name](const auto& value) { given[name] = value; }, help)
-        ->delimiter(',');
+        ->delimiter(',')
+        ->transform(any_whole());
   }
   void flag(CLI::App& app, const std::string& name, const std::string& help) {
     std::string key = name;
@@ -83,7 +100,7 @@ void TrainCommand::add_text(CLI::App& app) {
   auto* share = app.add_option_function<double>(
       "--held-out-share", [this](const double& value) { given["held_out_share"] = value; },
       "share of the files to hold out [0.05]");
-  share->excludes(held);
+  share->transform(any_real())->excludes(held);
 }
 
 nlohmann::json parsed(const std::string& text) {
@@ -94,80 +111,84 @@ nlohmann::json parsed(const std::string& text) {
 
 void TrainCommand::add_model(CLI::App& app) {
   const TrainSettings d;
-  setting<int64_t>(app, "dim", "width of the model", d.dim);
-  setting<int64_t>(app, "layers", "transformer layers", d.layers);
-  setting<int64_t>(app, "heads", "query heads; divide dim", d.heads);
+  whole_setting(app, "dim", "width of the model", d.dim);
+  whole_setting(app, "layers", "transformer layers", d.layers);
+  whole_setting(app, "heads", "query heads; divide dim", d.heads);
   app.add_option_function<int64_t>(
-      "--kv-heads", [this](const int64_t& value) { given["kv_heads"] = value; },
-      "key and value heads; divide heads [heads]");
+         "--kv-heads", [this](const int64_t& value) { given["kv_heads"] = value; },
+         "key and value heads; divide heads [heads]")
+      ->transform(any_whole());
   app.add_option_function<int64_t>(
-      "--feed-forward", [this](const int64_t& value) { given["feed_forward"] = value; },
-      "width of the feed-forward layers [4 dim]");
+         "--feed-forward", [this](const int64_t& value) { given["feed_forward"] = value; },
+         "width of the feed-forward layers [4 dim]")
+      ->transform(any_whole());
   list(app, "segments", fmt::format("segment lengths of attention, in bytes [{}]", fmt::join(d.segments, ",")));
   list(app, "rates", fmt::format("dilation rates, one a segment length [{}]", fmt::join(d.rates, ",")));
   CLI::Option* pattern = app.add_option_function<std::string>(
       "--pattern", [this](const std::string& value) { given["pattern"] = parsed(pattern_text(value)); },
       "who sees whom, as a pattern's JSON or a file of it, in place of segments and rates; see 'longstride show'");
+  pattern->check(not_empty());
   for (const char* other : {"--segments", "--rates"}) pattern->excludes(app.get_option(other));
   setting<std::string>(app, "positions", "rope, xpos or none", d.positions);
-  setting<double>(app, "rope-base", "base of the angles of rope and xpos", d.rope_base);
+  real_setting(app, "rope-base", "base of the angles of rope and xpos", d.rope_base);
   setting<std::string>(app, "activation", "of the feed-forward layers", d.activation);
   flag(app, "qk-norm", "normalise queries and keys");
   flag(app, "tied-head", "the output layer shares the embedding's weights");
-  setting<double>(app, "dropout", "on the residual branches", d.dropout);
-  setting<double>(app, "attention-dropout", "on the attention probabilities", d.attention_dropout);
+  real_setting(app, "dropout", "on the residual branches", d.dropout);
+  real_setting(app, "attention-dropout", "on the attention probabilities", d.attention_dropout);
 }
 
 void TrainCommand::add_training(CLI::App& app) {
   const TrainSettings d;
-  setting<int64_t>(app, "context", "bytes a sample, any number", d.context);
-  setting<int64_t>(app, "batch", "samples a forward", d.batch);
-  setting<int64_t>(app, "accumulate", "forwards a step, their gradients summed up", d.accumulate);
+  whole_setting(app, "context", "bytes a sample, any number", d.context);
+  whole_setting(app, "batch", "samples a forward", d.batch);
+  whole_setting(app, "accumulate", "forwards a step, their gradients summed up", d.accumulate);
   app.add_option_function<int64_t>(
-      "--steps",
-      [this](const int64_t& value) {
-        if (value < 1) throw Error(fmt::format("--steps must be at least 1, got {}", value));
-        given["steps"] = value;
-      },
-      "budget: optimizer steps");
+         "--steps", [this](const int64_t& value) { given["steps"] = value; }, "budget: optimizer steps")
+      ->transform(whole_number(1, kMostSteps));
   app.add_option_function<double>(
-      "--minutes",
-      [this](const double& value) {
-        if (!(value > 0.0)) throw Error(fmt::format("--minutes must be a positive number, got {}", value));
-        given["minutes"] = value;
-      },
-      "budget: minutes of training");
-  setting<double>(app, "lr", "peak learning rate of AdamW", d.lr);
-  setting<double>(app, "warmup", "share of the budget in which the rate climbs", d.warmup);
-  setting<double>(app, "lr-floor", "where the cosine ends, as a share of --lr", d.lr_floor);
-  setting<double>(app, "weight-decay", "AdamW's, on matrices", d.weight_decay);
-  setting<double>(app, "beta2", "AdamW's second moment", d.beta2);
-  setting<double>(app, "clip", "largest norm of the gradient; 0 does not clip", d.clip);
+         "--minutes", [this](const double& value) { given["minutes"] = value; }, "budget: minutes of training")
+      ->transform(positive_number(kMostMinutes));
+  real_setting(app, "lr", "peak learning rate of AdamW", d.lr);
+  real_setting(app, "warmup", "share of the budget in which the rate climbs", d.warmup);
+  real_setting(app, "lr-floor", "where the cosine ends, as a share of --lr", d.lr_floor);
+  real_setting(app, "weight-decay", "AdamW's, on matrices", d.weight_decay);
+  real_setting(app, "beta2", "AdamW's second moment", d.beta2);
+  real_setting(app, "clip", "largest norm of the gradient; 0 does not clip", d.clip);
   setting<std::string>(app, "precision", "fp32, or bf16 (autocast; the weights stay fp32)", d.precision);
   flag(app, "checkpoint-activations", "recompute layers in the backward: less memory, about a third more time");
-  setting<uint64_t>(app, "seed", "of the weights, the order of the text and dropout", d.seed);
+  setting<uint64_t>(app, "seed", "of the weights, the order of the text and dropout", d.seed)->transform(seed_number());
 }
 
 void TrainCommand::add_sitting(CLI::App& app) {
   auto* out_option = app.add_option("--out", out, "folder for checkpoints")->capture_default_str();
-  auto* resume_option = app.add_option("--resume", resume, "go on with the run in this folder");
+  auto* resume_option = app.add_option("--resume", resume, "go on with the run in this folder")->check(not_empty());
   resume_option->excludes(out_option);
-  auto* preset_option = app.add_option("--preset", preset_name, "a named set of options, listed below");
+  auto* preset_option =
+      app.add_option("--preset", preset_name, "a named set of options, listed below")->check(not_empty());
   auto* config_option = app.add_option(
       "--config", config_path,
       "options from a JSON file: {\"dim\": 256, \"lr_floor\": 0.1, \"model\": {\"head_offset\": \"block\"}}; "
       "\"model\" takes the fields of the model's config that have no option");
+  config_option->check(not_empty());
   resume_option->excludes(preset_option)->excludes(config_option);
   app.add_option("--threads", sitting.threads, "threads to compute with [LibTorch's choice]")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--eval-every", sitting.eval_every, "steps between held-out evaluations [a tenth of the budget]");
+      ->transform(whole_number(1, kMostThreads));
+  app.add_option("--eval-every", sitting.eval_every, "steps between held-out evaluations [a tenth of the budget]")
+      ->transform(whole_number(0, kMostSteps));
   app.add_option("--eval-windows", sitting.eval_windows, "held-out windows of --context bytes; 0: none")
+      ->transform(whole_number(0, kMostWindows))
       ->capture_default_str();
-  app.add_option("--save-every", sitting.save_every, "steps between checkpoints [five minutes]");
-  app.add_option("--keep", sitting.keep, "checkpoints to keep")->capture_default_str();
+  app.add_option("--save-every", sitting.save_every, "steps between checkpoints [five minutes]")
+      ->transform(whole_number(0, kMostSteps));
+  app.add_option("--keep", sitting.keep, "checkpoints to keep")
+      ->transform(whole_number(1, kMostSteps))
+      ->capture_default_str();
   app.add_option("--stop-after", sitting.stop_after,
-                 "save and stop after so many steps of this sitting; the schedule stays");
-  app.add_option("--log", sitting.log, "write a JSON line an event: start, step, eval, save, end");
+                 "save and stop after so many steps of this sitting; the schedule stays")
+      ->transform(whole_number(0, kMostSteps));
+  app.add_option("--log", sitting.log, "write a JSON line an event: start, step, eval, save, end")
+      ->check(output_file());
   app.add_flag("--json", sitting.json, "print the summary as JSON");
   app.add_flag("--quiet", sitting.quiet, "no progress");
 }
@@ -175,7 +196,7 @@ void TrainCommand::add_sitting(CLI::App& app) {
 nlohmann::json read_config(const std::string& path) {
   const nlohmann::json config = core::read_json("--config", path);
   if (!config.is_object()) throw Error(fmt::format("--config '{}' is not a JSON object", path));
-  return config;
+  return with_bytes(config);
 }
 
 int TrainCommand::run() {

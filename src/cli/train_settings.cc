@@ -9,8 +9,10 @@
 
 #include "core/json.h"
 #include "core/refuse.h"
+#include "json_text.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
+#include "number_options.h"
 
 namespace longstride::cli {
 
@@ -44,7 +46,7 @@ std::string option_name(std::string key) {
 }
 
 template <class T>
-void require(bool holds, const char* key, const char* expected, const T& got) {
+void require(bool holds, const char* key, const std::string& expected, const T& got) {
   if (!holds) throw Error(fmt::format("{} must be {}, got {}", option_name(key), expected, got));
 }
 
@@ -78,11 +80,20 @@ Kind kind_of(const nlohmann::json& field) {
   if (field.empty()) return {"a list of words", is_list_of<is_word>};
   return {"a list of integers below 2^63", is_list_of<is_whole>};
 }
+struct WholeRange {
+  const char* key;
+  int64_t value, least, most;
+};
+
+// Ends of ranges: beyond any use, and within them no sum or product of settings leaves its type.
+constexpr int64_t kMostWidth = int64_t{1} << 24;
+constexpr int64_t kMostSamples = int64_t{1} << 20;  // a step
+constexpr double kMostRate = 1000, kMostBase = 1e30;
 
 // The fields of LongNetLMConfig that say who sees whom. What else a pattern can say is refused: a language model has no
 // place for it.
 nlohmann::json attention_fields(const nlohmann::json& given) {
-  const Pattern pattern = pattern_from_json(given.dump());
+  const Pattern pattern = pattern_from_json(json_text(given));
   if (!pattern.causal()) throw Error("--pattern must have \"causal\": true: a language model sees no later byte");
   const DilatedOptions& options = pattern.options();
   DilatedOptions taken;
@@ -143,33 +154,42 @@ std::string TrainSettings::model_json() const {
     }
     json[key] = value;
   }
-  return json.dump();
+  return json_text(json);
 }
 
 void TrainSettings::validate() const {
   if (data.empty()) throw Error("no text given; name files or folders to train on: longstride train PATH...");
   require(held_out_share >= 0.0 && held_out_share < 1.0, "held_out_share", "in [0, 1)", held_out_share);
-  for (const auto& [key, value] : {std::pair{"dim", dim},
-                                   {"layers", layers},
-                                   {"heads", heads},
-                                   {"batch", batch},
-                                   {"accumulate", accumulate},
-                                   {"context", context}}) {
-    require(value >= 1, key, "at least 1", value);
+  for (const auto& [key, value, least, most] : {WholeRange{"dim", dim, 1, kMostWidth},
+                                                {"layers", layers, 1, 100'000},
+                                                {"heads", heads, 1, kMostHeads},
+                                                {"kv_heads", kv_heads, 0, kMostHeads},
+                                                {"feed_forward", feed_forward, 0, kMostWidth},
+                                                {"context", context, 1, kMostTokens},
+                                                {"batch", batch, 1, kMostSamples},
+                                                {"accumulate", accumulate, 1, kMostSamples},
+                                                {"steps", steps, 0, kMostSteps}}) {
+    require(value >= least, key, fmt::format("at least {}", least), value);
+    require(value <= most, key, fmt::format("at most {}", most), value);
   }
-  require(context <= int64_t{1} << 40, "context", "at most 2^40", context);
-  require(kv_heads >= 0, "kv_heads", "at least 0", kv_heads);
-  require(feed_forward >= 0, "feed_forward", "at least 0", feed_forward);
-  require(steps >= 0, "steps", "at least 1", steps);
-  require(std::isfinite(minutes) && minutes >= 0.0, "minutes", "a positive number", minutes);
+  if (batch > kMostSamples / accumulate) {
+    throw Error(fmt::format("--batch x --accumulate must be at most {} samples a step, got {} x {}; take a smaller one",
+                            kMostSamples, batch, accumulate));
+  }
+  require(minutes >= 0.0 && minutes <= kMostMinutes, "minutes",
+          fmt::format("a positive number of at most {}", kMostMinutes), minutes);
   if (steps == 0 && minutes == 0.0) throw Error("no budget given; add --steps N, --minutes M or a --preset");
   if (steps > 0 && minutes > 0.0) throw Error("--steps and --minutes are two budgets; give one of them");
-  require(std::isfinite(lr) && lr > 0.0, "lr", "a positive number", lr);
+  require(lr > 0.0 && lr <= kMostRate, "lr", fmt::format("a positive number of at most {}", kMostRate), lr);
+  // In float32, in which the angles are taken.
+  require(rope_base > 0.0 && rope_base <= kMostBase, "rope_base",
+          fmt::format("a positive number of at most {}", kMostBase), rope_base);
   require(warmup >= 0.0 && warmup < 1.0, "warmup", "in [0, 1), a share of the budget", warmup);
   require(lr_floor >= 0.0 && lr_floor <= 1.0, "lr_floor", "in [0, 1], a share of --lr", lr_floor);
-  require(std::isfinite(weight_decay) && weight_decay >= 0.0, "weight_decay", "at least 0", weight_decay);
+  require(weight_decay >= 0.0 && weight_decay <= kMostRate, "weight_decay", fmt::format("from 0 to {}", kMostRate),
+          weight_decay);
   require(beta2 >= 0.0 && beta2 < 1.0, "beta2", "in [0, 1)", beta2);
-  require(std::isfinite(clip) && clip >= 0.0, "clip", "at least 0", clip);
+  require(clip >= 0.0 && clip <= kMostBase, "clip", fmt::format("from 0 to {}", kMostBase), clip);
   if (precision != "fp32" && precision != "bf16") {
     throw Error(fmt::format("unknown --precision '{}'; one of [fp32, bf16]", precision));
   }

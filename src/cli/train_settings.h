@@ -13,6 +13,8 @@
 
 namespace longstride::cli {
 
+constexpr double kMostMinutes = 1e7;  // 19 years
+
 struct TrainSettings {
   // The text.
   std::vector<std::string> data;

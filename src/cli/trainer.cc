@@ -18,7 +18,9 @@
 #include "chart.h"
 #include "commands.h"
 #include "interrupt.h"
+#include "json_text.h"
 #include "machine_line.h"
+#include "output_file.h"
 #include "progress_line.h"
 #include "run_checkpoint.h"
 #include "run_log.h"
@@ -112,9 +114,7 @@ void Run::prepare_fresh() {
     throw Error(fmt::format(
         "'{0}' already holds a run; go on with it by --resume {0}, or name another folder with --out", sitting_.run));
   }
-  if (fs::exists(sitting_.run) && !fs::is_directory(sitting_.run)) {
-    throw Error(fmt::format("--out '{}' is a file; name a folder", sitting_.run));
-  }
+  check_output_folder("--out", sitting_.run);
   corpus_ = read_corpus(settings_.corpus());
   position_.fingerprint = corpus_.fingerprint;
   position_.threads = use_threads(sitting_.threads);
@@ -130,6 +130,7 @@ void Run::prepare_resumed() {
     }
   }
   LoadedRun loaded = load_run(find_checkpoint(sitting_.run));
+  check_output_folder("--resume", sitting_.run);
   settings_ = loaded.settings;
   settings_ = settings_from_json(sitting_.changes, settings_);
   settings_.validate();
@@ -324,7 +325,7 @@ int Run::summarize(const char* status) const {
     return line;
   }());
   if (sitting_.json) {
-    fmt::print("{}\n", summary.dump());
+    fmt::print("{}\n", json_text(summary));
     return kOk;
   }
   fmt::print("{} behind step {}: {} of training in all, {}B/s, peak memory {:.2f} GiB\n", status, position_.step,
@@ -374,14 +375,6 @@ bool may_change_on_resume(const std::string& setting) {
 }
 
 int train(const TrainSettings& settings, const Sitting& sitting) {
-  const auto at_least = [](const char* option, int64_t value, int64_t least) {
-    if (value < least) throw Error(fmt::format("{} must be at least {}, got {}", option, least, value));
-  };
-  at_least("--eval-every", sitting.eval_every, 0);
-  at_least("--eval-windows", sitting.eval_windows, 0);
-  at_least("--save-every", sitting.save_every, 0);
-  at_least("--keep", sitting.keep, 1);
-  at_least("--stop-after", sitting.stop_after, 0);
   Run run(settings, sitting);
   return run.go();
 }

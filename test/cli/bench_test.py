@@ -108,9 +108,9 @@ class Bench(ProgramTest):
 
     def test_bad_input(self):
         self.refused("bench", "--dtype", "float3", says="did you mean 'float32'")
-        self.refused("bench", "--len", "0", says="--len: got 0")
-        self.refused("bench", "--heads", "0", says="--heads: got 0")
-        self.refused("bench", "--dim", "0", says="--dim: got 0")
+        self.refused("bench", "--len", "0", says="--len: must be a whole number from 1")
+        self.refused("bench", "--heads", "0", says="--heads: must be a whole number from 1")
+        self.refused("bench", "--dim", "0", says="--dim: must be a whole number from 1")
         self.refused("bench", "--heads", "4", "--kv-heads", "3", says="heads")
         self.refused("bench", "--segments", "8", "--rates", "1,2", says="must have the same length")
         self.refused("bench", "--suite", "gpu", says="unknown 'gpu'")
@@ -124,8 +124,8 @@ class Bench(ProgramTest):
         self.refused("bench", "--curve", "c.svg", says="--curve: needs")
         self.refused("bench", "--curve", "c.gif", "--lens", "64,128", says="ends in .svg or .png")
         self.refused("bench", "--lens", "64", "--len", "64", says="--len")
-        self.refused("bench", "--repeats", "0", says="--repeats: got 0")
-        self.refused("bench", "--seconds", "-1", says="--seconds: got -1")
+        self.refused("bench", "--repeats", "0", says="--repeats: must be a whole number from 1")
+        self.refused("bench", "--seconds", "-1", says="--seconds: must be a number from 0")
         self.refused("bench", "--threads", "-1", says="--threads")
 
 

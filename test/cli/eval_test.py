@@ -83,11 +83,11 @@ class Eval(ProgramTest):
 
     def test_bad_input(self):
         run = self.run_folder
-        self.refused("eval", run, "--contexts", "0", says="--contexts must be at least --scored")
+        self.refused("eval", run, "--contexts", "0", says="--contexts: must be a whole number from 1")
         self.refused("eval", run, "--contexts", "32", "--scored", "64", says="--contexts must be at least --scored")
-        self.refused("eval", run, "--contexts", "4q", says="--contexts takes lengths")
-        self.refused("eval", run, "--scored", "0", says="--scored must be at least 1")
-        self.refused("eval", run, "--windows", "0", says="--windows must be at least 1")
+        self.refused("eval", run, "--contexts", "4q", says="4q'; give it in decimal digits")
+        self.refused("eval", run, "--scored", "0", says="--scored: must be a whole number from 1")
+        self.refused("eval", run, "--windows", "0", says="--windows: must be a whole number from 1")
         self.refused("eval", run, "--curve", "c.gif", says="--curve: got 'c.gif', expected a file name that ends in .svg or .png")
         self.refused("eval", run, "--contexts", "64k", says="no file of the text has 65537 bytes")
         self.refused("eval", run, self.folder / "absent", says="no such file or folder")

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <random>
 
 #include "chart.h"
+#include "json_text.h"
 #include "longstride/error.h"
 #include "nearest.h"
 #include "schedule.h"
@@ -51,11 +53,24 @@ TEST(Settings, GoToJsonAndBack) {
   EXPECT_GE(demo.context, 16384);
 }
 
-std::string printed(const std::string& bytes) {
-  TextStream stream;
-  std::string text;
-  for (char byte : bytes) text += stream.push(static_cast<unsigned char>(byte));
-  return text + stream.flush();
+std::string printed(const std::string& bytes) { return readable(bytes); }
+
+TEST(JsonText, HoldsAnyBytesAndGivesThemBack) {
+  EXPECT_EQ(utf8_of("plain \xc3\xa9"), "plain \xc3\xa9");
+  EXPECT_EQ(utf8_of("\xff\x80"), "\xee\xbf\xbf\xee\xbe\x80") << "U+EFFF U+EF80";
+  EXPECT_EQ(utf8_of("\xc3"), "\xee\xbf\x83") << "a character cut off";
+  EXPECT_EQ(bytes_of(utf8_of("\xee\xbf\xbf")), "\xee\xbf\xbf") << "what stands for a byte is no exception";
+  // Every mixture of whole characters, halves of them and those that stand for bytes.
+  std::mt19937 chance(7);
+  const std::vector<std::string> parts = {
+      "\xff",         "\xee\xbe\x80",      "\xee\xbf\xbf", "\xee", "\xbe", "\x80", "a", "\xc3\xa9", "\xf0\x9f\x90\x8d",
+      "\xed\xa0\x80", std::string(1, '\0')};
+  for (int i = 0; i < 3000; ++i) {
+    std::string bytes;
+    for (size_t n = chance() % 6; n > 0; --n) bytes += parts[chance() % parts.size()];
+    const nlohmann::json json = {{bytes, {bytes, 1, nullptr, {{"key", bytes}}}}};
+    ASSERT_EQ(with_bytes(nlohmann::json::parse(json_text(json))), json) << testing::PrintToString(bytes);
+  }
 }
 
 TEST(TextStream, PrintsWholeCharactersOnly) {
@@ -69,6 +84,9 @@ TEST(TextStream, PrintsWholeCharactersOnly) {
   EXPECT_EQ(printed("\x1b[31m"), bad + "[31m");
   EXPECT_EQ(printed("\xc2\x9b"), bad) << "a control character of two bytes";
   EXPECT_EQ(printed("\xc3\xc3\xa9"), bad + "\xc3\xa9");
+  EXPECT_EQ(printed("a\r\nb"), "a\r\nb") << "the end of a line elsewhere";
+  EXPECT_EQ(printed("a\rb\r"), "a\nb\n") << "alone it would set the cursor back over the line";
+  EXPECT_EQ(printed("\r\r\n\xc3\r"), "\n\r\n" + bad + "\n");
   TextStream stream;
   EXPECT_EQ(stream.push(0xc3), "");
   EXPECT_EQ(stream.push(0xa9), "\xc3\xa9");

@@ -84,13 +84,14 @@ class ProgramTest(unittest.TestCase):
         return json.loads(self.call(*words, "--json", **more).stdout)
 
     def refused(self, *words, says, **more):
-        """Runs the program on bad input: exit code 2, one message that holds `says`, nothing on stdout."""
+        """Runs the program on bad input: exit code 2, one message that holds `says` and is returned, nothing on stdout."""
         done = self.call(*words, code=2, **more)
         message = done.stderr.decode()
         self.assertIn(says, message)
         self.assertTrue(message.startswith("longstride: "), message)
         self.assertLessEqual(message.count("\n"), 2, message)
         self.assertEqual(done.stdout, b"")
+        return message
 
     def train(self, out, *words, steps=4, text=None, **more):
         return self.json("train", text or self.text, "--out", self.folder / out, *TINY, "--steps", steps, *words, **more)

@@ -175,7 +175,20 @@ class Show(ProgramTest):
         self.refused("show", "--len", "1m", "--segments", "1m", "--rates", "1", "--heads", "1", "--causal",
                      "--tile-rows", "4", "--plan-picture", self.folder / "p.svg", says="take a smaller --len")
         self.assertFalse((self.folder / "p.svg").exists())
-        self.call("show", "--picture", self.folder / "absent" / "p.svg", code=1)
+        self.refused("show", "--picture", self.folder / "absent" / "p.svg", says="there is no folder")
+
+    def test_a_billion_tokens(self):
+        longnet = ["--segments", "2k,4k,8k,16k,32k", "--rates", "1,2,4,8,16", "--causal", "--heads", "4"]
+        shown = self.json("show", "--len", "1000m", *longnet)
+        self.assertEqual(shown["counts"]["rows"] % (1000 * 2**20), 0)
+        # What would take minutes or gigabytes is refused before any of it is done, and says what there is too much of.
+        for words, says in ((["--segments", "16", "--rates", "1"], "segments, show takes up to 4194304"),
+                            (["--segments", "2048,999999937", "--rates", "1,1"], "tiles, show takes up to 2097152"),
+                            (["--pattern", '{"blocks": [{"pattern": "local_window", "block_size": 64, "window": 512}]}'],
+                             "rows of blocks"),
+                            (["--pattern", '{"blocks": [{"pattern": "random", "block_size": 1024, "density": 0.5}]}'],
+                             "active blocks, or more")):
+            self.refused("show", "--len", "100m" if "random" in words[1] else "1000m", *words, says=says)
 
 
 if __name__ == "__main__":

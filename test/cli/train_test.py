@@ -243,7 +243,7 @@ class Refusals(ProgramTest):
             (["--warmup", "1"], "--warmup must be in [0, 1)"),
             (["--precision", "fp8"], "one of [fp32, bf16]"),
             (["--minutes", "3"], "give one of them"),
-            (["--keep", "0"], "--keep must be at least 1"),
+            (["--keep", "0"], "--keep: must be a whole number from 1"),
             (["--held-out-share", "1"], "--held-out-share must be in [0, 1)"),
             (["--ext", "xyz"], "no files ending in xyz"),
             (["--activation", "gleu"], "did you mean 'gelu'"),
@@ -262,7 +262,7 @@ class Refusals(ProgramTest):
         self.refused("train", self.folder / "absent", "--steps", "2", says="no such file or folder")
         self.refused("train", "--steps", "2", says="no text given")
         self.refused("train", self.text, says="no budget given")
-        self.refused("train", self.text, "--steps", "0", says="--steps must be at least 1")
+        self.refused("train", self.text, "--steps", "0", says="--steps: must be a whole number from 1")
         (self.folder / "file").write_text("x")
         self.refused("train", self.text, "--steps", "2", "--out", self.folder / "file", says="is a file")
         (self.folder / "bad.json").write_text('{"layer": 2}')

@@ -1,0 +1,20 @@
+// Reading a file that an argument names, whole, with our own words for what cannot be read. Called by every command.
+// Torch-free.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+namespace longstride::cli {
+
+// For options that name something: an empty name is refused, where it would pass for an option that was not given.
+CLI::Validator not_empty();
+
+// The bytes of the file at `path`. Throws Error, which names `argument` (none if empty) and says why: no such file, a
+// folder, no permission, ...
+std::string read_input(const std::string& argument, const std::string& path);
+
+// All of standard input, in the same way.
+std::string read_standard_input(const std::string& argument);
+
+}  // namespace longstride::cli
