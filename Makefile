@@ -11,7 +11,7 @@ CMAKE = $(or $(wildcard .venv/bin/cmake),cmake)
 CTEST = $(or $(wildcard .venv/bin/ctest),ctest)
 # ThreadSanitizer cannot place its shadow memory where a kernel spreads addresses widely.
 FIXED_ADDRESSES = $(if $(filter thread,$1),$(shell setarch -R true 2>/dev/null && echo setarch -R))
-SANITIZERS := address undefined thread
+SANITIZERS := address thread
 
 .PHONY: help setup configure build program test cuda demo bench install format format-check layers sanitize clean \
         $(SANITIZERS:%=sanitize-%)
@@ -53,10 +53,9 @@ bench: program ## longstride beside dense attention and the group-by-group algor
 install: program ## install headers, library, program and CMake package to PREFIX
 	@$(CMAKE) --install build --prefix $(PREFIX)
 
-sanitize: $(SANITIZERS:%=sanitize-%) ## the torch-free tests under each of the three sanitizers below
+sanitize: $(SANITIZERS:%=sanitize-%) ## the torch-free tests under the sanitizers below, in two builds
 
-sanitize-address: ## ... under AddressSanitizer
-sanitize-undefined: ## ... under UndefinedBehaviorSanitizer
+sanitize-address: ## ... under AddressSanitizer and UndefinedBehaviorSanitizer
 sanitize-thread: ## ... under ThreadSanitizer
 $(SANITIZERS:%=sanitize-%): sanitize-%: setup
 	@[ -f build-$*/build.ninja ] || $(CMAKE) --preset $*

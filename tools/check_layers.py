@@ -25,7 +25,7 @@ PRIVATE = {
     "parallel": {"core", "op", "plan", "engine/merge"},
     "nn": {"core", "op", "parallel"},
     "factory": {"core", "nn", "parallel"},
-    "cli": {"core"},
+    "cli": {"core", "nn/files"},
 }
 
 # Whose public headers (longstride/...) a room may include, beside its own. None: everyone's.

@@ -54,8 +54,10 @@ struct CompareCommand {
   bool quiet = false;
 
   void check() const;
-  void cover(Comparison& comparison, const Text& text) const;
-  void score(Comparison& comparison, std::vector<LoadedRun>& runs, const Text& text) const;
+  CoverageWork coverage_work(const Comparison& comparison, const Text& text) const;
+  ScoringPlan scoring_plan(const Comparison& comparison, const Text& text) const;
+  void cover(Comparison& comparison, const CoverageWork& work, const Text& text) const;
+  void score(Comparison& comparison, std::vector<LoadedRun>& runs, ScoringPlan plan, const Text& text) const;
   int run();
 };
 
@@ -63,9 +65,11 @@ struct CompareCommand {
 Pattern pattern_of(const LongNetLM& model) { return model->config.layer().attention.attention.pattern(); }
 int64_t kv_heads_of(const LongNetLM& model) { return model->config.layer().attention.key_value_heads(); }
 
+// A link that leads nowhere is taken for one too: find_checkpoint has a word for it.
 bool is_run(const std::string& item) {
-  std::error_code ignored;  // of what is neither a folder nor a file, reading it will speak
-  return fs::is_directory(item, ignored);
+  std::error_code error;
+  const fs::file_status end = fs::status(item, error);
+  return fs::is_directory(end) || (!fs::exists(end) && fs::is_symlink(fs::symlink_status(item, error)));
 }
 
 // "runs/strided/" -> "strided", "docs/patterns/strided.json" -> "strided"; of JSON itself what it names.
@@ -87,12 +91,16 @@ std::vector<size_t> windows_of(const Text& text, int64_t len, int64_t count) {
   return starts;
 }
 
-void CompareCommand::cover(Comparison& comparison, const Text& text) const {
+CoverageWork CompareCommand::coverage_work(const Comparison& comparison, const Text& text) const {
   CoverageWork work;
   work.len = comparison.len;
   work.share = share;
   work.starts = windows_of(text, work.len, coverage_windows);
   for (const ComparedPattern& entry : comparison.patterns) work.patterns.push_back(entry.pattern);
+  return work;
+}
+
+void CompareCommand::cover(Comparison& comparison, const CoverageWork& work, const Text& text) const {
   ProgressLine line(quiet);
   const auto all = coverage_of_model(find_checkpoint(dense), text, work, [&](size_t done) {
     line.update(static_cast<double>(done) / static_cast<double>(work.starts.size()),
@@ -105,7 +113,7 @@ void CompareCommand::cover(Comparison& comparison, const Text& text) const {
   comparison.dense = name_of(dense);
 }
 
-void CompareCommand::score(Comparison& comparison, std::vector<LoadedRun>& runs, const Text& text) const {
+ScoringPlan CompareCommand::scoring_plan(const Comparison& comparison, const Text& text) const {
   ScoringPlan plan;
   plan.window_bytes = plan.context = comparison.len;
   plan.scored_bytes = scored.value_or(std::max<int64_t>(1, comparison.len / 2));
@@ -113,6 +121,11 @@ void CompareCommand::score(Comparison& comparison, std::vector<LoadedRun>& runs,
     throw Error(fmt::format("--scored must be in [1, {}], which is --len, got {}", comparison.len, plan.scored_bytes));
   }
   plan.starts = windows_of(text, comparison.len, windows);
+  return plan;
+}
+
+void CompareCommand::score(Comparison& comparison, std::vector<LoadedRun>& runs, ScoringPlan plan,
+                           const Text& text) const {
   comparison.windows = static_cast<int64_t>(plan.starts.size());
   comparison.scored = plan.scored_bytes;
   ProgressLine line(quiet);
@@ -173,11 +186,13 @@ int CompareCommand::run() {
                       "byte",
                       name_of(items[i])));
     }
-    comparison.patterns.push_back(
-        {name_of(items[i]), pattern, reach(pattern, comparison.len, comparison.kv_heads), {}, {}});
+    comparison.patterns.push_back({name_of(items[i]), pattern, {}, {}, {}});
   }
+  Corpus corpus;
+  std::optional<CoverageWork> covering;
+  std::optional<ScoringPlan> scoring;
   if (first_run != nullptr) {
-    const Corpus corpus = read_corpus(first_run->settings.corpus());
+    corpus = read_corpus(first_run->settings.corpus());
     for (const LoadedRun* one : all_runs) {
       if (one->position.fingerprint != corpus.fingerprint) {
         throw Error(
@@ -185,9 +200,16 @@ int CompareCommand::run() {
             "train them on the same files");
       }
     }
-    if (!dense.empty()) cover(comparison, corpus.held_out);
-    if (all_runs.size() > (dense.empty() ? 0u : 1u)) score(comparison, runs, corpus.held_out);
+    if (!dense.empty()) covering = coverage_work(comparison, corpus.held_out);
+    if (all_runs.size() > (dense.empty() ? 0u : 1u)) scoring = scoring_plan(comparison, corpus.held_out);
   }
+  // All that can be refused is; from here on it is work.
+  if (dense_run) check_sees_all(pattern_of(dense_run->model), comparison.len, comparison.kv_heads);
+  for (ComparedPattern& entry : comparison.patterns) {
+    entry.reach = reach(entry.pattern, comparison.len, comparison.kv_heads);
+  }
+  if (covering) cover(comparison, *covering, corpus.held_out);
+  if (scoring) score(comparison, runs, *scoring, corpus.held_out);
   if (!picture.empty()) write_picture(picture, comparison_picture(comparison));
   if (json) {
     std::cout << json_text(comparison_json(comparison)) << "\n";

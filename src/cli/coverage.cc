@@ -38,18 +38,20 @@ Coverage coverage(const at::Tensor& weights, const at::Tensor& seen, double shar
   return result;
 }
 
+void check_sees_all(const Pattern& dense, int64_t len, int64_t kv_heads) {
+  if (const Reach whole = reach(dense, len, kv_heads); whole.density < 1) {
+    throw Error(fmt::format(
+        "--dense must be a run that sees everything at --len {}, got one that sees {:.1f} % of the pairs; train one "
+        "with --segments {} --rates 1",
+        len, 100 * whole.density, len));
+  }
+}
+
 std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem::path& checkpoint, const Text& text,
                                                           const CoverageWork& work,
                                                           const std::function<void(size_t)>& on_window) {
   const LongNetLMConfig config = load_checkpoint(checkpoint)->config;
   const Pattern dense = config.layer().attention.attention.pattern();
-  const int64_t kv_heads = config.layer().attention.key_value_heads();
-  if (const Reach whole = reach(dense, work.len, kv_heads); whole.density < 1) {
-    throw Error(fmt::format(
-        "--dense must be a run that sees everything at --len {}, got one that sees {:.1f} % of the pairs; train one "
-        "with --segments {} --rates 1",
-        work.len, 100 * whole.density, work.len));
-  }
   std::vector<at::Tensor> seen;  // by pattern, of the first call
   Looks looks;
   const AttentionFn look = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -37,7 +37,10 @@ struct CoverageWork {
   std::vector<Pattern> patterns;  // causal
 };
 
-// [pattern][layer] of the model in `checkpoint`, which must see everything (Error). `on_window` is told how many
+// Throws Error unless the pattern of --dense sees every pair of `len` tokens.
+void check_sees_all(const Pattern& dense, int64_t len, int64_t kv_heads);
+
+// [pattern][layer] of the model in `checkpoint`, which must see everything. `on_window` is told how many
 // windows are done.
 std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem::path& checkpoint, const Text& text,
                                                           const CoverageWork& work,

@@ -17,6 +17,7 @@
 #include "progress_line.h"
 #include "run_checkpoint.h"
 #include "scoring.h"
+#include "standard_error.h"
 
 namespace longstride::cli {
 namespace {
@@ -66,8 +67,7 @@ Text held_out_text(const std::filesystem::path& checkpoint, bool quiet) {
   Corpus corpus = read_corpus(run.settings.corpus());
   if (corpus.held_out.bytes.empty()) throw Error("the run held nothing out; name files or folders to score");
   if (corpus.fingerprint != run.position.fingerprint && !quiet) {
-    fmt::print(stderr,
-               "note: the text has changed since the run, so some of what is scored may have been trained on\n");
+    tell("note: the text has changed since the run, so some of what is scored may have been trained on");
   }
   return std::move(corpus.held_out);
 }
@@ -126,8 +126,8 @@ int EvalCommand::run() {
                                          : "give longer files, shorter contexts, or --across-files"));
   }
   if (!quiet) {
-    fmt::print(stderr, "{}\n", machine_line(model->config, contexts.back(), plan.bf16));
-    fmt::print(stderr, "{} windows, the last {} bytes of each scored at every context\n", plan.starts.size(), scored);
+    tell("{}", machine_line(model->config, contexts.back(), plan.bf16));
+    tell("{} windows, the last {} bytes of each scored at every context", plan.starts.size(), scored);
   }
 
   ProgressLine line(quiet);

@@ -18,6 +18,7 @@
 #include "machine_line.h"
 #include "number_options.h"
 #include "run_checkpoint.h"
+#include "standard_error.h"
 #include "standard_output.h"
 #include "text_stream.h"
 
@@ -92,8 +93,8 @@ int GenerateCommand::run() {
   }
   model->eval();
   if (!quiet && !json) {
-    fmt::print(stderr, "{}; seed {}\n",
-               machine_line(model->config, static_cast<int64_t>(given.size()) + 1, precision == "bf16"), *options.seed);
+    tell("{}; seed {}", machine_line(model->config, static_cast<int64_t>(given.size()) + 1, precision == "bf16"),
+         *options.seed);
   }
 
   at::Tensor tokens = torch::empty({1, static_cast<int64_t>(read.size())}, torch::kInt64);
@@ -124,7 +125,7 @@ int GenerateCommand::run() {
                                   {"seed", *options.seed},
                                   {"seconds", seconds}}));
   } else if (!quiet) {
-    fmt::print(stderr, "{} bytes in {:.2f} s\n", bytes.size(), seconds);
+    tell("{} bytes in {:.2f} s", bytes.size(), seconds);
   }
   return kOk;
 }

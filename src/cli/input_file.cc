@@ -54,7 +54,7 @@ std::string read_input(const std::string& argument, const std::string& path) {
 
 std::string read_standard_input(const std::string& argument) {
   auto [bytes, reason] = rest_of(STDIN_FILENO);
-  if (reason != 0) refuse(argument, "-", reason);
+  if (reason != 0) throw Error(fmt::format("cannot read standard input ({} -): {}", argument, std::strerror(reason)));
   return std::move(bytes);
 }
 

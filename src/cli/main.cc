@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <exception>
 #include <filesystem>
+#include <initializer_list>
 #include <iostream>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -129,5 +131,7 @@ int flushed(int exit_code) {
 
 int main(int argc, char** argv) {
   longstride::cli::hold_standard_files();
+  // A pipe that nobody reads and a file at its size limit are writes that fail, not the end of a run.
+  for (const int signal : {SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_IGN);
   return longstride::cli::flushed(longstride::cli::run(argc, argv));
 }

@@ -63,8 +63,10 @@ CLI::Validator whole(int64_t low, int64_t high, bool units) {
 }
 
 CLI::Validator real(double low, double high, bool open) {
-  const std::string expected =
-      open ? fmt::format("a positive number of at most {}", high) : fmt::format("a number from {} to {}", low, high);
+  const std::string expected = open ? fmt::format("a positive number of at most {}", high)
+                               : low == std::numeric_limits<double>::lowest()
+                                   ? std::string("a number that float64 holds")
+                                   : fmt::format("a number from {} to {}", low, high);
   return CLI::Validator(
       [=](std::string& given) -> std::string {
         double value = 0;

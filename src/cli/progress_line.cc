@@ -7,7 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
+
+#include "standard_error.h"
 
 namespace longstride::cli {
 namespace {
@@ -50,32 +51,29 @@ void ProgressLine::update(double share, const std::string& text) {
   if (std::chrono::duration<double>(now - last_).count() < every_seconds_) return;
   last_ = now;
   if (terminal_) {
-    fmt::print(stderr, "\r{}\x1b[K", line_);
+    tell_text(fmt::format("\r{}\x1b[K", line_));
   } else {
-    fmt::print(stderr, "{}\n", line_);
+    tell_text(fmt::format("{}\n", line_));
   }
-  std::fflush(stderr);
   shown_ = true;
 }
 
 void ProgressLine::note(const std::string& text) {
   if (quiet_) return;
   if (terminal_ && shown_) {
-    fmt::print(stderr, "\r\x1b[K{}\n{}", text, line_);
+    tell_text(fmt::format("\r\x1b[K{}\n{}", text, line_));
   } else {
-    fmt::print(stderr, "{}\n", text);
+    tell_text(fmt::format("{}\n", text));
   }
-  std::fflush(stderr);
 }
 
 void ProgressLine::finish(bool keep) {
   if (terminal_ && shown_) {
     if (keep) {
-      fmt::print(stderr, "\r{}\x1b[K\n", line_);
+      tell_text(fmt::format("\r{}\x1b[K\n", line_));
     } else {
-      fmt::print(stderr, "\r\x1b[K");
+      tell_text("\r\x1b[K");
     }
-    std::fflush(stderr);
   }
   shown_ = false;
 }

@@ -14,8 +14,8 @@
 #include "core/refuse.h"
 #include "json_text.h"
 #include "longstride/error.h"
+#include "nn/files.h"
 #include "number_options.h"
-#include "output_file.h"
 
 namespace longstride::cli {
 namespace {
@@ -110,7 +110,10 @@ void write_state(const fs::path& folder, const TrainSettings& settings, const Ru
                                 {"settings", to_json(settings)},
                                 {"position", position_json(position)},
                                 {"files", digests(folder)}};
-  write_output((folder / kStateFile).string(), json_text(state, 2) + "\n");
+  const std::string text = json_text(state, 2) + "\n";
+  nn::OutputFile file(folder / kStateFile);
+  file.write(text.data(), text.size());
+  file.commit();
 }
 
 }  // namespace
@@ -124,10 +127,7 @@ fs::path save_run(const fs::path& run, LongNetLM& model, torch::optim::AdamW& op
     save_checkpoint(checkpoint, model, [&](const fs::path& folder) {
       save_tensors(folder / kTrainingFile, training_tensors(model, optimizer));
       write_state(folder, settings, position);
-      for (const fs::directory_entry& entry : fs::directory_iterator(folder)) sync_to_disk(entry.path());
-      sync_to_disk(folder);
     });
-    sync_to_disk(run);
     point_latest(run, name);
     remove_old_checkpoints(run, keep);
   } catch (const std::exception& error) {

@@ -1,27 +1,56 @@
 // See run_log.h.
 #include "run_log.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
-#include <stdexcept>
+#include <string_view>
 
 #include "json_text.h"
 #include "longstride/error.h"
+#include "standard_error.h"
 
 namespace longstride::cli {
 
 RunLog::RunLog(const std::string& path, bool append) : path_(path) {
   if (path.empty()) return;
-  out_.open(path, append ? std::ios::app : std::ios::trunc);
-  if (!out_) throw Error(fmt::format("cannot write --log '{}': {}", path, std::strerror(errno)));
+  file_ = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | (append ? 0 : O_TRUNC), 0666);
+  if (file_ < 0) throw Error(fmt::format("cannot write --log '{}': {}", path, std::strerror(errno)));
+}
+
+RunLog::~RunLog() {
+  if (file_ >= 0) close(file_);
+}
+
+int RunLog::append(const std::string& text) {
+  struct stat before {};
+  const bool cuttable = fstat(file_, &before) == 0 && S_ISREG(before.st_mode);
+  std::string_view left = text;
+  while (!left.empty()) {
+    const ssize_t done = ::write(file_, left.data(), left.size());
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) {
+      const int reason = done < 0 ? errno : ENOSPC;
+      const bool partly = left.size() < text.size();
+      if (partly && !(cuttable && ftruncate(file_, before.st_size) == 0)) torn_ = true;
+      return reason;
+    }
+    left.remove_prefix(static_cast<size_t>(done));
+  }
+  torn_ = false;
+  return 0;
 }
 
 void RunLog::write(const nlohmann::json& line) {
   if (path_.empty()) return;
-  out_ << json_text(line) << "\n" << std::flush;
-  if (!out_) throw std::runtime_error(fmt::format("cannot write the log '{}'", path_));
+  const int reason = append((torn_ ? "\n" : "") + json_text(line) + "\n");
+  if (reason == 0 || ++dropped_ > 1) return;
+  tell("note: cannot write the log '{}': {}; the run goes on, with lines missing from the log", path_,
+       std::strerror(reason));
 }
 
 }  // namespace longstride::cli

@@ -5,6 +5,7 @@
 #include <limits>
 #include <memory>
 
+#include "checkpoint_store.h"
 #include "commands.h"
 #include "core/json.h"
 #include "input_file.h"
@@ -29,7 +30,8 @@ A share of the files, chosen by the hash of their names, is held out (of a singl
 
 A checkpoint is a folder OUT/step-N, written beside and then named by the link OUT/latest in one rename. Ctrl-C saves
 and stops with exit code 130, a second Ctrl-C kills. --resume goes on bit for bit on the same build, machine and number
-of threads: weights, AdamW, schedule, data position, generators. The learning rate is a function of the share of the
+of threads: weights, AdamW, schedule, data position, generators. A checkpoint OUT/step-N goes on only as the newest of
+its run; an older one branches off with --resume OUT/step-N --out ANOTHER, which leaves OUT as it is. The learning rate is a function of the share of the
 budget that is spent: of --steps, or of --minutes of training time summed over all sittings. With --minutes the clock
 decides, so only a budget of --steps repeats bit for bit. A budget given with --resume replaces the old one, and
 the rate goes on at the share that is spent of the new one.
@@ -45,6 +47,7 @@ struct TrainCommand {
   std::string preset_name;
   std::string config_path;
   std::string out = "longstride-run";
+  CLI::Option* out_option = nullptr;
   std::string resume;
 
   template <class T>
@@ -161,9 +164,11 @@ void TrainCommand::add_training(CLI::App& app) {
 }
 
 void TrainCommand::add_sitting(CLI::App& app) {
-  auto* out_option = app.add_option("--out", out, "folder for checkpoints")->capture_default_str();
-  auto* resume_option = app.add_option("--resume", resume, "go on with the run in this folder")->check(not_empty());
-  resume_option->excludes(out_option);
+  out_option = app.add_option("--out", out, "folder for checkpoints")->capture_default_str();
+  auto* resume_option =
+      app.add_option("--resume", resume,
+                     "go on with the run in this folder; with --out, go on from it or one of its steps elsewhere")
+          ->check(not_empty());
   auto* preset_option =
       app.add_option("--preset", preset_name, "a named set of options, listed below")->check(not_empty());
   auto* config_option = app.add_option(
@@ -201,8 +206,8 @@ nlohmann::json read_config(const std::string& path) {
 
 int TrainCommand::run() {
   if (!resume.empty()) {
-    sitting.run = resume;
-    sitting.resume = true;
+    sitting.run = out_option->count() > 0 ? out : run_to_resume(resume).string();
+    sitting.from = out_option->count() > 0 ? resume : sitting.run;
     sitting.changes = given;
     return train({}, sitting);
   }

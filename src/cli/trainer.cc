@@ -25,6 +25,7 @@
 #include "run_checkpoint.h"
 #include "run_log.h"
 #include "scoring.h"
+#include "standard_error.h"
 
 namespace longstride::cli {
 namespace {
@@ -96,13 +97,14 @@ class Run {
 };
 
 Run::Run(TrainSettings settings, const Sitting& sitting) : settings_(std::move(settings)), sitting_(sitting) {
-  sitting_.resume ? prepare_resumed() : prepare_fresh();
+  sitting_.resumed() ? prepare_resumed() : prepare_fresh();
   order_ = std::make_unique<WindowOrder>(corpus_.train.bytes.size(), settings_.context, settings_.seed);
   if (sitting_.eval_windows > 0) {
     const size_t size = static_cast<size_t>(settings_.context) + 1;
     eval_starts_ = scoring_windows(corpus_.held_out, size, static_cast<size_t>(sitting_.eval_windows), true);
   }
-  log_ = std::make_unique<RunLog>(sitting_.log, sitting_.resume);
+  if (!sitting_.log.empty()) check_outside_checkpoints("--log", sitting_.log);
+  log_ = std::make_unique<RunLog>(sitting_.log, sitting_.resumed());
   line_ = std::make_unique<ProgressLine>(sitting_.quiet);
 }
 
@@ -110,10 +112,7 @@ void Run::prepare_fresh() {
   settings_.validate();
   const LongNetLMConfig config = LongNetLMConfig::from_json(settings_.model_json());
   config.validate();
-  if (holds_run(sitting_.run)) {
-    throw Error(fmt::format(
-        "'{0}' already holds a run; go on with it by --resume {0}, or name another folder with --out", sitting_.run));
-  }
+  check_new_run(sitting_.run);
   check_output_folder("--out", sitting_.run);
   corpus_ = read_corpus(settings_.corpus());
   position_.fingerprint = corpus_.fingerprint;
@@ -129,8 +128,10 @@ void Run::prepare_resumed() {
       throw Error(fmt::format("'{}' cannot be changed on --resume; it is fixed by the checkpoint", key));
     }
   }
-  LoadedRun loaded = load_run(find_checkpoint(sitting_.run));
-  check_output_folder("--resume", sitting_.run);
+  const bool branches_off = sitting_.run != sitting_.from;
+  if (branches_off) check_new_run(sitting_.run);
+  LoadedRun loaded = load_run(find_checkpoint(sitting_.from));
+  check_output_folder(branches_off ? "--out" : "--resume", sitting_.run);
   settings_ = loaded.settings;
   settings_ = settings_from_json(sitting_.changes, settings_);
   settings_.validate();
@@ -144,15 +145,14 @@ void Run::prepare_resumed() {
   const int64_t threads_then = position_.threads;
   position_.threads = use_threads(sitting_.threads > 0 ? sitting_.threads : threads_then);
   if (position_.threads != threads_then && !sitting_.quiet) {
-    fmt::print(stderr, "note: {} threads, the run had {}: it goes on, but not bit for bit\n", position_.threads,
-               threads_then);
+    tell("note: {} threads, the run had {}: it goes on, but not bit for bit", position_.threads, threads_then);
   }
   model_ = loaded.model;
   model_->config.activation_checkpointing = settings_.checkpoint_activations;
   optimizer_ = std::make_unique<torch::optim::AdamW>(make_optimizer(model_, settings_));
   restore_training(loaded, model_, *optimizer_);
   seconds_before_ = position_.seconds;
-  saved_step_ = position_.step;
+  if (!branches_off) saved_step_ = position_.step;
   evaluated_step_ = position_.step;
 }
 
@@ -162,23 +162,20 @@ void Run::announce() const {
   const bool bf16 = settings_.precision == "bf16";
   const std::string machine = machine_line(model_->config, settings_.context, bf16);
   if (!sitting_.quiet) {
-    fmt::print(stderr, "{}\n", machine);
-    fmt::print(
-        stderr,
-        "{:.2f}M parameters, context {}, {} bytes a step; text {:.1f} MB in {} files, held out {:.1f} MB in {}\n",
-        static_cast<double>(parameters) * 1e-6, length_label(static_cast<double>(settings_.context)),
-        length_label(static_cast<double>(settings_.bytes_a_step())),
-        static_cast<double>(corpus_.train.bytes.size()) * 1e-6, corpus_.train.documents.size(),
-        static_cast<double>(corpus_.held_out.bytes.size()) * 1e-6, corpus_.held_out.documents.size());
+    tell("{}", machine);
+    tell("{:.2f}M parameters, context {}, {} bytes a step; text {:.1f} MB in {} files, held out {:.1f} MB in {}",
+         static_cast<double>(parameters) * 1e-6, length_label(static_cast<double>(settings_.context)),
+         length_label(static_cast<double>(settings_.bytes_a_step())),
+         static_cast<double>(corpus_.train.bytes.size()) * 1e-6, corpus_.train.documents.size(),
+         static_cast<double>(corpus_.held_out.bytes.size()) * 1e-6, corpus_.held_out.documents.size());
     if (sitting_.eval_windows > 0 && eval_starts_.empty()) {
-      fmt::print(stderr, "no held-out evaluation: the held-out text is shorter than the context\n");
+      tell("no held-out evaluation: the held-out text is shorter than the context");
     }
-    if (sitting_.resume) {
-      fmt::print(stderr, "resumed behind step {}, {} of training so far\n", position_.step,
-                 clock_text(position_.seconds));
+    if (sitting_.resumed()) {
+      tell("resumed behind step {}, {} of training so far", position_.step, clock_text(position_.seconds));
     }
   }
-  log_->write({{"event", sitting_.resume ? "resume" : "start"},
+  log_->write({{"event", sitting_.resumed() ? "resume" : "start"},
                {"step", position_.step},
                {"parameters", parameters},
                {"machine", machine},
@@ -307,23 +304,22 @@ int Run::summarize(const char* status) const {
   const auto maybe = [](const std::optional<double>& value) {
     return value ? nlohmann::json(*value) : nlohmann::json(nullptr);
   };
-  const nlohmann::json summary = {{"status", status},
-                                  {"steps", position_.step},
-                                  {"steps_this_sitting", position_.step - first_step_},
-                                  {"seconds", seconds()},
-                                  {"loss", number(loss_)},
-                                  {"bits_per_byte", number(loss_ / std::numbers::ln2)},
-                                  {"held_out_bits_per_byte_before", maybe(position_.held_out_before)},
-                                  {"held_out_bits_per_byte", maybe(position_.held_out_latest)},
-                                  {"bytes_per_second", speed},
-                                  {"threads", position_.threads},
-                                  {"peak_memory_bytes", peak_memory_bytes()},
-                                  {"checkpoint", checkpoint.string()}};
-  log_->write([&] {
-    nlohmann::json line = summary;
-    line["event"] = "end";
-    return line;
-  }());
+  nlohmann::json summary = {{"status", status},
+                            {"steps", position_.step},
+                            {"steps_this_sitting", position_.step - first_step_},
+                            {"seconds", seconds()},
+                            {"loss", number(loss_)},
+                            {"bits_per_byte", number(loss_ / std::numbers::ln2)},
+                            {"held_out_bits_per_byte_before", maybe(position_.held_out_before)},
+                            {"held_out_bits_per_byte", maybe(position_.held_out_latest)},
+                            {"bytes_per_second", speed},
+                            {"threads", position_.threads},
+                            {"peak_memory_bytes", peak_memory_bytes()},
+                            {"checkpoint", checkpoint.string()}};
+  nlohmann::json end = summary;
+  end["event"] = "end";
+  log_->write(end);
+  if (log_->dropped() > 0) summary["log_lines_dropped"] = log_->dropped();
   if (sitting_.json) {
     fmt::print("{}\n", json_text(summary));
     return kOk;
@@ -336,6 +332,7 @@ int Run::summarize(const char* status) const {
                *position_.held_out_latest);
   }
   fmt::print("checkpoint: {}\n", checkpoint.string());
+  if (log_->dropped() > 0) fmt::print("log: {} lines could not be written\n", log_->dropped());
   return kOk;
 }
 
@@ -348,8 +345,8 @@ int Run::go() {
   announce();
   const int64_t last_step =
       sitting_.stop_after > 0 ? position_.step + sitting_.stop_after : std::numeric_limits<int64_t>::max();
-  if (sitting_.resume) evaluations_ = static_cast<int64_t>(share() * kEvaluations);
-  if (!sitting_.resume) evaluate();
+  if (sitting_.resumed()) evaluations_ = static_cast<int64_t>(share() * kEvaluations);
+  if (!sitting_.resumed()) evaluate();
   while (share() < 1.0 && position_.step < last_step && !interrupted()) {
     if (!step()) break;
     line_->update(share(), status_text(mean_loss_));
@@ -361,7 +358,7 @@ int Run::go() {
   line_->finish(false);
   save();
   if (interrupted() && !finished) {
-    if (!sitting_.quiet) fmt::print(stderr, "interrupted; go on with: longstride train --resume {}\n", sitting_.run);
+    if (!sitting_.quiet) tell("interrupted; go on with: longstride train --resume {}", sitting_.run);
     summarize("interrupted");
     return kInterrupted;
   }

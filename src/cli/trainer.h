@@ -12,7 +12,7 @@ namespace longstride::cli {
 // What holds for one sitting of a run and is not saved with it.
 struct Sitting {
   std::string run;           // folder of the run's checkpoints
-  bool resume = false;       // go on from `run`'s latest checkpoint
+  std::string from;          // a run or checkpoint to go on from, `run` or another; "": it is a new run
   nlohmann::json changes;    // resume: settings given on the command line, which must be ones that may change
   int64_t threads = 0;       // 0: those of the checkpoint when resuming, else LibTorch's choice
   int64_t eval_every = 0;    // steps; 0: at each tenth of the budget
@@ -23,6 +23,8 @@ struct Sitting {
   std::string log;           // JSON lines; "": none
   bool json = false;         // the summary as JSON on stdout
   bool quiet = false;        // no progress
+
+  bool resumed() const { return !from.empty(); }
 };
 
 // Settings that a resumed run may change; every other one is fixed by the checkpoint.

@@ -23,22 +23,28 @@ namespace fs = std::filesystem;
 // One write call moves at most 2^31 - 4096 bytes on Linux.
 constexpr size_t kMaxTransferBytes = size_t{1} << 30;
 
+// In the names of what is not in its place yet.
+constexpr const char* kPartial = ".partial-";
+
 std::string reason(int error) { return std::system_category().message(error); }
 
 // A name beside `path` that nobody else uses.
 fs::path beside(const fs::path& path) {
   static std::atomic<uint64_t> counter{0};
   fs::path name = path;
-  name.replace_filename(fmt::format(".{}.partial-{}-{}", path.filename().string(), ::getpid(), counter++));
+  name.replace_filename(fmt::format(".{}{}{}-{}", path.filename().string(), kPartial, ::getpid(), counter++));
   return name;
 }
 
 void flush_folder(const fs::path& folder) {
   const int file = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (file < 0) return;
-  // A file system that cannot flush a folder says so; there is nothing to undo then.
-  (void)::fsync(file);
+  const int error = ::fsync(file) == 0 ? 0 : errno;
   ::close(file);
+  // A file system that cannot flush a folder says so; there is nothing to undo then. A disk that fails is told.
+  if (error == EIO || error == ENOSPC || error == EDQUOT) {
+    refuse_file(folder, "it cannot be flushed: " + reason(error));
+  }
 }
 
 }  // namespace
@@ -142,6 +148,21 @@ void replace_directory(const fs::path& given, const std::function<void(const fs:
   }
   flush_folder(target.parent_path());
   fs::remove_all(staging, error);
+}
+
+void replace_link(const fs::path& link, const fs::path& target) {
+  const fs::path next = beside(link);
+  if (::symlink(target.c_str(), next.c_str()) != 0) refuse_file(link, "it cannot be linked: " + reason(errno));
+  if (::rename(next.c_str(), link.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(next.c_str());
+    refuse_file(link, "it cannot be put in place: " + reason(error));
+  }
+  flush_folder(link.parent_path());
+}
+
+bool left_half_done(const std::string& name, const std::string& of) {
+  return name.rfind("." + of, 0) == 0 && name.find(kPartial, of.size()) != std::string::npos;
 }
 
 }  // namespace longstride::nn

@@ -1,5 +1,5 @@
-// Files that are written wholly or not at all, and directories that are swapped in as a whole. Torch-free. Called by
-// safetensors and checkpoints.
+// Files that are written wholly or not at all, and directories and links that are swapped in as a whole. Torch-free.
+// Called by safetensors and checkpoints, and by the program's folders of runs.
 #pragma once
 
 #include <cstdint>
@@ -45,8 +45,16 @@ class InputFile {
 };
 
 // Fills a folder beside `directory` and puts it in its place: an existing one is exchanged in one step where the file
-// system can, and removed afterwards. On any exception `directory` is as it was and nothing is left beside it.
+// system can, and removed afterwards. On any exception `directory` is as it was and nothing is left beside it; only
+// where the disk fails after the exchange, the old one is kept beside the new one.
 void replace_directory(const std::filesystem::path& directory,
                        const std::function<void(const std::filesystem::path&)>& fill);
+
+// Makes `link` a symbolic link to `target` in one rename, and forces it to the disk. What stands there before, a link,
+// a file or nothing, is gone after that rename and untouched if anything fails; a folder is refused.
+void replace_link(const std::filesystem::path& link, const std::filesystem::path& target);
+
+// Whether `name` is what a process that was killed left beside a file, folder or link whose name begins with `of`.
+bool left_half_done(const std::string& name, const std::string& of);
 
 }  // namespace longstride::nn

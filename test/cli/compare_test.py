@@ -102,6 +102,10 @@ class Compare(ProgramTest):
         self.refused("compare", local, "--heads", "3", says="the runs have 2 KV heads, got 3")
         self.refused("compare", local, "--scored", "129", says="--scored must be in [1, 128]")
         self.refused("compare", local, "--len", "16k", says="no held-out file has 16385 bytes")
+        # How far a pattern reaches is not even asked when there is nothing to score: it would refuse this length itself.
+        self.refused("compare", local, "--len", "64k", says="no held-out file has 65537 bytes")
+        self.refused("compare", files["local"], "--dense", local, "--len", "64k", says="no held-out file has 65537 bytes")
+        self.refused("compare", json.dumps({**DENSE, "note": "x" * 300}), says="note")  # longer than a file's name may be
         both_ways = json.dumps({**LOCAL, "causal": False})
         self.refused("compare", local, both_ways, says='must have "causal": true')
         first = sorted(self.text.iterdir())[0]

@@ -172,7 +172,7 @@ class Inputs(ProgramTest):
                     self.assertIn(option, self.refused(*words, option, place, says=says))
         self.refused("train", self.folder / "loop", "--steps", "1", says="symbolic links")
         self.refused("train", "/dev/null", "--steps", "1", says="neither a file nor a folder")
-        self.refused("compare", self.folder / "loop", says="PATTERN")
+        self.refused("compare", self.folder / "loop", says="symbolic links")
         self.refused("generate", run, "--prompt-file", "-", says="--prompt-file", preexec_fn=lambda: os.close(0))
         self.assertFalse((self.folder / "out").exists())
 
