@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times torch.ops.longstride.dilated_attention on a GPU as a Python user calls it: LongNet's segments 2048 to 32768 at
+"""Times torch.ops.longstride.attention on a GPU as a Python user calls it: LongNet's segments 2048 to 32768 at
 rates 1 to 16, 16 heads. One line of JSON a case: medians by CUDA events in ms, forward and backward apart, and what a
 warm forward costs on the host in microseconds (the time until the call returns, the GPU idle before it). Run by hand.
 
@@ -40,8 +40,10 @@ def median_ms(call, repeats):
 def run(dtype, length, dim, causal, repeats):
     q, k, v = (torch.randn(1, length, 16, dim, device="cuda", dtype=dtype, requires_grad=True) for _ in range(3))
 
+    text = json.dumps({"causal": causal, "dilated": {"segment_lengths": SEGMENTS, "dilation_rates": RATES}})
+
     def forward():
-        return torch.ops.longstride.dilated_attention(q, k, v, SEGMENTS, RATES, causal=causal)[0]
+        return torch.ops.longstride.attention(q, k, v, text)[0]
 
     out = forward()
     d_out = torch.randn_like(out)

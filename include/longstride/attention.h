@@ -1,5 +1,5 @@
 // Attention over long sequences for LibTorch: the functions that everything else is built on. Differentiable,
-// thread-safe. Link liblongstride, which also registers the operators torch.ops.longstride.*.
+// thread-safe. Link liblongstride, which also registers the operator torch.ops.longstride.attention.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -42,11 +42,10 @@ AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Te
 
 // The same for a pattern in JSON (pattern/json.h), whose one "list" without blocks of its own, if it has one, has those
 // of `blocks`: int32 [rows, 4] on any device, {batch row or -1, KV head or -1, query block, key block}. They are read
-// to the host. The operator torch.ops.longstride.pattern_attention takes the same.
-AttentionResult pattern_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const std::string& pattern_json,
-                                  const std::optional<at::Tensor>& blocks = std::nullopt,
-                                  const AttentionOptions& options = {});
+// to the host. The operator torch.ops.longstride.attention takes the same.
+AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                          const std::string& pattern_json, const std::optional<at::Tensor>& blocks = std::nullopt,
+                          const AttentionOptions& options = {});
 
 // Attention over the union of disjoint key sets from the results over each: out and lse as if computed at once, merged
 // in float32 (float64 for float64 parts). All parts have equal shapes, dtypes and devices; at least one.

@@ -125,7 +125,7 @@ AttentionBuilder builder(const char* summary, Blocks blocks, Placement placement
   b.multihead_options = multihead.described();
   b.build_multihead = [multihead](const NamedOptions& options) {
     const Draft draft = multihead.filled(options);
-    const auto device = factory::device_of(draft.device);
+    const auto device = factory::place_of(draft.device);
     const auto dtype = factory::dtype_of(draft.dtype);
     MultiheadDilatedAttention module(draft.multihead);
     module->to(device, dtype);

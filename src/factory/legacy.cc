@@ -223,7 +223,7 @@ TensorPlace taken_place(Json& options) {
   std::string device = "cpu", dtype = "float32";
   if (const Json value = taken(options, "device"); !value.is_null()) nn::read("device", value, device);
   if (const Json value = taken(options, "dtype"); !value.is_null()) nn::read("dtype", value, dtype);
-  return {factory::device_of(device), factory::dtype_of(dtype)};
+  return {factory::place_of(device), factory::dtype_of(dtype)};
 }
 
 template <class Holder, class Config, class Fields>

@@ -1,8 +1,10 @@
 // The words for every option, and devices and dtypes by name. See meanings.h and tensor_options.h.
 #include "factory/meanings.h"
 
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <vector>
 
@@ -76,6 +78,15 @@ at::Device device_of(const std::string& text) {
   } catch (const std::exception&) {
     core::refuse("device", "must be a device such as cpu or cuda:0", fmt::format("'{}'", text));
   }
+}
+
+at::Device place_of(const std::string& text) {
+  const at::Device device = device_of(text);
+  const bool known = !device.is_meta() && c10::impl::hasDeviceGuardImpl(device.type());
+  if (!known || std::max<int>(device.index(), 0) >= c10::impl::getDeviceGuardImpl(device.type())->deviceCount())
+    core::refuse("device", "must be one that this torch and machine have, to hold weights", fmt::format("'{}'", text),
+                 "build the module on \"cpu\"");
+  return device;
 }
 
 at::ScalarType dtype_of(const std::string& text) {

@@ -1,7 +1,10 @@
-// The C++ entrance: the same operators that Python calls, so that autograd, autocast and tracing are one path.
+// The C++ entrance: the same operator that Python calls, so that autograd, autocast and tracing are one path.
 #include <ATen/Functions.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <fmt/format.h>
 
+#include "core/refuse.h"
 #include "op/checks.h"
 #include "op/device.h"
 #include "op/engines.h"
@@ -16,8 +19,6 @@ namespace {
 AttentionResult run(const Tensor& q, const Tensor& k, const Tensor& v, const op::Call& call) {
   // The dispatcher reads the tensors' keys before any kernel can check them.
   if (!q.defined() || !k.defined() || !v.defined()) op::check_forward(q, k, v, call);
-  // The operator of dilated groups has no gates: they would be lost on the way, not refused.
-  if (!call.pattern_json && op::has_gates(call)) op::check_forward(q, k, v, call);
   auto [out, lse] = op::dispatch_forward(q, k, v, call);
   return {out, lse};
 }
@@ -29,12 +30,17 @@ AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, con
   return run(q, k, v, op::make_call(pattern, options));
 }
 
-AttentionResult pattern_attention(const Tensor& q, const Tensor& k, const Tensor& v, const std::string& pattern_json,
-                                  const std::optional<Tensor>& blocks, const AttentionOptions& options) {
+AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, const std::string& pattern_json,
+                          const std::optional<Tensor>& blocks, const AttentionOptions& options) {
   return run(q, k, v, op::make_call(pattern_json, blocks, options));
 }
 
 Tensor draw_dropout_seed(at::Device device) {
+  const int devices =
+      c10::impl::hasDeviceGuardImpl(device.type()) ? c10::impl::getDeviceGuardImpl(device.type())->deviceCount() : 0;
+  if (std::max<int>(device.index(), 0) >= devices)
+    core::refuse("device", "must be one that this torch and machine have", device.str(),
+                 fmt::format("there are {} of this kind", devices));
   return at::randint(std::numeric_limits<int64_t>::max(), {}, at::TensorOptions().dtype(at::kLong).device(device));
 }
 

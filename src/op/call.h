@@ -1,6 +1,6 @@
-// The arguments of one call after q, k, v, in the order of the operators' schemas (schema.cc), as one value that the
-// kernels of this room hand on. A call is one of dilated_attention, or, if it has a pattern in JSON, of
-// pattern_attention; the first fields of the other stay as they are here.
+// The arguments of one call after q, k, v, as one value that the kernels of this room hand on. Its list of fields is
+// here once: fields() visits them in the order of the operator's schema, and what saves, loads or passes on a call is
+// made from it.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,32 +17,35 @@
 namespace longstride::op {
 
 struct Call {
-  std::optional<std::string> pattern_json;
-  std::optional<at::Tensor> blocks;  // int32 [rows, 4]
-  std::optional<at::Tensor> gates;   // [rows], dtype of lse
-
-  std::vector<int64_t> segment_lengths;
-  std::vector<int64_t> dilation_rates;
-  bool causal = false;
+  std::string pattern;                     // JSON, as to_json() writes it
+  std::optional<at::Tensor> blocks;        // int32 [rows, 4], on any device
+  std::optional<at::Tensor> gates;         // [rows], dtype of lse, on q's device
+  std::optional<at::Tensor> cu_seqlens;    // int32 or int64 [documents + 1], on any device
+  std::optional<at::Tensor> lengths;       // int32 or int64 [batch], on any device
+  std::optional<at::Tensor> dropout_seed;  // one int64 on q's device
   std::optional<double> scale;
-  std::string head_offset = "modulo";
-  std::optional<std::vector<int64_t>> offsets;
-  std::string mixing = "joint";
-  bool average = false;
-  std::string padding = "masked";
-  std::optional<std::vector<c10::SymInt>> cu_seqlens;
-  std::optional<std::vector<c10::SymInt>> lengths;
   std::optional<c10::SymInt> query_start;
   double dropout_p = 0;
-  std::optional<at::Tensor> dropout_seed;
   bool deterministic = false;
+
+  // visit(name, default in the schema, member) of every field; a default is "" where there is none.
+  template <class Self, class Visit>
+  static void fields(Self& call, Visit visit) {
+    visit("pattern", "", call.pattern);
+    visit("blocks", "None", call.blocks);
+    visit("gates", "None", call.gates);
+    visit("cu_seqlens", "None", call.cu_seqlens);
+    visit("lengths", "None", call.lengths);
+    visit("dropout_seed", "None", call.dropout_seed);
+    visit("scale", "None", call.scale);
+    visit("query_start", "None", call.query_start);
+    visit("dropout_p", "0.0", call.dropout_p);
+    visit("deterministic", "False", call.deterministic);
+  }
 };
 
 Call make_call(const Pattern&, const AttentionOptions&);
 Call make_call(const std::string& pattern_json, const std::optional<at::Tensor>& blocks, const AttentionOptions&);
-
-// The pattern that a call names; blocks without numbers (a traced graph) are taken for none. Throws Error.
-Pattern pattern_of(const Call&);
 
 using Outputs = std::tuple<at::Tensor, at::Tensor>;  // out, lse
 // dq, dk, dv, d_gates; the last is empty if the call has no gates.

@@ -9,6 +9,10 @@
 #include <sstream>
 
 #include "core/refuse.h"
+#include "longstride/pattern/json.h"
+#include "op/gates.h"
+#include "op/handed_in.h"
+#include "op/pattern_text.h"
 
 namespace longstride::op {
 namespace {
@@ -29,8 +33,19 @@ std::string text(const T& value) {
 
 std::string shape(const Tensor& t) { return "shape " + text(t.sym_sizes()); }
 
-void check_tensor(const char* name, const Tensor& t) {
-  if (!t.defined()) refuse(name, "must be a tensor", "an undefined one");
+bool given(const std::optional<Tensor>& t) { return t && t->defined(); }
+
+std::shared_ptr<const Pattern> pattern_of_call(const Call& call) {
+  if (!given(call.blocks)) return pattern_of(call.pattern);
+  const Tensor& blocks = *call.blocks;
+  if (blocks.scalar_type() != at::kInt || blocks.dim() != 2 || differ(blocks.sym_size(1), 4))
+    refuse("blocks", "must be int32 [rows, 4]: batch row or -1, KV head or -1, query block, key block",
+           fmt::format("{} of {}", at::toString(blocks.scalar_type()), shape(blocks)));
+  return std::make_shared<const Pattern>(
+      pattern_from_json(call.pattern, has_data(blocks) ? read_blocks(blocks) : std::vector<Block>()));
+}
+
+void check_dimensions(const char* name, const Tensor& t) {
   if (t.dim() != 4) refuse(name, "must have the 4 dimensions [batch, len, heads, dim]", shape(t));
 }
 
@@ -42,19 +57,12 @@ void check_dim_contiguous(const char* name, const Tensor& t) {
 }
 
 void check_tensors(const Tensor& q, const Tensor& k, const Tensor& v) {
-  check_tensor("q", q);
-  check_tensor("k", k);
-  check_tensor("v", v);
-  switch (q.scalar_type()) {
-    case at::kFloat:
-    case at::kDouble:
-    case at::kHalf:
-    case at::kBFloat16:
-      break;
-    default:
-      refuse("q", "must be float32, bfloat16, float16 or float64", at::toString(q.scalar_type()),
-             "convert it with .to()");
-  }
+  check_dimensions("q", q);
+  check_dimensions("k", k);
+  check_dimensions("v", v);
+  if (!has_our_dtype(q))
+    refuse("q", "must be float32, bfloat16, float16 or float64", at::toString(q.scalar_type()),
+           "convert it with .to()");
   for (const auto& [name, t] : {std::pair<const char*, const Tensor&>{"k", k}, {"v", v}}) {
     if (t.scalar_type() != q.scalar_type())
       refuse(name, fmt::format("must have the dtype of q, {}", at::toString(q.scalar_type())),
@@ -89,22 +97,28 @@ void check_lengths(const Tensor& q, const Tensor& k, const Call& call) {
            fmt::format("must be in [0, len_k - len_q] with len_q {} and len_k {}", text(len_q), text(len_k)),
            text(*call.query_start), "every query stands at a position that has a key");
   }
-  if (call.cu_seqlens && call.lengths)
+  if (given(call.cu_seqlens) && given(call.lengths))
     refuse("cu_seqlens and lengths", "must not be given together", "both",
            "lengths makes every batch row one document, cu_seqlens packs several into each");
+  for (const auto& [name, list] : {std::pair<const char*, const std::optional<Tensor>&>{"cu_seqlens", call.cu_seqlens},
+                                   {"lengths", call.lengths}}) {
+    if (given(list) && ((list->scalar_type() != at::kInt && list->scalar_type() != at::kLong) || list->dim() != 1))
+      refuse(name, "must be an int32 or int64 tensor of one dimension",
+             fmt::format("{} of {}", at::toString(list->scalar_type()), shape(*list)));
+  }
   // An empty list is what Extent takes for "not given".
-  if (call.cu_seqlens && call.cu_seqlens->empty())
+  if (given(call.cu_seqlens) && certain(call.cu_seqlens->sym_size(0).sym_eq(0)))
     refuse("cu_seqlens", "must have at least its first entry, 0", "an empty list", "leave it out for one document");
-  if (call.lengths && differ(static_cast<int64_t>(call.lengths->size()), q.sym_size(0)))
+  if (given(call.lengths) && differ(call.lengths->sym_size(0), q.sym_size(0)))
     refuse("lengths", fmt::format("must have one entry per batch row, {}", text(q.sym_size(0))),
-           fmt::format("{} entries", call.lengths->size()));
+           fmt::format("{} entries", text(call.lengths->sym_size(0))));
 }
 
 void check_options(const Tensor& q, const Call& call) {
   if (call.scale && !std::isfinite(*call.scale)) refuse("scale", "must be finite", fmt::format("{}", *call.scale));
   if (!(call.dropout_p >= 0 && call.dropout_p < 1))
     refuse("dropout_p", "must be in [0, 1)", fmt::format("{}", call.dropout_p));
-  const bool has_seed = call.dropout_seed && call.dropout_seed->defined();
+  const bool has_seed = given(call.dropout_seed);
   if (call.dropout_p > 0 && !has_seed)
     refuse("dropout_seed", "must be given when dropout_p > 0", "none",
            "draw one with draw_dropout_seed(device), or torch.randint(2**63 - 1, (), dtype=torch.int64)");
@@ -131,7 +145,7 @@ void check_heads(const Tensor& k, const Pattern& pattern) {
 void check_gates(const Tensor& q, const Pattern& pattern, const Call& call) {
   if (!has_gates(call)) return;
   const Tensor& gates = *call.gates;
-  if (!call.blocks || !call.blocks->defined())
+  if (!given(call.blocks))
     refuse("gates", "must belong to the rows of blocks", "no blocks", "give the list of blocks beside the pattern");
   const auto lists = std::count_if(pattern.blocks().begin(), pattern.blocks().end(), [](const BlockPattern& block) {
     return std::holds_alternative<BlockList>(block.rule());
@@ -147,7 +161,7 @@ void check_gates(const Tensor& q, const Pattern& pattern, const Call& call) {
 }
 
 void check_like(const char* name, const Tensor& t, const Tensor& q, at::IntArrayRef axes_of_q, at::ScalarType dtype) {
-  if (!t.defined()) refuse(name, "must be a tensor", "an undefined one");
+  check_handed_in(name, t);
   bool same = t.dim() == static_cast<int64_t>(axes_of_q.size());
   std::vector<c10::SymInt> expected;
   for (const int64_t axis : axes_of_q) expected.push_back(q.sym_size(axis));
@@ -158,24 +172,58 @@ void check_like(const char* name, const Tensor& t, const Tensor& q, at::IntArray
   if (t.device() != q.device()) refuse(name, "must be on the device of q, " + q.device().str(), t.device().str());
 }
 
+// The entries of cu_seqlens or lengths.
+std::vector<int64_t> read_numbers(const Tensor& list) {
+  const bool as_is = list.is_cpu() && list.scalar_type() == at::kLong && list.is_contiguous();
+  const Tensor host = as_is ? list : list.to(at::kCPU, at::kLong).contiguous();
+  const auto* first = host.const_data_ptr<int64_t>();
+  return {first, first + host.numel()};
+}
+
+// check(name, tensor) of every tensor of a call.
+template <class Check>
+void each_tensor(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call, Check check) {
+  check("q", q);
+  check("k", k);
+  check("v", v);
+  Call::fields(call, [&]<class Field>(const char* name, const char*, const Field& field) {
+    if constexpr (std::is_same_v<Field, std::optional<Tensor>>) {
+      if (given(field)) check(name, *field);
+    }
+  });
+}
+
 }  // namespace
 
-Pattern check_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  Pattern pattern = pattern_of(call);
+void check_all_dense(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
+  each_tensor(q, k, v, call, check_dense);
+}
+
+void check_all_dense(const BackwardInputs& in, const Call& call) {
+  check_all_dense(in.q, in.k, in.v, call);
+  check_dense("d_out", in.d_out);
+  check_dense("out", in.out);
+  check_dense("lse", in.lse);
+  if (given(in.d_lse)) check_dense("d_lse", *in.d_lse);
+}
+
+std::shared_ptr<const Pattern> check_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
+  each_tensor(q, k, v, call, check_handed_in);
+  std::shared_ptr<const Pattern> pattern = pattern_of_call(call);
   check_tensors(q, k, v);
   check_lengths(q, k, call);
   check_options(q, call);
-  check_heads(k, pattern);
-  check_gates(q, pattern, call);
+  check_heads(k, *pattern);
+  check_gates(q, *pattern, call);
   return pattern;
 }
 
-Pattern check_backward(const BackwardInputs& in, const Call& call) {
-  Pattern pattern = check_forward(in.q, in.k, in.v, call);
+std::shared_ptr<const Pattern> check_backward(const BackwardInputs& in, const Call& call) {
+  std::shared_ptr<const Pattern> pattern = check_forward(in.q, in.k, in.v, call);
   check_like("d_out", in.d_out, in.q, {0, 1, 2, 3}, in.q.scalar_type());
   check_like("out", in.out, in.q, {0, 1, 2, 3}, in.q.scalar_type());
   check_like("lse", in.lse, in.q, {0, 2, 1}, lse_dtype(in.q));
-  if (in.d_lse && in.d_lse->defined()) check_like("d_lse", *in.d_lse, in.q, {0, 2, 1}, lse_dtype(in.q));
+  if (given(in.d_lse)) check_like("d_lse", *in.d_lse, in.q, {0, 2, 1}, lse_dtype(in.q));
   return pattern;
 }
 
@@ -188,10 +236,8 @@ Extent extent_of(const Tensor& q, const Tensor& k, const Call& call) {
   extent.len_q = number(q.sym_size(1));
   extent.len_k = number(k.sym_size(1));
   if (call.query_start) extent.query_start = number(*call.query_start);
-  if (call.cu_seqlens)
-    for (const c10::SymInt& c : *call.cu_seqlens) extent.cu_seqlens.push_back(number(c));
-  if (call.lengths)
-    for (const c10::SymInt& n : *call.lengths) extent.lengths.push_back(number(n));
+  if (given(call.cu_seqlens)) extent.cu_seqlens = read_numbers(*call.cu_seqlens);
+  if (given(call.lengths)) extent.lengths = read_numbers(*call.lengths);
   extent.validate();
   return extent;
 }
@@ -203,10 +249,15 @@ bool has_numbers(const Tensor& q, const Tensor& k, const Call& call) {
     return true;
   };
   return all(q.sym_sizes()) && all(k.sym_sizes()) && (!call.query_start || call.query_start->maybe_as_int()) &&
-         (!call.cu_seqlens || all(*call.cu_seqlens)) && (!call.lengths || all(*call.lengths));
+         (!given(call.cu_seqlens) || has_data(*call.cu_seqlens)) && (!given(call.lengths) || has_data(*call.lengths));
 }
 
-bool has_gates(const Call& call) { return call.gates && call.gates->defined(); }
+bool has_gates(const Call& call) { return given(call.gates); }
+
+bool has_our_dtype(const Tensor& t) {
+  const at::ScalarType dtype = t.scalar_type();
+  return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16;
+}
 
 core::DType dtype_of(const Tensor& q) {
   switch (q.scalar_type()) {

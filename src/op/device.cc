@@ -58,9 +58,9 @@ engine::Problem problem_of(const Tensor& q, const Tensor& k, const Call& call, c
 }
 
 Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  const Pattern pattern = check_forward(q, k, v, call);
+  const std::shared_ptr<const Pattern> pattern = check_forward(q, k, v, call);
   const Extent extent = extent_of(q, k, call);
-  engine::Problem problem = problem_of(q, k, call, pattern, extent);
+  engine::Problem problem = problem_of(q, k, call, *pattern, extent);
   const c10::DeviceGuard on_device(q.device());
   const Engine& engine = choose_engine(q.device(), problem);
   if (has_gates(call) && !call.gates->eq(1).all().item<bool>())
@@ -73,7 +73,7 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
 
   const Loan loan = lend(q.device());
   Plans plans;
-  plans.forward = plan_for(engine, problem, pattern, extent, Direction::kForward, loan.capturing);
+  plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
   attach(problem, q, k, v, call);
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
@@ -83,9 +83,9 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
 }
 
 InputGrads backward_device(const BackwardInputs& in, const Call& call) {
-  const Pattern pattern = check_backward(in, call);
+  const std::shared_ptr<const Pattern> pattern = check_backward(in, call);
   const Extent extent = extent_of(in.q, in.k, call);
-  engine::Problem problem = problem_of(in.q, in.k, call, pattern, extent);
+  engine::Problem problem = problem_of(in.q, in.k, call, *pattern, extent);
   const c10::DeviceGuard on_device(in.q.device());
   const Engine& engine = choose_engine(in.q.device(), problem);
 
@@ -108,9 +108,9 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
 
   const Loan loan = lend(in.q.device());
   Plans plans;
-  plans.transposed = plan_for(engine, problem, pattern, extent, Direction::kTransposed, loan.capturing);
+  plans.transposed = plan_for(engine, problem, *pattern, extent, Direction::kTransposed, loan.capturing);
   if (engine.backward_wants_forward_plan(problem))
-    plans.forward = plan_for(engine, problem, pattern, extent, Direction::kForward, loan.capturing);
+    plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
   attach(problem, in.q, in.k, in.v, call);
   // The backward reads out and lse only; the contract has one Problem for both directions, hence the casts.
   problem.out = {const_cast<void*>(out.const_data_ptr()), out.stride(0), out.stride(1), out.stride(2)};
@@ -126,12 +126,12 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
     note_engine(engine);
     return {dq, dk, dv, at::empty({0}, lse.options())};
   }
-  const auto [list, block_size] = list_of(pattern);
+  const auto [list, block_size] = list_of(*pattern);
   const GateIndex index(list->blocks, block_size, extent);
   const Tensor entry_grads = at::empty({index.entries()}, lse.options());
   engine::GateBlocks gates = index.view();
   gates.grad = entry_grads.mutable_data_ptr();
-  gates.causal = pattern.causal();
+  gates.causal = pattern->causal();
   if (!extent.lengths.empty()) gates.lengths = extent.lengths.data();
   gradients.gates = &gates;
   engine.backward(problem, gradients, plans, loan);

@@ -1,5 +1,5 @@
-// The kernels behind the operators, one pair a dispatch key, and the calls back into the dispatcher. Registered in
-// schema.cc, which alone knows the operators' long argument lists.
+// The kernels behind the operator and its backward, one pair a dispatch key, and the calls back into the dispatcher.
+// Registered in schema.cc.
 #pragma once
 
 #include "op/call.h"

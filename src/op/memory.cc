@@ -8,6 +8,7 @@
 #include <c10/core/impl/alloc_cpu.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/sysinfo.h>
 
 #include <limits>
 #include <memory>
@@ -21,6 +22,17 @@ namespace longstride::op {
 namespace {
 
 constexpr size_t kLarge = size_t{32} << 20;
+
+// Memory and swap.
+int64_t machine_bytes() {
+  static const int64_t bytes = [] {
+    struct sysinfo info {};
+    const bool known = sysinfo(&info) == 0;
+    return known ? core::saturating_multiply(static_cast<int64_t>(info.totalram + info.totalswap), info.mem_unit)
+                 : std::numeric_limits<int64_t>::max() - 1;
+  }();
+  return bytes;
+}
 
 void give_back(void* data) { process_memory_pool().free(data); }
 
@@ -46,10 +58,9 @@ at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options)
   auto bytes = static_cast<int64_t>(options.dtype().itemsize());
   for (const int64_t size : sizes) bytes = core::saturating_multiply(bytes, size);
   if (!options.device().is_cpu() || bytes <= static_cast<int64_t>(kLarge)) return at::empty(sizes, options);
-  if (bytes == std::numeric_limits<int64_t>::max()) {
-    core::refuse("the result", "must be below 2^63 bytes",
+  if (bytes > machine_bytes())
+    core::refuse("the result", fmt::format("must be at most {} bytes, all the memory of this machine", machine_bytes()),
                  fmt::format("[{}] of {} bytes each", fmt::join(sizes, ", "), options.dtype().itemsize()));
-  }
   return at::detail::empty_generic(sizes, &result_allocator(), c10::DispatchKeySet(c10::DispatchKey::CPU),
                                    c10::typeMetaToScalarType(options.dtype()), std::nullopt);
 }

@@ -8,8 +8,8 @@
 namespace longstride::op {
 
 // A contiguous tensor whose values are yet to be written. Large ones on the CPU come from the process's pool, to which
-// they return with their last reference, and so does what they are resized to. Throws Error for a size that no memory
-// has, std::bad_alloc where there is no more.
+// they return with their last reference, and so does what they are resized to. Throws Error for more than the
+// machine's memory, std::bad_alloc where there is no more.
 at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions&);
 
 // Large scratch from the pool, the rest from LibTorch's allocator.

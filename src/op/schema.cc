@@ -1,6 +1,8 @@
-// The operators' schemas and what is registered for them: the only file that knows the argument lists by heart. Every
-// kernel takes the arguments after q, k, v as one Call.
+// The operator and its backward: their schemas, written from the call's list of fields, and the kernels registered for
+// them. Every kernel takes the arguments after q, k, v as one Call.
 #include <torch/library.h>
+
+#include <type_traits>
 
 #include "op/kernels.h"
 
@@ -8,230 +10,112 @@ namespace longstride::op {
 namespace {
 
 using at::Tensor;
-using SymIntList = at::OptionalArrayRef<c10::SymInt>;
+using MaybeTensor = const std::optional<Tensor>&;
 
-constexpr const char* kForward =
-    "dilated_attention(Tensor q, Tensor k, Tensor v, int[] segment_lengths, int[] dilation_rates, *, "
-    "bool causal=False, float? scale=None, str head_offset=\"modulo\", int[]? offsets=None, str mixing=\"joint\", bool "
-    "average=False, "
-    "str padding=\"masked\", SymInt[]? cu_seqlens=None, SymInt[]? lengths=None, SymInt? query_start=None, "
-    "float dropout_p=0.0, Tensor? dropout_seed=None, bool deterministic=False) -> (Tensor out, Tensor lse)";
-
-constexpr const char* kBackward =
-    "dilated_attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
-    "int[] segment_lengths, int[] dilation_rates, *, bool causal=False, float? scale=None, str head_offset=\"modulo\", "
-    "int[]? offsets=None, str mixing=\"joint\", bool average=False, str padding=\"masked\", SymInt[]? cu_seqlens=None, "
-    "SymInt[]? lengths=None, SymInt? query_start=None, float dropout_p=0.0, Tensor? dropout_seed=None, "
-    "bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv)";
-
-constexpr const char* kPatternForward =
-    "pattern_attention(Tensor q, Tensor k, Tensor v, str pattern_json, Tensor? blocks=None, *, Tensor? gates=None, "
-    "float? scale=None, SymInt[]? cu_seqlens=None, SymInt[]? lengths=None, SymInt? query_start=None, "
-    "float dropout_p=0.0, Tensor? dropout_seed=None, bool deterministic=False) -> (Tensor out, Tensor lse)";
-
-constexpr const char* kPatternBackward =
-    "pattern_attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
-    "str pattern_json, Tensor? blocks=None, *, Tensor? gates=None, float? scale=None, SymInt[]? cu_seqlens=None, "
-    "SymInt[]? lengths=None, SymInt? query_start=None, float dropout_p=0.0, Tensor? dropout_seed=None, "
-    "bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)";
-
-template <class T>
-std::optional<std::vector<T>> owned(at::OptionalArrayRef<T> list) {
-  if (!list) return std::nullopt;
-  return list->vec();
+template <class Field>
+constexpr const char* schema_type() {
+  if constexpr (std::is_same_v<Field, std::string>) return "str";
+  if constexpr (std::is_same_v<Field, std::optional<Tensor>>) return "Tensor?";
+  if constexpr (std::is_same_v<Field, std::optional<double>>) return "float?";
+  if constexpr (std::is_same_v<Field, std::optional<c10::SymInt>>) return "SymInt?";
+  if constexpr (std::is_same_v<Field, double>) return "float";
+  if constexpr (std::is_same_v<Field, bool>) return "bool";
 }
 
-Call dilated_call(at::IntArrayRef segment_lengths, at::IntArrayRef dilation_rates, bool causal,
-                  std::optional<double> scale, std::string_view head_offset, at::OptionalIntArrayRef offsets,
-                  std::string_view mixing, bool average, std::string_view padding, SymIntList cu_seqlens,
-                  SymIntList lengths, std::optional<c10::SymInt> query_start, double dropout_p,
-                  const std::optional<Tensor>& dropout_seed, bool deterministic) {
-  Call call;
-  call.segment_lengths = segment_lengths.vec();
-  call.dilation_rates = dilation_rates.vec();
-  call.causal = causal;
-  call.scale = scale;
-  call.head_offset = std::string(head_offset);
-  call.offsets = owned(offsets);
-  call.mixing = std::string(mixing);
-  call.average = average;
-  call.padding = std::string(padding);
-  call.cu_seqlens = owned(cu_seqlens);
-  call.lengths = owned(lengths);
-  call.query_start = std::move(query_start);
-  call.dropout_p = dropout_p;
-  call.dropout_seed = dropout_seed;
-  call.deterministic = deterministic;
-  return call;
+// Tensors stand before the star: torch.library registers no gradient for keyword-only ones.
+std::string call_schema() {
+  std::string text;
+  bool starred = false;
+  const Call call;
+  Call::fields(call, [&]<class Field>(const std::string& name, const std::string& otherwise, const Field&) {
+    const bool may_be_positional = std::is_same_v<Field, std::string> || std::is_same_v<Field, std::optional<Tensor>>;
+    if (!may_be_positional && !starred) {
+      text += ", *";
+      starred = true;
+    }
+    text += std::string(", ") + schema_type<Field>() + " " + name + (otherwise.empty() ? "" : "=" + otherwise);
+  });
+  return text;
 }
 
-template <Outputs (*kernel)(const Tensor&, const Tensor&, const Tensor&, const Call&)>
-Outputs unpack_forward(const Tensor& q, const Tensor& k, const Tensor& v, at::IntArrayRef segment_lengths,
-                       at::IntArrayRef dilation_rates, bool causal, std::optional<double> scale,
-                       std::string_view head_offset, at::OptionalIntArrayRef offsets, std::string_view mixing,
-                       bool average, std::string_view padding, SymIntList cu_seqlens, SymIntList lengths,
-                       std::optional<c10::SymInt> query_start, double dropout_p,
-                       const std::optional<Tensor>& dropout_seed, bool deterministic) {
-  return kernel(
-      q, k, v,
-      dilated_call(segment_lengths, dilation_rates, causal, scale, head_offset, offsets, mixing, average, padding,
-                   cu_seqlens, lengths, std::move(query_start), dropout_p, dropout_seed, deterministic));
+// A Call from the operator's arguments and back.
+Call call_of(std::string_view pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor cu_seqlens,
+             MaybeTensor lengths, MaybeTensor dropout_seed, std::optional<double> scale,
+             std::optional<c10::SymInt> query_start, double dropout_p, bool deterministic) {
+  return {std::string(pattern),   blocks,    gates,        cu_seqlens, lengths, dropout_seed, scale,
+          std::move(query_start), dropout_p, deterministic};
+}
+auto arguments(const Call& c) {
+  return std::tuple<std::string_view, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor,
+                    std::optional<double>, std::optional<c10::SymInt>, double, bool>(
+      c.pattern, c.blocks, c.gates, c.cu_seqlens, c.lengths, c.dropout_seed, c.scale, c.query_start, c.dropout_p,
+      c.deterministic);
 }
 
-using ThreeGrads = std::tuple<Tensor, Tensor, Tensor>;
+// Functions of the operators' signatures around the kernels.
+template <class Arguments>
+struct Unpack;
+template <class... Rest>
+struct Unpack<Call(Rest...)> {
+  template <Outputs (*kernel)(const Tensor&, const Tensor&, const Tensor&, const Call&)>
+  static Outputs forward(const Tensor& q, const Tensor& k, const Tensor& v, Rest... rest) {
+    return kernel(q, k, v, call_of(std::forward<Rest>(rest)...));
+  }
+  template <InputGrads (*kernel)(const BackwardInputs&, const Call&)>
+  static InputGrads backward(const Tensor& d_out, MaybeTensor d_lse, const Tensor& q, const Tensor& k, const Tensor& v,
+                             const Tensor& out, const Tensor& lse, Rest... rest) {
+    return kernel(BackwardInputs{d_out, d_lse, q, k, v, out, lse}, call_of(std::forward<Rest>(rest)...));
+  }
+};
+using Unpacked = Unpack<decltype(call_of)>;
 
-template <InputGrads (*kernel)(const BackwardInputs&, const Call&)>
-ThreeGrads unpack_backward(const Tensor& d_out, const std::optional<Tensor>& d_lse, const Tensor& q, const Tensor& k,
-                           const Tensor& v, const Tensor& out, const Tensor& lse, at::IntArrayRef segment_lengths,
-                           at::IntArrayRef dilation_rates, bool causal, std::optional<double> scale,
-                           std::string_view head_offset, at::OptionalIntArrayRef offsets, std::string_view mixing,
-                           bool average, std::string_view padding, SymIntList cu_seqlens, SymIntList lengths,
-                           std::optional<c10::SymInt> query_start, double dropout_p,
-                           const std::optional<Tensor>& dropout_seed, bool deterministic) {
-  const auto [dq, dk, dv, none] = kernel(
-      BackwardInputs{d_out, d_lse, q, k, v, out, lse},
-      dilated_call(segment_lengths, dilation_rates, causal, scale, head_offset, offsets, mixing, average, padding,
-                   cu_seqlens, lengths, std::move(query_start), dropout_p, dropout_seed, deterministic));
-  return {dq, dk, dv};
-}
-
-Call pattern_call(std::string_view pattern_json, const std::optional<Tensor>& blocks,
-                  const std::optional<Tensor>& gates, std::optional<double> scale, SymIntList cu_seqlens,
-                  SymIntList lengths, std::optional<c10::SymInt> query_start, double dropout_p,
-                  const std::optional<Tensor>& dropout_seed, bool deterministic) {
-  Call call;
-  call.pattern_json = std::string(pattern_json);
-  call.blocks = blocks;
-  call.gates = gates;
-  call.scale = scale;
-  call.cu_seqlens = owned(cu_seqlens);
-  call.lengths = owned(lengths);
-  call.query_start = std::move(query_start);
-  call.dropout_p = dropout_p;
-  call.dropout_seed = dropout_seed;
-  call.deterministic = deterministic;
-  return call;
-}
-
-template <Outputs (*kernel)(const Tensor&, const Tensor&, const Tensor&, const Call&)>
-Outputs unpack_pattern_forward(const Tensor& q, const Tensor& k, const Tensor& v, std::string_view pattern_json,
-                               const std::optional<Tensor>& blocks, const std::optional<Tensor>& gates,
-                               std::optional<double> scale, SymIntList cu_seqlens, SymIntList lengths,
-                               std::optional<c10::SymInt> query_start, double dropout_p,
-                               const std::optional<Tensor>& dropout_seed, bool deterministic) {
-  return kernel(q, k, v,
-                pattern_call(pattern_json, blocks, gates, scale, cu_seqlens, lengths, std::move(query_start), dropout_p,
-                             dropout_seed, deterministic));
-}
-
-template <InputGrads (*kernel)(const BackwardInputs&, const Call&)>
-InputGrads unpack_pattern_backward(const Tensor& d_out, const std::optional<Tensor>& d_lse, const Tensor& q,
-                                   const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                                   std::string_view pattern_json, const std::optional<Tensor>& blocks,
-                                   const std::optional<Tensor>& gates, std::optional<double> scale,
-                                   SymIntList cu_seqlens, SymIntList lengths, std::optional<c10::SymInt> query_start,
-                                   double dropout_p, const std::optional<Tensor>& dropout_seed, bool deterministic) {
-  return kernel(BackwardInputs{d_out, d_lse, q, k, v, out, lse},
-                pattern_call(pattern_json, blocks, gates, scale, cu_seqlens, lengths, std::move(query_start), dropout_p,
-                             dropout_seed, deterministic));
-}
-
-// All that the kernels get is used by them alone, so unpack_* of any kernel has the signature of the operator.
-using ForwardSignature = decltype(unpack_forward<forward_device>);
-using BackwardSignature = decltype(unpack_backward<backward_device>);
-using PatternForwardSignature = decltype(unpack_pattern_forward<forward_device>);
-using PatternBackwardSignature = decltype(unpack_pattern_backward<backward_device>);
-
-template <class T>
-at::OptionalArrayRef<T> borrowed(const std::optional<std::vector<T>>& list) {
-  if (!list) return std::nullopt;
-  return at::ArrayRef<T>(*list);
+template <class Signature>
+auto handle_of(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
 }  // namespace
 
 Outputs dispatch_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  if (call.pattern_json) {
-    static const auto pattern_handle = c10::Dispatcher::singleton()
-                                           .findSchemaOrThrow("longstride::pattern_attention", "")
-                                           .typed<PatternForwardSignature>();
-    return pattern_handle.call(q, k, v, *call.pattern_json, call.blocks, call.gates, call.scale,
-                               borrowed(call.cu_seqlens), borrowed(call.lengths), call.query_start, call.dropout_p,
-                               call.dropout_seed, call.deterministic);
-  }
-  static const auto handle =
-      c10::Dispatcher::singleton().findSchemaOrThrow("longstride::dilated_attention", "").typed<ForwardSignature>();
-  return handle.call(q, k, v, call.segment_lengths, call.dilation_rates, call.causal, call.scale, call.head_offset,
-                     borrowed(call.offsets), call.mixing, call.average, call.padding, borrowed(call.cu_seqlens),
-                     borrowed(call.lengths), call.query_start, call.dropout_p, call.dropout_seed, call.deterministic);
+  static const auto handle = handle_of<decltype(Unpacked::forward<forward_device>)>("longstride::attention");
+  return std::apply([&](auto&&... rest) { return handle.call(q, k, v, rest...); }, arguments(call));
 }
 
 InputGrads dispatch_backward(const BackwardInputs& in, const Call& call) {
-  if (call.pattern_json) {
-    static const auto pattern_handle = c10::Dispatcher::singleton()
-                                           .findSchemaOrThrow("longstride::pattern_attention_backward", "")
-                                           .typed<PatternBackwardSignature>();
-    return pattern_handle.call(in.d_out, in.d_lse, in.q, in.k, in.v, in.out, in.lse, *call.pattern_json, call.blocks,
-                               call.gates, call.scale, borrowed(call.cu_seqlens), borrowed(call.lengths),
-                               call.query_start, call.dropout_p, call.dropout_seed, call.deterministic);
-  }
-  static const auto handle = c10::Dispatcher::singleton()
-                                 .findSchemaOrThrow("longstride::dilated_attention_backward", "")
-                                 .typed<BackwardSignature>();
-  auto [dq, dk, dv] =
-      handle.call(in.d_out, in.d_lse, in.q, in.k, in.v, in.out, in.lse, call.segment_lengths, call.dilation_rates,
-                  call.causal, call.scale, call.head_offset, borrowed(call.offsets), call.mixing, call.average,
-                  call.padding, borrowed(call.cu_seqlens), borrowed(call.lengths), call.query_start, call.dropout_p,
-                  call.dropout_seed, call.deterministic);
-  return {dq, dk, dv, Tensor()};
+  static const auto handle = handle_of<decltype(Unpacked::backward<backward_device>)>("longstride::attention_backward");
+  return std::apply(
+      [&](auto&&... rest) { return handle.call(in.d_out, in.d_lse, in.q, in.k, in.v, in.out, in.lse, rest...); },
+      arguments(call));
 }
 
 TORCH_LIBRARY(longstride, m) {
+  using at::DispatchKey;
   // The strides of q, k, v are part of the contract (dim contiguous): a compiler that lays tensors out anew must keep
   // them.
-  m.def(kForward, {at::Tag::pt2_compliant_tag, at::Tag::needs_fixed_stride_order});
-  m.def(kBackward, {at::Tag::pt2_compliant_tag, at::Tag::needs_fixed_stride_order});
-  m.def(kPatternForward, {at::Tag::pt2_compliant_tag, at::Tag::needs_fixed_stride_order});
-  m.def(kPatternBackward, {at::Tag::pt2_compliant_tag, at::Tag::needs_fixed_stride_order});
-}
-
-TORCH_LIBRARY_IMPL(longstride, CPU, m) {
-  m.impl("dilated_attention", unpack_forward<forward_device>);
-  m.impl("dilated_attention_backward", unpack_backward<backward_device>);
-  m.impl("pattern_attention", unpack_pattern_forward<forward_device>);
-  m.impl("pattern_attention_backward", unpack_pattern_backward<backward_device>);
-}
-
-// Registered so that a CUDA tensor gets our refusal, which names what can be done, and not the dispatcher's.
-TORCH_LIBRARY_IMPL(longstride, CUDA, m) {
-  m.impl("dilated_attention", unpack_forward<forward_device>);
-  m.impl("dilated_attention_backward", unpack_backward<backward_device>);
-  m.impl("pattern_attention", unpack_pattern_forward<forward_device>);
-  m.impl("pattern_attention_backward", unpack_pattern_backward<backward_device>);
-}
-
-TORCH_LIBRARY_IMPL(longstride, Meta, m) {
-  m.impl("dilated_attention", unpack_forward<forward_meta>);
-  m.impl("dilated_attention_backward", unpack_backward<backward_meta>);
-  m.impl("pattern_attention", unpack_pattern_forward<forward_meta>);
-  m.impl("pattern_attention_backward", unpack_pattern_backward<backward_meta>);
-}
-
-TORCH_LIBRARY_IMPL(longstride, Autograd, m) {
-  m.impl("dilated_attention", unpack_forward<forward_autograd>);
-  m.impl("dilated_attention_backward", unpack_backward<backward_autograd>);
-  m.impl("pattern_attention", unpack_pattern_forward<forward_autograd>);
-  m.impl("pattern_attention_backward", unpack_pattern_backward<backward_autograd>);
-}
-
-TORCH_LIBRARY_IMPL(longstride, AutocastCPU, m) {
-  m.impl("dilated_attention", unpack_forward<forward_autocast>);
-  m.impl("pattern_attention", unpack_pattern_forward<forward_autocast>);
-}
-
-TORCH_LIBRARY_IMPL(longstride, AutocastCUDA, m) {
-  m.impl("dilated_attention", unpack_forward<forward_autocast>);
-  m.impl("pattern_attention", unpack_pattern_forward<forward_autocast>);
+  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag, at::Tag::needs_fixed_stride_order};
+  const std::string forward =
+                        "attention(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> (Tensor out, Tensor lse)",
+                    backward =
+                        "attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor "
+                        "out, Tensor lse" +
+                        call_schema() + ") -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)";
+  m.def(forward.c_str(), tags);
+  m.def(backward.c_str(), tags);
+  const auto add = [&](DispatchKey key, auto* forward, auto* backward) {
+    m.impl("attention", torch::dispatch(key, forward));
+    m.impl("attention_backward", torch::dispatch(key, backward));
+  };
+  // CUDA in every build, and what is no dense tensor: so that these get our refusal, which names what can be done, and
+  // not the dispatcher's.
+  for (const DispatchKey key :
+       {DispatchKey::CPU, DispatchKey::CUDA, DispatchKey::SparseCPU, DispatchKey::SparseCUDA, DispatchKey::SparseCsrCPU,
+        DispatchKey::SparseCsrCUDA, DispatchKey::QuantizedCPU, DispatchKey::QuantizedCUDA, DispatchKey::NestedTensorCPU,
+        DispatchKey::NestedTensorCUDA, DispatchKey::MkldnnCPU})
+    add(key, &Unpacked::forward<forward_device>, &Unpacked::backward<backward_device>);
+  add(DispatchKey::Meta, &Unpacked::forward<forward_meta>, &Unpacked::backward<backward_meta>);
+  add(DispatchKey::Autograd, &Unpacked::forward<forward_autograd>, &Unpacked::backward<backward_autograd>);
+  for (const DispatchKey key : {DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA})
+    m.impl("attention", torch::dispatch(key, &Unpacked::forward<forward_autocast>));
 }
 
 }  // namespace longstride::op

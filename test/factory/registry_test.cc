@@ -103,6 +103,13 @@ TEST(Create, AutoSaysWhatItChoseAndWhy) {
                 create_multihead_dilated_attention("auto", {{"device", "gpu"}});
               }),
               HasSubstr("device must be"));
+  // No machine has a device of this number.
+  for (const char* device : {"meta", "cuda:99", "xla"}) {
+    EXPECT_THAT(refusal([&] {
+                  create_multihead_dilated_attention("standard", {{"device", device}});
+                }),
+                HasSubstr("device must be one that this torch and machine have"));
+  }
   EXPECT_THAT(refusal([] {
                 create_multihead_dilated_attention("standard", {{"dtype", "float23"}});
               }),

@@ -111,7 +111,7 @@ TEST(LearnedBlockAttention, GatesReachTheScoresOfTheChosenBlocks) {
   AttentionOptions call;
   call.gates = gates;
   const AttentionResult again =
-      pattern_attention(in.q, in.k, in.v, R"({"blocks": [{"pattern": "list", "block_size": 8}]})", choice.blocks, call);
+      attention(in.q, in.k, in.v, R"({"blocks": [{"pattern": "list", "block_size": 8}]})", choice.blocks, call);
   const Tensor of_gates = torch::autograd::grad({(again.out * in.q).sum() + again.lse.square().sum()}, {gates})[0];
   const Tensor expected = at::zeros_like(d);
   for (int64_t n = 0; n < gates.size(0); ++n) {

@@ -1,16 +1,18 @@
-"""The operators on CUDA tensors, as a Python user calls them, against the same operators on the CPU in float32.
+"""The operator on CUDA tensors, as a Python user calls it, against the same operator on the CPU in float32.
 
 Needs a GPU, and a torch built for CUDA of the version that the library was built with; without one it fails.
 
 usage: cuda_device_test.py PATH/TO/liblongstride.so
 """
 
+import json
 import sys
 import unittest
 
 import torch
 
 LIBRARY = sys.argv.pop()
+DILATED = {"head_offset", "offsets", "mixing", "average", "padding"}
 OPTIONS = {
     "causal": {"causal": True},
     "documents": {"causal": True, "cu_seqlens": [0, 17, 17, 150, 389]},
@@ -33,7 +35,18 @@ def inputs(dtype, dim=64, length=389, heads=6, kv_heads=3, batch=2, device="cuda
 
 
 def attention(q, k, v, segments=(64, 128, 512), rates=(1, 2, 4), **options):
-    return torch.ops.longstride.dilated_attention(q, k, v, list(segments), list(rates), **options)
+    """The names of OPTIONS, sorted into the pattern's text and the operator's arguments."""
+    dilated = {name: options.pop(name) for name in DILATED & options.keys()}
+    text = json.dumps(
+        {
+            "causal": options.pop("causal", False),
+            "dilated": {"segment_lengths": list(segments), "dilation_rates": list(rates), **dilated},
+        }
+    )
+    for name in ("cu_seqlens", "lengths"):
+        if name in options:
+            options[name] = torch.tensor(options[name], dtype=torch.int32)
+    return torch.ops.longstride.attention(q, k, v, text, **options)
 
 
 class CudaTest(unittest.TestCase):
@@ -67,6 +80,19 @@ class CudaTest(unittest.TestCase):
             for name, options in OPTIONS.items():
                 with self.subTest(dtype=dtype, options=name):
                     self.compare(*inputs(dtype), lambda *t: attention(*t, **options), tolerance)
+
+    def test_lengths_on_the_device(self):
+        for name in ("cu_seqlens", "lengths"):
+            numbers = next(options[name] for options in OPTIONS.values() if name in options)
+            results = []
+            for device in ("cpu", "cuda"):
+                q, k, v = inputs(torch.bfloat16)
+                text = '{"dilated": {"segment_lengths": [64, 128], "dilation_rates": [1, 2]}}'
+                given = {name: torch.tensor(numbers, dtype=torch.int32, device=device)}
+                out, lse = torch.ops.longstride.attention(q, k, v, text, **given)
+                results.append((out, lse, *torch.autograd.grad(out.float().square().sum(), (q, k, v))))
+            for host, device in zip(*results):
+                torch.testing.assert_close(host, device)
 
     def test_large_scores_are_as_exact_as_dense_attention(self):
         """Against float64, beside torch's own attention where that is finite, in one group and as two copies of it."""
@@ -120,7 +146,7 @@ class CudaTest(unittest.TestCase):
     def test_blocks(self):
         pattern = '{"blocks": [{"pattern": "list", "block_size": 32}], "causal": true}'
         blocks = torch.tensor([[-1, -1, i, j] for i in range(13) for j in (0, i)], dtype=torch.int32)
-        op = torch.ops.longstride.pattern_attention
+        op = torch.ops.longstride.attention
         self.compare(*inputs(torch.bfloat16), lambda q, k, v: op(q, k, v, pattern, blocks.to(q.device)), 2e-2)
 
     def gate_gradients(self, dtype, device, block_size, causal, **options):
@@ -136,7 +162,9 @@ class CudaTest(unittest.TestCase):
         if "dropout_p" in options:
             options["dropout_seed"] = torch.tensor(12345, device=device)
         pattern = f'{{"blocks": [{{"pattern": "list", "block_size": {block_size}}}], "causal": {str(causal).lower()}}}'
-        out, lse = torch.ops.longstride.pattern_attention(q, k, v, pattern, blocks, gates=gates, **options)
+        if "lengths" in options:
+            options["lengths"] = torch.tensor(options["lengths"])
+        out, lse = torch.ops.longstride.attention(q, k, v, pattern, blocks, gates=gates, **options)
         weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(device)
         lse_weights = torch.randn(lse.shape, generator=torch.Generator().manual_seed(3)).to(device)
         seen = torch.where(lse.isinf(), torch.zeros_like(lse), lse)

@@ -166,7 +166,7 @@ TEST_F(ProcessPool, InferenceTensorsAreSo) {
 }
 
 TEST_F(ProcessPool, SizesThatNoMemoryHasAreRefused) {
-  for (const int64_t rows : {int64_t{1} << 60, int64_t{1} << 58}) {
+  for (const int64_t rows : {int64_t{1} << 60, int64_t{1} << 58, int64_t{1} << 50}) {
     try {
       (void)empty_result({rows, 4}, at::kFloat);
       FAIL() << rows << " x 4 floats were given";
@@ -174,7 +174,6 @@ TEST_F(ProcessPool, SizesThatNoMemoryHasAreRefused) {
       EXPECT_THAT(e.what(), testing::HasSubstr("must be"));
     }
   }
-  EXPECT_THROW((void)empty_result({int64_t{1} << 50, 4}, at::kFloat), std::bad_alloc);
   EXPECT_EQ(live(), 0);
 }
 

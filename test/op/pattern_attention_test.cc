@@ -1,8 +1,7 @@
-// pattern_attention: JSON and block lists through the operator, the gradient of gates against torch's own derivative of
+// Patterns as text: JSON and block lists through the operator, the gradient of gates against torch's own derivative of
 // the dense formula, and what is refused.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/csrc/jit/frontend/function_schema_parser.h>
 
 #include <cmath>
 
@@ -24,35 +23,14 @@ Tensor rows(const std::vector<std::array<int32_t, 4>>& list) {
   return torch::tensor(flat, at::kInt).reshape({static_cast<int64_t>(list.size()), 4});
 }
 
-TEST(PatternAttention, SchemaWordForWord) {
-  const std::string options =
-      "float? scale=None, SymInt[]? cu_seqlens=None, SymInt[]? lengths=None, SymInt? query_start=None, float "
-      "dropout_p=0.0, Tensor? dropout_seed=None, bool deterministic=False)";
-  for (const auto& [name, text] : std::vector<std::pair<const char*, std::string>>{
-           {"longstride::pattern_attention",
-            "longstride::pattern_attention(Tensor q, Tensor k, Tensor v, str pattern_json, Tensor? blocks=None, *, "
-            "Tensor? gates=None, " +
-                options + " -> (Tensor out, Tensor lse)"},
-           {"longstride::pattern_attention_backward",
-            "longstride::pattern_attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor "
-            "out, Tensor lse, str pattern_json, Tensor? blocks=None, *, Tensor? gates=None, " +
-                options + " -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)"}}) {
-    const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
-    EXPECT_EQ(c10::toString(op.schema()), c10::toString(torch::jit::parseSchema(text)));
-    for (const at::DispatchKey key : {at::DispatchKey::CPU, at::DispatchKey::Meta, at::DispatchKey::CUDA})
-      EXPECT_TRUE(op.hasKernelForDispatchKey(key)) << name << " " << key;
-    EXPECT_TRUE(op.hasKernelForDispatchKey(at::DispatchKey::Autograd)) << name;
-  }
-}
-
 TEST(PatternAttention, JsonValueAndTensorAreOneCall) {
   const Tensor q = normal(1, {2, 30, 4, 8}), k = normal(2, {2, 30, 2, 8}), v = normal(3, {2, 30, 2, 8});
   const std::vector<std::array<int32_t, 4>> list = {{-1, -1, 0, 0}, {1, -1, 3, 2}, {-1, 1, 7, 1}, {-1, 1, 7, 1}};
   const Pattern pattern = pattern_from_json(
       R"({"blocks": [{"pattern": "list", "block_size": 4, "blocks": [[-1,-1,0,0],[1,-1,3,2],[-1,1,7,1]]}]})");
   const AttentionResult value = attention(q, k, v, pattern);
-  const AttentionResult text = pattern_attention(q, k, v, to_json(pattern));
-  const AttentionResult tensor = pattern_attention(q, k, v, kList, rows(list));
+  const AttentionResult text = attention(q, k, v, to_json(pattern));
+  const AttentionResult tensor = attention(q, k, v, kList, rows(list));
   EXPECT_EQ(last_engine(), "cpu");
   for (const AttentionResult& r : {text, tensor}) {
     EXPECT_TRUE(same_bits(r.out, value.out));
@@ -78,7 +56,7 @@ TEST(PatternAttention, AllBlocksAreDenseAndOnesStayOnes) {
          R"("hierarchical", "block_size": 16, "levels": [{"stride": 64, "window": 100}, {"stride": 128, "global": true}])"}) {
       const std::string text = std::string(R"({"causal": )") + (causal ? "true" : "false") +
                                R"(, "blocks": [{"pattern": )" + pattern + "}]}";
-      const Tensor out = pattern_attention(q, k, at::ones_like(v), text).out;
+      const Tensor out = attention(q, k, at::ones_like(v), text).out;
       EXPECT_LT((out - 1).abs().max().item<double>(), 1e-6) << text;
     }
   }
@@ -178,7 +156,7 @@ TEST(PatternAttention, GateGradientIsTheDerivativeOfTheDenseFormula) {
       if (!o.lengths.empty()) options.lengths = o.lengths;
       if (o.query_start > 0) options.query_start = o.query_start;
       options.gates = at::ones({static_cast<int64_t>(c.list.size())}, dtype).requires_grad_();
-      const auto [out, lse] = pattern_attention(q, k, v, text, rows(c.list), options);
+      const auto [out, lse] = attention(q, k, v, text, rows(c.list), options);
       const Tensor loss = (out * a).sum() + (lse.masked_fill(lse.isneginf(), 0) * b).sum();
       const Tensor d = torch::autograd::grad({loss}, {*options.gates})[0];
       EXPECT_EQ(last_engine(), dtype == at::kDouble ? "reference" : "cpu");
@@ -226,7 +204,7 @@ TEST(PatternAttention, MetaGivesShapes) {
     AttentionOptions options;
     options.gates = torch::ones({2}, device).requires_grad_();
     const Tensor blocks = rows({{-1, -1, 0, 0}, {0, 1, 2, 1}}).to(device);
-    const AttentionResult r = pattern_attention(q, k, k, kList, blocks, options);
+    const AttentionResult r = attention(q, k, k, kList, blocks, options);
     const auto d = torch::autograd::grad({r.out}, {q, k, *options.gates}, {at::zeros_like(r.out)});
     return std::vector<Tensor>{r.out, r.lse, d[0], d[1], d[2]};
   };
@@ -242,10 +220,10 @@ TEST(PatternAttentionRefuses, BadArguments) {
   const Tensor q = normal(1, {1, 10, 2, 8});
   const auto ask = [&](const std::string& text, const std::optional<Tensor>& blocks,
                        const AttentionOptions& options = {}) {
-    return refusal([&] { pattern_attention(q, q, q, text, blocks, options); });
+    return refusal([&] { attention(q, q, q, text, blocks, options); });
   };
   const Tensor good = rows({{-1, -1, 0, 0}});
-  EXPECT_NO_THROW(pattern_attention(q, q, q, kList, good));
+  EXPECT_NO_THROW(attention(q, q, q, kList, good));
   EXPECT_THAT(ask(kList, {}), HasSubstr("blocks[0].blocks must be given"));
   EXPECT_THAT(ask(kList, good.to(at::kLong)), HasSubstr("blocks must be int32 [rows, 4]"));
   EXPECT_THAT(ask(kList, good.reshape({4})), HasSubstr("blocks must be int32 [rows, 4]"));

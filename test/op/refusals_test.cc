@@ -1,9 +1,12 @@
 // Bad input: one test a message, its wording, and that everything is as it was.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
 
+#include "longstride/pattern/json.h"
 #include "test/op/support.h"
 
 namespace longstride::test {
@@ -165,18 +168,48 @@ TEST_F(Refusals, Lengths) {
   EXPECT_THAT(call(), HasSubstr("lengths[0] must be in [0, len_k] = [0, 10], got -1"));
 }
 
+// A call of the operator itself: what Python can give and the C++ types cannot.
+std::string call_operator(const std::string& name, std::vector<c10::IValue> tensors, const std::string& pattern,
+                          const std::optional<Tensor>& cu_seqlens = std::nullopt,
+                          const std::optional<Tensor>& lengths = std::nullopt) {
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(("longstride::" + name).c_str(), "");
+  return refusal([&] {
+    torch::jit::Stack stack = std::move(tensors);
+    const c10::IValue none;
+    for (const c10::IValue& rest :
+         std::vector<c10::IValue>{pattern, none, none, cu_seqlens, lengths, none, none, none, 0.0, false})
+      stack.push_back(rest);
+    op.callBoxed(stack);
+  });
+}
+
+TEST_F(Refusals, TensorsOfLengths) {
+  const auto with = [&](const std::optional<Tensor>& cu_seqlens, const std::optional<Tensor>& lengths) {
+    return call_operator("attention", {q, k, v}, to_json(pattern), cu_seqlens, lengths);
+  };
+  const Tensor two = torch::tensor({10, 10}, at::kInt);
+  EXPECT_THAT(with(two, two), HasSubstr("cu_seqlens and lengths must not be given together, got both"));
+  EXPECT_THAT(with(two.to(at::kFloat), {}),
+              HasSubstr("cu_seqlens must be an int32 or int64 tensor of one dimension, got Float of shape [2]"));
+  EXPECT_THAT(with({}, two.unsqueeze(0)),
+              HasSubstr("lengths must be an int32 or int64 tensor of one dimension, got Int of shape [1, 2]"));
+  EXPECT_THAT(with({}, two.narrow(0, 0, 1)), HasSubstr("lengths must have one entry per batch row, 2, got 1 entries"));
+  EXPECT_THAT(with({}, two + 1), HasSubstr("lengths[0] must be in [0, len_k] = [0, 10], got 11"));
+  EXPECT_THAT(with(two, {}), HasSubstr("cu_seqlens[0] must be 0, got 10"));
+  EXPECT_THAT(with(two.narrow(0, 0, 0), {}), HasSubstr("cu_seqlens must have at least its first entry, 0"));
+}
+
 // Lists reach the operator unchecked when Python calls it.
 TEST_F(Refusals, PatternArguments) {
-  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("longstride::dilated_attention", "");
   const auto with = [&](std::vector<int64_t> segments, std::vector<int64_t> rates, const char* offset = "modulo",
                         const char* mixing = "joint", bool average = false, const char* padding = "masked",
                         std::optional<std::vector<int64_t>> offsets = std::nullopt) {
-    return refusal([&] {
-      torch::jit::Stack stack = {
-          q,      k,       v,       segments,      rates,         false,         c10::IValue(), offset,        offsets,
-          mixing, average, padding, c10::IValue(), c10::IValue(), c10::IValue(), 0.0,           c10::IValue(), false};
-      op.callBoxed(stack);
-    });
+    const std::string table = offsets ? fmt::format(R"(, "offsets": [{}])", fmt::join(*offsets, ", ")) : "";
+    return call_operator(
+        "attention", {q, k, v},
+        fmt::format(R"({{"dilated": {{"segment_lengths": [{}], "dilation_rates": [{}], "head_offset": )"
+                    R"("{}", "mixing": "{}", "average": {}, "padding": "{}"{}}}}})",
+                    fmt::join(segments, ", "), fmt::join(rates, ", "), offset, mixing, average, padding, table));
   };
   EXPECT_THAT(with({}, {}), HasSubstr("cannot be empty"));
   EXPECT_THAT(with({4}, {}), HasSubstr("cannot be empty"));
@@ -200,34 +233,9 @@ TEST_F(Refusals, MetaTensorsGetTheSame) {
 }
 
 TEST_F(Refusals, BackwardShapes) {
-  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("longstride::dilated_attention_backward", "");
   const AttentionResult r = attention(q, k, v, pattern);
   const auto with = [&](const Tensor& d_out, const Tensor& d_lse, const Tensor& out, const Tensor& lse) {
-    return refusal([&] {
-      torch::jit::Stack stack = {d_out,
-                                 d_lse,
-                                 q,
-                                 k,
-                                 v,
-                                 out,
-                                 lse,
-                                 std::vector<int64_t>{4, 8},
-                                 std::vector<int64_t>{1, 2},
-                                 false,
-                                 c10::IValue(),
-                                 "modulo",
-                                 c10::IValue(),
-                                 "joint",
-                                 false,
-                                 "masked",
-                                 c10::IValue(),
-                                 c10::IValue(),
-                                 c10::IValue(),
-                                 0.0,
-                                 c10::IValue(),
-                                 false};
-      op.callBoxed(stack);
-    });
+    return call_operator("attention_backward", {d_out, d_lse, q, k, v, out, lse}, to_json(pattern));
   };
   EXPECT_THAT(with(r.out[0], r.lse, r.out, r.lse),
               HasSubstr("d_out must have the shape [2, 10, 4, 8], got shape [10, 4, 8]"));

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/frontend/function_schema_parser.h>
 
+#include "longstride/pattern/json.h"
+#include "op/pattern_text.h"
 #include "test/op/support.h"
 
 namespace longstride::test {
@@ -13,28 +15,56 @@ using testing::HasSubstr;
 
 // As the design document has them.
 constexpr const char* kForward =
-    "longstride::dilated_attention(Tensor q, Tensor k, Tensor v, int[] segment_lengths, int[] dilation_rates, *, bool "
-    "causal=False, float? scale=None, str head_offset=\"modulo\", int[]? offsets=None, str mixing=\"joint\", bool "
-    "average=False, str padding=\"masked\", SymInt[]? cu_seqlens=None, SymInt[]? lengths=None, SymInt? "
-    "query_start=None, "
-    "float dropout_p=0.0, Tensor? dropout_seed=None, bool deterministic=False) -> (Tensor out, Tensor lse)";
+    "longstride::attention(Tensor q, Tensor k, Tensor v, str pattern, Tensor? blocks=None, Tensor? gates=None, Tensor? "
+    "cu_seqlens=None, Tensor? lengths=None, Tensor? dropout_seed=None, *, float? scale=None, SymInt? query_start=None, "
+    "float dropout_p=0.0, bool deterministic=False) -> (Tensor out, Tensor lse)";
 constexpr const char* kBackward =
-    "longstride::dilated_attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, "
-    "Tensor "
-    "lse, int[] segment_lengths, int[] dilation_rates, *, bool causal=False, float? scale=None, str "
-    "head_offset=\"modulo\", int[]? offsets=None, str mixing=\"joint\", bool average=False, str padding=\"masked\", "
-    "SymInt[]? cu_seqlens=None, SymInt[]? lengths=None, SymInt? query_start=None, float dropout_p=0.0, Tensor? "
-    "dropout_seed=None, bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv)";
+    "longstride::attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+    "str pattern, Tensor? blocks=None, Tensor? gates=None, Tensor? cu_seqlens=None, Tensor? lengths=None, Tensor? "
+    "dropout_seed=None, *, float? scale=None, SymInt? query_start=None, float dropout_p=0.0, bool deterministic=False) "
+    "-> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)";
 
 TEST(Schema, WordForWord) {
   for (const auto& [name, text] : std::vector<std::pair<const char*, const char*>>{
-           {"longstride::dilated_attention", kForward}, {"longstride::dilated_attention_backward", kBackward}}) {
+           {"longstride::attention", kForward}, {"longstride::attention_backward", kBackward}}) {
     const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
     EXPECT_EQ(c10::toString(op.schema()), c10::toString(torch::jit::parseSchema(text)));
     for (const at::DispatchKey key : {at::DispatchKey::CPU, at::DispatchKey::Meta, at::DispatchKey::CUDA})
       EXPECT_TRUE(op.hasKernelForDispatchKey(key)) << name << " " << key;
     EXPECT_TRUE(op.hasKernelForDispatchKey(at::DispatchKey::Autograd)) << name;
   }
+  const auto autocast = {at::DispatchKey::AutocastCPU, at::DispatchKey::AutocastCUDA};
+  for (const at::DispatchKey key : autocast)
+    EXPECT_TRUE(
+        c10::Dispatcher::singleton().findSchemaOrThrow("longstride::attention", "").hasKernelForDispatchKey(key));
+}
+
+TEST(Schema, OneOperatorAndItsBackward) {
+  std::vector<std::string> ours;
+  for (const c10::OperatorName& name : c10::Dispatcher::singleton().getAllOpNames())
+    if (name.name.starts_with("longstride::")) ours.push_back(name.name);
+  EXPECT_THAT(ours, testing::UnorderedElementsAre("longstride::attention", "longstride::attention_backward"));
+}
+
+// A warm call neither writes nor parses JSON, however many patterns have been seen.
+TEST(PatternText, IsKeptWithinABound) {
+  const Pattern pattern = Pattern::dilated({16, 32}, {1, 2}, {.causal = true});
+  const std::string text = op::text_of(pattern);
+  EXPECT_EQ(text, to_json(pattern));
+  const std::shared_ptr<const Pattern> parsed = op::pattern_of(text);
+  EXPECT_EQ(*parsed, pattern);
+  EXPECT_EQ(op::pattern_of(text), parsed);  // the same value, not an equal one
+  EXPECT_EQ(op::text_of(*parsed), text);
+  for (int64_t w = 1; w <= 600; ++w) {
+    const Pattern other = Pattern::dilated({w}, {1});
+    EXPECT_EQ(*op::pattern_of(op::text_of(other)), other);
+    EXPECT_LE(op::kept_texts(), 2 * op::kMostTexts);
+  }
+  EXPECT_EQ(*op::pattern_of(text), pattern);  // after the store was emptied
+  EXPECT_EQ(*parsed, pattern);
+  const size_t kept = op::kept_texts();
+  EXPECT_THROW(op::pattern_of(R"({"dilated": {"segment_lengths": [4], "dilation_rates": [0]}})"), Error);
+  EXPECT_EQ(op::kept_texts(), kept);
 }
 
 TEST(Schema, MetaGivesShapesStridesAndDTypes) {

@@ -6,6 +6,7 @@
 #include <limits>
 #include <thread>
 
+#include "longstride/attention/dilated.h"
 #include "test/engine/compare.h"
 #include "test/op/support.h"
 
@@ -56,6 +57,16 @@ TEST(Semantics, OneWideGroupIsPlainAttention) {
       EXPECT_EQ(difference("out", values(r.out), values(truth), unit, peer), "") << dtype << " causal " << causal;
     }
   }
+}
+
+TEST(Semantics, DilatedAttentionIsAttentionOfItsPattern) {
+  const Tensor q = normal(1, {2, 100, 4, 16}), k = normal(2, {2, 100, 2, 16}), v = normal(3, {2, 100, 2, 16});
+  AttentionOptions options;
+  options.scale = 0.3;
+  const AttentionResult ours = dilated_attention(q, k, v, {16, 32, 64}, {1, 2, 4}, {.causal = true}, options);
+  const AttentionResult same = attention(q, k, v, longnet(true), options);
+  EXPECT_TRUE(same_bits(ours.out, same.out));
+  EXPECT_TRUE(same_bits(ours.lse, same.lse));
 }
 
 TEST(Semantics, DecodingEqualsRowsOfTheWhole) {

@@ -30,7 +30,7 @@ struct LearnedBlocks {
 
 // What a scorer chose in one call.
 struct BlockChoice {
-  // int32 [rows, 4] on the CPU: {batch row, KV head, query block, key block}, as pattern_attention takes them.
+  // int32 [rows, 4] on the CPU: {batch row, KV head, query block, key block}, as attention() takes them.
   at::Tensor blocks;
   // [rows], on q's device: 1, with the gradient of the block's score (straight-through). The diagonal's have none: it
   // is there in any case.
