@@ -56,8 +56,8 @@ struct CompareCommand {
 };
 
 // The pattern that every layer of a model has.
-Pattern pattern_of(const LongNetLM& model) { return model->config.layer().attention.attention.pattern(); }
-int64_t kv_heads_of(const LongNetLM& model) { return model->config.layer().attention.key_value_heads(); }
+Pattern pattern_of(const LongNetLM& model) { return model->config.layer.attention.attention.pattern; }
+int64_t kv_heads_of(const LongNetLM& model) { return model->config.layer.attention.key_value_heads(); }
 
 bool is_run(const std::string& item) { return fs::is_directory(item); }
 

@@ -42,8 +42,8 @@ std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem:
                                                           const CoverageWork& work,
                                                           const std::function<void(size_t)>& on_window) {
   const LongNetLMConfig config = load_checkpoint(checkpoint)->config;
-  const Pattern dense = config.layer().attention.attention.pattern();
-  const int64_t kv_heads = config.layer().attention.key_value_heads();
+  const Pattern& dense = config.layer.attention.attention.pattern;
+  const int64_t kv_heads = config.layer.attention.key_value_heads();
   if (const Reach whole = reach(dense, work.len, kv_heads); whole.density < 1) {
     throw Error(fmt::format(
         "--dense must be a run that sees everything at --len {}, got one that sees {:.1f} % of the pairs; train one "
