@@ -49,6 +49,9 @@ struct DilatedOptions {
 
 class Pattern {
  public:
+  // Shows nothing, until it is given groups or blocks: the default of options. attention() refuses it.
+  Pattern() = default;
+
   // Throws Error if a list is empty, the lists differ in length, a number is not positive, an offset is negative, or
   // `average` is asked for without kHeadPartition.
   static Pattern dilated(const std::vector<int64_t>& segment_lengths, const std::vector<int64_t>& dilation_rates,
@@ -62,10 +65,14 @@ class Pattern {
   // the mixing.
   Pattern with_blocks(const std::vector<BlockPattern>& blocks) const;
 
+  // This pattern with `causal` as given.
+  Pattern with_causal(bool causal) const;
+
   const std::vector<Group>& groups() const { return groups_; }         // may be empty beside block patterns
   const std::vector<BlockPattern>& blocks() const { return blocks_; }  // may be empty beside groups
   const DilatedOptions& options() const { return options_; }           // of the groups; causal is for all
   bool causal() const { return options_.causal; }
+  bool empty() const { return groups_.empty() && blocks_.empty(); }
   // What out is multiplied with after the softmax: 1, or 1 / groups under `average`.
   double out_scale() const;
 
@@ -78,7 +85,6 @@ class Pattern {
   bool operator==(const Pattern&) const = default;
 
  private:
-  Pattern() = default;
   std::vector<Group> groups_;
   DilatedOptions options_;
   std::vector<BlockPattern> blocks_;

@@ -62,8 +62,8 @@ struct CompareCommand {
 };
 
 // The pattern that every layer of a model has.
-Pattern pattern_of(const LongNetLM& model) { return model->config.layer().attention.attention.pattern(); }
-int64_t kv_heads_of(const LongNetLM& model) { return model->config.layer().attention.key_value_heads(); }
+Pattern pattern_of(const LongNetLM& model) { return model->config.layer.attention.attention.pattern; }
+int64_t kv_heads_of(const LongNetLM& model) { return model->config.layer.attention.key_value_heads(); }
 
 // A link that leads nowhere is taken for one too: find_checkpoint has a word for it.
 bool is_run(const std::string& item) {

@@ -51,7 +51,7 @@ std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem:
                                                           const CoverageWork& work,
                                                           const std::function<void(size_t)>& on_window) {
   const LongNetLMConfig config = load_checkpoint(checkpoint)->config;
-  const Pattern dense = config.layer().attention.attention.pattern();
+  const Pattern& dense = config.layer.attention.attention.pattern;
   std::vector<at::Tensor> seen;  // by pattern, of the first call
   Looks looks;
   const AttentionFn look = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -107,9 +107,8 @@ int EvalCommand::run() {
   const std::filesystem::path folder = find_checkpoint(checkpoint);
   use_threads(threads);
   LongNetLM model = load_model(folder);
-  if (contexts.back() > model->config.max_len) {
-    throw Error(fmt::format("--contexts must be at most the model's max_len of {}, got {}", model->config.max_len,
-                            contexts.back()));
+  if (const int64_t most = model->config.layer.attention.positions.max_len; contexts.back() > most) {
+    throw Error(fmt::format("--contexts must be at most the model's max_len of {}, got {}", most, contexts.back()));
   }
   const Text text = paths.empty() ? held_out_text(folder, quiet) : read_corpus({paths, extensions, {}, 0.0}).train;
 
@@ -157,7 +156,7 @@ int EvalCommand::run() {
     Chart chart;
     chart.title = "Held-out bits per byte as the context grows";
     chart.subtitle = fmt::format("{} layers, dim {}; the last {} bytes of {} windows", model->config.layers,
-                                 model->config.dim, scored, plan.starts.size());
+                                 model->config.layer.attention.embed_dim, scored, plan.starts.size());
     chart.x_label = "context (bytes)";
     chart.y_label = "bits per byte";
     chart.log_x = true;

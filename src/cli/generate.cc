@@ -86,7 +86,7 @@ int GenerateCommand::run() {
                             model->config.vocab));
   }
   const std::string read = given.empty() ? std::string(1, kFileSeparator) : given;  // a file begins behind a separator
-  const int64_t longest = model->config.max_len;
+  const int64_t longest = model->config.layer.attention.positions.max_len;
   if (static_cast<int64_t>(read.size()) > longest || length > longest - static_cast<int64_t>(read.size())) {
     throw Error(fmt::format("the prompt and --length must not exceed the model's max_len of {}, got {} and {}", longest,
                             read.size(), length));

@@ -15,11 +15,11 @@ namespace longstride::cli {
 std::string machine_line(const LongNetLMConfig& config, int64_t context, bool bf16) {
   // One short row of zeros is enough to learn which engine takes this shape and type.
   const int64_t len = std::min<int64_t>(context, 16);
-  const int64_t kv_heads = config.kv_heads == 0 ? config.heads : config.kv_heads;
+  const MultiheadDilatedAttentionOptions& o = config.layer.attention;
   const auto type = torch::TensorOptions().dtype(bf16 ? torch::kBFloat16 : torch::kFloat32);
-  const at::Tensor q = torch::zeros({1, len, config.heads, config.dim / config.heads}, type);
-  const at::Tensor kv = torch::zeros({1, len, kv_heads, config.dim / config.heads}, type);
-  const Pattern pattern = config.layer().attention.attention.pattern();
+  const at::Tensor q = torch::zeros({1, len, o.num_heads, o.head_dim()}, type);
+  const at::Tensor kv = torch::zeros({1, len, o.key_value_heads(), o.head_dim()}, type);
+  const Pattern& pattern = o.attention.pattern;
   return fmt::format("{} threads on {} processors, {}, LibTorch {}.{}.{}, {}, engine {}", at::get_num_threads(),
                      std::thread::hardware_concurrency(), at::get_cpu_capability(), TORCH_VERSION_MAJOR,
                      TORCH_VERSION_MINOR, TORCH_VERSION_PATCH, bf16 ? "bf16 autocast" : "fp32",

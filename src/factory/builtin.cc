@@ -3,16 +3,21 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "core/refuse.h"
-#include "factory/config_fields.h"
 #include "factory/meanings.h"
 #include "factory/named_values.h"
+#include "factory/sparse_options.h"
 #include "factory/tensor_options.h"
+#include "longstride/factory/configs.h"
 #include "longstride/factory/registry.h"
-#include "nn/option_fields.h"
+#include "nn/json_fields.h"
 
 namespace longstride {
 namespace {
+
+constexpr const char* kLearned = "learned";
 
 enum class Placement { kHere, kRing, kDistributed };
 
@@ -42,18 +47,24 @@ struct Fields {
       if (std::string_view(key) != "blocks" && std::string_view(key) != "learned") visit(key, field);
     };
     if (multihead) {
-      nn::multihead_fields(draft.multihead, dilated);
+      MultiheadDilatedAttentionOptions::fields(draft.multihead, dilated);
     } else {
-      nn::dilated_attention_fields(draft.multihead.attention, dilated);
+      DilatedAttentionOptions::fields(draft.multihead.attention, dilated);
     }
-    if (blocks == Blocks::kByName) factory::sparse_fields(draft.sparse, visit);
-    if (blocks == Blocks::kLearned) factory::learned_fields(draft.sparse, visit);
+    if (blocks == Blocks::kByName) SparseAttentionConfig::fields(draft.sparse, visit);
+    if (blocks == Blocks::kLearned) {
+      const std::vector<std::string>& takes = factory::options_of_pattern(kLearned);
+      SparseAttentionConfig::fields(draft.sparse, [&](const std::string& key, auto& field) {
+        const bool taken = key == "block_size" || std::find(takes.begin(), takes.end(), key) != takes.end();
+        if (taken) visit(key.c_str(), field);
+      });
+    }
     if (blocks != Blocks::kNone && !multihead) {
       visit("head_dim", draft.head_dim);
       visit("kv_heads", draft.kv_heads);
     }
-    if (placement == Placement::kRing) factory::ring_fields(draft.placement, visit);
-    if (placement == Placement::kDistributed) factory::distributed_fields(draft.placement, visit);
+    if (placement == Placement::kRing) RingAttentionConfig::fields(draft.placement, visit);
+    if (placement == Placement::kDistributed) DistributedConfig::fields(draft.placement, visit);
     if (multihead) {
       visit("device", draft.device);
       visit("dtype", draft.dtype);
@@ -62,10 +73,9 @@ struct Fields {
 
   Draft defaults() const {
     Draft draft;
-    if (blocks == Blocks::kLearned) draft.sparse.pattern = "learned";
+    if (blocks == Blocks::kLearned) draft.sparse.pattern = kLearned;
     if (blocks == Blocks::kNone) {
-      draft.multihead.attention.segment_lengths = {2048, 4096, 8192};
-      draft.multihead.attention.dilation_rates = {1, 2, 4};
+      draft.multihead.attention.pattern = Pattern::dilated({2048, 4096, 8192}, {1, 2, 4});
     }
     draft.multihead.embed_dim = 768;
     draft.multihead.num_heads = 12;
@@ -87,7 +97,7 @@ struct Fields {
       core::refuse("segment_lengths and dilation_rates", "must be given together",
                    given.contains("segment_lengths") ? "segment_lengths alone" : "dilation_rates alone");
     }
-    Draft draft = nn::config_of("option", given, defaults(), *this);
+    Draft draft = nn::options_of("option", given, defaults(), *this);
     if (blocks != Blocks::kNone) set_blocks(draft);
     const int64_t ranks = placement == Placement::kHere ? 1 : ranks_of(draft.placement);
     if (ranks > 1) {
@@ -100,7 +110,7 @@ struct Fields {
 
   void set_blocks(Draft& draft) const {
     DilatedAttentionOptions& attention = draft.multihead.attention;
-    attention.blocks = draft.sparse.block_patterns();
+    attention.pattern = attention.pattern.with_blocks(draft.sparse.block_patterns());
     attention.learned = draft.sparse.learned_blocks();
     if (multihead) return;
     if (attention.learned) {

@@ -9,8 +9,9 @@
 #include <utility>
 
 #include "core/refuse.h"
-#include "factory/config_fields.h"
+#include "factory/sparse_options.h"
 #include "longstride/pattern/json.h"
+#include "nn/json_fields.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -41,7 +42,9 @@ const std::vector<PatternOptions>& pattern_table() {
   return table;
 }
 
-const std::vector<std::string>& options_of_pattern(const std::string& pattern) {
+}  // namespace
+
+const std::vector<std::string>& factory::options_of_pattern(const std::string& pattern) {
   std::vector<std::string> names;
   for (const PatternOptions& row : pattern_table()) {
     if (pattern == row.pattern) return row.takes;
@@ -49,6 +52,8 @@ const std::vector<std::string>& options_of_pattern(const std::string& pattern) {
   }
   core::refuse_unknown("pattern", pattern, names);
 }
+
+namespace {
 
 template <class T>
 bool is_set(const std::optional<T>& field) {
@@ -58,9 +63,9 @@ bool is_set(const std::vector<BlockPattern>& field) { return !field.empty(); }
 
 // The options of one pattern that are set, with the defaults of those that it cannot do without.
 Json given_options(const SparseAttentionConfig& c) {
-  const std::vector<std::string>& takes = options_of_pattern(c.pattern);
+  const std::vector<std::string>& takes = factory::options_of_pattern(c.pattern);
   Json given = Json::object();
-  factory::sparse_fields(c, [&](const std::string& key, const auto& field) {
+  SparseAttentionConfig::fields(c, [&](const std::string& key, const auto& field) {
     if (key == "pattern" || key == "block_size") {
       given[key] = nn::written(field);
     } else if constexpr (!std::is_arithmetic_v<std::decay_t<decltype(field)>> &&
@@ -178,29 +183,25 @@ void SparseAttentionConfig::validate() const {
   (void)learned_blocks();
 }
 
-std::string RingAttentionConfig::to_json() const { return nn::to_json(*this, factory::ring_fields); }
+std::string RingAttentionConfig::to_json() const { return nn::to_json(*this); }
 RingAttentionConfig RingAttentionConfig::from_json(std::string_view text) {
-  return nn::from_json<RingAttentionConfig>(text, factory::ring_fields);
+  return nn::from_json<RingAttentionConfig>(text);
 }
 
-std::string DistributedConfig::to_json() const { return nn::to_json(*this, factory::distributed_fields); }
-DistributedConfig DistributedConfig::from_json(std::string_view text) {
-  return nn::from_json<DistributedConfig>(text, factory::distributed_fields);
-}
+std::string DistributedConfig::to_json() const { return nn::to_json(*this); }
+DistributedConfig DistributedConfig::from_json(std::string_view text) { return nn::from_json<DistributedConfig>(text); }
 
 void MemoryPoolConfig::validate() const {
   nn::require_positive("most_cached_bytes", most_cached_bytes);
   nn::require_positive("most_live_bytes", most_live_bytes);
 }
 
-std::string MemoryPoolConfig::to_json() const { return nn::to_json(*this, factory::memory_pool_fields); }
-MemoryPoolConfig MemoryPoolConfig::from_json(std::string_view text) {
-  return nn::from_json<MemoryPoolConfig>(text, factory::memory_pool_fields);
-}
+std::string MemoryPoolConfig::to_json() const { return nn::to_json(*this); }
+MemoryPoolConfig MemoryPoolConfig::from_json(std::string_view text) { return nn::from_json<MemoryPoolConfig>(text); }
 
-std::string SparseAttentionConfig::to_json() const { return nn::to_json(*this, factory::sparse_fields); }
+std::string SparseAttentionConfig::to_json() const { return nn::to_json(*this); }
 SparseAttentionConfig SparseAttentionConfig::from_json(std::string_view text) {
-  return nn::from_json<SparseAttentionConfig>(text, factory::sparse_fields);
+  return nn::from_json<SparseAttentionConfig>(text);
 }
 
 }  // namespace longstride

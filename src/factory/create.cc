@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "core/refuse.h"
-#include "factory/config_fields.h"
 #include "factory/named_values.h"
 #include "factory/tensor_options.h"
 #include "longstride/attention.h"
@@ -34,7 +33,7 @@ std::string engine_for(at::Device device) {
 std::vector<std::string> sparse_keys(const NamedOptions& options) {
   std::vector<std::string> keys;
   const SparseAttentionConfig config;
-  factory::sparse_fields(config, [&](const char* key, const auto&) {
+  SparseAttentionConfig::fields(config, [&](const char* key, const auto&) {
     const auto found = options.find(key);
     if (found != options.end() && !found->second.is_unset()) keys.emplace_back(key);
   });

@@ -12,7 +12,7 @@
 #include "factory/named_values.h"
 #include "factory/tensor_options.h"
 #include "longstride/factory/create.h"
-#include "nn/option_fields.h"
+#include "nn/json_fields.h"
 
 namespace longstride {
 namespace {
@@ -226,13 +226,13 @@ TensorPlace taken_place(Json& options) {
   return {factory::place_of(device), factory::dtype_of(dtype)};
 }
 
-template <class Holder, class Config, class Fields>
-Holder built(const char* class_name, LegacyKind kind, const LegacyArguments& arguments, const Fields& fields) {
+template <class Holder, class Config>
+Holder built(const char* class_name, LegacyKind kind, const LegacyArguments& arguments) {
   Json options = translated(class_named(class_name, kind), arguments);
   const TensorPlace place = taken_place(options);
   add_mixing(options);
   options["fused_qkv"] = false;  // three projections, as there
-  Holder module(nn::config_of("option", options, Config(), fields));
+  Holder module(nn::options_of("option", options, Config()));
   module->to(place.device, place.dtype);
   return module;
 }
@@ -259,16 +259,16 @@ MultiheadDilatedAttention from_legacy_multihead(const std::string& class_name, c
 
 TransformerLayer from_legacy_encoder_layer(const LegacyArguments& arguments) {
   return built<TransformerLayer, TransformerLayerOptions>("DilatedTransformerEncoderLayer", LegacyKind::kEncoderLayer,
-                                                          arguments, nn::transformer_layer_fields);
+                                                          arguments);
 }
 
 DilatedTransformerDecoderLayer from_legacy_decoder_layer(const LegacyArguments& arguments) {
-  return built<DilatedTransformerDecoderLayer, DecoderLayerOptions>(
-      "DilatedTransformerDecoderLayer", LegacyKind::kDecoderLayer, arguments, nn::decoder_layer_fields);
+  return built<DilatedTransformerDecoderLayer, DecoderLayerOptions>("DilatedTransformerDecoderLayer",
+                                                                    LegacyKind::kDecoderLayer, arguments);
 }
 
 LongNet from_legacy_longnet(const LegacyArguments& arguments) {
-  return built<LongNet, LongNetConfig>("LongNet", LegacyKind::kLongNet, arguments, nn::longnet_fields);
+  return built<LongNet, LongNetConfig>("LongNet", LegacyKind::kLongNet, arguments);
 }
 
 }  // namespace longstride

@@ -16,38 +16,20 @@ AttentionFn local_attention(Pattern pattern) {
                                         const AttentionOptions& call) { return attention(q, k, v, pattern, call); };
 }
 
-Pattern DilatedAttentionOptions::pattern() const {
-  DilatedOptions o;
-  o.causal = causal;
-  o.head_offset = head_offset;
-  o.offsets = offsets;
-  o.mixing = mixing;
-  o.average = average;
-  o.padding = padding;
-  std::vector<BlockPattern> shown = blocks;
-  if (learned) shown.emplace_back(learned->block_size, BlockList{});
-  if (shown.empty()) return Pattern::dilated(segment_lengths, dilation_rates, o);
-  if (!segment_lengths.empty() || !dilation_rates.empty()) {
-    return Pattern::dilated(segment_lengths, dilation_rates, o).with_blocks(shown);
-  }
-  DilatedOptions untouched;
-  untouched.causal = causal;
-  if (o != untouched) {
-    core::refuse("head_offset, offsets, mixing, average and padding", "must have their defaults without dilated groups",
-                 "other values", "they are options of groups; give segment_lengths and dilation_rates");
-  }
-  return Pattern::block_sparse(shown, causal);
+Pattern DilatedAttentionOptions::whole_pattern() const {
+  return learned ? pattern.with_blocks({{learned->block_size, BlockList{}}}) : pattern;
 }
 
 void DilatedAttentionOptions::validate() const {
   if (learned) {
     learned->validate();
-    if (!blocks.empty()) {
-      core::refuse("blocks", "must be empty with learned blocks", fmt::format("{} patterns", blocks.size()),
+    if (!pattern.blocks().empty()) {
+      core::refuse("blocks", "must be empty with learned blocks", fmt::format("{} patterns", pattern.blocks().size()),
                    "give one of the two");
     }
+  } else if (pattern.empty()) {
+    core::refuse("segment_lengths", "cannot be empty", "[]", "give one length a group, or blocks");
   }
-  (void)pattern();
   nn::require_dropout("attention_dropout", attention_dropout);
   if (softmax_scale && !std::isfinite(*softmax_scale)) {
     core::refuse("softmax_scale", "must be finite", fmt::format("{}", *softmax_scale));
@@ -61,18 +43,16 @@ DilatedAttentionImpl::DilatedAttentionImpl(DilatedAttentionOptions given, Attent
     core::refuse("attend", "must be empty with learned blocks", "a function",
                  "they are computed in this process; leave it out");
   }
-  if (!attend_) attend_ = local_attention(options.pattern());
+  if (!attend_) attend_ = local_attention(options.pattern);
   reset();
 }
 
 void DilatedAttentionImpl::reset() {
-  if (options.learned) scorer = register_module("scorer", BlockScorer(*options.learned, options.causal));
+  if (options.learned) scorer = register_module("scorer", BlockScorer(*options.learned, options.pattern.causal()));
 }
 
 void DilatedAttentionImpl::pretty_print(std::ostream& stream) const {
-  stream << fmt::format("longstride::DilatedAttention(segment_lengths=[{}], dilation_rates=[{}], causal={})",
-                        fmt::join(options.segment_lengths, ", "), fmt::join(options.dilation_rates, ", "),
-                        options.causal);
+  stream << fmt::format("longstride::DilatedAttention({})", to_json_beside_list(options.whole_pattern()));
 }
 
 AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -103,7 +83,8 @@ AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Ten
   if (!chosen) return attend_(q, k, v, call);
   // Gates are there for their gradient.
   if (chosen->gates.requires_grad()) call.gates = chosen->gates;
-  AttentionResult result = attention(q, k, v, to_json_beside_list(options.pattern()), chosen->blocks, call);
+  AttentionResult result =
+      attention(q, k, v, to_json_beside_list(options.whole_pattern()), chosen->blocks, call);
   if (choice != nullptr) *choice = *std::move(chosen);
   return result;
 }

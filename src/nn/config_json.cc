@@ -2,50 +2,48 @@
 #include <torch/torch.h>
 
 #include "core/refuse.h"
-#include "nn/option_fields.h"
+#include "longstride/nn/longnet.h"
+#include "longstride/nn/longnet_lm.h"
+#include "nn/json_fields.h"
 
 namespace longstride {
 
 void nn::read(const std::string& key, const Json& value, LearnedBlocks& field) {
   if (!value.is_object()) core::refuse(key, "must be an object", text_of(value, -1));
-  field = config_of("key of " + key, value, LearnedBlocks(), learned_blocks_fields);
+  field = options_of("key of " + key, value, LearnedBlocks());
 }
 
-nn::Json nn::written(const LearnedBlocks& field) { return json_of(field, learned_blocks_fields); }
+nn::Json nn::written(const LearnedBlocks& field) { return json_of(field); }
 
-std::string DilatedAttentionOptions::to_json() const { return nn::to_json(*this, nn::dilated_attention_fields); }
+std::string DilatedAttentionOptions::to_json() const { return nn::to_json(*this); }
 DilatedAttentionOptions DilatedAttentionOptions::from_json(std::string_view text) {
-  return nn::from_json<DilatedAttentionOptions>(text, nn::dilated_attention_fields);
+  return nn::from_json<DilatedAttentionOptions>(text);
 }
 
-std::string MultiheadDilatedAttentionOptions::to_json() const { return nn::to_json(*this, nn::multihead_fields); }
+std::string MultiheadDilatedAttentionOptions::to_json() const { return nn::to_json(*this); }
 MultiheadDilatedAttentionOptions MultiheadDilatedAttentionOptions::from_json(std::string_view text) {
-  return nn::from_json<MultiheadDilatedAttentionOptions>(text, nn::multihead_fields);
+  return nn::from_json<MultiheadDilatedAttentionOptions>(text);
 }
 
-std::string FeedForwardOptions::to_json() const { return nn::to_json(*this, nn::feed_forward_fields); }
+std::string FeedForwardOptions::to_json() const { return nn::to_json(*this); }
 FeedForwardOptions FeedForwardOptions::from_json(std::string_view text) {
-  return nn::from_json<FeedForwardOptions>(text, nn::feed_forward_fields);
+  return nn::from_json<FeedForwardOptions>(text);
 }
 
-std::string TransformerLayerOptions::to_json() const { return nn::to_json(*this, nn::transformer_layer_fields); }
+std::string TransformerLayerOptions::to_json() const { return nn::to_json(*this); }
 TransformerLayerOptions TransformerLayerOptions::from_json(std::string_view text) {
-  return nn::from_json<TransformerLayerOptions>(text, nn::transformer_layer_fields);
+  return nn::from_json<TransformerLayerOptions>(text);
 }
 
-std::string DecoderLayerOptions::to_json() const { return nn::to_json(*this, nn::decoder_layer_fields); }
+std::string DecoderLayerOptions::to_json() const { return nn::to_json(*this); }
 DecoderLayerOptions DecoderLayerOptions::from_json(std::string_view text) {
-  return nn::from_json<DecoderLayerOptions>(text, nn::decoder_layer_fields);
+  return nn::from_json<DecoderLayerOptions>(text);
 }
 
-std::string LongNetConfig::to_json() const { return nn::to_json(*this, nn::longnet_fields); }
-LongNetConfig LongNetConfig::from_json(std::string_view text) {
-  return nn::from_json<LongNetConfig>(text, nn::longnet_fields);
-}
+std::string LongNetConfig::to_json() const { return nn::to_json(*this); }
+LongNetConfig LongNetConfig::from_json(std::string_view text) { return nn::from_json<LongNetConfig>(text); }
 
-std::string LongNetLMConfig::to_json() const { return nn::to_json(*this, nn::longnet_lm_fields); }
-LongNetLMConfig LongNetLMConfig::from_json(std::string_view text) {
-  return nn::from_json<LongNetLMConfig>(text, nn::longnet_lm_fields);
-}
+std::string LongNetLMConfig::to_json() const { return nn::to_json(*this); }
+LongNetLMConfig LongNetLMConfig::from_json(std::string_view text) { return nn::from_json<LongNetLMConfig>(text); }
 
 }  // namespace longstride

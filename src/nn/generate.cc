@@ -96,7 +96,7 @@ at::Tensor generate(LongNetLM& model, const at::Tensor& prompt, const GenerateOp
   }
   const int64_t batch = prompt.size(0);
   const int64_t len = prompt.size(1);
-  const int64_t max_len = model->config.max_len;
+  const int64_t max_len = model->config.layer.attention.positions.max_len;
   if (len > max_len || options.max_tokens > max_len - len) {
     core::refuse("len + max_tokens", fmt::format("must not exceed max_len {}", max_len),
                  fmt::format("{} + {}", len, options.max_tokens), "ask for fewer tokens or shorten the prompt");

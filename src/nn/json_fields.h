@@ -1,6 +1,6 @@
-// Options and configs as JSON: one list of fields a struct serves to_json(), from_json() and whoever documents them.
-// A list of fields is a callable that calls visit(name, field) for every field of the struct it is given. Called by the
-// config_json.cc of this room and by the factory.
+// Options and configs as JSON: the list of fields in a struct (longstride/fields.h) serves to_json(), from_json() and
+// whoever documents them. Where a caller wants other fields than all of them it gives a callable in place of that list.
+// Called by the config_json.cc of this room and by the factory.
 #pragma once
 
 #include <fmt/format.h>
@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/json.h"
@@ -71,36 +72,41 @@ void refuse_unknown_keys(std::string_view what, const Json& object, const std::v
 // Text of a JSON value, indented, or on one line (-1); bytes that are no UTF-8 are replaced.
 std::string text_of(const Json& value, int indent = 2);
 
-template <class Config, class Fields>
-Json json_of(const Config& config, const Fields& fields) {
+// The fields of a struct, as a callable.
+inline constexpr auto all_fields = [](auto& options, auto&& visit) {
+  std::remove_cvref_t<decltype(options)>::fields(options, visit);
+};
+
+template <class Options>
+Json json_of(const Options& options) {
   Json json = Json::object();
-  fields(config, [&](const char* key, const auto& field) { json[key] = written(field); });
+  Options::fields(options, [&](const char* key, const auto& field) { json[key] = written(field); });
   return json;
 }
 
-template <class Config, class Fields>
-std::string to_json(const Config& config, const Fields& fields) {
-  return text_of(json_of(config, fields));
-}
-
-// `config` with the fields that `json` gives; any other key is an Error that calls it `what`. Nothing is validated.
-template <class Config, class Fields>
-Config config_of(std::string_view what, const Json& json, Config config, const Fields& fields) {
+// `options` with the fields that `json` gives; any other key is an Error that calls it `what`. Nothing is validated.
+template <class Options, class Fields = decltype(all_fields)>
+Options options_of(std::string_view what, const Json& json, Options options, const Fields& fields = all_fields) {
   std::vector<std::string> known;
-  fields(config, [&](const char* key, auto&) { known.emplace_back(key); });
+  fields(std::as_const(options), [&](const char* key, const auto&) { known.emplace_back(key); });
   refuse_unknown_keys(what, json, known);
-  fields(config, [&](const char* key, auto& field) {
+  fields(options, [&](const char* key, auto& field) {
     if (const auto found = json.find(key); found != json.end()) read(key, *found, field);
   });
-  return config;
+  return options;
+}
+
+template <class Options>
+std::string to_json(const Options& options) {
+  return text_of(json_of(options));
 }
 
 // Missing fields have their defaults; the result is validated.
-template <class Config, class Fields>
-Config from_json(std::string_view text, const Fields& fields) {
-  const Config config = config_of("config key", parse_object("config", text), Config(), fields);
-  config.validate();
-  return config;
+template <class Options>
+Options from_json(std::string_view text) {
+  const Options options = options_of("config key", parse_object("config", text), Options());
+  options.validate();
+  return options;
 }
 
 }  // namespace longstride::nn

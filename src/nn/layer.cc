@@ -30,19 +30,6 @@ constexpr std::array<NamedActivation, 6> kActivations = {
 
 namespace nn {
 
-MultiheadDilatedAttentionOptions attention_of(const TransformerLayerOptions& o) {
-  MultiheadDilatedAttentionOptions attention = o.attention;
-  attention.sub_layer_norm = o.sub_layer_norm;
-  attention.layer_norm_eps = o.layer_norm_eps;
-  attention.gamma_init = o.gamma_init;
-  return attention;
-}
-
-FeedForwardOptions feed_forward_of(const TransformerLayerOptions& o) {
-  return {o.attention.embed_dim, o.dim_feedforward, o.activation, o.dropout,
-          o.sub_layer_norm,      o.layer_norm_eps,  o.gamma_init};
-}
-
 void check_input(const char* argument, const at::Tensor& x, int64_t embed_dim, const at::Tensor& weight) {
   require_dense(argument, x);
   if (x.dim() != 3 || x.size(2) != embed_dim) {
@@ -143,9 +130,14 @@ at::Tensor FeedForwardImpl::forward(const at::Tensor& x) {
   return fc2(h);
 }
 
+FeedForwardOptions TransformerLayerOptions::feed_forward() const {
+  return {attention.embed_dim,      dim_feedforward,          activation,          dropout,
+          attention.sub_layer_norm, attention.layer_norm_eps, attention.gamma_init};
+}
+
 void TransformerLayerOptions::validate() const {
-  nn::attention_of(*this).validate();
-  nn::feed_forward_of(*this).validate();
+  attention.validate();
+  feed_forward().validate();
 }
 
 TransformerLayerImpl::TransformerLayerImpl(TransformerLayerOptions given, AttentionFn attend)
@@ -155,11 +147,11 @@ TransformerLayerImpl::TransformerLayerImpl(TransformerLayerOptions given, Attent
 }
 
 void TransformerLayerImpl::reset() {
-  const int64_t dim = options.attention.embed_dim;
-  attention_norm = register_module("attention_norm", nn::layer_norm(dim, options.layer_norm_eps));
-  attention = register_module("attention", MultiheadDilatedAttention(nn::attention_of(options), attend_));
-  feed_forward_norm = register_module("feed_forward_norm", nn::layer_norm(dim, options.layer_norm_eps));
-  feed_forward = register_module("feed_forward", FeedForward(nn::feed_forward_of(options)));
+  const MultiheadDilatedAttentionOptions& o = options.attention;
+  attention_norm = register_module("attention_norm", nn::layer_norm(o.embed_dim, o.layer_norm_eps));
+  attention = register_module("attention", MultiheadDilatedAttention(o, attend_));
+  feed_forward_norm = register_module("feed_forward_norm", nn::layer_norm(o.embed_dim, o.layer_norm_eps));
+  feed_forward = register_module("feed_forward", FeedForward(options.feed_forward()));
   dropout = register_module("dropout", torch::nn::Dropout(options.dropout));
 }
 

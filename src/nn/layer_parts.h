@@ -1,4 +1,4 @@
-// How a layer's options fall to its parts, and what their forwards refuse. Called by the modules.
+// What layers are made of and what their forwards refuse. Called by the modules.
 #pragma once
 
 #include <torch/nn/modules/normalization.h>
@@ -13,10 +13,6 @@ namespace longstride::nn {
 inline torch::nn::LayerNorm layer_norm(int64_t dim, double eps) {
   return torch::nn::LayerNorm(torch::nn::LayerNormOptions({dim}).eps(eps));
 }
-
-// The layer's switches rule over those of its parts.
-MultiheadDilatedAttentionOptions attention_of(const TransformerLayerOptions& o);
-FeedForwardOptions feed_forward_of(const TransformerLayerOptions& o);
 
 // Of an input that meets `weight`: [batch, len, width], and its dtype and device. Throws Error.
 void check_input(const char* argument, const at::Tensor& x, int64_t width, const at::Tensor& weight);

@@ -23,16 +23,17 @@ MultiheadCall layer_call(const LongNetCall& call, const RotaryFactors& rotary) {
 LongNetImpl::LongNetImpl(LongNetConfig given, LongNetAttention attend)
     : config(std::move(given)), attend_(std::move(attend)) {
   config.validate();
-  nn::within_memory("d_model", std::to_string(config.d_model), [&] { reset(); });
+  nn::within_memory("d_model", std::to_string(config.layer.attention.embed_dim), [&] { reset(); });
 }
 
 void LongNetImpl::reset() {
+  const MultiheadDilatedAttentionOptions& o = config.layer.attention;
   if (config.has_encoder()) {
     encoder_layers = register_module("encoder_layers", torch::nn::ModuleList());
     for (int64_t i = 0; i < config.num_encoder_layers; ++i) {
       encoder_layers->push_back(TransformerLayer(config.encoder_layer(), attend_.encoder));
     }
-    encoder_norm = register_module("encoder_norm", nn::layer_norm(config.d_model, config.layer_norm_eps));
+    encoder_norm = register_module("encoder_norm", nn::layer_norm(o.embed_dim, o.layer_norm_eps));
   }
   if (config.has_decoder()) {
     decoder_layers = register_module("decoder_layers", torch::nn::ModuleList());
@@ -44,7 +45,7 @@ void LongNetImpl::reset() {
         decoder_layers->push_back(TransformerLayer(layer.layer, attend_.decoder));
       }
     }
-    decoder_norm = register_module("decoder_norm", nn::layer_norm(config.d_model, config.layer_norm_eps));
+    decoder_norm = register_module("decoder_norm", nn::layer_norm(o.embed_dim, o.layer_norm_eps));
   }
 }
 
@@ -65,9 +66,10 @@ void LongNetImpl::reset_parameters() {
 }
 
 void LongNetImpl::check(const char* argument, const at::Tensor& x) const {
-  nn::check_input(argument, x, config.d_model, (config.has_encoder() ? encoder_norm : decoder_norm)->weight);
-  if (x.size(1) > config.max_len) {
-    core::refuse(argument, fmt::format("must not be longer than max_len {}", config.max_len), std::to_string(x.size(1)),
+  const MultiheadDilatedAttentionOptions& o = config.layer.attention;
+  nn::check_input(argument, x, o.embed_dim, (config.has_encoder() ? encoder_norm : decoder_norm)->weight);
+  if (const int64_t most = o.positions.max_len; x.size(1) > most) {
+    core::refuse(argument, fmt::format("must not be longer than max_len {}", most), std::to_string(x.size(1)),
                  "raise max_len in the config");
   }
 }
@@ -75,9 +77,10 @@ void LongNetImpl::check(const char* argument, const at::Tensor& x) const {
 at::Tensor LongNetImpl::run_layers(torch::nn::ModuleList& layers, at::Tensor x, const at::Tensor& memory,
                                    const LongNetCall& call) {
   // One set of factors for all layers, of the type in which attention will run.
-  const RotaryFactors rotary = rotary_factors(config.encoder_layer().attention.positions, 0, x.size(1),
-                                              config.d_model / config.nhead, nn::attention_type(x), x.device());
-  const bool draws_random = is_training() && (config.dropout > 0 || config.attention_dropout > 0);
+  const MultiheadDilatedAttentionOptions& o = config.layer.attention;
+  const RotaryFactors rotary =
+      rotary_factors(o.positions, 0, x.size(1), o.head_dim(), nn::attention_type(x), x.device());
+  const bool draws_random = is_training() && (config.layer.dropout > 0 || o.attention.attention_dropout > 0);
   for (const auto& child : *layers) {
     const auto plain = std::dynamic_pointer_cast<TransformerLayerImpl>(child);
     const auto crossing = std::dynamic_pointer_cast<DilatedTransformerDecoderLayerImpl>(child);

@@ -55,43 +55,46 @@ double LongNetConfig::decoder_gamma() const {
   return std::sqrt(has_encoder() ? ln(3, num_decoder_layers) : ln(2, num_decoder_layers));
 }
 
+LongNetConfig::LongNetConfig() {
+  layer.attention.embed_dim = 768;
+  layer.attention.num_heads = 12;
+  layer.attention.attention.pattern = Pattern::dilated({2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 6, 12});
+  layer.dim_feedforward = 3072;
+  layer.dropout = 0;
+}
+
 TransformerLayerOptions LongNetConfig::encoder_layer() const {
-  TransformerLayerOptions o;
-  o.attention.embed_dim = d_model;
-  o.attention.num_heads = nhead;
-  o.attention.kv_heads = kv_heads;
-  o.attention.attention.segment_lengths = segment_lengths;
-  o.attention.attention.dilation_rates = dilation_rates;
-  o.attention.attention.causal = encoder_causal;
-  o.attention.attention.head_offset = head_offset;
-  o.attention.attention.mixing = mixing;
-  o.attention.attention.average = average;
-  o.attention.attention.padding = padding;
-  o.attention.attention.attention_dropout = attention_dropout;
-  o.attention.fused_qkv = fused_qkv;
-  o.attention.qk_norm = qk_norm;
-  o.attention.positions = {positions, rope_base, xpos_scale_base, max_len};
-  o.dim_feedforward = dim_feedforward;
-  o.dropout = dropout;
-  o.activation = activation;
-  o.layer_norm_eps = layer_norm_eps;
-  o.gamma_init = has_encoder() ? encoder_gamma() : 1.0;
+  TransformerLayerOptions o = layer;
+  o.attention.attention.pattern = layer.attention.attention.pattern.with_causal(encoder_causal);
+  o.attention.gamma_init = has_encoder() ? encoder_gamma() : 1.0;
   return o;
 }
 
 DecoderLayerOptions LongNetConfig::decoder_layer() const {
-  DecoderLayerOptions o{encoder_layer(), memory_causal};
-  o.layer.attention.attention.causal = decoder_causal;
-  o.layer.gamma_init = decoder_gamma();
+  DecoderLayerOptions o{layer, memory_causal};
+  o.layer.attention.attention.pattern = layer.attention.attention.pattern.with_causal(decoder_causal);
+  o.layer.attention.gamma_init = decoder_gamma();
   return o;
 }
 
 void LongNetConfig::validate() const {
   const LongNetConfig defaults;
-  nn::require_positive("d_model", d_model);
-  nn::require_positive("nhead", nhead);
-  if (d_model % nhead != 0) {
-    core::refuse("d_model", fmt::format("must be a multiple of nhead {}", nhead), std::to_string(d_model));
+  const int64_t width = layer.attention.embed_dim, heads = layer.attention.num_heads;
+  nn::require_positive("d_model", width);
+  nn::require_positive("nhead", heads);
+  if (width % heads != 0) {
+    core::refuse("d_model", fmt::format("must be a multiple of nhead {}", heads), std::to_string(width));
+  }
+  if (layer.attention.attention.pattern.causal()) {
+    core::refuse("layer's causal", "must be false", "true", "say encoder_causal, decoder_causal or memory_causal");
+  }
+  if (layer.attention.gamma_init != defaults.layer.attention.gamma_init) {
+    core::refuse("layer's gamma_init", "must have its default", fmt::format("{}", layer.attention.gamma_init),
+                 "say encoder_gamma_init or decoder_gamma_init");
+  }
+  if (layer.attention.attention.learned) {
+    core::refuse("learned", "must be unset in a LongNet, whose calls have no way out for the density loss",
+                 "learned blocks", "build a model of TransformerLayers, whose MultiheadCall has `choice`");
   }
   require_gamma("encoder_gamma_init", encoder_gamma_init);
   require_gamma("decoder_gamma_init", decoder_gamma_init);

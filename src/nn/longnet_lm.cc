@@ -42,18 +42,20 @@ void check_ids(const char* argument, const at::Tensor& ids, int64_t vocab, std::
 LongNetLMImpl::LongNetLMImpl(LongNetLMConfig given, AttentionFn attend)
     : config(std::move(given)), attend_(std::move(attend)) {
   config.validate();
-  nn::within_memory("vocab x dim", fmt::format("{} x {}", config.vocab, config.dim), [&] { reset(); });
+  const int64_t dim = config.layer.attention.embed_dim;
+  nn::within_memory("vocab x dim", fmt::format("{} x {}", config.vocab, dim), [&] { reset(); });
 }
 
 void LongNetLMImpl::reset() {
-  embedding = register_module("embedding", torch::nn::Embedding(config.vocab, config.dim));
-  dropout = register_module("dropout", torch::nn::Dropout(config.dropout));
+  const MultiheadDilatedAttentionOptions& o = config.layer.attention;
+  embedding = register_module("embedding", torch::nn::Embedding(config.vocab, o.embed_dim));
+  dropout = register_module("dropout", torch::nn::Dropout(config.layer.dropout));
   layers = register_module("layers", torch::nn::ModuleList());
-  for (int64_t i = 0; i < config.layers; ++i) layers->push_back(TransformerLayer(config.layer(), attend_));
-  const auto norm = torch::nn::LayerNormOptions({config.dim}).eps(config.layer_norm_eps);
+  for (int64_t i = 0; i < config.layers; ++i) layers->push_back(TransformerLayer(config.whole_layer(), attend_));
+  const auto norm = torch::nn::LayerNormOptions({o.embed_dim}).eps(o.layer_norm_eps);
   final_norm = register_module("final_norm", torch::nn::LayerNorm(norm));
   if (!config.tied_head) {
-    head = register_module("head", torch::nn::Linear(torch::nn::LinearOptions(config.dim, config.vocab).bias(false)));
+    head = register_module("head", torch::nn::Linear(torch::nn::LinearOptions(o.embed_dim, config.vocab).bias(false)));
   }
   reset_own_parameters();
 }
@@ -62,7 +64,7 @@ void LongNetLMImpl::reset_own_parameters() {
   const at::NoGradGuard no_grad;
   // Rows of norm 1: with the factor sqrt(dim) of hidden() the stream starts at unit variance, and logits of a
   // normalised hidden state do too.
-  const double deviation = 1 / std::sqrt(static_cast<double>(config.dim));
+  const double deviation = 1 / std::sqrt(static_cast<double>(config.layer.attention.embed_dim));
   embedding->weight.normal_(0, deviation);
   if (!config.tied_head) head->weight.normal_(0, deviation);
   final_norm->reset_parameters();
@@ -74,23 +76,24 @@ void LongNetLMImpl::reset_parameters() {
 }
 
 at::Tensor LongNetLMImpl::embed(const at::Tensor& tokens) {
-  return dropout(embedding(tokens) * std::sqrt(static_cast<double>(config.dim)));
+  return dropout(embedding(tokens) * std::sqrt(static_cast<double>(config.layer.attention.embed_dim)));
 }
 
 RotaryFactors LongNetLMImpl::factors(const at::Tensor& x, int64_t position0) const {
-  const PositionOptions positions = config.layer().attention.positions;
-  return rotary_factors(positions, position0, x.size(1), config.dim / config.heads, nn::attention_type(x), x.device());
+  const MultiheadDilatedAttentionOptions& o = config.layer.attention;
+  return rotary_factors(o.positions, position0, x.size(1), o.head_dim(), nn::attention_type(x), x.device());
 }
 
 at::Tensor LongNetLMImpl::hidden(const at::Tensor& tokens, const LongNetLMCall& call) {
   check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
-  if (tokens.size(1) > config.max_len) {
-    core::refuse("tokens", fmt::format("must not be longer than max_len {}", config.max_len),
+  const MultiheadDilatedAttentionOptions& o = config.layer.attention;
+  if (tokens.size(1) > o.positions.max_len) {
+    core::refuse("tokens", fmt::format("must not be longer than max_len {}", o.positions.max_len),
                  std::to_string(tokens.size(1)), "raise max_len in the config");
   }
   at::Tensor x = embed(tokens);  // [batch, len, dim]
   const RotaryFactors rotary = factors(x, 0);
-  const bool draws_random = is_training() && (config.dropout > 0 || config.attention_dropout > 0);
+  const bool draws_random = is_training() && (config.layer.dropout > 0 || o.attention.attention_dropout > 0);
   for (const auto& child : *layers) {
     const auto layer = std::dynamic_pointer_cast<TransformerLayerImpl>(child);
     // Holds all that it reads: the backward may run it long after this call.
@@ -151,9 +154,10 @@ at::Tensor LongNetLMImpl::loss(const at::Tensor& tokens, const at::Tensor& targe
 
 DecodeState LongNetLMImpl::start_decoding(int64_t batch, int64_t capacity) const {
   nn::require_positive("batch", batch);
-  if (capacity <= 0 || capacity > config.max_len) {
-    core::refuse("capacity", fmt::format("must be in [1, max_len {}]", config.max_len), std::to_string(capacity),
-                 capacity > config.max_len ? "ask for fewer tokens, or raise max_len in the config" : "");
+  const int64_t most = config.layer.attention.positions.max_len;
+  if (capacity <= 0 || capacity > most) {
+    core::refuse("capacity", fmt::format("must be in [1, max_len {}]", most), std::to_string(capacity),
+                 capacity > most ? "ask for fewer tokens, or raise max_len in the config" : "");
   }
   DecodeState state;
   state.capacity = capacity;

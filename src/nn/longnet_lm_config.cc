@@ -22,54 +22,54 @@ const char* needed_to_stay(const BlockPattern& block) {
 
 }  // namespace
 
-double LongNetLMConfig::gamma() const {
-  return gamma_init > 0 ? gamma_init : std::sqrt(std::log(2.0 * static_cast<double>(layers)));
+LongNetLMConfig::LongNetLMConfig() {
+  layer.attention.embed_dim = 256;
+  layer.attention.num_heads = 8;
+  layer.attention.attention.pattern =
+      Pattern::dilated({2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 6, 12}, {.causal = true});
+  layer.attention.positions.kind = Positions::kRope;
+  layer.attention.gamma_init = 0;
+  layer.dim_feedforward = 0;
+  layer.dropout = 0;
+  layer.activation = "gelu";
 }
 
-TransformerLayerOptions LongNetLMConfig::layer() const {
-  TransformerLayerOptions o;
-  o.attention.embed_dim = dim;
-  o.attention.num_heads = heads;
-  o.attention.kv_heads = kv_heads;
-  o.attention.attention.segment_lengths = segment_lengths;
-  o.attention.attention.dilation_rates = dilation_rates;
-  o.attention.attention.causal = true;
-  o.attention.attention.head_offset = head_offset;
-  o.attention.attention.mixing = mixing;
-  o.attention.attention.blocks = blocks;
-  o.attention.attention.attention_dropout = attention_dropout;
-  o.attention.fused_qkv = fused_qkv;
-  o.attention.qk_norm = qk_norm;
-  o.attention.positions = {positions, rope_base, xpos_scale_base, max_len};
-  o.dim_feedforward = feedforward();
-  o.dropout = dropout;
-  o.activation = activation;
-  o.layer_norm_eps = layer_norm_eps;
-  o.gamma_init = gamma();
+TransformerLayerOptions LongNetLMConfig::whole_layer() const {
+  TransformerLayerOptions o = layer;
+  if (o.dim_feedforward == 0) o.dim_feedforward = 4 * o.attention.embed_dim;
+  if (o.attention.gamma_init == 0) o.attention.gamma_init = std::sqrt(std::log(2.0 * static_cast<double>(layers)));
   return o;
 }
 
 void LongNetLMConfig::validate() const {
+  const MultiheadDilatedAttentionOptions& o = layer.attention;
   nn::require_positive("vocab", vocab);
-  nn::require_positive("dim", dim);
+  nn::require_positive("dim", o.embed_dim);
   nn::require_positive("layers", layers);
-  nn::require_positive("heads", heads);
-  if (dim % heads != 0) {
-    core::refuse("dim", fmt::format("must be a multiple of heads {}", heads), std::to_string(dim));
+  nn::require_positive("heads", o.num_heads);
+  if (o.embed_dim % o.num_heads != 0) {
+    core::refuse("dim", fmt::format("must be a multiple of heads {}", o.num_heads), std::to_string(o.embed_dim));
   }
-  if (dim_feedforward < 0) {
-    core::refuse("dim_feedforward", "must be positive, or 0 for 4 * dim", std::to_string(dim_feedforward));
+  if (layer.dim_feedforward < 0) {
+    core::refuse("dim_feedforward", "must be positive, or 0 for 4 * dim", std::to_string(layer.dim_feedforward));
   }
-  if (!(gamma_init >= 0) || !std::isfinite(gamma_init)) {
-    core::refuse("gamma_init", "must be positive, or 0 for the default", fmt::format("{}", gamma_init));
+  if (!(o.gamma_init >= 0) || !std::isfinite(o.gamma_init)) {
+    core::refuse("gamma_init", "must be positive, or 0 for the default", fmt::format("{}", o.gamma_init));
   }
-  for (const BlockPattern& block : blocks) {
+  if (!o.attention.pattern.causal()) {
+    core::refuse("causal", "must be true in a language model", "false", "it predicts what follows");
+  }
+  if (o.attention.learned) {
+    core::refuse("learned", "must be unset in a language model", "learned blocks",
+                 "it decodes token by token, and a block is chosen by all of its row; give blocks");
+  }
+  for (const BlockPattern& block : o.attention.pattern.blocks()) {
     const std::string needed = needed_to_stay(block);
     if (needed.empty()) continue;
     core::refuse("blocks", "must be the same for a prefix as for what it grows into, or decoding is not the model",
                  block.name(), fmt::format("give {}", needed));
   }
-  layer().validate();
+  whole_layer().validate();
 }
 
 }  // namespace longstride

@@ -14,15 +14,13 @@ TransformerLayerOptions layer_of(const DilatedTransformerOptions& o) {
   TransformerLayerOptions layer;
   layer.attention.embed_dim = o.d_model;
   layer.attention.num_heads = o.nhead;
-  layer.attention.attention.segment_lengths = o.segment_lengths;
-  layer.attention.attention.dilation_rates = o.dilation_rates;
-  layer.attention.attention.causal = o.causal;
+  layer.attention.layer_norm_eps = o.layer_norm_eps;
+  layer.attention.gamma_init = o.gamma_init;
+  layer.attention.attention.pattern = Pattern::dilated(o.segment_lengths, o.dilation_rates, {.causal = o.causal});
   layer.attention.attention.attention_dropout = o.dropout;
   layer.dim_feedforward = o.dim_feedforward;
   layer.dropout = o.dropout;
   layer.activation = o.activation;
-  layer.layer_norm_eps = o.layer_norm_eps;
-  layer.gamma_init = o.gamma_init;
   return layer;
 }
 
@@ -39,8 +37,8 @@ DilatedTransformerOptions::operator TransformerLayerOptions() const {
 DilatedTransformerOptions::operator DecoderLayerOptions() const { return {layer_of(*this), memory_causal}; }
 
 MultiheadDilatedAttentionOptions DecoderLayerOptions::memory_attention() const {
-  MultiheadDilatedAttentionOptions o = nn::attention_of(layer);
-  o.attention.causal = memory_causal;
+  MultiheadDilatedAttentionOptions o = layer.attention;
+  o.attention.pattern = o.attention.pattern.with_causal(memory_causal);
   return o;
 }
 
@@ -57,16 +55,16 @@ DilatedTransformerDecoderLayerImpl::DilatedTransformerDecoderLayerImpl(DecoderLa
 }
 
 void DilatedTransformerDecoderLayerImpl::reset() {
-  const TransformerLayerOptions& o = options.layer;
-  const int64_t dim = o.attention.embed_dim;
-  attention_norm = register_module("attention_norm", nn::layer_norm(dim, o.layer_norm_eps));
-  attention = register_module("attention", MultiheadDilatedAttention(nn::attention_of(o), attend_));
-  memory_norm = register_module("memory_norm", nn::layer_norm(dim, o.layer_norm_eps));
+  const MultiheadDilatedAttentionOptions& o = options.layer.attention;
+  const auto norm = [&] { return nn::layer_norm(o.embed_dim, o.layer_norm_eps); };
+  attention_norm = register_module("attention_norm", norm());
+  attention = register_module("attention", MultiheadDilatedAttention(o, attend_));
+  memory_norm = register_module("memory_norm", norm());
   memory_attention =
       register_module("memory_attention", MultiheadDilatedAttention(options.memory_attention(), attend_memory_));
-  feed_forward_norm = register_module("feed_forward_norm", nn::layer_norm(dim, o.layer_norm_eps));
-  feed_forward = register_module("feed_forward", FeedForward(nn::feed_forward_of(o)));
-  dropout = register_module("dropout", torch::nn::Dropout(o.dropout));
+  feed_forward_norm = register_module("feed_forward_norm", norm());
+  feed_forward = register_module("feed_forward", FeedForward(options.layer.feed_forward()));
+  dropout = register_module("dropout", torch::nn::Dropout(options.layer.dropout));
 }
 
 void DilatedTransformerDecoderLayerImpl::reset_parameters() {

@@ -78,6 +78,12 @@ Pattern Pattern::with_blocks(const std::vector<BlockPattern>& blocks) const {
   return pattern;
 }
 
+Pattern Pattern::with_causal(bool causal) const {
+  Pattern pattern = *this;
+  pattern.options_.causal = causal;
+  return pattern;
+}
+
 double Pattern::out_scale() const { return options_.average ? 1.0 / static_cast<double>(groups_.size()) : 1.0; }
 
 int64_t Pattern::offset(int64_t g, int64_t kv_head, int64_t kv_heads) const {

@@ -31,6 +31,10 @@ void validate(const Geometry& geometry) {
 }  // namespace
 
 Plan compile(const Pattern& pattern, const Extent& extent, const Geometry& geometry, Direction direction) {
+  if (pattern.empty()) {
+    core::refuse("pattern", "must have groups or blocks", "neither",
+                 "Pattern::dilated and Pattern::block_sparse make one");
+  }
   extent.validate();
   validate(geometry);
   const bool transposed = direction == Direction::kTransposed;

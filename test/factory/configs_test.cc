@@ -5,6 +5,8 @@
 #include <torch/torch.h>
 
 #include <cmath>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
@@ -69,9 +71,7 @@ TEST(Configs, RoundTripAndRefuseUnknownKeys) {
   MultiheadConfig multihead;
   multihead.embed_dim = 32;
   multihead.num_heads = 4;
-  multihead.attention.segment_lengths = {8};
-  multihead.attention.dilation_rates = {2};
-  multihead.attention.blocks = hybrid.blocks;
+  multihead.attention.pattern = Pattern::dilated({8}, {2}).with_blocks(hybrid.blocks);
   EXPECT_EQ(MultiheadConfig::from_json(multihead.to_json()), multihead);
   SparseAttentionConfig learned;
   learned.pattern = "learned";
@@ -81,7 +81,7 @@ TEST(Configs, RoundTripAndRefuseUnknownKeys) {
   learned.hidden = 16;
   learned.temperature = 0.5;
   EXPECT_EQ(SparseAttentionConfig::from_json(learned.to_json()), learned);
-  multihead.attention.blocks = {};
+  multihead.attention.pattern = Pattern::dilated({8}, {2});
   multihead.attention.learned = learned.learned_blocks();
   EXPECT_EQ(MultiheadConfig::from_json(multihead.to_json()), multihead);
   EXPECT_THAT(refusal([] { RingAttentionConfig::from_json(R"({"ring_sise": 1})"); }),
@@ -90,6 +90,23 @@ TEST(Configs, RoundTripAndRefuseUnknownKeys) {
   EXPECT_THAT(refusal([] { SparseAttentionConfig::from_json(R"({"blocksize": 1})"); }), HasSubstr("'block_size'?"));
   EXPECT_THAT(refusal([] { RingAttentionConfig::from_json(R"({"ring_size": "1"})"); }),
               HasSubstr("must be an integer"));
+}
+
+// As version 0.1.0 at 7059de5 wrote them; never made anew.
+TEST(Configs, OfAnEarlierVersionAreRead) {
+  const auto text = [](const char* name) {
+    std::ifstream file(std::string(LONGSTRIDE_SAVED_CONFIGS) + "/" + name);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  EXPECT_EQ(RingAttentionConfig::from_json(text("ring.json")), (RingAttentionConfig{"none", 1}));
+  EXPECT_EQ(DistributedConfig::from_json(text("distributed.json")), (DistributedConfig{"g", 2, 4, 3, "gloo"}));
+  EXPECT_EQ(MemoryPoolConfig::from_json(text("memory_pool.json")), (MemoryPoolConfig{1 << 20, 1 << 21}));
+  SparseAttentionConfig sparse;
+  sparse.pattern = "global_local";
+  sparse.window = 16;
+  sparse.global_tokens = 3;
+  sparse.block_size = 8;
+  EXPECT_EQ(SparseAttentionConfig::from_json(text("sparse.json")), sparse);
 }
 
 TEST(Configs, RefuseBadNumbers) {

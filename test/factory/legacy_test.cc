@@ -54,40 +54,39 @@ TEST(Legacy, AttentionIsWhatTheKnownLibraryComputes) {
 
 TEST(Legacy, PositionalOrdersAreThoseOfEachClass) {
   auto attention = from_legacy_attention("DilatedAttention", {{Longs{16, 32}, Longs{1, 2}, 0.5, 0.25}, {}});
-  EXPECT_EQ(attention->options.segment_lengths, (Longs{16, 32}));
-  EXPECT_EQ(attention->options.dilation_rates, (Longs{1, 2}));
+  const std::vector<Group> groups = {{16, 1}, {32, 2}};
+  EXPECT_EQ(attention->options.pattern.groups(), groups);
   EXPECT_EQ(attention->options.softmax_scale, 0.5);
   EXPECT_EQ(attention->options.attention_dropout, 0.25);
   // Here rates come first.
   auto multihead = from_legacy_multihead("MultiheadDilatedAttention",
                                          {{32, 4, Longs{1, 2}, Longs{16, 32}, 0.1, false, false, 1e-3, 2.0}, {}});
-  EXPECT_EQ(multihead->options.attention.segment_lengths, (Longs{16, 32}));
-  EXPECT_EQ(multihead->options.attention.dilation_rates, (Longs{1, 2}));
+  EXPECT_EQ(multihead->options.attention.pattern.groups(), groups);
   EXPECT_EQ(multihead->options.attention.attention_dropout, 0.1);
   EXPECT_FALSE(multihead->options.bias || multihead->options.sub_layer_norm || multihead->options.fused_qkv);
   EXPECT_EQ(multihead->options.layer_norm_eps, 1e-3);
   EXPECT_EQ(multihead->options.gamma_init, 2.0);
   // And here segments do.
   auto ring = from_legacy_multihead("RingMultiheadDilatedAttention", {{32, 4, Longs{16, 32}, Longs{1, 2}}, {}});
-  EXPECT_EQ(ring->options.attention.segment_lengths, (Longs{16, 32}));
+  EXPECT_EQ(ring->options.attention.pattern.groups(), groups);
   EXPECT_TRUE(ring->options.sub_layer_norm && ring->options.bias && ring->options.fused_qkv);
   auto encoder = from_legacy_encoder_layer({{32, 4, Longs{16, 32}, Longs{1, 2}, 64, 0.2, "gelu", 1e-4, 1.5}, {}});
   const TransformerLayerOptions& o = encoder->options;
   EXPECT_EQ(o.attention.embed_dim, 32);
-  EXPECT_EQ(o.attention.attention.dilation_rates, (Longs{1, 2}));
+  EXPECT_EQ(o.attention.attention.pattern.groups(), groups);
   EXPECT_EQ(o.dim_feedforward, 64);
   EXPECT_EQ(o.dropout, 0.2);
   EXPECT_EQ(o.attention.attention.attention_dropout, 0.2);
   EXPECT_EQ(o.activation, "gelu");
-  EXPECT_EQ(o.layer_norm_eps, 1e-4);
-  EXPECT_EQ(o.gamma_init, 1.5);
+  EXPECT_EQ(o.attention.layer_norm_eps, 1e-4);
+  EXPECT_EQ(o.attention.gamma_init, 1.5);
   auto net = from_legacy_longnet({{32, 4, 2, 3, 48, Longs{8, 16}, Longs{1, 2}, 0.1, "tanh", 1e-4}, {}});
   EXPECT_EQ(net->config.num_encoder_layers, 2);
   EXPECT_EQ(net->config.num_decoder_layers, 3);
-  EXPECT_EQ(net->config.dim_feedforward, 48);
-  EXPECT_EQ(net->config.segment_lengths, (Longs{8, 16}));
-  EXPECT_EQ(net->config.dropout, 0.1);
-  EXPECT_EQ(net->config.attention_dropout, 0.1);
+  EXPECT_EQ(net->config.layer.dim_feedforward, 48);
+  EXPECT_EQ(net->config.layer.attention.attention.pattern.groups(), (std::vector<Group>{{8, 1}, {16, 2}}));
+  EXPECT_EQ(net->config.layer.dropout, 0.1);
+  EXPECT_EQ(net->config.layer.attention.attention.attention_dropout, 0.1);
   EXPECT_TRUE(net->config.encoder_causal && net->config.decoder_causal && net->config.memory_causal);
 }
 
@@ -113,7 +112,7 @@ TEST(Legacy, EveryClassIsBuiltAndRunsByNameAndByPosition) {
       EXPECT_EQ(from_legacy_encoder_layer(named({{"d_model", 32}, {"nhead", 4}}))(x).sizes(), x.sizes());
     } else if (name == "DilatedTransformerDecoderLayer") {
       auto layer = from_legacy_decoder_layer(named({{"d_model", 32}, {"nhead", 4}, {"tgt_is_causal", true}}));
-      EXPECT_TRUE(layer->options.layer.attention.attention.causal);
+      EXPECT_TRUE(layer->options.layer.attention.attention.pattern.causal());
       EXPECT_FALSE(layer->options.memory_causal);
       EXPECT_EQ(layer(x, x).sizes(), x.sizes());
     } else if (name.find("Multihead") != std::string::npos || name == "RingDistributedDilatedAttention") {
@@ -133,7 +132,7 @@ TEST(Legacy, EveryClassIsBuiltAndRunsByNameAndByPosition) {
         arguments.keywords["sparse_config"] = OptionValue::json(R"({"block_size": 4, "sparsity_ratio": 0.4})");
       }
       auto module = from_legacy_attention(name, arguments);
-      EXPECT_TRUE(module->options.causal);
+      EXPECT_TRUE(module->options.pattern.causal());
       EXPECT_EQ(module(heads, heads, heads).out.sizes(), heads.sizes());
     }
   }
@@ -144,9 +143,9 @@ TEST(Legacy, BlockSparseRatiosAreSharesThatAreComputed) {
   const auto rule = [](const char* config) {
     auto module = from_legacy_attention("BlockSparseRingDilatedAttention",
                                         {{Longs{64}, Longs{3}, OptionValue::json(config)}, {}});
-    EXPECT_TRUE(module->options.segment_lengths.empty());
-    EXPECT_EQ(module->options.blocks.size(), 1U);
-    return module->options.blocks.at(0).rule();
+    EXPECT_TRUE(module->options.pattern.groups().empty());
+    EXPECT_EQ(module->options.pattern.blocks().size(), 1U);
+    return module->options.pattern.blocks().at(0).rule();
   };
   EXPECT_EQ(std::get<DilatedSparse>(rule("{}")), (DilatedSparse{.rates = {3}, .density = 0.1}));
   EXPECT_EQ(std::get<DilatedSparse>(rule(R"({"sparsity_ratio": 0.25})")).density, 0.25);
@@ -161,7 +160,7 @@ TEST(Legacy, BlockSparseRatiosAreSharesThatAreComputed) {
 // As its _generate_hierarchical_pattern: strides and windows in whole blocks, floored, at least one.
 TEST(Legacy, HierarchyIsThatOfTheKnownLibrary) {
   const auto made = [](const LegacyArguments& arguments) {
-    return from_legacy_attention("BlockSparseHierarchical", arguments)->options.blocks.at(0);
+    return from_legacy_attention("BlockSparseHierarchical", arguments)->options.pattern.blocks().at(0);
   };
   const Longs w{64}, r{1};
   const BlockPattern standard = made({{w, r}, {}});

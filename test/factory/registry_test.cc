@@ -21,8 +21,7 @@ AttentionBuilder some_builder(const std::string& summary) {
   b.options = {{"w", "8", "tokens"}};
   const auto build = [](const NamedOptions& options) {
     DilatedAttentionOptions o;
-    o.segment_lengths = {options.contains("w") ? std::get<int64_t>(options.at("w").kept()) : 8};
-    o.dilation_rates = {1};
+    o.pattern = Pattern::dilated({options.contains("w") ? std::get<int64_t>(options.at("w").kept()) : 8}, {1});
     return o;
   };
   b.build = [build](const NamedOptions& options) { return DilatedAttention(build(options)); };
@@ -48,7 +47,7 @@ TEST(RegistryTest, IsAValue) {
   EXPECT_THAT(builtin_registry().names(),
               ElementsAre("block_sparse", "block_sparse_adaptive", "block_sparse_ring", "block_sparse_ring_distributed",
                           "distributed", "improved", "ring", "standard"));
-  EXPECT_EQ(create_dilated_attention("own", {{"w", 5}}, mine)->options.segment_lengths[0], 5);
+  EXPECT_EQ(create_dilated_attention("own", {{"w", 5}}, mine)->options.pattern.groups()[0].segment, 5);
   EXPECT_EQ(create_multihead_dilated_attention("own", {}, mine)->options.embed_dim, 16);
   EXPECT_THAT(refusal([&] {
                 create_dilated_attention("own", {{"v", 5}}, mine);
@@ -87,7 +86,7 @@ TEST(Create, AutoSaysWhatItChoseAndWhy) {
   EXPECT_EQ(plain.type, "standard");
   EXPECT_THAT(plain.reason,
               AllOf(HasSubstr("dilated groups"), HasSubstr("one rank"), HasSubstr("device cpu: engine cpu")));
-  EXPECT_EQ(plain->options.segment_lengths, (std::vector<int64_t>{2048, 4096, 8192}));
+  EXPECT_EQ(plain->options.pattern, Pattern::dilated({2048, 4096, 8192}, {1, 2, 4}));
   EXPECT_EQ(choose_attention({{"group", "none"}}).type, "ring");
   EXPECT_EQ(choose_attention({{"world_size", 1}}).type, "distributed");
   const Choice sparse = choose_attention({{"pattern", "axial"}});
@@ -119,11 +118,11 @@ TEST(Create, AutoSaysWhatItChoseAndWhy) {
 TEST(Create, BlockSparseByItsOwnName) {
   const auto made = create_block_sparse_attention({{"embed_dim", 32}, {"num_heads", 4}});
   EXPECT_EQ(made.type, "block_sparse");
-  ASSERT_EQ(made->options.attention.blocks.size(), 1U);
-  EXPECT_STREQ(made->options.attention.blocks[0].name(), "dilated_sparse");
-  EXPECT_TRUE(made->options.attention.segment_lengths.empty());
+  ASSERT_EQ(made->options.attention.pattern.blocks().size(), 1U);
+  EXPECT_STREQ(made->options.attention.pattern.blocks()[0].name(), "dilated_sparse");
+  EXPECT_TRUE(made->options.attention.pattern.groups().empty());
   const auto strided = create_block_sparse_attention({{"embed_dim", 32}, {"num_heads", 4}, {"pattern", "strided"}});
-  EXPECT_STREQ(strided->options.attention.blocks[0].name(), "strided");
+  EXPECT_STREQ(strided->options.attention.pattern.blocks()[0].name(), "strided");
 }
 
 TEST(Create, AdaptiveByItsOwnName) {
@@ -136,7 +135,7 @@ TEST(Create, AdaptiveByItsOwnName) {
   EXPECT_EQ(made->options.attention.learned, expected);
   EXPECT_EQ(made->attention->scorer->options.head_dim, 8);
   EXPECT_EQ(made->attention->scorer->options.kv_heads, 2);
-  EXPECT_TRUE(made->options.attention.segment_lengths.empty());
+  EXPECT_TRUE(made->options.attention.pattern.groups().empty());
   EXPECT_EQ(create_adaptive_sparse_attention({})->options.attention.learned->density, 1 - 0.9);
   const auto message = [](const NamedOptions& more) {
     return refusal([&] { create_adaptive_sparse_attention(more); });

@@ -26,8 +26,8 @@ oracle::BlockRule local_window() {
 }
 
 void set_groups(Meant& m, const std::vector<int64_t>& segments, const std::vector<int64_t>& rates) {
-  m.module.attention.segment_lengths = m.oracle.segments = segments;
-  m.module.attention.dilation_rates = m.oracle.rates = rates;
+  m.pattern.segment_lengths = m.oracle.segments = segments;
+  m.pattern.dilation_rates = m.oracle.rates = rates;
 }
 
 Trial head_partition(NamedOptions more, std::function<void(Meant&)> means) {
@@ -36,7 +36,7 @@ Trial head_partition(NamedOptions more, std::function<void(Meant&)> means) {
   more["dilation_rates"] = {1, 3};
   return {more, [means](Meant& m) {
             set_groups(m, {8, 24}, {1, 3});
-            m.module.attention.mixing = Mixing::kHeadPartition;
+            m.pattern.options.mixing = Mixing::kHeadPartition;
             m.oracle.head_partition = true;
             means(m);
           }};
@@ -83,6 +83,12 @@ std::vector<Trial> learned_trials(const std::string& option, const std::string& 
 
 }  // namespace
 
+MultiheadDilatedAttentionOptions Meant::options() const {
+  MultiheadDilatedAttentionOptions o = module;
+  o.attention.pattern = pattern.pattern();
+  return o;
+}
+
 // Where every trial starts.
 NamedOptions base_options(const std::string& type, bool multihead) {
   NamedOptions o;
@@ -122,18 +128,18 @@ std::vector<Trial> trials_of(const std::string& option, const std::string& type,
   const std::map<std::string, std::vector<Trial>> all = {
       {"segment_lengths", {{both, groups}}},
       {"dilation_rates", {{both, groups}}},
-      {"causal", {{{{"causal", true}}, [](Meant& m) { m.module.attention.causal = m.oracle.causal = true; }}}},
+      {"causal", {{{{"causal", true}}, [](Meant& m) { m.pattern.options.causal = m.oracle.causal = true; }}}},
       {"head_offset",
        {{{{"head_offset", "block"}, {"segment_lengths", {8, 24}}, {"dilation_rates", {1, 3}}},
          [](Meant& m) {
            set_groups(m, {8, 24}, {1, 3});
-           m.module.attention.head_offset = HeadOffset::kBlock;
+           m.pattern.options.head_offset = HeadOffset::kBlock;
            m.oracle.rule = oracle::OffsetRule::kBlock;
          }},
         {{{"head_offset", "group"}, {"segment_lengths", {8, 24}}, {"dilation_rates", {1, 3}}},
          [](Meant& m) {
            set_groups(m, {8, 24}, {1, 3});
-           m.module.attention.head_offset = HeadOffset::kGroup;
+           m.pattern.options.head_offset = HeadOffset::kGroup;
            m.oracle.rule = oracle::OffsetRule::kGroup;
          }}}},
       {"offsets",
@@ -141,16 +147,16 @@ std::vector<Trial> trials_of(const std::string& option, const std::string& type,
          [](Meant& m) {
            set_groups(m, {8, 24}, {1, 3});
            m.oracle.offsets = {0, 0, 0, 0, 2, 1, 0, 2};
-           m.module.attention.offsets = m.oracle.offsets;
+           m.pattern.options.offsets = m.oracle.offsets;
          }}}},
       {"mixing", {head_partition({}, [](Meant&) {})}},
       {"average",
-       {head_partition({{"average", true}}, [](Meant& m) { m.module.attention.average = m.oracle.average = true; })}},
+       {head_partition({{"average", true}}, [](Meant& m) { m.pattern.options.average = m.oracle.average = true; })}},
       {"padding",
        {{{{"padding", "zero_keys"}, {"segment_lengths", {8, 24}}, {"dilation_rates", {1, 3}}},
          [](Meant& m) {
            set_groups(m, {8, 24}, {1, 3});
-           m.module.attention.padding = Padding::kZeroKeys;
+           m.pattern.options.padding = Padding::kZeroKeys;
            m.oracle.zero_keys = true;
          }}}},
       {"softmax_scale", {{{{"softmax_scale", 0.7}}, [](Meant& m) { m.module.attention.softmax_scale = 0.7; }}}},

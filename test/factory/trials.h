@@ -15,9 +15,12 @@ inline constexpr int64_t kLen = 29;  // no multiple of a segment or a block
 
 // What options by name are to mean: the same said to the module's options and to the oracle, by hand.
 struct Meant {
-  MultiheadDilatedAttentionOptions module;
+  MultiheadDilatedAttentionOptions module;  // but for the pattern
+  FlatPattern pattern;
   oracle::Options oracle;
   LearnedBlocks learned;  // of a learned pattern; its blocks are told to the oracle when they have been chosen
+
+  MultiheadDilatedAttentionOptions options() const;  // `module` with the pattern
 };
 
 struct Trial {

@@ -116,7 +116,7 @@ void try_plain(const std::string& type, const Trial& trial) {
     created.module(inputs[0], inputs[1], inputs[2], AttentionOptions{}, &choice);
     meant.oracle.blocks = {list_of(choice, meant.learned.block_size)};
   }
-  DilatedAttention by_hand(meant.module.attention, oracle_attention(meant.oracle));
+  DilatedAttention by_hand(meant.options().attention, oracle_attention(meant.oracle));
   expect_to_compute(created.module, run(by_hand, inputs), inputs);
 }
 
@@ -136,7 +136,7 @@ void try_multihead(const std::string& type, const Trial& trial) {
     created.module(inputs[0], call);
     meant.oracle.blocks = {list_of(choice, meant.learned.block_size)};
   }
-  MultiheadDilatedAttention by_hand(meant.module, oracle_attention(meant.oracle));
+  MultiheadDilatedAttention by_hand(meant.options(), oracle_attention(meant.oracle));
   by_hand->to(at::kDouble);
   if (meant.module.gamma_init != 1) {
     // What an initialisation is, not only that it is loaded: v's bound is gamma times Xavier's.

@@ -58,12 +58,13 @@ Reader options_reader(const char* name, const Options& example) {
 
 LongNetLMConfig language_model() {
   LongNetLMConfig config;
-  config.dim = 64;
   config.layers = 2;
-  config.heads = 4;
-  config.segment_lengths = {16, 64};
-  config.dilation_rates = {1, 2};
-  config.blocks = {{16, LocalWindow{.window = 64}}, {8, RandomBlocks{.density = 0.25, .seed = 3}}};
+  MultiheadDilatedAttentionOptions& o = config.layer.attention;
+  o.embed_dim = 64;
+  o.num_heads = 4;
+  o.attention.pattern =
+      Pattern::dilated({16, 64}, {1, 2}, {.causal = true})
+          .with_blocks({{16, LocalWindow{.window = 64}}, {8, RandomBlocks{.density = 0.25, .seed = 3}}});
   return config;
 }
 
@@ -151,7 +152,7 @@ std::vector<Reader> model_readers() {
   sparse.levels = {{128, 512}, {512, std::nullopt}};
   return {options_reader("attention", attention()),
           options_reader("multihead", multihead()),
-          options_reader("layer", language_model().layer()),
+          options_reader("layer", language_model().whole_layer()),
           options_reader("longnet_lm", language_model()),
           options_reader("longnet", LongNetConfig()),
           options_reader("sparse", sparse),

@@ -22,8 +22,7 @@ MultiheadDilatedAttentionOptions small_options() {
   MultiheadDilatedAttentionOptions o;
   o.embed_dim = 32;
   o.num_heads = 4;
-  o.attention.segment_lengths = {8, 24};
-  o.attention.dilation_rates = {1, 3};
+  o.attention.pattern = Pattern::dilated({8, 24}, {1, 3});
   return o;
 }
 
@@ -87,7 +86,7 @@ Tensor straightforward(MultiheadDilatedAttention& module, const Tensor& query, c
     q = turn(q, 1);
     k = turn(k, -1);
   }
-  Tensor out = nn_test::dense_attention(q, k, v, o.attention, call).out.flatten(2);
+  Tensor out = nn_test::dense_attention(q, k, v, o.attention.pattern, call).out.flatten(2);
   if (o.sub_layer_norm) out = apply_norm(out, w, "inner_norm", o.layer_norm_eps);
   out = at::matmul(out, w.at("out_proj.weight").t());
   return o.bias ? out + w.at("out_proj.bias") : out;
@@ -104,7 +103,7 @@ TEST(Multihead, EqualsStraightforwardTorchCode) {
     o.bias = variant % 4 != 1;
     o.sub_layer_norm = variant % 3 == 1;
     o.qk_norm = variant % 4 >= 2;
-    o.attention.causal = variant % 5 < 3;
+    o.attention.pattern = o.attention.pattern.with_causal(variant % 5 < 3);
     o.positions.kind = static_cast<Positions>(variant % 3);
     if (variant % 2 == 1) o.attention.softmax_scale = 0.3;
     auto module = make_double(o);
@@ -297,13 +296,20 @@ TEST(Multihead, ThousandthCallIsTheFirst) {
 
 TEST(Multihead, RefusesBadOptions) {
   const auto message = [](const std::function<void(MultiheadDilatedAttentionOptions&)>& change) {
-    auto o = small_options();
-    change(o);
-    return refusal([&] { MultiheadDilatedAttention module(o); });
+    return refusal([&] {
+      auto o = small_options();
+      change(o);
+      MultiheadDilatedAttention module(o);
+    });
   };
-  EXPECT_THAT(message([](auto& o) { o.attention.segment_lengths = {}; }), HasSubstr("cannot be empty"));
-  EXPECT_THAT(message([](auto& o) { o.attention.dilation_rates = {1}; }), HasSubstr("same length"));
-  EXPECT_THAT(message([](auto& o) { o.attention.dilation_rates = {1, 0}; }), HasSubstr("must be positive, got 0"));
+  EXPECT_THAT(message([](auto& o) { o.attention.pattern = Pattern(); }), HasSubstr("cannot be empty"));
+  const Tensor x = at::zeros({1, 4, 1, 8});
+  EXPECT_THAT(refusal([&] { attention(x, x, x, Pattern()); }), HasSubstr("segment_lengths cannot be empty"));
+  EXPECT_THAT(message([](auto& o) { o.attention.pattern = Pattern::dilated({8, 24}, {1}); }), HasSubstr("same length"));
+  EXPECT_THAT(message([](auto& o) {
+                o.attention.pattern = Pattern::dilated({8, 24}, {1, 0});
+              }),
+              HasSubstr("must be positive, got 0"));
   EXPECT_THAT(message([](auto& o) { o.attention.attention_dropout = 1.0; }), HasSubstr("must be in [0, 1), got 1"));
   EXPECT_THAT(message([](auto& o) { o.attention.attention_dropout = NAN; }), HasSubstr("must be in [0, 1), got nan"));
   EXPECT_THAT(message([](auto& o) { o.attention.softmax_scale = NAN; }), HasSubstr("softmax_scale must be finite"));
@@ -315,11 +321,11 @@ TEST(Multihead, RefusesBadOptions) {
   EXPECT_THAT(message([](auto& o) { o.gamma_init = -1; }), HasSubstr("gamma_init must be positive"));
   EXPECT_THAT(message([](auto& o) { o.positions.base = 1; }), HasSubstr("rope_base"));
   EXPECT_THAT(message([](auto& o) {
-                o.attention.offsets = {1, 2, 3};
+                o.attention.pattern = Pattern::dilated({8, 24}, {1, 3}, {.offsets = {{1, 2}}});
               }),
               HasSubstr("offsets must have groups x kv_heads"));
   EXPECT_THAT(message([](auto& o) {
-                o.attention.mixing = Mixing::kHeadPartition;
+                o.attention.pattern = Pattern::dilated({8, 24}, {1, 3}, {.mixing = Mixing::kHeadPartition});
                 o.kv_heads = 1;
               }),
               AllOf(HasSubstr("number of groups 2"), HasSubstr("got 1"), HasSubstr("joint")));

@@ -236,7 +236,7 @@ TEST(Weights, MismatchesAreAllNamedAndNothingIsLoaded) {
 TEST(Weights, ModelsLoadTheOtherProjection) {
   auto config = small_config();
   LongNetLM fused(config);
-  config.fused_qkv = false;
+  config.layer.attention.fused_qkv = false;
   LongNetLM split(config);
   const Tensor tokens = nn_test::random_tokens(1, 20, 31, 1);
   load_weights(*split, weights(*fused));
@@ -247,7 +247,7 @@ TEST(Weights, ModelsLoadTheOtherProjection) {
 TEST(ModelDirectory, RoundTrip) {
   const TemporaryFolder folder;
   auto config = small_config();
-  config.positions = Positions::kXpos;
+  config.layer.attention.positions.kind = Positions::kXpos;
   const Tensor tokens = nn_test::random_tokens(1, 20, 31, 2);
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     LongNetLM model(config);

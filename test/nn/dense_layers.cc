@@ -49,18 +49,11 @@ Tensor activated(const std::string& name, const Tensor& x) {
 
 Tensor feed_forward(const Weights& w, const std::string& prefix, const TransformerLayerOptions& o, const Tensor& x) {
   Tensor h = activated(o.activation, linear(w, prefix + "fc1", x));
-  if (o.sub_layer_norm) h = norm(w, prefix + "inner_norm", h, o.layer_norm_eps);
+  if (o.attention.sub_layer_norm) h = norm(w, prefix + "inner_norm", h, o.attention.layer_norm_eps);
   return linear(w, prefix + "fc2", h);
 }
 
 // A layer's own switches in its attention's options.
-MultiheadDilatedAttentionOptions attention_of(const TransformerLayerOptions& o) {
-  MultiheadDilatedAttentionOptions attention = o.attention;
-  attention.sub_layer_norm = o.sub_layer_norm;
-  attention.layer_norm_eps = o.layer_norm_eps;
-  return attention;
-}
-
 }  // namespace
 
 Weights leaves(const torch::nn::Module& module) {
@@ -98,27 +91,27 @@ Tensor dense_multihead(const Weights& w, const std::string& prefix, const Multih
   }
   AttentionOptions with_scale = call;
   with_scale.scale = o.attention.softmax_scale;
-  Tensor out =
-      dense_attention(turn(q, o.positions, 1), turn(k, o.positions, -1), v, o.attention, with_scale).out.flatten(2);
+  Tensor out = dense_attention(turn(q, o.positions, 1), turn(k, o.positions, -1), v, o.attention.pattern, with_scale)
+                   .out.flatten(2);
   if (o.sub_layer_norm) out = norm(w, prefix + "inner_norm", out, o.layer_norm_eps);
   return linear(w, prefix + "out_proj", out);
 }
 
 Tensor dense_encoder_layer(const Weights& w, const std::string& prefix, const TransformerLayerOptions& o,
                            const Tensor& x, const AttentionOptions& call) {
-  const Tensor y = norm(w, prefix + "attention_norm", x, o.layer_norm_eps);
-  const Tensor attended = x + dense_multihead(w, prefix + "attention.", attention_of(o), y, y, y, call);
-  const Tensor z = norm(w, prefix + "feed_forward_norm", attended, o.layer_norm_eps);
+  const Tensor y = norm(w, prefix + "attention_norm", x, o.attention.layer_norm_eps);
+  const Tensor attended = x + dense_multihead(w, prefix + "attention.", o.attention, y, y, y, call);
+  const Tensor z = norm(w, prefix + "feed_forward_norm", attended, o.attention.layer_norm_eps);
   return attended + feed_forward(w, prefix + "feed_forward.", o, z);
 }
 
 Tensor dense_decoder_layer(const Weights& w, const std::string& prefix, const DecoderLayerOptions& o, const Tensor& x,
                            const Tensor& memory, const AttentionOptions& call) {
-  const double eps = o.layer.layer_norm_eps;
+  const double eps = o.layer.attention.layer_norm_eps;
   const Tensor y = norm(w, prefix + "attention_norm", x, eps);
-  Tensor h = x + dense_multihead(w, prefix + "attention.", attention_of(o.layer), y, y, y, call);
-  MultiheadDilatedAttentionOptions crossing = attention_of(o.layer);
-  crossing.attention.causal = o.memory_causal;
+  Tensor h = x + dense_multihead(w, prefix + "attention.", o.layer.attention, y, y, y, call);
+  MultiheadDilatedAttentionOptions crossing = o.layer.attention;
+  crossing.attention.pattern = crossing.attention.pattern.with_causal(o.memory_causal);
   h = h + dense_multihead(w, prefix + "memory_attention.", crossing, norm(w, prefix + "memory_norm", h, eps), memory,
                           memory, call);
   return h + feed_forward(w, prefix + "feed_forward.", o.layer, norm(w, prefix + "feed_forward_norm", h, eps));
@@ -131,7 +124,7 @@ Tensor dense_longnet(const Weights& w, const LongNetConfig& c, const Tensor& sou
     for (int64_t i = 0; i < c.num_encoder_layers; ++i) {
       memory = dense_encoder_layer(w, fmt::format("encoder_layers.{}.", i), c.encoder_layer(), memory, call);
     }
-    memory = norm(w, "encoder_norm", memory, c.layer_norm_eps);
+    memory = norm(w, "encoder_norm", memory, c.layer.attention.layer_norm_eps);
   }
   if (c.form == LongNetForm::kEncoder) return memory;
   Tensor x = target.defined() ? target : source;
@@ -140,7 +133,7 @@ Tensor dense_longnet(const Weights& w, const LongNetConfig& c, const Tensor& sou
     x = c.form == LongNetForm::kDecoder ? dense_encoder_layer(w, prefix, c.decoder_layer().layer, x, call)
                                         : dense_decoder_layer(w, prefix, c.decoder_layer(), x, memory, call);
   }
-  return norm(w, "decoder_norm", x, c.layer_norm_eps);
+  return norm(w, "decoder_norm", x, c.layer.attention.layer_norm_eps);
 }
 
 void expect_same(torch::nn::Module& module, const std::vector<Tensor>& inputs, const std::function<Tensor()>& forward,

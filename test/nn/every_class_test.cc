@@ -82,13 +82,12 @@ template <>
 struct Made<LongNet> {
   static LongNet make() {
     LongNetConfig c;
-    c.d_model = 32;
-    c.nhead = 4;
+    c.layer.attention.embed_dim = 32;
+    c.layer.attention.num_heads = 4;
     c.num_encoder_layers = c.num_decoder_layers = 2;
-    c.dim_feedforward = 48;
-    c.segment_lengths = {8, 24};
-    c.dilation_rates = {1, 3};
-    c.dropout = 0.1;
+    c.layer.dim_feedforward = 48;
+    c.layer.attention.attention.pattern = Pattern::dilated({8, 24}, {1, 3});
+    c.layer.dropout = 0.1;
     c.activation_checkpointing = true;
     return LongNet(c);
   }

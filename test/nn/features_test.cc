@@ -27,22 +27,22 @@ constexpr int64_t kBatch = 2, kHeads = 4, kLen = 44, kDim = 8, kBlock = 4;  // 1
 
 struct NamedPattern {
   const char* name;
-  DilatedAttentionOptions options;
+  FlatPattern pattern;
+  std::optional<LearnedBlocks> learned = std::nullopt;
 };
 
 std::vector<NamedPattern> patterns() {
   const auto blocks = [](std::vector<BlockRule> rules) {
-    DilatedAttentionOptions o;
-    for (const BlockRule& rule : rules) o.blocks.emplace_back(kBlock, rule);
-    return o;
+    FlatPattern flat;
+    for (const BlockRule& rule : rules) flat.blocks.emplace_back(kBlock, rule);
+    return flat;
   };
-  DilatedAttentionOptions dilated;
+  FlatPattern dilated;
   dilated.segment_lengths = {8, 24};
   dilated.dilation_rates = {1, 3};
-  DilatedAttentionOptions beside = dilated;
+  FlatPattern beside = dilated;
   beside.blocks = blocks({LocalWindow{.window = 12}}).blocks;
-  DilatedAttentionOptions learned;
-  learned.learned = LearnedBlocks{.block_size = kBlock, .density = 0.4, .hidden = 8, .temperature = 0};
+  const LearnedBlocks learned{.block_size = kBlock, .density = 0.4, .hidden = 8, .temperature = 0};
   return {
       {"dilated groups", dilated},
       {"local_window", blocks({LocalWindow{.window = 12}})},
@@ -55,12 +55,13 @@ std::vector<NamedPattern> patterns() {
       {"list", blocks({BlockList{{{-1, -1, 0, 0}, {-1, -1, 1, 0}, {0, -1, 1, 1}, {-1, 1, 9, 1}, {-1, -1, 10, 8}}}})},
       {"hybrid", blocks({LocalWindow{.window = 12}, Strided{4}})},
       {"groups and blocks", beside},
-      {"learned", learned}};
+      {"learned", {}, learned}};
 }
 
 // What a call is asked, beside its pattern.
 struct Setup {
-  DilatedAttentionOptions options;
+  FlatPattern pattern;
+  DilatedAttentionOptions options;  // but for the pattern
   AttentionOptions call;
   int64_t kv_heads = kHeads;
   int64_t queries = kLen;  // the last ones, if fewer than the keys
@@ -76,7 +77,7 @@ struct Option {
 };
 
 std::vector<Option> options() {
-  return {{"causal", [](Setup& s) { s.options.causal = true; }},
+  return {{"causal", [](Setup& s) { s.pattern.options.causal = true; }},
           {"lengths",
            [](Setup& s) {
              s.call.lengths = {{kLen, 17}};
@@ -93,11 +94,11 @@ std::vector<Option> options() {
            },
            Proof::kSameRows},
           {"dropout", [](Setup& s) { s.options.attention_dropout = 0.4; }},
-          {"zero_keys", [](Setup& s) { s.options.padding = Padding::kZeroKeys; }},
-          {"head_partition", [](Setup& s) { s.options.mixing = Mixing::kHeadPartition; }},
+          {"zero_keys", [](Setup& s) { s.pattern.options.padding = Padding::kZeroKeys; }},
+          {"head_partition", [](Setup& s) { s.pattern.options.mixing = Mixing::kHeadPartition; }},
           {"gates",
            [](Setup& s) {
-             const int64_t rows = s.options.blocks.empty() || s.options.blocks[0].name() != std::string("list") ? 1 : 5;
+             const int64_t rows = s.pattern.blocks.empty() || s.pattern.blocks[0].name() != std::string("list") ? 1 : 5;
              s.call.gates = at::ones({rows}).requires_grad_();
            },
            Proof::kGateGradient}};
@@ -109,6 +110,7 @@ struct Ran {
 };
 
 Ran run(Setup s, at::ScalarType dtype) {
+  s.options.pattern = s.pattern.pattern();
   if (s.options.learned) {
     s.options.learned->head_dim = kDim;
     s.options.learned->kv_heads = s.kv_heads;
@@ -134,7 +136,7 @@ Ran run(Setup s, at::ScalarType dtype) {
 // refused.
 std::string verdict(const NamedPattern& pattern, const Option& option) {
   SCOPED_TRACE(fmt::format("{} with {}", pattern.name, option.name));
-  Setup plain{pattern.options, {}}, asked = plain;
+  Setup plain{pattern.pattern, {.learned = pattern.learned}, {}}, asked = plain;
   try {
     option.ask(asked);
     const Ran exact = run(asked, at::kDouble), single = run(asked, at::kFloat);

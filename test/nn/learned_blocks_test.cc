@@ -17,7 +17,7 @@ using testing::HasSubstr;
 DilatedAttention learned_attention(const LearnedBlocks& learned, bool causal = false) {
   DilatedAttentionOptions o;
   o.learned = learned;
-  o.causal = causal;
+  o.pattern = o.pattern.with_causal(causal);
   return DilatedAttention(o);
 }
 
@@ -51,11 +51,8 @@ TEST(LearnedBlockAttention, IsAttentionOverItsBlocksAndSoAreItsGradients) {
         SCOPED_TRACE(fmt::format("causal {} lengths {} groups {}", causal, lengths[1], beside_groups));
         DilatedAttentionOptions o;
         o.learned = small_blocks();
-        o.causal = causal;
-        if (beside_groups) {
-          o.segment_lengths = {24};
-          o.dilation_rates = {3};
-        }
+        if (beside_groups) o.pattern = Pattern::dilated({24}, {3});
+        o.pattern = o.pattern.with_causal(causal);
         DilatedAttention module(o);
         module->to(at::kDouble);
         Input in(2, 61, at::kDouble);
@@ -262,11 +259,11 @@ TEST(LearnedBlockAttention, RefusesWhatItCannotHonour) {
               HasSubstr("q must be [2, 61, a multiple of 2, 8], got [2, 30, 4, 8]"));
   EXPECT_THAT(refusal([&] { module(in.q, in.q, in.q); }), HasSubstr("k must be [batch, len, 2, 8], got [2, 61, 4, 8]"));
   DilatedAttentionOptions both = module->options;
-  both.blocks = {BlockPattern(8, Strided{2})};
+  both.pattern = Pattern::block_sparse({{8, Strided{2}}});
   EXPECT_THAT(refusal([&] { DilatedAttention{both}; }), HasSubstr("blocks must be empty with learned blocks"));
-  EXPECT_THAT(refusal([&] { DilatedAttention(module->options, local_attention(module->options.pattern())); }),
+  EXPECT_THAT(refusal([&] { DilatedAttention(module->options, local_attention(module->options.whole_pattern())); }),
               HasSubstr("attend must be empty with learned blocks"));
-  DilatedAttention fixed(DilatedAttentionOptions{.segment_lengths = {8}, .dilation_rates = {1}});
+  DilatedAttention fixed(DilatedAttentionOptions{.pattern = Pattern::dilated({8}, {1})});
   BlockChoice choice;
   EXPECT_THAT(refusal([&] { fixed(in.q, in.k, in.v, AttentionOptions{}, &choice); }),
               HasSubstr("choice must be unset in a module without learned blocks"));

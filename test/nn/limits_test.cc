@@ -17,12 +17,9 @@ Tensor finite(const Tensor& lse) { return lse.masked_fill(lse.isinf(), -1e9); }
 TEST(Limits, EveryLengthWorksWithOneHeadToo) {
   const at::NoGradGuard no_grad;
   std::vector<DilatedAttentionOptions> all(3);
-  all[0].segment_lengths = {4, 16};
-  all[0].dilation_rates = {1, 3};
-  all[1].segment_lengths = {2, 3};
-  all[1].dilation_rates = {5, 1};
-  all[2].segment_lengths = {1 << 20};
-  all[2].dilation_rates = {1};
+  all[0].pattern = Pattern::dilated({4, 16}, {1, 3});
+  all[1].pattern = Pattern::dilated({2, 3}, {5, 1});
+  all[2].pattern = Pattern::dilated({1 << 20}, {1});
   for (size_t n = 0; n < all.size(); ++n) {
     for (const bool causal : {false, true}) {
       for (const int64_t heads : {1, 3}) {
@@ -30,14 +27,14 @@ TEST(Limits, EveryLengthWorksWithOneHeadToo) {
           SCOPED_TRACE(testing::Message()
                        << "options " << n << ", causal " << causal << ", " << heads << " heads, len " << len);
           DilatedAttentionOptions options = all[n];
-          options.causal = causal;
+          options.pattern = options.pattern.with_causal(causal);
           const DilatedAttention module(options);
           const auto normal = [&] { return at::randn({2, len, heads, 8}, at::kDouble); };
           const Tensor q = normal(), k = normal(), v = normal();
           const AttentionResult ours = module->forward(q, k, v);
           EXPECT_EQ(ours.out.sizes(), q.sizes());
           if (len == 0) continue;
-          const AttentionResult theirs = nn_test::dense_attention(q, k, v, options);
+          const AttentionResult theirs = nn_test::dense_attention(q, k, v, options.pattern);
           EXPECT_LT(distance(ours.out, theirs.out), 1e-12);
           EXPECT_LT(distance(finite(ours.lse), finite(theirs.lse)), 1e-12);
         }
@@ -49,16 +46,14 @@ TEST(Limits, EveryLengthWorksWithOneHeadToo) {
 // A sequence shorter than a block, an empty one, a single head: one block is dense.
 TEST(Limits, BlocksOfShortSequencesAreDense) {
   const at::NoGradGuard no_grad;
-  DilatedAttentionOptions dense;
-  dense.segment_lengths = {64};
-  dense.dilation_rates = {1};
+  const Pattern dense = Pattern::dilated({64}, {1});
   for (const BlockRule& rule : std::vector<BlockRule>{LocalWindow{.window = 16}, Strided{2}, Axial{},
                                                       RandomBlocks{.density = 0.1}, DilatedSparse{.density = 0.1}}) {
     DilatedAttentionOptions options;
-    options.blocks = {{16, rule}};
+    options.pattern = Pattern::block_sparse({{16, rule}});
     const DilatedAttention module(options);
     for (const int64_t len : {0, 1, 15, 16}) {
-      SCOPED_TRACE(testing::Message() << options.blocks[0].name() << ", len " << len);
+      SCOPED_TRACE(testing::Message() << options.pattern.blocks()[0].name() << ", len " << len);
       const auto normal = [&] { return at::randn({1, len, 1, 8}, at::kDouble); };
       const Tensor q = normal(), k = normal(), v = normal();
       const Tensor out = module->forward(q, k, v).out;
@@ -79,8 +74,7 @@ class Counter : public c10::WarningHandler {
 TEST(Limits, SlowHeadDimsAreWarnedAboutAndRun) {
   const at::NoGradGuard no_grad;
   DilatedAttentionOptions options;
-  options.segment_lengths = {8};
-  options.dilation_rates = {1};
+  options.pattern = Pattern::dilated({8}, {1});
   const DilatedAttention module(options);
   for (const auto& [dim, warnings] : {std::pair<int64_t, int>{128, 0}, {136, 1}, {160, 1}, {12, 1}, {8, 0}}) {
     Counter counter;
@@ -89,7 +83,7 @@ TEST(Limits, SlowHeadDimsAreWarnedAboutAndRun) {
     const Tensor x = at::randn({1, 9, 2, dim}, at::kDouble);
     const AttentionResult result = module->forward(x, x, x);
     EXPECT_EQ(counter.count, warnings) << dim;
-    EXPECT_LT(distance(result.out, nn_test::dense_attention(x, x, x, options).out), 1e-12) << dim;
+    EXPECT_LT(distance(result.out, nn_test::dense_attention(x, x, x, options.pattern).out), 1e-12) << dim;
   }
 }
 

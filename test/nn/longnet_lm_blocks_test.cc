@@ -21,9 +21,7 @@ using testing::HasSubstr;
 
 LongNetLMConfig block_config(std::vector<BlockPattern> blocks) {
   LongNetLMConfig config = small_config();
-  config.segment_lengths.clear();
-  config.dilation_rates.clear();
-  config.blocks = std::move(blocks);
+  config.layer.attention.attention.pattern = Pattern::block_sparse(blocks, true);
   return config;
 }
 
@@ -53,7 +51,8 @@ std::vector<Case> cases() {
       {"hybrid", block_config({local, {16, RandomBlocks{.density = 0.7, .seed = 2}}})},
   };
   LongNetLMConfig beside_groups = small_config();
-  beside_groups.blocks = {local};
+  Pattern& both = beside_groups.layer.attention.attention.pattern;
+  both = both.with_blocks({local});
   all.push_back({"beside groups", beside_groups});
   return all;
 }
@@ -145,7 +144,7 @@ TEST(LongNetLMBlocks, RulesThatChangeAsASequenceGrowsAreRefused) {
     EXPECT_FALSE(std::equal(shorter.begin(), shorter.end(), longer.begin())) << block.name();
   }
   for (const Case& one : cases()) {
-    for (const BlockPattern& block : one.config.blocks) {
+    for (const BlockPattern& block : one.config.layer.attention.attention.pattern.blocks()) {
       const auto shorter = block.active_blocks(8 * 8, true), longer = block.active_blocks(8 * 20, true);
       EXPECT_TRUE(std::equal(shorter.begin(), shorter.end(), longer.begin())) << one.name;
     }

@@ -29,31 +29,32 @@ LongNetLM make_double(const LongNetLMConfig& config) {
 // The model's formula on its weights: dense attention, RoPE by sines and cosines.
 Tensor straightforward(LongNetLM& model, const Tensor& tokens) {
   const LongNetLMConfig& c = model->config;
+  const MultiheadDilatedAttentionOptions& o = c.layer.attention;
   const auto w = weights(*model);
   const auto norm = [&](const Tensor& x, const std::string& key) {
-    return at::layer_norm(x, {x.size(-1)}, w.at(key + ".weight"), w.at(key + ".bias"), c.layer_norm_eps);
+    return at::layer_norm(x, {x.size(-1)}, w.at(key + ".weight"), w.at(key + ".bias"), o.layer_norm_eps);
   };
   const auto linear = [&](const Tensor& x, const std::string& key) {
     return at::matmul(x, w.at(key + ".weight").t()) + w.at(key + ".bias");
   };
-  const int64_t len = tokens.size(1), dim = c.dim / c.heads, kv_heads = c.kv_heads == 0 ? c.heads : c.kv_heads;
+  const int64_t len = tokens.size(1), dim = o.head_dim(), kv_heads = o.key_value_heads();
   const Tensor angle = at::arange(len, at::kDouble).unsqueeze(1) *
-                       at::pow(c.rope_base, at::arange(0, dim, 2, at::kDouble) / -double(dim));  // [len, dim/2]
-  const Tensor cosine = angle.cos().unsqueeze(1), sine = angle.sin().unsqueeze(1);               // [len, 1, dim/2]
+                       at::pow(o.positions.base, at::arange(0, dim, 2, at::kDouble) / -double(dim));  // [len, dim/2]
+  const Tensor cosine = angle.cos().unsqueeze(1), sine = angle.sin().unsqueeze(1);                    // [len, 1, dim/2]
   const auto turn = [&](const Tensor& x) {
     const Tensor even = x.slice(3, 0, dim, 2), odd = x.slice(3, 1, dim, 2);
     return at::stack({even * cosine - odd * sine, even * sine + odd * cosine}, 4).flatten(3);
   };
-  Tensor x = w.at("embedding.weight").index_select(0, tokens.flatten()).view({tokens.size(0), len, c.dim}) *
-             std::sqrt(double(c.dim));
+  Tensor x = w.at("embedding.weight").index_select(0, tokens.flatten()).view({tokens.size(0), len, o.embed_dim}) *
+             std::sqrt(double(o.embed_dim));
   for (int64_t i = 0; i < c.layers; ++i) {
     const std::string layer = "layers." + std::to_string(i) + ".";
     const auto parts = linear(norm(x, layer + "attention_norm"), layer + "attention.qkv_proj")
-                           .split_with_sizes({c.dim, kv_heads * dim, kv_heads * dim}, 2);
-    const Tensor q = parts[0].reshape({-1, len, c.heads, dim});
+                           .split_with_sizes({o.embed_dim, kv_heads * dim, kv_heads * dim}, 2);
+    const Tensor q = parts[0].reshape({-1, len, o.num_heads, dim});
     const Tensor k = parts[1].reshape({-1, len, kv_heads, dim});
     const Tensor v = parts[2].reshape({-1, len, kv_heads, dim});
-    const auto attended = nn_test::dense_attention(turn(q), turn(k), v, c.layer().attention.attention).out.flatten(2);
+    const auto attended = nn_test::dense_attention(turn(q), turn(k), v, o.attention.pattern).out.flatten(2);
     x = x + linear(norm(attended, layer + "attention.inner_norm"), layer + "attention.out_proj");
     const Tensor inner = at::gelu(linear(norm(x, layer + "feed_forward_norm"), layer + "feed_forward.fc1"));
     x = x + linear(norm(inner, layer + "feed_forward.inner_norm"), layer + "feed_forward.fc2");
@@ -76,21 +77,22 @@ TEST(LongNetLM, EqualsStraightforwardTorchCode) {
 
 TEST(LongNetLM, Initialisation) {
   auto config = small_config();
-  EXPECT_NEAR(config.gamma(), std::sqrt(std::log(6.0)), 1e-12);
-  config.dim = 256;
-  config.dim_feedforward = 512;
+  const double gamma = config.whole_layer().attention.gamma_init;
+  EXPECT_NEAR(gamma, std::sqrt(std::log(6.0)), 1e-12);
+  config.layer.attention.embed_dim = 256;
+  config.layer.dim_feedforward = 512;
   config.vocab = 1000;
   torch::manual_seed(3);
   LongNetLM model(config);
   const auto w = weights(*model);
-  const double bound = config.gamma() * std::sqrt(6.0 / (256 + 512));
+  const double bound = gamma * std::sqrt(6.0 / (256 + 512));
   for (const char* key : {"layers.0.feed_forward.fc1.weight", "layers.2.feed_forward.fc2.weight"}) {
     EXPECT_NEAR(w.at(key).abs().max().item<double>(), bound, bound * 1e-3) << key;
     EXPECT_NEAR(w.at(key).std().item<double>(), bound / std::sqrt(3.0), bound * 0.01) << key;
   }
   EXPECT_NEAR(w.at("embedding.weight").std().item<double>(), 1.0 / 16, 1e-3);
   const Tensor value_rows = w.at("layers.1.attention.qkv_proj.weight").narrow(0, 256 + 128, 128);
-  const double value_bound = config.gamma() * std::sqrt(6.0 / (256 + 128));
+  const double value_bound = gamma * std::sqrt(6.0 / (256 + 128));
   EXPECT_NEAR(value_rows.abs().max().item<double>(), value_bound, value_bound * 1e-3);
 }
 
@@ -98,7 +100,7 @@ TEST(LongNetLM, APrefixNeverDependsOnWhatFollows) {
   const at::NoGradGuard no_grad;
   for (const auto positions : {Positions::kNone, Positions::kRope, Positions::kXpos}) {
     auto config = small_config();
-    config.positions = positions;
+    config.layer.attention.positions.kind = positions;
     auto model = make_double(config);
     const Tensor tokens = random_tokens(1, 90, config.vocab, 2);
     const Tensor logits = model(tokens);
@@ -131,9 +133,9 @@ TEST(LongNetLM, DocumentsAndLengthsAreApart) {
 TEST(LongNetLM, LossOverChunksIsCrossEntropy) {
   auto config = small_config();
   config.vocab = 70000;  // 59 positions a chunk
-  config.dim = 16;
-  config.heads = 2;
-  config.kv_heads = 1;
+  config.layer.attention.embed_dim = 16;
+  config.layer.attention.num_heads = 2;
+  config.layer.attention.kv_heads = 1;
   config.layers = 1;
   for (const bool tied : {false, true}) {
     config.tied_head = tied;
@@ -182,8 +184,8 @@ Step step(LongNetLM& model, const Tensor& tokens, bool recompute, bool autocast)
 
 TEST(LongNetLM, ActivationCheckpointingChangesNothing) {
   auto config = small_config();
-  config.dropout = 0.2;
-  config.attention_dropout = 0.3;
+  config.layer.dropout = 0.2;
+  config.layer.attention.attention.attention_dropout = 0.3;
   LongNetLM model(config);
   const Tensor tokens = random_tokens(2, 61, config.vocab, 7);
   for (const bool autocast : {false, true}) {
@@ -220,12 +222,29 @@ TEST(Checkpoint, IsAPureFunctionOfItsInputs) {
   EXPECT_FALSE(checkpoint(f, x, {w}, false).requires_grad());
 }
 
+// Every kind of positions, and every option of a layer's attention that a cache could get wrong.
+std::vector<LongNetLMConfig> decoded_configs() {
+  std::vector<LongNetLMConfig> all(4, small_config());
+  for (const auto kind : {Positions::kNone, Positions::kRope, Positions::kXpos}) {
+    MultiheadDilatedAttentionOptions& o = all[static_cast<size_t>(kind)].layer.attention;
+    o.positions.kind = kind;
+    o.qk_norm = kind == Positions::kXpos;
+  }
+  MultiheadDilatedAttentionOptions& o = all[3].layer.attention;
+  o.bias = o.sub_layer_norm = false;
+  o.attention.softmax_scale = 0.7;
+  o.attention.pattern = Pattern::dilated({8, 24}, {2, 3},
+                                         {.causal = true,
+                                          .offsets = std::vector<int64_t>{1, 0, 0, 2},
+                                          .mixing = Mixing::kHeadPartition,
+                                          .average = true,
+                                          .padding = Padding::kZeroKeys});
+  return all;
+}
+
 TEST(LongNetLM, DecodingEqualsRecomputing) {
   const at::NoGradGuard no_grad;
-  for (const auto positions : {Positions::kNone, Positions::kRope, Positions::kXpos}) {
-    auto config = small_config();
-    config.positions = positions;
-    config.qk_norm = positions == Positions::kXpos;
+  for (const LongNetLMConfig& config : decoded_configs()) {
     auto model = make_double(config);
     model->eval();
     const Tensor tokens = random_tokens(2, 100, config.vocab, 8);
@@ -262,7 +281,7 @@ TEST(LongNetLM, AFailedStepCanBeRunAgain) {
   const at::NoGradGuard no_grad;
   int left = 1000;
   auto config = small_config();
-  const AttentionFn local = local_attention(config.layer().attention.attention.pattern());
+  const AttentionFn local = local_attention(config.layer.attention.attention.pattern);
   LongNetLM model(config, [&, local](const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o) {
     if (--left == 0) throw Error("out of luck");
     return local(q, k, v, o);
@@ -302,9 +321,10 @@ TEST(LongNetLM, RefusesBadInput) {
 
 TEST(LongNetLM, ConfigJson) {
   auto config = small_config();
-  config.head_offset = HeadOffset::kBlock;
-  config.positions = Positions::kXpos;
-  config.dropout = 0.1;
+  config.layer.attention.attention.pattern =
+      Pattern::dilated({8, 24}, {1, 2}, {.causal = true, .head_offset = HeadOffset::kBlock});
+  config.layer.attention.positions.kind = Positions::kXpos;
+  config.layer.dropout = 0.1;
   config.tied_head = true;
   EXPECT_EQ(LongNetLMConfig::from_json(config.to_json()), config);
   EXPECT_EQ(LongNetLMConfig::from_json("{}"), LongNetLMConfig());
@@ -321,7 +341,7 @@ TEST(LongNetLM, ConfigJson) {
   EXPECT_THAT(message(R"([1])"), HasSubstr("object"));
   EXPECT_THAT(message(R"({"layers")"), HasSubstr("JSON"));
   for (const auto& activation : activation_names()) {
-    config.activation = activation;
+    config.layer.activation = activation;
     EXPECT_NO_THROW(LongNetLM{config}) << activation;
   }
   EXPECT_LT(distance(activation_from_name("swish")(at::ones({1})), at::ones({1}).sigmoid()), 1e-7);

@@ -25,15 +25,15 @@ using testing::HasSubstr;
 LongNetConfig small_longnet(LongNetForm form) {
   LongNetConfig c;
   c.form = form;
-  c.d_model = 32;
-  c.nhead = 4;
-  c.kv_heads = 2;
   c.num_encoder_layers = 2;
   c.num_decoder_layers = 3;
-  c.dim_feedforward = 48;
-  c.segment_lengths = {8, 24, 64};
-  c.dilation_rates = {1, 2, 3};
-  c.max_len = 512;
+  c.layer.dim_feedforward = 48;
+  MultiheadDilatedAttentionOptions& o = c.layer.attention;
+  o.embed_dim = 32;
+  o.num_heads = 4;
+  o.kv_heads = 2;
+  o.attention.pattern = Pattern::dilated({8, 24, 64}, {1, 2, 3});
+  o.positions.max_len = 512;
   return c;
 }
 
@@ -49,9 +49,9 @@ TEST(LongNet, EqualsTheFormulaForwardAndBackward) {
       SCOPED_TRACE(fmt::format("{} {}", name(form), variant));
       torch::manual_seed(variant);
       LongNetConfig c = small_longnet(form);
-      c.positions = static_cast<Positions>(variant);
-      c.qk_norm = variant == 1;
-      c.fused_qkv = variant != 2;
+      c.layer.attention.positions.kind = static_cast<Positions>(variant);
+      c.layer.attention.qk_norm = variant == 1;
+      c.layer.attention.fused_qkv = variant != 2;
       if (form != LongNetForm::kDecoder) c.encoder_causal = variant == 1;
       if (form != LongNetForm::kEncoder) c.decoder_causal = variant != 2;
       if (form == LongNetForm::kEncoderDecoder) c.memory_causal = variant == 1;
@@ -78,13 +78,13 @@ TEST(LongNet, EqualsTheFormulaForwardAndBackward) {
 TEST(LongNet, DefaultsAreThePapersBaseModel) {
   const LongNetConfig c;
   EXPECT_EQ(c.form, LongNetForm::kEncoderDecoder);
-  EXPECT_EQ(c.d_model, 768);
-  EXPECT_EQ(c.nhead, 12);
+  EXPECT_EQ(c.layer.attention.embed_dim, 768);
+  EXPECT_EQ(c.layer.attention.num_heads, 12);
   EXPECT_EQ(c.num_encoder_layers, 12);
   EXPECT_EQ(c.num_decoder_layers, 12);
-  EXPECT_EQ(c.dim_feedforward, 3072);
-  EXPECT_EQ(c.segment_lengths, (std::vector<int64_t>{2048, 4096, 8192, 16384, 32768}));
-  EXPECT_EQ(c.dilation_rates, (std::vector<int64_t>{1, 2, 4, 6, 12}));
+  EXPECT_EQ(c.layer.dim_feedforward, 3072);
+  EXPECT_EQ(c.layer.dropout, 0);
+  EXPECT_EQ(c.layer.attention.attention.pattern, Pattern::dilated({2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 6, 12}));
   EXPECT_NO_THROW(c.validate());
 }
 
@@ -94,9 +94,9 @@ TEST(LongNet, GammasAreMagnetos) {
   EXPECT_NEAR(c.decoder_gamma(), std::sqrt(std::log(9.0)), 1e-12);
   EXPECT_NEAR(small_longnet(LongNetForm::kDecoder).decoder_gamma(), std::sqrt(std::log(6.0)), 1e-12);
   EXPECT_NEAR(small_longnet(LongNetForm::kEncoder).encoder_gamma(), std::sqrt(std::log(4.0)), 1e-12);
-  c.d_model = 256;
-  c.nhead = 8;
-  c.dim_feedforward = 512;
+  c.layer.attention.embed_dim = 256;
+  c.layer.attention.num_heads = 8;
+  c.layer.dim_feedforward = 512;
   torch::manual_seed(4);
   const LongNet model(c);
   const auto w = weights(*model);
@@ -111,8 +111,8 @@ TEST(LongNet, GammasAreMagnetos) {
   check("decoder_layers.1.feed_forward.fc2.weight", c.decoder_gamma());
   c.encoder_gamma_init = 0.5;
   c.decoder_gamma_init = 0.25;
-  EXPECT_EQ(c.encoder_layer().gamma_init, 0.5);
-  EXPECT_EQ(c.decoder_layer().layer.gamma_init, 0.25);
+  EXPECT_EQ(c.encoder_layer().attention.gamma_init, 0.5);
+  EXPECT_EQ(c.decoder_layer().layer.attention.gamma_init, 0.25);
 }
 
 struct Step {
@@ -141,8 +141,8 @@ TEST(LongNet, ActivationCheckpointingChangesNothing) {
   for (const LongNetForm form : kForms) {
     SCOPED_TRACE(name(form));
     LongNetConfig c = small_longnet(form);
-    c.dropout = 0.2;
-    c.attention_dropout = 0.3;
+    c.layer.dropout = 0.2;
+    c.layer.attention.attention.attention_dropout = 0.3;
     LongNet model(c);
     model->to(at::kDouble);
     const Tensor source = at::randn({2, 33, 32}, at::kDouble), target = at::randn({2, 33, 32}, at::kDouble);
@@ -212,12 +212,14 @@ TEST(LongNet, DecoderFormIsCausalAndTheOthersAreAsTheySay) {
 
 TEST(LongNet, ConfigJson) {
   LongNetConfig c = small_longnet(LongNetForm::kEncoderDecoder);
-  c.positions = Positions::kXpos;
-  c.head_offset = HeadOffset::kBlock;
-  c.mixing = Mixing::kHeadPartition;
-  c.kv_heads = 0;
-  c.average = true;
-  c.padding = Padding::kZeroKeys;
+  c.layer.attention.positions.kind = Positions::kXpos;
+  c.layer.attention.kv_heads = 0;
+  c.layer.attention.attention.pattern = Pattern::dilated({8, 24, 64}, {1, 2, 3},
+                                                         {.head_offset = HeadOffset::kBlock,
+                                                          .mixing = Mixing::kHeadPartition,
+                                                          .average = true,
+                                                          .padding = Padding::kZeroKeys})
+                                            .with_blocks({{8, LocalWindow{.window = 16}}});
   c.memory_causal = c.encoder_causal = true;
   c.decoder_gamma_init = 0.5;
   EXPECT_EQ(LongNetConfig::from_json(c.to_json()), c);

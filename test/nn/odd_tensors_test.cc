@@ -100,8 +100,7 @@ MultiheadDilatedAttentionOptions attention_options() {
   MultiheadDilatedAttentionOptions o;
   o.embed_dim = 16;
   o.num_heads = 2;
-  o.attention.segment_lengths = {2, 4};
-  o.attention.dilation_rates = {1, 2};
+  o.attention.pattern = Pattern::dilated({2, 4}, {1, 2});
   o.positions.kind = Positions::kRope;
   return o;
 }
@@ -131,12 +130,11 @@ std::vector<Entrance> entrances(const std::filesystem::path& folder) {
   TransformerLayer layer(layer_options);
   DilatedTransformerDecoderLayer decoder_layer(DecoderLayerOptions{layer_options, false});
   LongNetConfig config;
-  config.d_model = 16;
-  config.nhead = 2;
   config.num_encoder_layers = config.num_decoder_layers = 1;
-  config.dim_feedforward = 12;
-  config.segment_lengths = {4};
-  config.dilation_rates = {1};
+  config.layer.dim_feedforward = 12;
+  config.layer.attention.embed_dim = 16;
+  config.layer.attention.num_heads = 2;
+  config.layer.attention.attention.pattern = Pattern::dilated({4}, {1});
   LongNet longnet(config);
   LongNetLM model(nn_test::small_config());
   for (torch::nn::Module* module :

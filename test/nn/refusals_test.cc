@@ -43,7 +43,7 @@ TEST_F(Refusals, SizesThatNoMemoryHasAreRefused) {
   TransformerLayerOptions layer;
   layer.attention = wide;
   LongNetConfig longnet;
-  longnet.dim_feedforward = kHuge;
+  longnet.layer.dim_feedforward = kHuge;
   const LearnedBlocks blocks{.hidden = kHuge, .head_dim = 8, .kv_heads = 2};
   const MultiheadDilatedAttention attention(attention_options());
   const LongNetLM small(nn_test::small_config());

@@ -27,8 +27,8 @@ std::vector<int64_t> documents(int64_t row, int64_t len, const AttentionOptions&
 
 }  // namespace
 
-AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                const DilatedAttentionOptions& pattern, const AttentionOptions& call) {
+AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pattern& pattern,
+                                const AttentionOptions& call) {
   const int64_t batch = q.size(0), len_q = q.size(1), heads = q.size(2), len_k = k.size(1), kv_heads = k.size(2);
   const int64_t query_start = call.query_start.value_or(0);
   const double scale = call.scale.value_or(1 / std::sqrt(double(q.size(3))));
@@ -46,9 +46,8 @@ AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const 
         const int64_t p = query_start + i;
         for (int64_t j = 0; j < len_k; ++j) {
           if (document[size_t(p)] < 0 || document[size_t(p)] != document[size_t(j)]) continue;
-          if (pattern.causal && j > p) continue;
-          for (size_t g = 0; g < pattern.segment_lengths.size(); ++g) {
-            const int64_t w = pattern.segment_lengths[g], r = pattern.dilation_rates[g];
+          if (pattern.causal() && j > p) continue;
+          for (const auto& [w, r] : pattern.groups()) {
             const int64_t a = position[size_t(p)], c = position[size_t(j)];
             const int64_t offset = (h / (heads / kv_heads)) % r;
             if (a / w == c / w && (a % w) % r == offset && (c % w) % r == offset) cell[b][h][i][j] += 1;
@@ -80,14 +79,14 @@ double distance(const at::Tensor& a, const at::Tensor& b) {
 LongNetLMConfig small_config() {
   LongNetLMConfig c;
   c.vocab = 31;
-  c.dim = 32;
   c.layers = 3;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.dim_feedforward = 48;
-  c.segment_lengths = {8, 24, 64};
-  c.dilation_rates = {1, 2, 3};
-  c.max_len = 512;
+  c.layer.dim_feedforward = 48;
+  MultiheadDilatedAttentionOptions& o = c.layer.attention;
+  o.embed_dim = 32;
+  o.num_heads = 4;
+  o.kv_heads = 2;
+  o.attention.pattern = Pattern::dilated({8, 24, 64}, {1, 2, 3}, {.causal = true});
+  o.positions.max_len = 512;
   return c;
 }
 

@@ -12,8 +12,8 @@ namespace longstride::nn_test {
 
 // out and lse from the definition: a dense [heads, len_q, len_k] multiplicity matrix and torch operations. Knows
 // documents, lengths and query_start; joint mixing, modulo offsets, no dropout.
-AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                const DilatedAttentionOptions& pattern, const AttentionOptions& call = {});
+AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pattern& pattern,
+                                const AttentionOptions& call = {});
 
 // max |a - b|; NaN if either holds one.
 double distance(const at::Tensor& a, const at::Tensor& b);

@@ -39,11 +39,11 @@ TransformerLayerOptions varied(int variant) {
   o.attention.fused_qkv = variant % 2 == 0;
   o.attention.bias = variant % 4 != 1;
   o.attention.qk_norm = variant % 4 >= 2;
-  o.attention.attention.causal = variant % 5 < 3;
+  o.attention.attention.pattern = o.attention.attention.pattern.with_causal(variant % 5 < 3);
   o.attention.positions.kind = static_cast<Positions>(variant % 3);
   if (variant % 2 == 1) o.attention.attention.softmax_scale = 0.3;
-  o.sub_layer_norm = variant % 6 != 4;
-  o.layer_norm_eps = variant % 2 == 0 ? 1e-5 : 1e-2;
+  o.attention.sub_layer_norm = variant % 6 != 4;
+  o.attention.layer_norm_eps = variant % 2 == 0 ? 1e-5 : 1e-2;
   o.activation = activation_names().at(size_t(variant) % activation_names().size());
   return o;
 }
@@ -133,7 +133,7 @@ TEST(DecoderLayer, CausalSwitchesAreApart) {
 }
 
 TEST(EncoderLayer, DefaultsAreThoseOfTheKnownLibrary) {
-  const DilatedTransformerOptions table;
+  const DilatedTransformerOptions table{.segment_lengths = {8}, .dilation_rates = {1}};
   EXPECT_EQ(table.dim_feedforward, 2048);
   EXPECT_EQ(table.dropout, 0.1);
   EXPECT_EQ(table.activation, "relu");
@@ -141,7 +141,7 @@ TEST(EncoderLayer, DefaultsAreThoseOfTheKnownLibrary) {
   EXPECT_EQ(table.gamma_init, 1.0);
   EXPECT_FALSE(table.causal || table.memory_causal);
   const TransformerLayerOptions layer = table;
-  EXPECT_TRUE(layer.sub_layer_norm);
+  EXPECT_TRUE(layer.attention.sub_layer_norm);
   EXPECT_EQ(layer.dropout, 0.1);
   EXPECT_EQ(layer.attention.attention.attention_dropout, 0.1);
   EXPECT_EQ(layer.attention.positions.kind, Positions::kNone);
@@ -283,10 +283,11 @@ TEST(TransformerLayers, JsonRoundTripsAndRefusals) {
   const FeedForwardOptions feed_forward{16, 32, "gelu", 0.5, false, 1e-3, 2.0};
   EXPECT_EQ(FeedForwardOptions::from_json(feed_forward.to_json()), feed_forward);
   DilatedAttentionOptions table = varied(0).attention.attention;
-  table.offsets = {0, 0, 0, 1, 1, 1};
-  table.mixing = Mixing::kHeadPartition;
-  table.average = true;
-  table.padding = Padding::kZeroKeys;
+  table.pattern = Pattern::dilated({8, 24, 64}, {1, 3, 2},
+                                   {.offsets = {{0, 0, 0, 1, 1, 1}},
+                                    .mixing = Mixing::kHeadPartition,
+                                    .average = true,
+                                    .padding = Padding::kZeroKeys});
   EXPECT_EQ(DilatedAttentionOptions::from_json(table.to_json()), table);
   EXPECT_THAT(refusal([&] { TransformerLayerOptions::from_json(R"({"num_head": 4})"); }),
               AllOf(HasSubstr("unknown config key 'num_head'"), HasSubstr("did you mean 'num_heads'?")));

@@ -10,6 +10,7 @@
 #include <sstream>
 #include <vector>
 
+#include "longstride/error.h"
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
 
@@ -313,6 +314,13 @@ TEST(Compile, PermutedHeadsAndRowsHaveTheSameTiles) {
     }
     if (testing::Test::HasFailure()) return;
   }
+}
+
+TEST(Compile, APatternThatShowsNothingIsRefused) {
+  const auto plan = [](const Pattern& pattern) { (void)compile(pattern, {.len_q = 8, .len_k = 8}, {}); };
+  EXPECT_THROW(plan(Pattern()), Error);
+  EXPECT_THROW(plan(Pattern().with_causal(true)), Error);
+  EXPECT_NO_THROW(plan(Pattern().with_blocks({{4, BlockList{}}})));
 }
 
 TEST(Compile, EqualInputsGiveEqualPlans) {

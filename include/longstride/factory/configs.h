@@ -31,6 +31,12 @@ struct RingAttentionConfig {
   std::string to_json() const;
   static RingAttentionConfig from_json(std::string_view text);
   bool operator==(const RingAttentionConfig&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("group", self.group);
+    visit("ring_size", self.ring_size);
+  }
 };
 
 // RingAttentionConfig, and what the group must be: what a job is started with, checked where it runs.
@@ -46,6 +52,14 @@ struct DistributedConfig {
   std::string to_json() const;
   static DistributedConfig from_json(std::string_view text);
   bool operator==(const DistributedConfig&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    RingAttentionConfig::fields(self, visit);
+    visit("world_size", self.world_size);
+    visit("rank", self.rank);
+    visit("backend", self.backend);
+  }
 };
 
 // The ranks of the group that a config names: 1 without a group. Throws Error if the group cannot be found, has other
@@ -62,6 +76,12 @@ struct MemoryPoolConfig {
   std::string to_json() const;
   static MemoryPoolConfig from_json(std::string_view text);
   bool operator==(const MemoryPoolConfig&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("most_cached_bytes", self.most_cached_bytes);
+    visit("most_live_bytes", self.most_live_bytes);
+  }
 };
 
 // A block-sparse pattern by name. Only the options that the pattern takes may be set; docs/factory.md has the table.
@@ -93,6 +113,27 @@ struct SparseAttentionConfig {
   std::string to_json() const;
   static SparseAttentionConfig from_json(std::string_view text);
   bool operator==(const SparseAttentionConfig&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("pattern", self.pattern);
+    visit("block_size", self.block_size);
+    visit("sparsity_ratio", self.sparsity_ratio);
+    visit("density", self.density);
+    visit("window", self.window);
+    visit("rates", self.rates);
+    visit("reach", self.reach);
+    visit("global_tokens", self.global_tokens);
+    visit("stride_blocks", self.stride_blocks);
+    visit("grid_columns", self.grid_columns);
+    visit("seed", self.seed);
+    visit("levels", self.levels);
+    visit("blocks", self.blocks);
+    visit("min_sparsity_ratio", self.min_sparsity_ratio);
+    visit("max_sparsity_ratio", self.max_sparsity_ratio);
+    visit("hidden", self.hidden);
+    visit("temperature", self.temperature);
+  }
 };
 
 }  // namespace longstride

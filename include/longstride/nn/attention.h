@@ -19,6 +19,7 @@
 #include "longstride/attention.h"
 #include "longstride/nn/learned_blocks.h"
 #include "longstride/nn/positions.h"
+#include "longstride/pattern/flat.h"
 
 namespace longstride {
 
@@ -30,29 +31,28 @@ using AttentionFn =
 AttentionFn local_attention(Pattern pattern);
 
 struct DilatedAttentionOptions {
-  std::vector<int64_t> segment_lengths;  // in tokens, one per group
-  std::vector<int64_t> dilation_rates;   // one per group
-  bool causal = false;
-  HeadOffset head_offset = HeadOffset::kModulo;
-  std::optional<std::vector<int64_t>> offsets;  // groups x kv_heads, row by row, in place of head_offset
-  Mixing mixing = Mixing::kJoint;
-  bool average = false;  // kHeadPartition only
-  Padding padding = Padding::kMasked;
+  Pattern pattern;                      // who sees whom; in JSON its fields are flat, as in pattern/flat.h
   std::optional<double> softmax_scale;  // unset: 1 / sqrt(dim)
   double attention_dropout = 0.0;       // in [0, 1), while training
-  // In the same softmax as the groups: a pair counts once more if one of these shows it (pattern/blocks.h). Alone when
-  // both lists of groups are empty; then the options of groups must have their defaults.
-  std::vector<BlockPattern> blocks;
-  // Blocks that a scorer chooses, in place of `blocks`, alone or beside the groups.
+  // Blocks that a scorer chooses, alone or beside the pattern's groups, in the same softmax; the pattern has no blocks
+  // then.
   std::optional<LearnedBlocks> learned;
 
-  Pattern pattern() const;  // throws Error as Pattern::dilated does; learned blocks are an empty list in it
-  void validate() const;    // throws Error
+  Pattern whole_pattern() const;  // `pattern`, and the learned blocks as an empty list of blocks
+  void validate() const;          // throws Error
   // Every field by name, and back: missing fields have their defaults, an unknown one (named with the nearest), or one
   // of a wrong type, is an Error. The result is validated. The same holds for every to_json() and from_json() here.
   std::string to_json() const;
   static DilatedAttentionOptions from_json(std::string_view text);
   bool operator==(const DilatedAttentionOptions&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit_pattern(self.pattern, visit);
+    visit("softmax_scale", self.softmax_scale);
+    visit("attention_dropout", self.attention_dropout);
+    visit("learned", self.learned);
+  }
 };
 
 // q [batch, len, heads, dim], k and v [batch, len, kv_heads, dim] -> {out, lse}; see longstride/attention.h. Scale and
@@ -108,6 +108,21 @@ struct MultiheadDilatedAttentionOptions {
   std::string to_json() const;                      // flat: the fields of `attention` and `positions` beside the others
   static MultiheadDilatedAttentionOptions from_json(std::string_view text);
   bool operator==(const MultiheadDilatedAttentionOptions&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("embed_dim", self.embed_dim);
+    visit("num_heads", self.num_heads);
+    visit("kv_heads", self.kv_heads);
+    DilatedAttentionOptions::fields(self.attention, visit);
+    visit("fused_qkv", self.fused_qkv);
+    visit("bias", self.bias);
+    visit("sub_layer_norm", self.sub_layer_norm);
+    visit("qk_norm", self.qk_norm);
+    visit("layer_norm_eps", self.layer_norm_eps);
+    visit("gamma_init", self.gamma_init);
+    PositionOptions::fields(self.positions, visit);
+  }
 };
 
 // What one call of MultiheadDilatedAttention may add.

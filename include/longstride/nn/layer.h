@@ -33,6 +33,17 @@ struct FeedForwardOptions {
   std::string to_json() const;
   static FeedForwardOptions from_json(std::string_view text);
   bool operator==(const FeedForwardOptions&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("dim", self.dim);
+    visit("hidden", self.hidden);
+    visit("activation", self.activation);
+    visit("dropout", self.dropout);
+    visit("sub_layer_norm", self.sub_layer_norm);
+    visit("layer_norm_eps", self.layer_norm_eps);
+    visit("gamma_init", self.gamma_init);
+  }
 };
 
 // [..., dim] -> [..., dim]
@@ -52,17 +63,28 @@ class FeedForwardImpl : public torch::nn::Cloneable<FeedForwardImpl> {
 TORCH_MODULE(FeedForward);
 
 struct TransformerLayerOptions {
-  MultiheadDilatedAttentionOptions attention;  // embed_dim is the layer's width
+  // embed_dim is the layer's width. sub_layer_norm, layer_norm_eps and gamma_init are those of the whole layer: norms
+  // and feed-forward have them too. sub_layer_norm is true by default, but only here: whoever assigns other options
+  // whole assigns theirs.
+  MultiheadDilatedAttentionOptions attention;
   int64_t dim_feedforward = 2048;
   double dropout = 0.1;  // on both residual branches and after the activation
   std::string activation = "relu";
-  bool sub_layer_norm = true;  // of attention and feed-forward; takes the place of attention.sub_layer_norm
-  double layer_norm_eps = 1e-5;
-  double gamma_init = 1.0;
+
+  TransformerLayerOptions() { attention.sub_layer_norm = true; }
+  FeedForwardOptions feed_forward() const;
   void validate() const;        // throws Error
   std::string to_json() const;  // flat: the fields of `attention` beside the layer's own
   static TransformerLayerOptions from_json(std::string_view text);
   bool operator==(const TransformerLayerOptions&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    MultiheadDilatedAttentionOptions::fields(self.attention, visit);
+    visit("dim_feedforward", self.dim_feedforward);
+    visit("dropout", self.dropout);
+    visit("activation", self.activation);
+  }
 };
 
 // x + dropout(attention(norm(x))), then x + dropout(feed_forward(norm(x))). x [batch, len, dim].

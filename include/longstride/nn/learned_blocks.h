@@ -26,6 +26,18 @@ struct LearnedBlocks {
 
   void validate() const;  // throws Error
   bool operator==(const LearnedBlocks&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("block_size", self.block_size);
+    visit("density", self.density);
+    visit("min_density", self.min_density);
+    visit("max_density", self.max_density);
+    visit("hidden", self.hidden);
+    visit("temperature", self.temperature);
+    visit("head_dim", self.head_dim);
+    visit("kv_heads", self.kv_heads);
+  }
 };
 
 // What a scorer chose in one call.

@@ -7,12 +7,14 @@
 #include <torch/nn/modules/normalization.h>
 #include <torch/nn/pimpl.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "longstride/fields.h"
 #include "longstride/nn/transformer.h"
 
 namespace longstride {
@@ -29,35 +31,19 @@ const char* name(LongNetForm);
 
 struct LongNetConfig {
   LongNetForm form = LongNetForm::kEncoderDecoder;
-  int64_t d_model = 768;
-  int64_t nhead = 12;
-  int64_t kv_heads = 0;             // 0: nhead; divides nhead
   int64_t num_encoder_layers = 12;  // N; not looked at in the decoder form
   int64_t num_decoder_layers = 12;  // M; not looked at in the encoder form
-  int64_t dim_feedforward = 3072;
-  std::vector<int64_t> segment_lengths = {2048, 4096, 8192, 16384, 32768};
-  std::vector<int64_t> dilation_rates = {1, 2, 4, 6, 12};
-  HeadOffset head_offset = HeadOffset::kModulo;
-  Mixing mixing = Mixing::kJoint;
-  bool average = false;  // kHeadPartition only
-  Padding padding = Padding::kMasked;
+  // What all layers share; by default 768 wide, 12 heads, dim_feedforward 3072, no dropout, segments 2048 to 32768 at
+  // rates 1, 2, 4, 6, 12. Its `causal` and gamma_init must have their defaults: each stack has its own below.
+  TransformerLayerOptions layer;
   bool encoder_causal = false;
   bool decoder_causal = true;
   bool memory_causal = false;
-  Positions positions = Positions::kNone;  // on q and k of every attention
-  double rope_base = 10000.0;
-  double xpos_scale_base = 0;  // 0: max(512, max_len / 32)
-  int64_t max_len = 1 << 20;   // what xpos_scale_base is derived from; longer input is refused
-  double dropout = 0.0;        // on residual branches and behind the activation
-  double attention_dropout = 0.0;
-  std::string activation = "relu";
-  bool fused_qkv = true;
-  bool qk_norm = false;
-  double layer_norm_eps = 1e-5;
   double encoder_gamma_init = 0;  // 0: MAGNETO's, see encoder_gamma()
   double decoder_gamma_init = 0;  // 0: MAGNETO's, see decoder_gamma()
   bool activation_checkpointing = false;
 
+  LongNetConfig();
   bool has_encoder() const { return form != LongNetForm::kDecoder; }
   bool has_decoder() const { return form != LongNetForm::kEncoder; }
   // Xavier gains, from Figure 2 of MAGNETO: encoder sqrt(ln(3M) ln(2N) / 3), decoder sqrt(ln(3M)); alone, encoder
@@ -71,6 +57,25 @@ struct LongNetConfig {
   std::string to_json() const;  // every field
   static LongNetConfig from_json(std::string_view text);
   bool operator==(const LongNetConfig&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    static constexpr std::array<FieldName, 5> kNames = {{{"embed_dim", "d_model"},
+                                                         {"num_heads", "nhead"},
+                                                         {"causal", nullptr},
+                                                         {"gamma_init", nullptr},
+                                                         {"learned", nullptr}}};
+    visit("form", self.form);
+    visit("num_encoder_layers", self.num_encoder_layers);
+    visit("num_decoder_layers", self.num_decoder_layers);
+    TransformerLayerOptions::fields(self.layer, under_names(kNames, visit));
+    visit("encoder_causal", self.encoder_causal);
+    visit("decoder_causal", self.decoder_causal);
+    visit("memory_causal", self.memory_causal);
+    visit("encoder_gamma_init", self.encoder_gamma_init);
+    visit("decoder_gamma_init", self.decoder_gamma_init);
+    visit("activation_checkpointing", self.activation_checkpointing);
+  }
 };
 
 // What computes attention in the parts of a LongNet; empty ones are longstride::attention of this process.

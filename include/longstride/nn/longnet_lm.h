@@ -9,52 +9,49 @@
 #include <torch/nn/modules/normalization.h>
 #include <torch/nn/pimpl.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "longstride/fields.h"
 #include "longstride/nn/layer.h"
 
 namespace longstride {
 
 struct LongNetLMConfig {
   int64_t vocab = 256;  // bytes
-  int64_t dim = 256;
   int64_t layers = 4;
-  int64_t heads = 8;
-  int64_t kv_heads = 0;         // 0: heads
-  int64_t dim_feedforward = 0;  // 0: 4 * dim
-  std::vector<int64_t> segment_lengths = {2048, 4096, 8192, 16384, 32768};
-  std::vector<int64_t> dilation_rates = {1, 2, 4, 6, 12};
-  HeadOffset head_offset = HeadOffset::kModulo;
-  Mixing mixing = Mixing::kJoint;
-  // In the same softmax as the groups, or alone when both lists of groups are empty (DilatedAttentionOptions). A rule
-  // whose blocks change as the sequence grows is refused: a prefix's logits would depend on how much follows.
-  std::vector<BlockPattern> blocks;
-  Positions positions = Positions::kRope;
-  double rope_base = 10000.0;
-  double xpos_scale_base = 0;  // 0: max(512, max_len / 32)
-  int64_t max_len = 1 << 20;   // longer input is refused
-  double dropout = 0.0;
-  double attention_dropout = 0.0;
-  std::string activation = "gelu";
-  bool fused_qkv = true;
-  bool qk_norm = false;
+  // What every layer is built from; by default 256 wide, 8 heads, gelu, RoPE, no dropout, causal segments 2048 to 32768
+  // at rates 1, 2, 4, 6, 12. Here dim_feedforward 0 (the default) is 4 times the width, and gamma_init 0 (the default)
+  // is MAGNETO's value for a decoder, sqrt(ln(2 * layers)). Longer input than its max_len is refused. The pattern must
+  // be causal; a rule of blocks that changes as the sequence grows is refused, since a prefix's logits would depend on
+  // how much follows, and so are learned blocks.
+  TransformerLayerOptions layer;
   bool tied_head = false;  // the head shares the embedding's weights
-  double layer_norm_eps = 1e-5;
-  double gamma_init = 0;  // 0: sqrt(ln(2 * layers)), MAGNETO's value for a decoder
   bool activation_checkpointing = false;
 
-  double gamma() const;  // gamma_init, or its default
-  int64_t feedforward() const { return dim_feedforward == 0 ? 4 * dim : dim_feedforward; }
-  TransformerLayerOptions layer() const;  // what every layer is built from
-  void validate() const;                  // throws Error
-  std::string to_json() const;            // every field
+  LongNetLMConfig();
+  TransformerLayerOptions whole_layer() const;  // `layer` with its zeros filled in
+  void validate() const;                        // throws Error
+  // Every field, the width as "dim", the heads as "heads".
+  std::string to_json() const;
   // Missing fields take their defaults; an unknown one, or one of a wrong type, is an Error. The result is validated.
   static LongNetLMConfig from_json(std::string_view text);
   bool operator==(const LongNetLMConfig&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    static constexpr std::array<FieldName, 4> kNames = {
+        {{"embed_dim", "dim"}, {"num_heads", "heads"}, {"causal", nullptr}, {"learned", nullptr}}};
+    visit("vocab", self.vocab);
+    visit("layers", self.layers);
+    TransformerLayerOptions::fields(self.layer, under_names(kNames, visit));
+    visit("tied_head", self.tied_head);
+    visit("activation_checkpointing", self.activation_checkpointing);
+  }
 };
 
 struct LongNetLMCall {

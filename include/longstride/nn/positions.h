@@ -26,6 +26,14 @@ struct PositionOptions {
   double scale_base() const;  // xpos_scale_base, or its default
   void validate() const;      // throws Error
   bool operator==(const PositionOptions&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("positions", self.kind);
+    visit("rope_base", self.base);
+    visit("xpos_scale_base", self.xpos_scale_base);
+    visit("max_len", self.max_len);
+  }
 };
 
 // The factors of `len` consecutive positions. Undefined tensors: positions are not applied.

@@ -18,7 +18,7 @@
 namespace longstride {
 
 struct DecoderLayerOptions {
-  TransformerLayerOptions layer;  // of all parts; layer.attention.attention.causal is that of self-attention
+  TransformerLayerOptions layer;  // of all parts; its pattern's `causal` is that of self-attention
   bool memory_causal = false;     // of cross-attention: row i sees rows of the memory up to i
   // What cross-attention is built from: the layer's attention, with memory_causal.
   MultiheadDilatedAttentionOptions memory_attention() const;
@@ -26,6 +26,12 @@ struct DecoderLayerOptions {
   std::string to_json() const;  // flat: the fields of `layer` beside memory_causal
   static DecoderLayerOptions from_json(std::string_view text);
   bool operator==(const DecoderLayerOptions&) const = default;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    TransformerLayerOptions::fields(self.layer, visit);
+    visit("memory_causal", self.memory_causal);
+  }
 };
 
 // The options of both layers under the known library's names and defaults. Converts to either layer's own options,
@@ -43,7 +49,8 @@ struct DilatedTransformerOptions {
   bool causal = false;         // of self-attention
   bool memory_causal = false;  // of cross-attention; an Error in an encoder layer, which has none
 
-  operator TransformerLayerOptions() const;  // throws Error if memory_causal
+  // Throw Error if the groups are no dilated pattern, as Pattern::dilated does; the first one if memory_causal, too.
+  operator TransformerLayerOptions() const;
   operator DecoderLayerOptions() const;
 };
 

@@ -14,7 +14,7 @@ namespace {
 TEST(LongContext, AStepAt65536FitsIn4GiB) {
   LongNetLMConfig config;
   ASSERT_EQ(config.layers, 4);
-  ASSERT_EQ(config.dim, 256);
+  ASSERT_EQ(config.layer.attention.embed_dim, 256);
   ASSERT_EQ(config.vocab, 256);
   config.activation_checkpointing = true;
   torch::manual_seed(1);
