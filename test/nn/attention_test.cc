@@ -304,7 +304,7 @@ TEST(Multihead, RefusesBadOptions) {
   };
   EXPECT_THAT(message([](auto& o) { o.attention.pattern = Pattern(); }), HasSubstr("cannot be empty"));
   const Tensor x = at::zeros({1, 4, 1, 8});
-  EXPECT_THAT(refusal([&] { attention(x, x, x, Pattern()); }), HasSubstr("segment_lengths cannot be empty"));
+  EXPECT_THAT(refusal([&] { attention(x, x, x, Pattern()); }), HasSubstr("pattern must have"));
   EXPECT_THAT(message([](auto& o) { o.attention.pattern = Pattern::dilated({8, 24}, {1}); }), HasSubstr("same length"));
   EXPECT_THAT(message([](auto& o) {
                 o.attention.pattern = Pattern::dilated({8, 24}, {1, 0});

@@ -141,13 +141,11 @@ TEST_F(ProcessPool, AStorageIsMovedToSharedMemory) {
   const Tensor view = result.narrow(0, 1, 3);
   const size_t bytes = result.storage().nbytes();
   size_t mapped = 0;
-  at::Storage shared(at::Storage::use_byte_size_t(), bytes,
-                     at::MapAllocator::makeDataPtr("", at::ALLOCATOR_MAPPED_SHARED, bytes, &mapped),
-                     /*allocator=*/nullptr, /*resizable=*/false);
-  std::memcpy(shared.mutable_data(), result.storage().data(), bytes);
-  at::Storage old = result.storage();
-  old.swap_data_ptr(shared);
-  shared = at::Storage();
+  at::DataPtr shared = at::MapAllocator::makeDataPtr(
+      at::NewProcessWideShmHandle(),
+      at::ALLOCATOR_MAPPED_SHAREDMEM | at::ALLOCATOR_MAPPED_EXCLUSIVE | at::ALLOCATOR_MAPPED_UNLINK, bytes, &mapped);
+  std::memcpy(shared.get(), result.storage().data(), bytes);
+  (void)result.storage().set_data_ptr(std::move(shared));
   EXPECT_EQ(live(), 0);
   EXPECT_TRUE(view.eq(6).all().item<bool>());
 }
