@@ -83,8 +83,7 @@ AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Ten
   if (!chosen) return attend_(q, k, v, call);
   // Gates are there for their gradient.
   if (chosen->gates.requires_grad()) call.gates = chosen->gates;
-  AttentionResult result =
-      attention(q, k, v, to_json_beside_list(options.whole_pattern()), chosen->blocks, call);
+  AttentionResult result = attention(q, k, v, to_json_beside_list(options.whole_pattern()), chosen->blocks, call);
   if (choice != nullptr) *choice = *std::move(chosen);
   return result;
 }
