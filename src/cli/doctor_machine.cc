@@ -21,9 +21,8 @@ namespace {
 std::string field(const char* path, const std::string& key) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
-    if (line.rfind(key, 0) != 0) continue;
     const size_t colon = line.find(':');
-    if (colon == std::string::npos) continue;
+    if (colon == std::string::npos || line.substr(0, line.find_last_not_of(" \t", colon - 1) + 1) != key) continue;
     const size_t from = line.find_first_not_of(" \t", colon + 1);
     return from == std::string::npos ? "" : line.substr(from);
   }
@@ -35,6 +34,15 @@ int64_t kibibytes(const std::string& key) {
   int64_t value = 0;
   words >> value;
   return value * 1024;
+}
+
+// "AMD EPYC Processor (family 26, model 2)": one name in the shops is several processors, whose rates differ twofold.
+std::string processor() {
+  std::string name = field("/proc/cpuinfo", "model name");
+  if (name.empty()) name = "unnamed processor";
+  const std::string family = field("/proc/cpuinfo", "cpu family");
+  const std::string model = field("/proc/cpuinfo", "model");
+  return family.empty() ? name : fmt::format("{} (family {}, model {})", name, family, model);
 }
 
 std::vector<std::string> instructions() {
@@ -53,8 +61,7 @@ std::vector<std::string> instructions() {
 
 Machine this_machine() {
   Machine machine;
-  machine.processor = field("/proc/cpuinfo", "model name");
-  if (machine.processor.empty()) machine.processor = "unnamed processor";
+  machine.processor = processor();
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) == 0) machine.processors = CPU_COUNT(&set);

@@ -9,7 +9,7 @@
 namespace longstride::cli {
 
 struct Machine {
-  std::string processor;                  // as the kernel names it
+  std::string processor;                  // as the kernel names it, with family and model where it tells
   int64_t processors = 0;                 // that this process may use
   int64_t threads = 0;                    // that LibTorch uses
   std::string torch_version;              // "2.6.0"
@@ -22,7 +22,7 @@ struct Machine {
 };
 Machine this_machine();
 
-// "AMD EPYC 9V74, 2 threads, LibTorch 2.6.0, longstride 0123456789ab".
+// "AMD EPYC 9V74 (family 25, model 17), 2 threads, LibTorch 2.6.0, longstride 0123456789ab".
 std::string machine_words(const Machine& machine);
 nlohmann::json machine_json(const Machine& machine);
 

@@ -13,6 +13,10 @@ class Doctor(ProgramTest):
         self.assertEqual(found["machine"]["threads"], 2)
         self.assertEqual(found["machine"]["processors"], len(os.sched_getaffinity(0)))
         self.assertGreater(found["machine"]["memory_bytes"], 2**28)
+        lines = [line.split(":", 1) for line in open("/proc/cpuinfo") if ":" in line]
+        known = {key.strip(): value.strip() for key, value in reversed(lines)}
+        if "cpu family" in known:
+            self.assertIn(f"(family {known['cpu family']}, model {known['model']})", found["machine"]["processor"])
         engines = {engine["engine"]: engine for engine in found["engines"]}
         self.assertTrue(engines["cpu"]["yes"])
         self.assertTrue(engines["reference"]["yes"])
