@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "core/half.h"
+#include "engine/cpu/kernels.h"
 #include "longstride/error.h"
 #include "test/engine/cases.h"
 #include "test/engine/lent.h"
@@ -235,6 +236,43 @@ TEST(Cpu, NanKeyReachesItsRowsOnly) {
         ASSERT_EQ(std::isnan(r.lse[h * o.len_q + i]), hit) << "head " << h << " query " << i << "\n" << c.words();
         ASSERT_EQ(std::isnan(r.out[(i * o.heads + h) * o.dim]), hit) << "head " << h << " query " << i << "\n"
                                                                      << c.words();
+      }
+    }
+  }
+}
+
+// Every width, beside plain loops: what stands behind the columns of B, in A behind its rows and in C is not touched.
+TEST(Cpu, PortableProductOfEveryShape) {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  const float nan = std::nanf("");
+  for (const int64_t m : {1, 2, 4, 5, 12, 13, 29}) {
+    for (int64_t n = 1; n <= 67; ++n) {
+      for (const int64_t k : {0, 1, 7, 32}) {
+        for (const bool accumulate : {false, true}) {
+          const int64_t lda = k + 1, ldb = n + 3, ldc = n + 2;
+          // Whole rows but the last, which ends with its last column: what is behind the vectors is not ours.
+          std::vector<float> a(static_cast<size_t>(m * lda), nan), b(static_cast<size_t>(k * ldb), nan);
+          std::vector<float> c(static_cast<size_t>((m - 1) * ldc + n), 0.25f);
+          if (k > 0) b.resize(static_cast<size_t>((k - 1) * ldb + n));
+          std::vector<double> expected(c.begin(), c.end());
+          for (int64_t r = 0; r < m; ++r)
+            for (int64_t i = 0; i < k; ++i) a[static_cast<size_t>(r * lda + i)] = normal(random);
+          for (int64_t i = 0; i < k; ++i)
+            for (int64_t j = 0; j < n; ++j) b[static_cast<size_t>(i * ldb + j)] = normal(random);
+          for (int64_t r = 0; r < m; ++r) {
+            for (int64_t j = 0; j < n; ++j) {
+              double sum = accumulate ? 0.25 : 0.0;
+              for (int64_t i = 0; i < k; ++i)
+                sum += double{a[static_cast<size_t>(r * lda + i)]} * double{b[static_cast<size_t>(i * ldb + j)]};
+              expected[static_cast<size_t>(r * ldc + j)] = sum;
+            }
+          }
+          engine::cpu::multiply(m, n, k, a.data(), lda, b.data(), ldb, c.data(), ldc, accumulate);
+          for (size_t i = 0; i < c.size(); ++i)
+            ASSERT_NEAR(c[i], expected[i], 2e-5)
+                << m << " x " << n << " x " << k << " accumulate " << accumulate << " at " << i;
+        }
       }
     }
   }
