@@ -25,9 +25,8 @@ struct ForwardStorage {
 };
 
 // weight * exp(scale * (x - most)), for rows that have seen nothing (most = -inf) too. NaN stays NaN.
-template <class Shape>
 __device__ __forceinline__ float exp_below(const Values& p, float x, float most, float weight_log2 = 0) {
-  return power<Shape>(fmaf(x - (most == -INFINITY ? 0.f : most), p.scale_log2, weight_log2));
+  return exp2_unit(fmaf(x - (most == -INFINITY ? 0.f : most), p.scale_log2, weight_log2));
 }
 
 // One row's softmax by kLanes threads, `lane` of them.
@@ -47,7 +46,7 @@ __device__ __forceinline__ void soften(const Values& p, const Block& b, const Pl
   const uint32_t stream = uint32_t(at.batch * p.heads + at.kv_head * p.group + at.member);
   float sum = 0;
   for (int i = lane; i < Shape::kColumns; i += kLanes) {
-    float x = exp_below<Shape>(p, scores[i], most, weight);
+    float x = exp_below(p, scores[i], most, weight);
     sum += x;
     if (p.dropout.seed && x != 0.f &&
         philox_word(row0 + row * at.stride, b.column0 + i * at.stride, stream, uint32_t(seed), uint32_t(seed >> 32)) <
@@ -59,7 +58,7 @@ __device__ __forceinline__ void soften(const Values& p, const Block& b, const Pl
   for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
   __syncwarp();  // all lanes of the row have read s.most
   if (lane == 0) {
-    const float factor = exp_below<Shape>(p, before, most);
+    const float factor = exp_below(p, before, most);
     s.most[row] = most;
     s.sum[row] = s.sum[row] * factor + sum;
     s.factor[row] = factor;
@@ -67,9 +66,9 @@ __device__ __forceinline__ void soften(const Values& p, const Block& b, const Pl
 }
 
 // Adds the partial results of a base tile's rows to out and the rows' sums.
-template <class Shape, class Out, class Places>
+template <class Shape, class Out, class Places, class Storage>
 __device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile_, const Place& at, int64_t head,
-                                               const Places& of, Out& out, ForwardStorage<Shape>& s) {
+                                               const Places& of, Out& out, Storage& s) {
   for (int n = 0; n < tile_.merge_count; ++n) {
     const Merge m = p.plan.merges[tile_.merge_begin + n];
     __syncthreads();
@@ -79,8 +78,8 @@ __device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile
       s.slot[row] = slot < 0 ? -1 : head * p.partial_rows + slot;
       const float2 theirs = slot < 0 ? make_float2(-INFINITY, 0.f) : p.partial_softmax[s.slot[row]];
       const float most = fmaxf(s.most[row], theirs.x);
-      s.factor[row] = exp_below<Shape>(p, s.most[row], most);
-      s.other[row] = theirs.y * exp_below<Shape>(p, theirs.x, most);
+      s.factor[row] = exp_below(p, s.most[row], most);
+      s.other[row] = theirs.y * exp_below(p, theirs.x, most);
       s.sum[row] = s.sum[row] * s.factor[row] + s.other[row];
       s.most[row] = most;
     }
@@ -91,6 +90,36 @@ __device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile
       if (s.slot[row] >= 0)
         out(i) = out(i) * s.factor[row] +
                  s.other[row] * p.partial_a[s.slot[row] * Shape::kDim + cute::get<1>(of(i))];
+    }
+  }
+}
+
+// A tile's rows to their slots (partial), or to out and lse. Rows' sums are of undropped probabilities, and so is the lse.
+template <class Shape, class Places, class Out, class Storage>
+__device__ __forceinline__ void store_rows(const Values& p, const Tile& its, const Place& at, int head,
+                                           int64_t head_of_all, int row0, const Places& of_out, const Out& out,
+                                           const Storage& s) {
+  using Element = typename Shape::Element;
+  const float gain = p.partial ? 1.f : p.out_scale * p.dropout.gain;
+  Element* to = p.out.head<Element>(at.batch, head);
+#pragma unroll
+  for (int i = 0; i < cute::size(out); ++i) {
+    const int row = cute::get<0>(of_out(i)), x = cute::get<1>(of_out(i));
+    if (row >= its.rows) continue;
+    const float value = s.sum[row] == 0.f ? 0.f : out(i) / s.sum[row] * gain;
+    if (p.partial) {
+      p.partial_a[(head_of_all * p.partial_rows + at.slot + row) * Shape::kDim + x] = value;
+    } else if (x < p.dim) {
+      to[(row0 - p.query_start + int64_t(row) * at.stride) * p.out.len_stride + x] = Element(value);
+    }
+  }
+  if (int(threadIdx.x) < its.rows) {
+    const float most = s.most[threadIdx.x], sum = s.sum[threadIdx.x];
+    if (p.partial) {
+      p.partial_softmax[head_of_all * p.partial_rows + at.slot + threadIdx.x] = make_float2(most, sum);
+    } else {
+      p.lse[head_of_all * p.len_q + row0 - p.query_start + int64_t(threadIdx.x) * at.stride] =
+          sum == 0.f ? -INFINITY : row_lse(most, fabsf(p.scale), sum);
     }
   }
 }
@@ -146,32 +175,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks) forwar
     multiply<Shape>(tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.probabilities),
                     turned<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.v), out);
   }
-  // Rows' sums are of undropped probabilities, and so is the lse.
   __syncthreads();
   if (!p.partial) merge_partials<Shape>(p, its, at, head_of_all, of_out, out, s);
   __syncthreads();
-  const float gain = p.partial ? 1.f : p.out_scale * p.dropout.gain;
-  Element* to = p.out.head<Element>(at.batch, head);
-#pragma unroll
-  for (int i = 0; i < cute::size(out); ++i) {
-    const int row = cute::get<0>(of_out(i)), x = cute::get<1>(of_out(i));
-    if (row >= its.rows) continue;
-    const float value = s.sum[row] == 0.f ? 0.f : out(i) / s.sum[row] * gain;
-    if (p.partial) {
-      p.partial_a[(head_of_all * p.partial_rows + at.slot + row) * Shape::kDim + x] = value;
-    } else if (x < p.dim) {
-      to[(row0 - p.query_start + int64_t(row) * at.stride) * p.out.len_stride + x] = Element(value);
-    }
-  }
-  if (int(threadIdx.x) < its.rows) {
-    const float most = s.most[threadIdx.x], sum = s.sum[threadIdx.x];
-    if (p.partial) {
-      p.partial_softmax[head_of_all * p.partial_rows + at.slot + threadIdx.x] = make_float2(most, sum);
-    } else {
-      p.lse[head_of_all * p.len_q + row0 - p.query_start + int64_t(threadIdx.x) * at.stride] =
-          sum == 0.f ? -INFINITY : row_lse(most, fabsf(p.scale), sum);
-    }
-  }
+  store_rows<Shape>(p, its, at, head, head_of_all, row0, of_out, out, s);
 }
 
 }  // namespace longstride::engine::cuda::sm80

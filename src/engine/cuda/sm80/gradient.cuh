@@ -47,17 +47,26 @@ __device__ __forceinline__ void differentiate(const Values& p, const Block& b, c
                       uint32_t(at.batch * p.heads + head), uint32_t(seed), uint32_t(seed >> 32)) < p.dropout.threshold)
         kept &= ~(1u << i);
     }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) dp(i) = kept >> i & 1 ? dp(i) : 0.f;
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const int row = cute::get<0>(of(i)), column = cute::get<1>(of(i));
     const float2 query = info(row, column);
-    const float probability = power<Shape>(
+    const float probability = exp2_unit(
         exponent_below<std::is_same_v<typename Shape::Element, float>>(scores(i), p.scale, query.x, weight));
-    const bool real = !b.masked || pair(b, row, column, transposed), keep = kept >> i & 1;
-    scores(i) = real && keep ? probability : 0.f;
-    dp(i) = real ? probability * ((keep ? dp(i) : 0.f) * gain - query.y) : 0.f;
+    scores(i) = probability;
+    dp(i) = probability * (dp(i) * gain - query.y);
   }
+  if (p.dropout.seed) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) scores(i) = kept >> i & 1 ? scores(i) : 0.f;
+  }
+  if (!b.masked) return;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+    if (!pair(b, cute::get<0>(of(i)), cute::get<1>(of(i)), transposed)) scores(i) = dp(i) = 0.f;
 }
 
 template <class Shape, class Places, class Scores>
@@ -80,11 +89,11 @@ struct GradientStorage {
 };
 
 // A tile's gradient to its slots (partial), or with what the slots of earlier levels hold to where it belongs.
-template <class Shape, class Places, class Grad>
+template <class Shape, class Places, class Grad, class Storage>
 __device__ __forceinline__ void store_gradient(const Values& p, const Tile& its, const Place& at, int64_t head_of_all,
                                                const Places& of, Grad& grad, float* partial,
                                                typename Shape::Element* to, int64_t position, int64_t len_stride,
-                                               float scale, GradientStorage<Shape>& s) {
+                                               float scale, Storage& s) {
   float* const slots = partial + head_of_all * p.partial_rows * Shape::kDim;
   for (int n = 0; !p.partial && n < its.merge_count; ++n) {
     const Merge m = p.plan.merges[its.merge_begin + n];

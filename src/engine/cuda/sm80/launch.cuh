@@ -11,6 +11,8 @@
 #include "engine/cuda/sm80/forward.cuh"
 #include "engine/cuda/sm80/gradient.cuh"
 #include "engine/cuda/sm80/launches.h"
+#include "engine/cuda/sm80/split_forward.cuh"
+#include "engine/cuda/sm80/split_gradient.cuh"
 #include "longstride/error.h"
 
 namespace longstride::engine::cuda::sm80 {
@@ -27,6 +29,33 @@ template <>
 struct DeviceElement<core::Float16> {
   using Type = cute::half_t;
 };
+
+// The kernels of a dtype and dim, the threads and shared memory of their blocks.
+struct Kernel {
+  void (*function)(const Values);
+  int threads;
+  int bytes;
+};
+struct Kernels {
+  Kernel forward, query_gradient, key_gradient;
+};
+template <class Element, int kDim>
+constexpr Kernels kKernels = [] {
+  if constexpr (std::is_same_v<Element, float> && kDim <= kMostSplitDim) {
+    using Forward = SplitForward<kDim>;
+    using Gradient = SplitGradient<kDim>;
+    constexpr int kBytes = sizeof(SplitGradientStorage<Gradient>);
+    return Kernels{{split_forward_kernel<Forward>, Forward::kThreads, sizeof(SplitForwardStorage<Forward>)},
+                   {split_query_gradient_kernel<Gradient>, Gradient::kThreads, kBytes},
+                   {split_key_gradient_kernel<Gradient>, Gradient::kThreads, kBytes}};
+  } else {
+    using Shape = sm80::Shape<Element, kDim>;
+    constexpr int kBytes = sizeof(GradientStorage<Shape>);
+    return Kernels{{forward_kernel<Shape>, Shape::kThreads, sizeof(ForwardStorage<Shape>)},
+                   {query_gradient_kernel<Shape>, Shape::kThreads, kBytes},
+                   {key_gradient_kernel<Shape>, Shape::kThreads, kBytes}};
+  }
+}();
 
 template <class Ref>
 Strided tensor(const Ref& t, int64_t dim, int64_t element_bytes) {
@@ -58,11 +87,10 @@ Values values(const Problem& p) {
   return v;
 }
 
-inline void launch_levels(void (*kernel)(const Values), int threads, int bytes, Values v, const DevicePlan& plan,
-                          cudaStream_t stream) {
+inline void launch_levels(const Kernel& kernel, Values v, const DevicePlan& plan, cudaStream_t stream) {
   v.plan = plan.arrays();
   v.partial_rows = plan.partial_rows();
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  check(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.bytes),
         "shared memory that a tile of this dtype and dim needs");
   for (const bool partial : {true, false}) {
     v.partial = partial;
@@ -71,7 +99,7 @@ inline void launch_levels(void (*kernel)(const Values), int threads, int bytes, 
         throw Error("the sm80 engine runs at most 2^31 - 1 tiles a launch, got " + std::to_string(lanes.items));
       v.lanes = lanes.lanes;
       v.lane_count = lanes.count;
-      kernel<<<static_cast<unsigned>(lanes.items), threads, bytes, stream>>>(v);
+      kernel.function<<<static_cast<unsigned>(lanes.items), kernel.threads, kernel.bytes, stream>>>(v);
       check(cudaGetLastError(), "launch of an sm80 kernel");
     }
   }
@@ -80,20 +108,17 @@ inline void launch_levels(void (*kernel)(const Values), int threads, int bytes, 
 template <class Tag, int kDim>
 void launch_forward(const Problem& p, const DevicePlan& plan, Scratch& scratch, cudaStream_t stream) {
   using Element = typename DeviceElement<Tag>::Type;
-  using Shape = sm80::Shape<Element, kDim>;
   Values v = values<Element>(p);
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
   v.partial_a = scratch.take<float>(slots * kDim);
   v.partial_softmax = scratch.take<float2>(slots);
-  launch_levels(forward_kernel<Shape>, Shape::kThreads, sizeof(ForwardStorage<Shape>), v, plan, stream);
+  launch_levels(kKernels<Element, kDim>.forward, v, plan, stream);
 }
 
 template <class Tag, int kDim>
 void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& forward, const DevicePlan& transposed,
                      Scratch& scratch, cudaStream_t stream) {
   using Element = typename DeviceElement<Tag>::Type;
-  using Shape = sm80::Shape<Element, kDim>;
-  constexpr int kBytes = sizeof(GradientStorage<Shape>);
   Values v = values<Element>(p);
   v.d_out = tensor(g.d_out, p.dim, sizeof(Element));
   v.dq = tensor(g.dq, p.dim, sizeof(Element));
@@ -108,11 +133,11 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& for
     check(cudaGetLastError(), "launch of prepare_rows");
   }
   v.partial_a = scratch.take<float>(p.batch * p.heads * forward.partial_rows() * kDim);
-  launch_levels(query_gradient_kernel<Shape>, Shape::kThreads, kBytes, v, forward, stream);
+  launch_levels(kKernels<Element, kDim>.query_gradient, v, forward, stream);
   const int64_t slots = p.batch * p.kv_heads * transposed.partial_rows();
   v.partial_a = scratch.take<float>(slots * kDim);
   v.partial_b = scratch.take<float>(slots * kDim);
-  launch_levels(key_gradient_kernel<Shape>, Shape::kThreads, kBytes, v, transposed, stream);
+  launch_levels(kKernels<Element, kDim>.key_gradient, v, transposed, stream);
 }
 
 }  // namespace longstride::engine::cuda::sm80

@@ -38,17 +38,11 @@ struct Shape {
   static constexpr int kForwardBlocks = sizeof(Element) == 2 && kDim <= 128 ? 2 : 1;
   static constexpr int kGradientBlocks = sizeof(Element) == 2 && kDim <= 64 ? 2 : 1;
   static constexpr int kRows = tile_rows(sizeof(Element), kDim);
-  static constexpr int kColumns = tile_columns(sizeof(Element), kDim);
+  static constexpr int kColumns = tile_columns(sizeof(Element));
   static constexpr int kPiece = 16 / sizeof(Element);
   static constexpr int kPitch = kDim + kPiece;        // of tensor rows in shared memory: 16 bytes keep banks apart
   static constexpr int kScorePitch = kColumns + kPiece;  // of P and dS
 };
-
-// 2^x, as good as the elements.
-template <class Shape>
-__device__ __forceinline__ float power(float x) {
-  return std::is_same_v<typename Shape::Element, float> ? exp2f(x) : exp2_unit(x);
-}
 
 // A tile in shared memory: kN rows of kWidth, or turned round.
 template <int kN, int kWidth, int kPitch, class T>

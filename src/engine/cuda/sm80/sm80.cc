@@ -34,6 +34,7 @@ constexpr Instance kInstances[] = {
     {DType::kFloat16, 128, launch_forward<Float16, 128>, launch_backward<Float16, 128>},
     {DType::kFloat16, 256, launch_forward<Float16, 256>, launch_backward<Float16, 256>},
     {DType::kFloat32, 32, launch_forward<float, 32>, launch_backward<float, 32>},
+    {DType::kFloat32, 48, launch_forward<float, 48>, launch_backward<float, 48>},
     {DType::kFloat32, 64, launch_forward<float, 64>, launch_backward<float, 64>},
     {DType::kFloat32, 128, launch_forward<float, 128>, launch_backward<float, 128>},
     {DType::kFloat32, 256, launch_forward<float, 256>, launch_backward<float, 256>},
@@ -57,7 +58,7 @@ void require(const Problem& p) {
 Geometry geometry(DType dtype, int64_t dim, Direction) {
   Geometry g;
   g.tile_rows = tile_rows(core::size_bytes(dtype), dim);
-  g.column_block = tile_columns(core::size_bytes(dtype), dim);
+  g.column_block = tile_columns(core::size_bytes(dtype));
   g.row_quantum = g.tile_rows;
   return g;
 }

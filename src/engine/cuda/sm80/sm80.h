@@ -12,9 +12,10 @@ Geometry geometry(core::DType, int64_t dim, Direction);
 
 constexpr int64_t kMostDim = 256;
 
-// What the kernels take; forward and backward throw Error with the reason for the rest. bfloat16 and float16 products
-// are the tensor cores', float32 accumulation; float32 products are plain float32 multiply-adds, no TF32. Any strides
-// with dim contiguous are read in place. Nothing waits for the device, but for gates (gates.h).
+// What the kernels take; forward and backward throw Error with the reason for the rest. Products are the tensor cores',
+// float32 accumulation; float32 ones of three numbers of bfloat16 a float (split.cuh), above dim 128 plain float32
+// multiply-adds; no TF32. Any strides with dim contiguous are read in place. Nothing waits for the device, but for
+// gates (gates.h).
 Capability capability(const Problem&);
 void forward(const Problem&, const DevicePlan&, const Workspace&, Stream);
 // `transposed` is uploaded with one query head an item. dQ is made through the forward plan, dK and dV through the

@@ -10,7 +10,10 @@ namespace longstride::engine::cuda::sm80 {
 
 // Rows and columns of a tile: four arrays of rows lie in shared memory, 163 KiB of which Ampere gives a block.
 constexpr int tile_rows(int64_t element_bytes, int64_t dim) { return element_bytes == 4 && dim > 128 ? 32 : 64; }
-constexpr int tile_columns(int64_t element_bytes, int64_t dim) { return element_bytes == 4 && dim > 64 ? 32 : 64; }
+constexpr int tile_columns(int64_t element_bytes) { return element_bytes == 4 ? 32 : 64; }
+
+// Dims up to which float32 runs on tensor cores (split.cuh).
+constexpr int kMostSplitDim = 128;
 
 // A [batch, len, heads, dim] tensor.
 struct Strided {
