@@ -90,24 +90,13 @@ constexpr int64_t kMostWidth = int64_t{1} << 24;
 constexpr int64_t kMostSamples = int64_t{1} << 20;  // a step
 constexpr double kMostRate = 1000, kMostBase = 1e30;
 
-// The fields of LongNetLMConfig that say who sees whom. What else a pattern can say is refused: a language model has no
-// place for it.
+// The fields of LongNetLMConfig that say who sees whom.
 nlohmann::json attention_fields(const nlohmann::json& given) {
   const Pattern pattern = pattern_from_json(json_text(given));
   if (!pattern.causal()) throw Error("--pattern must have \"causal\": true: a language model sees no later byte");
-  const DilatedOptions& options = pattern.options();
-  DilatedOptions taken;
-  taken.causal = true;
-  taken.head_offset = options.head_offset;
-  taken.mixing = options.mixing;
-  if (options != taken) {
-    throw Error("--pattern has offsets, average or padding, which a language model does not take; leave them out");
-  }
   const nlohmann::json said = core::parse_json("--pattern", longstride::to_json(pattern));
   nlohmann::json fields = {{"segment_lengths", nlohmann::json::array()},
                            {"dilation_rates", nlohmann::json::array()},
-                           {"head_offset", name(options.head_offset)},
-                           {"mixing", name(options.mixing)},
                            {"blocks", nlohmann::json::array()}};
   if (said.contains("dilated")) fields.update(said["dilated"]);
   if (said.contains("blocks")) fields["blocks"] = said["blocks"];

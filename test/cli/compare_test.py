@@ -136,6 +136,13 @@ class TrainWithAPattern(ProgramTest):
                   "2", "--context", "64", "--steps", "1", "--pattern", json.dumps(LOCAL))
         config = json.loads((self.folder / "run/latest/config.json").read_text())["config"]
         self.assertEqual((config["segment_lengths"], len(config["blocks"])), ([], 1))
+        said = {"segment_lengths": [8, 16], "dilation_rates": [1, 2], "offsets": [0, 0, 1, 0], "mixing": "head_partition",
+                "average": True, "padding": "zero_keys"}
+        self.json("train", self.text, "--out", self.folder / "all", "--dim", "16", "--layers", "1", "--heads", "2", "--context",
+                  "64", "--steps", "1", "--pattern", json.dumps({"causal": True, "dilated": said}))
+        config = json.loads((self.folder / "all/latest/config.json").read_text())["config"]
+        self.assertEqual({key: config[key] for key in said}, said)
+        self.assertEqual(len(self.call("generate", self.folder / "all", "--prompt", "x" * 40, "--length", "9", "--raw").stdout), 9)
 
     def test_bad_patterns(self):
         for pattern, says in [
@@ -143,7 +150,7 @@ class TrainWithAPattern(ProgramTest):
             ({"causal": True, "blocks": [{"pattern": "axial", "block_size": 8}]}, "give grid_columns"),
             ({"causal": True, "blocks": [{"pattern": "lokal_window", "block_size": 8}]}, "did you mean 'local_window'"),
             ({"causal": True, "dilated": {"segment_lengths": [8], "dilation_rates": [1], "offsets": [0, 0]}}, "offsets"),
-            ({"causal": True, "dilated": {"segment_lengths": [8], "dilation_rates": [1], "padding": "zero_keys"}}, "padding"),
+            ({"causal": True, "dilated": {"segment_lengths": [8], "dilation_rates": [1], "average": True}}, "average"),
             ({"causal": True}, "dilated"),
         ]:
             with self.subTest(pattern=pattern):
