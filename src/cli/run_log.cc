@@ -47,7 +47,7 @@ int RunLog::append(const std::string& text) {
 
 void RunLog::write(const nlohmann::json& line) {
   if (path_.empty()) return;
-  const int reason = append((torn_ ? "\n" : "") + json_text(line) + "\n");
+  const int reason = append(fmt::format("{}{}\n", torn_ ? "\n" : "", json_text(line)));
   if (reason == 0 || ++dropped_ > 1) return;
   tell("note: cannot write the log '{}': {}; the run goes on, with lines missing from the log", path_,
        std::strerror(reason));
