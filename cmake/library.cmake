@@ -5,6 +5,21 @@
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
+# longstride_kernels(ROOMS names...): the kernels and no more, which know LibTorch's stable ABI alone, as one library that
+# every LibTorch from 2.10 on loads.
+function(longstride_kernels)
+  cmake_parse_arguments(LIBRARY "" "" "ROOMS" ${ARGN})
+  add_library(longstride_kernels SHARED)
+  foreach(room ${LIBRARY_ROOMS})
+    target_sources(longstride_kernels PRIVATE $<TARGET_OBJECTS:longstride_${room}>)
+    target_link_libraries(longstride_kernels PRIVATE longstride_${room})
+  endforeach()
+  set_target_properties(longstride_kernels PROPERTIES LINKER_LANGUAGE CXX)
+  if(NOT LONGSTRIDE_SANITIZE)
+    target_link_options(longstride_kernels PRIVATE -Wl,--no-undefined)
+  endif()
+endfunction()
+
 # longstride_library(ROOMS names...)
 function(longstride_library)
   cmake_parse_arguments(LIBRARY "" "" "ROOMS" ${ARGN})

@@ -57,6 +57,11 @@ LINKS = {
 NO_TORCH = {"core", "pattern", "plan", "engine"}
 NO_CUDA = NO_TORCH - {"engine"}  # src/engine/cuda is where CUDA lives; the rest of the engine room is checked apart
 TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
+# src/op is compiled against LibTorch's stable ABI, src/op/autograd against the full one: what each may include of
+# LibTorch, and which of src/op's headers hold tensors of the stable one.
+STABLE_TORCH = re.compile(r"^torch/(headeronly|csrc/stable|csrc/inductor/aoti_torch/c)/")
+STABLE_ONLY = re.compile(r"^torch/csrc/(stable|inductor/aoti_torch/c)/")
+FULL_ROOM = "op/autograd/"
 CUDA = re.compile(r"^(cuda|cute/|cutlass/|cudnn|cublas|nccl|thrust/|cub/)")
 BANNED = {"fast", "optimized", "new", "v2", "utils", "helpers", "common", "misc"}
 # Text is parsed in one place, where it is bounded first.
@@ -126,6 +131,10 @@ class Checker:
     def check_outside(self, path, inside, room, name):
         if room in NO_TORCH and TORCH.match(name):
             self.error(path, f"includes <{name}>, but room '{room}' knows no torch")
+        if TORCH.match(name) and inside.startswith(FULL_ROOM) and STABLE_ONLY.match(name):
+            self.error(path, f"includes <{name}>, but src/{FULL_ROOM} is in LibTorch's full ABI")
+        if TORCH.match(name) and room == "op" and not inside.startswith(FULL_ROOM) and not STABLE_TORCH.match(name):
+            self.error(path, f"includes <{name}>, but src/op is in LibTorch's stable ABI; that is for src/{FULL_ROOM}")
         cuda_may_be = room not in NO_CUDA and not (room == "engine" and not inside.startswith("engine/cuda/"))
         if CUDA.match(name) and not cuda_may_be:
             self.error(path, f"includes <{name}>, but only src/engine/cuda and the rooms above it know CUDA")
@@ -150,12 +159,32 @@ class Checker:
         target_inside = target.resolve().relative_to(src.resolve()).as_posix()
         theirs = target_inside.split("/")[0]
         if theirs == room:
+            if room == "op":
+                self.check_torch_worlds(path, inside, target_inside, src)
             if room == "engine" and engines_apart(engine_part(inside), engine_part(target_inside)):
                 self.error(path, f"includes {target_inside}: engines do not know each other")
             return
         allowed = PRIVATE[room]
         if theirs not in allowed and target_inside.rsplit(".", 1)[0] not in allowed:
             self.error(path, f"includes {target_inside} of room '{theirs}', which room '{room}' may not know")
+
+    def check_torch_worlds(self, path, mine, theirs, src):
+        """Between src/op and src/op/autograd: the kernels know nothing of the latter, and it sees no stable tensor."""
+        if mine.startswith(FULL_ROOM) == theirs.startswith(FULL_ROOM):
+            return
+        if theirs.startswith(FULL_ROOM):
+            self.error(path, f"includes {theirs}, but src/op is in LibTorch's stable ABI")
+        elif self.holds_stable_tensors(src / theirs, src, set()):
+            self.error(path, f"includes {theirs}, which holds tensors of LibTorch's stable ABI")
+
+    def holds_stable_tensors(self, path, src, seen):
+        seen.add(path)
+        for _, name in self.includes(path):
+            if STABLE_ONLY.match(name):
+                return True
+            if (src / name).is_file() and src / name not in seen and self.holds_stable_tensors(src / name, src, seen):
+                return True
+        return False
 
     def is_generated(self, folder, name):
         """Whether the build writes this header: the folder's CMakeLists.txt names it as a byproduct."""

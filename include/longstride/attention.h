@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "longstride/attention/engines.h"
 #include "longstride/error.h"
 #include "longstride/pattern.h"
 
@@ -56,14 +57,6 @@ AttentionResult merge(const std::vector<AttentionResult>& parts);
 // One int64 on `device` drawn from torch's default generator of that device: what dropout_seed wants.
 at::Tensor draw_dropout_seed(at::Device device);
 
-// An engine of this build, and whether this machine can use it: what `longstride doctor` prints.
-struct EngineReport {
-  std::string engine;  // "cpu", "reference", "cuda sm90", "cuda sm80"; "cuda" stands for both where they are not built
-  bool yes = false;
-  std::string reason;  // what it takes and runs on, or why not
-};
-std::vector<EngineReport> capabilities();
-
 // What attention() would do with these arguments, without doing it. Throws what attention() throws.
 struct AttentionReport {
   std::string engine;         // the name of its report
@@ -75,22 +68,5 @@ struct AttentionReport {
 };
 AttentionReport describe_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const Pattern& pattern, const AttentionOptions& options = {});
-
-// The engine that ran the last attention call (forward or backward) of this thread; "" before the first one. A call
-// with no element to compute (an empty batch, no queries) runs none and leaves it as it was.
-std::string last_engine();
-
-// Compiled plans are kept in one cache of the process, bounded in bytes; the longest unused ones go first.
-struct PlanCacheStats {
-  int64_t entries = 0;
-  int64_t bytes = 0;
-  int64_t limit_bytes = 0;
-  int64_t hits = 0;
-  int64_t misses = 0;
-  int64_t evictions = 0;
-};
-PlanCacheStats plan_cache_stats();
-void set_plan_cache_limit(int64_t bytes);  // >= 0; 0 keeps nothing. Evicts at once. Throws Error if negative
-void clear_plan_cache();                   // drops all plans; the counters stay
 
 }  // namespace longstride

@@ -1,30 +1,57 @@
-// at::native::cpublas::brgemm behind engine::MicroGemm. A dtype is taken only after one small product has matched plain
-// loops: brgemm throws for some dtypes on some CPUs, and its could_pack() says nothing about that.
+// at::native::cpublas::brgemm behind engine::MicroGemm, found by its name, which LibTorch 2.10 to 2.14 share but none
+// promises. A dtype is taken only if it is there and one small product has matched plain loops: brgemm throws for some
+// dtypes on some CPUs, and its could_pack() says nothing about that.
 #include "op/brgemm.h"
 
-#include <ATen/native/CPUBlas.h>
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <cmath>
 #include <exception>
 #include <vector>
 
+#include "op/later.h"
+
 namespace longstride::op {
 namespace {
 
 using core::DType;
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+template <class T>
+using Function = void(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc, bool accumulate,
+                      const T* a, const T* b, float* c, bool pairs);
+
+template <class T>
+constexpr const char* kName = nullptr;
+template <>
+constexpr const char* kName<float> = "_ZN2at6native7cpublas6brgemmEllllllbPKfS3_Pfb";
+template <>
+constexpr const char* kName<BFloat16> = "_ZN2at6native7cpublas6brgemmEllllllbPKN3c108BFloat16ES5_Pfb";
+template <>
+constexpr const char* kName<Half> = "_ZN2at6native7cpublas6brgemmEllllllbPKN3c104HalfES5_Pfb";
+
+template <class T>
+Function<T>* found() {
+  static Function<T>* const function = loaded<Function<T>>("libtorch_cpu.so", kName<T>);
+  return function;
+}
+auto* found_release() {
+  static auto* const function = loaded<void(bool)>("libtorch_cpu.so", "_ZN2at6native7cpublas14brgemm_releaseEb");
+  return function;
+}
 
 template <class T>
 void multiply(int64_t m, int64_t n, int64_t k, const void* a, int64_t lda, const void* b, int64_t ldb, float* c,
               int64_t ldc, bool accumulate, bool pairs) {
-  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, accumulate, static_cast<const T*>(a), static_cast<const T*>(b), c,
-                              pairs);
+  found<T>()(m, n, k, lda, ldb, ldc, accumulate, static_cast<const T*>(a), static_cast<const T*>(b), c, pairs);
 }
 
 // One product of the engine's shape and one that adds, against plain loops. Small integers are exact in every dtype.
 template <class T>
 bool matches(bool pairs) {
+  if (!found<T>() || !found_release()) return false;
   constexpr int64_t kM = 16, kN = 64, kK = 32;
   std::vector<T> a(kM * kK), b(kK * kN), packed(kK * kN);
   std::vector<float> c(kM * kN, 1.0f);
@@ -37,7 +64,7 @@ bool matches(bool pairs) {
     for (const bool accumulate : {false, true}) {
       multiply<T>(kM, kN, kK, a.data(), kK, packed.data(), kN, c.data(), kN, accumulate, pairs);
     }
-    at::native::cpublas::brgemm_release(pairs);
+    found_release()(pairs);
   } catch (const std::exception&) {
     return false;
   }
@@ -53,8 +80,7 @@ bool matches(bool pairs) {
 
 class Brgemm final : public engine::MicroGemm {
  public:
-  Brgemm()
-      : float32_(matches<float>(false)), bfloat16_(matches<c10::BFloat16>(true)), float16_(matches<c10::Half>(true)) {}
+  Brgemm() : float32_(matches<float>(false)), bfloat16_(matches<BFloat16>(true)), float16_(matches<Half>(true)) {}
 
   const char* name() const override { return "brgemm"; }
   bool takes(DType t) const override {
@@ -66,12 +92,12 @@ class Brgemm final : public engine::MicroGemm {
     if (t == DType::kFloat32) {
       multiply<float>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, false);
     } else if (t == DType::kBFloat16) {
-      multiply<c10::BFloat16>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, true);
+      multiply<BFloat16>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, true);
     } else {
-      multiply<c10::Half>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, true);
+      multiply<Half>(m, n, k, a, lda, b, ldb, c, ldc, accumulate, true);
     }
   }
-  void release() const override { at::native::cpublas::brgemm_release(true); }
+  void release() const override { found_release()(true); }
 
  private:
   bool float32_;

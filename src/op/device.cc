@@ -1,10 +1,9 @@
 // The path of one call on a device: checks -> extent -> problem -> engine -> plan -> launch. Each step takes values and
 // yields a value; called by the dispatcher below autograd.
-#include "op/device.h"
+#include <torch/csrc/stable/accelerator.h>
 
-#include <ATen/Functions.h>
-#include <c10/core/DeviceGuard.h>
-
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "core/refuse.h"
@@ -12,12 +11,11 @@
 #include "op/engines.h"
 #include "op/gates.h"
 #include "op/kernels.h"
-#include "op/memory.h"
+#include "op/problem.h"
+#include "op/results.h"
 
 namespace longstride::op {
 namespace {
-
-using at::Tensor;
 
 engine::ConstTensorRef read(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
 engine::TensorRef write(const Tensor& t) { return {t.mutable_data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
@@ -26,7 +24,7 @@ void attach(engine::Problem& problem, const Tensor& q, const Tensor& k, const Te
   problem.q = read(q);
   problem.k = read(k);
   problem.v = read(v);
-  if (call.dropout_p > 0) problem.dropout_seed = call.dropout_seed->const_data_ptr<int64_t>();
+  if (call.dropout_p > 0) problem.dropout_seed = static_cast<const int64_t*>(call.dropout_seed->const_data_ptr());
 }
 
 // The one list of a pattern, and the size of its blocks.
@@ -37,41 +35,60 @@ std::pair<const BlockList*, int64_t> list_of(const Pattern& pattern) {
   return {nullptr, 1};
 }
 
+// Whether all gates, of float or double, are 1. On a device they are copied, which waits for it.
+bool all_one(const Tensor& gates) {
+  const Tensor host = contiguous(on_host(gates));
+  const auto ones = [n = host.numel()](const auto* first) {
+    return std::all_of(first, first + n, [](auto gate) { return gate == 1; });
+  };
+  const void* const first = host.const_data_ptr();
+  return Access<Tensor>::view(host).dtype == ScalarType::Double ? ones(static_cast<const double*>(first))
+                                                                : ones(static_cast<const float*>(first));
+}
+
+// Makes the tensors' device the current one; the CPU needs nothing.
+std::optional<torch::stable::accelerator::DeviceGuard> guard(Place place) {
+  std::optional<torch::stable::accelerator::DeviceGuard> on_device;
+  if (place.is_cuda()) on_device.emplace(place.index);
+  return on_device;
+}
+
 }  // namespace
 
-engine::Problem problem_of(const Tensor& q, const Tensor& k, const Call& call, const Pattern& pattern,
+engine::Problem problem_of(core::DType dtype, int64_t dim, const Settings& settings, const Pattern& pattern,
                            const Extent& extent) {
   engine::Problem problem;
-  problem.dtype = dtype_of(q);
+  problem.dtype = dtype;
   problem.batch = extent.batch;
   problem.heads = extent.heads;
-  problem.kv_heads = k.size(2);
+  problem.kv_heads = extent.kv_heads;
   problem.len_q = extent.len_q;
   problem.len_k = extent.len_k;
-  problem.dim = q.size(3);
+  problem.dim = dim;
   problem.query_start = extent.query_start;
-  problem.scale = call.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3))));
+  problem.scale = settings.scale.value_or(1.0 / std::sqrt(static_cast<double>(dim)));
   problem.out_scale = pattern.out_scale();
-  problem.dropout_p = call.dropout_p;
-  problem.deterministic = call.deterministic;
+  problem.dropout_p = settings.dropout_p;
+  problem.deterministic = settings.deterministic;
   return problem;
 }
 
 Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
   const std::shared_ptr<const Pattern> pattern = check_forward(q, k, v, call);
   const Extent extent = extent_of(q, k, call);
-  engine::Problem problem = problem_of(q, k, call, *pattern, extent);
-  const c10::DeviceGuard on_device(q.device());
-  const Engine& engine = choose_engine(q.device(), problem);
-  if (has_gates(call) && !call.gates->eq(1).all().item<bool>())
+  const ArrayView<int64_t> of_q = Access<Tensor>::view(q);
+  engine::Problem problem = problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent);
+  const auto on_device = guard(of_q.place);
+  const Engine& engine = choose_engine(of_q.place, problem);
+  if (has_gates(call) && !all_one(*call.gates))
     core::refuse("gates", "must all be 1: they are there for their gradient", "other values",
                  "pass 1 + score - score.detach()");
 
-  const Tensor out = empty_result(q.sizes(), q.options());  // [batch, len_q, heads, dim]
-  const Tensor lse = at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(lse_dtype(q)));
+  const Tensor out = empty_result(of_q.sizes, of_q.dtype, of_q.place);  // [batch, len_q, heads, dim]
+  const Tensor lse = empty(std::array{extent.batch, extent.heads, extent.len_q}, lse_dtype(of_q.dtype), of_q.place);
   if (q.numel() == 0) return {out, lse};
 
-  const Loan loan = lend(q.device());
+  const Loan loan = lend(of_q.place);
   Plans plans;
   plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
   attach(problem, q, k, v, call);
@@ -85,28 +102,31 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
 InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const std::shared_ptr<const Pattern> pattern = check_backward(in, call);
   const Extent extent = extent_of(in.q, in.k, call);
-  engine::Problem problem = problem_of(in.q, in.k, call, *pattern, extent);
-  const c10::DeviceGuard on_device(in.q.device());
-  const Engine& engine = choose_engine(in.q.device(), problem);
+  const ArrayView<int64_t> of_q = Access<Tensor>::view(in.q), of_k = Access<Tensor>::view(in.k);
+  engine::Problem problem = problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent);
+  const auto on_device = guard(of_q.place);
+  const Engine& engine = choose_engine(of_q.place, problem);
+  const auto like_lse = [&](int64_t size, auto make) {
+    return make(std::array{size}, lse_dtype(of_q.dtype), of_q.place);
+  };
 
   if (in.q.numel() == 0)  // no query: what keys there are get a zero gradient
-    return {at::empty(in.q.sizes(), in.q.options()), at::zeros(in.k.sizes(), in.k.options()),
-            at::zeros(in.v.sizes(), in.v.options()),
-            has_gates(call) ? at::zeros_like(*call.gates) : at::empty({0}, in.lse.options())};
-  const Tensor dq = empty_result(in.q.sizes(), in.q.options());  // [batch, len_q, heads, dim]
-  const Tensor dk = empty_result(in.k.sizes(), in.k.options());  // [batch, len_k, kv_heads, dim]
-  const Tensor dv = empty_result(in.v.sizes(), in.v.options());
+    return {empty(of_q.sizes, of_q.dtype, of_q.place), zeros(of_k.sizes, of_q.dtype, of_q.place),
+            zeros(of_k.sizes, of_q.dtype, of_q.place), like_lse(has_gates(call) ? call.gates->size(0) : 0, zeros)};
+  const Tensor dq = empty_result(of_q.sizes, of_q.dtype, of_q.place);  // [batch, len_q, heads, dim]
+  const Tensor dk = empty_result(of_k.sizes, of_q.dtype, of_q.place);  // [batch, len_k, kv_heads, dim]
+  const Tensor dv = empty_result(of_k.sizes, of_q.dtype, of_q.place);
   // Gradients come in whatever layout autograd made (a sum gives an expanded scalar), and out may have been laid out
   // anew by a compiler: these two are copied if they must be; q, k and v never.
   const auto with_contiguous_dim = [](const Tensor& t) {
-    return t.stride(3) == 1 || t.size(3) == 1 ? t : t.contiguous();
+    return t.stride(3) == 1 || t.size(3) == 1 ? t : contiguous(t);
   };
   const Tensor d_out = with_contiguous_dim(in.d_out);
   const Tensor out = with_contiguous_dim(in.out);
-  const Tensor lse = in.lse.contiguous();
-  const Tensor d_lse = in.d_lse && in.d_lse->defined() ? in.d_lse->contiguous() : Tensor();
+  const Tensor lse = contiguous(in.lse);
+  const Tensor d_lse = given(in.d_lse) ? contiguous(*in.d_lse) : lse;  // read if it was given
 
-  const Loan loan = lend(in.q.device());
+  const Loan loan = lend(of_q.place);
   Plans plans;
   plans.transposed = plan_for(engine, problem, *pattern, extent, Direction::kTransposed, loan.capturing);
   if (engine.backward_wants_forward_plan(problem))
@@ -117,18 +137,18 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   problem.lse = const_cast<void*>(lse.const_data_ptr());
   engine::Gradients gradients;
   gradients.d_out = read(d_out);
-  gradients.d_lse = d_lse.defined() ? d_lse.const_data_ptr() : nullptr;
+  gradients.d_lse = given(in.d_lse) ? d_lse.const_data_ptr() : nullptr;
   gradients.dq = write(dq);
   gradients.dk = write(dk);
   gradients.dv = write(dv);
   if (!has_gates(call)) {
     engine.backward(problem, gradients, plans, loan);
     note_engine(engine);
-    return {dq, dk, dv, at::empty({0}, lse.options())};
+    return {dq, dk, dv, like_lse(0, empty)};
   }
   const auto [list, block_size] = list_of(*pattern);
   const GateIndex index(list->blocks, block_size, extent);
-  const Tensor entry_grads = at::empty({index.entries()}, lse.options());
+  const Tensor entry_grads = like_lse(index.entries(), empty);
   engine::GateBlocks gates = index.view();
   gates.grad = entry_grads.mutable_data_ptr();
   gates.causal = pattern->causal();
@@ -136,7 +156,7 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   gradients.gates = &gates;
   engine.backward(problem, gradients, plans, loan);
   note_engine(engine);
-  return {dq, dk, dv, index.by_row(entry_grads)};
+  return {dq, dk, dv, by_row(index, entry_grads)};
 }
 
 }  // namespace longstride::op

@@ -1,16 +1,19 @@
 // The engines of this build, which of them takes a problem, and the workspace that they are lent.
 #include "op/engines.h"
 
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <atomic>
+#include <exception>
 
 #include "core/refuse.h"
 #include "engine/cpu/cpu.h"
 #include "engine/reference/reference.h"
 #include "op/brgemm.h"
 #include "op/cuda/cuda.h"
+#include "op/later.h"
 #include "op/memory.h"
 
 namespace longstride {
@@ -48,21 +51,37 @@ constexpr Engine kCpu = {"cpu",
                          run_backward<engine::cpu::backward>};
 
 // Calls body for 0..count on torch's threads. Indices are handed out one by one, in order: the tiles of a plan stand
-// longest first, and those that share keys are near each other.
+// longest first, and those that share keys are near each other. What a body throws is kept until all threads are back:
+// between them stands a C interface, which would make a text of it.
 void parallel_for(int threads, int64_t count, const std::function<void(int64_t, int)>& body) {
   std::atomic<int64_t> next{0};
-  at::parallel_for(0, std::min<int64_t>(threads, count), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread)
-      for (int64_t i = next++; i < count; i = next++) body(i, static_cast<int>(thread));
+  std::atomic_flag failed;
+  std::exception_ptr thrown;
+  torch::stable::parallel_for(0, std::min<int64_t>(threads, count), 1, [&](int64_t begin, int64_t end) {
+    try {
+      for (int64_t thread = begin; thread < end; ++thread)
+        for (int64_t i = next++; i < count; i = next++) body(i, static_cast<int>(thread));
+    } catch (...) {
+      if (!failed.test_and_set()) thrown = std::current_exception();
+      next = count;
+    }
   });
+  if (thrown) std::rethrow_exception(thrown);
+}
+
+// Inside a parallel region torch gives one thread, and so do we. The stable ABI cannot say whether this is one; where
+// the name is gone, all threads' scratch is lent there and one thread works.
+int threads_of_torch() {
+  static auto* const in_parallel_region = loaded<bool()>("libtorch_cpu.so", "_ZN2at18in_parallel_regionEv");
+  return in_parallel_region && in_parallel_region() ? 1 : static_cast<int>(torch::stable::get_num_threads());
 }
 
 }  // namespace
 
-const Engine& choose_engine(const c10::Device& device, const engine::Problem& problem) {
+const Engine& choose_engine(Place device, const engine::Problem& problem) {
   if (device.is_cuda()) return cuda::choose_engine(device, problem);
   if (!device.is_cpu())
-    core::refuse("q", "must be on the CPU or a CUDA device", device.str(), "move q, k and v with .cpu()");
+    core::refuse("q", "must be on the CPU or a CUDA device", text(device), "move q, k and v with .cpu()");
   const Engine& engine = problem.dtype == core::DType::kFloat64 ? kReference : kCpu;
   const engine::Capability capability = engine.capability(problem);
   if (!capability.yes)
@@ -76,12 +95,11 @@ PlanPointer plan_for(const Engine& engine, const engine::Problem& problem, const
   return plan::process_cache().get(pattern, extent, geometry, direction, pin);
 }
 
-Loan lend(const c10::Device& device) {
+Loan lend(Place device) {
   if (device.is_cuda()) return cuda::lend(device);
   Loan loan;
   engine::Workspace& space = loan.workspace;
-  // Inside a parallel region torch gives one thread, and so do we.
-  space.threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  space.threads = threads_of_torch();
   space.parallel_for = [threads = space.threads](int64_t count, const std::function<void(int64_t, int)>& body) {
     parallel_for(threads, count, body);
   };
@@ -112,7 +130,7 @@ std::vector<EngineReport> capabilities() {
     if (!refused.empty()) report.reason += (taken.empty() ? "" : "; not ") + refused;
     if (engine == &op::kCpu) {
       const engine::MicroGemm* gemm = op::brgemm();
-      report.reason += fmt::format("; {} threads, products by {}", at::get_num_threads(),
+      report.reason += fmt::format("; {} threads, products by {}", torch::stable::get_num_threads(),
                                    gemm ? gemm->name() : "the engine's own micro-kernel");
     } else {
       report.reason += "; plain loops: picked for float64 only";

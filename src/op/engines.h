@@ -2,14 +2,13 @@
 // the loan; the engines see none of them.
 #pragma once
 
-#include <c10/core/Device.h>
-
 #include <memory>
 #include <vector>
 
 #include "engine/contract.h"
-#include "longstride/attention.h"
+#include "longstride/attention/engines.h"
 #include "longstride/plan.h"
+#include "op/array.h"
 #include "plan/cache.h"
 
 namespace longstride::op {
@@ -41,13 +40,13 @@ struct Engine {
 // The one engine for this device, which is the current one, and problem: on the CPU float64 runs on the reference
 // engine, the other dtypes on the CPU engine. Throws Error if there is none; nothing falls back in silence. Pointers of
 // the problem are not looked at.
-const Engine& choose_engine(const c10::Device&, const engine::Problem&);
+const Engine& choose_engine(Place, const engine::Problem&);
 
 // The plan of a call from the cache of the process, compiled if it is not there. `pin`: never evicted.
 PlanPointer plan_for(const Engine&, const engine::Problem&, const Pattern&, const Extent&, Direction, bool pin = false);
 
 // On the CPU torch's threads (one inside a parallel region), memory, torch's micro-GEMM.
-Loan lend(const c10::Device&);
+Loan lend(Place);
 
 // Remembers, for last_engine(), which engine ran on this thread.
 void note_engine(const Engine&);

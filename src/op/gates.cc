@@ -2,23 +2,12 @@
 // entry for each.
 #include "op/gates.h"
 
-#include <ATen/Functions.h>
-
 #include <algorithm>
 #include <tuple>
 
 #include "core/checked.h"
 
 namespace longstride::op {
-
-using at::Tensor;
-
-std::vector<Block> read_blocks(const Tensor& blocks) {
-  static_assert(sizeof(Block) == 4 * sizeof(int32_t));
-  const Tensor host = blocks.to(at::kCPU).contiguous();
-  const auto* first = reinterpret_cast<const Block*>(host.const_data_ptr<int32_t>());
-  return {first, first + host.size(0)};
-}
 
 GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const Extent& e)
     : block_size_(block_size),
@@ -66,16 +55,6 @@ GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const
 engine::GateBlocks GateIndex::view() const {
   return {
       .block_size = block_size_, .key_blocks = key_blocks_, .begin = begin_.data(), .query_block = query_block_.data()};
-}
-
-Tensor GateIndex::by_row(const Tensor& entry_grads) const {
-  const auto indices = [&](const std::vector<int64_t>& of) {
-    return at::tensor(of, at::kLong).to(entry_grads.device(), /*non_blocking=*/true);
-  };
-  // In a fixed order on every device, which index_add is not. The lengths are right: to check them waits for the
-  // device.
-  return at::segment_reduce(entry_grads.index_select(0, indices(entry_)), "sum", indices(entries_of_row_),
-                            /*indices=*/{}, /*offsets=*/{}, /*axis=*/0, /*unsafe=*/true);
 }
 
 }  // namespace longstride::op

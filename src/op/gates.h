@@ -1,7 +1,5 @@
-// The gates of a call's explicit blocks: from rows of `blocks` to the entries that an engine fills, and back.
+// The gates of a call's explicit blocks: from rows of `blocks` to the entries that an engine fills. Torch-free.
 #pragma once
-
-#include <ATen/core/Tensor.h>
 
 #include <vector>
 
@@ -9,9 +7,6 @@
 #include "longstride/pattern.h"
 
 namespace longstride::op {
-
-// The rows of a checked `blocks` tensor [rows, 4], on the host.
-std::vector<Block> read_blocks(const at::Tensor& blocks);
 
 class GateIndex {
  public:
@@ -21,16 +16,17 @@ class GateIndex {
   engine::GateBlocks view() const;
   int64_t entries() const { return static_cast<int64_t>(query_block_.size()); }
 
-  // [rows]: the sum over the entries of each row, from the entries' gradients [entries].
-  at::Tensor by_row(const at::Tensor& entry_grads) const;
+  // Of the first row, of the second, ...: its entries, and how many each has.
+  const std::vector<int64_t>& entry_of_rows() const { return entry_; }
+  const std::vector<int64_t>& entries_of_row() const { return entries_of_row_; }
 
  private:
   int64_t block_size_;
   int64_t key_blocks_;
   std::vector<int64_t> begin_;
   std::vector<int32_t> query_block_;
-  std::vector<int64_t> entry_;           // those of the first row, of the second, ...
-  std::vector<int64_t> entries_of_row_;  // how many each has
+  std::vector<int64_t> entry_;
+  std::vector<int64_t> entries_of_row_;
 };
 
 }  // namespace longstride::op

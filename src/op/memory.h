@@ -1,18 +1,32 @@
-// Memory of results and scratch on the CPU. Called by device.cc and engines.cc.
+// Memory of results and scratch on the CPU. Results beyond kLargeBytes come from the process's pool, to which they
+// return with their last reference. Torch-free.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 
 #include "engine/contract.h"
+#include "op/array.h"
 
 namespace longstride::op {
 
-// A contiguous tensor whose values are yet to be written. Large ones on the CPU come from the process's pool, to which
-// they return with their last reference, and so does what they are resized to. Throws Error for more than the
-// machine's memory, std::bad_alloc where there is no more.
-at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions&);
+inline constexpr int64_t kLargeBytes = int64_t{32} << 20;
 
-// Large scratch from the pool, the rest from LibTorch's allocator.
+// Bytes of an array, and whether it is large. Throws Error for more than the machine's memory.
+int64_t result_bytes(std::span<const int64_t> sizes, int64_t item_bytes);
+
+// A block of the pool, and its way back.
+void* take_from_pool(int64_t bytes);
+void return_to_pool(void* data);
+
+// Makes a contiguous CPU tensor of more than kLargeBytes: an at::Tensor* that its caller deletes. The full ABI sets
+// this when it is loaded: its results can be resized in place, which the stable ABI has no words for.
+using LargeResult = void* (*)(std::span<const int64_t> sizes, ScalarType);
+void set_large_result(LargeResult);
+LargeResult large_result();  // null if there is none
+
+// Large scratch from the pool, the rest from the system.
 void lend_memory(engine::Workspace&);
 
 }  // namespace longstride::op

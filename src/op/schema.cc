@@ -1,23 +1,26 @@
-// The operator and its backward: their schemas, written from the call's list of fields, and the kernels registered for
-// them. Every kernel takes the arguments after q, k, v as one Call.
-#include <torch/library.h>
+// The operator and its backward: their schemas, written from the call's list of fields, and their kernels on the CPU
+// and CUDA, registered through LibTorch's stable ABI. What that has no words for (autograd, shapes, autocast)
+// op/autograd adds.
+#include "op/schema.h"
+
+#include <torch/csrc/stable/library.h>
 
 #include <type_traits>
 
 #include "op/kernels.h"
+#include "op/later.h"
 
 namespace longstride::op {
 namespace {
 
-using at::Tensor;
-using MaybeTensor = const std::optional<Tensor>&;
+using MaybeTensor = std::optional<Tensor>;
 
 template <class Field>
 constexpr const char* schema_type() {
   if constexpr (std::is_same_v<Field, std::string>) return "str";
-  if constexpr (std::is_same_v<Field, std::optional<Tensor>>) return "Tensor?";
+  if constexpr (std::is_same_v<Field, MaybeTensor>) return "Tensor?";
   if constexpr (std::is_same_v<Field, std::optional<double>>) return "float?";
-  if constexpr (std::is_same_v<Field, std::optional<c10::SymInt>>) return "SymInt?";
+  if constexpr (std::is_same_v<Field, std::optional<int64_t>>) return "SymInt?";
   if constexpr (std::is_same_v<Field, double>) return "float";
   if constexpr (std::is_same_v<Field, bool>) return "bool";
 }
@@ -28,7 +31,7 @@ std::string call_schema() {
   bool starred = false;
   const Call call;
   Call::fields(call, [&]<class Field>(const std::string& name, const std::string& otherwise, const Field&) {
-    const bool may_be_positional = std::is_same_v<Field, std::string> || std::is_same_v<Field, std::optional<Tensor>>;
+    const bool may_be_positional = std::is_same_v<Field, std::string> || std::is_same_v<Field, MaybeTensor>;
     if (!may_be_positional && !starred) {
       text += ", *";
       starred = true;
@@ -38,18 +41,21 @@ std::string call_schema() {
   return text;
 }
 
-// A Call from the operator's arguments and back.
-Call call_of(std::string_view pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor cu_seqlens,
-             MaybeTensor lengths, MaybeTensor dropout_seed, std::optional<double> scale,
-             std::optional<c10::SymInt> query_start, double dropout_p, bool deterministic) {
-  return {std::string(pattern),   blocks,    gates,        cu_seqlens, lengths, dropout_seed, scale,
-          std::move(query_start), dropout_p, deterministic};
+// Owns a text of LibTorch: its own headers before 2.14 forget those that they turn into std::string.
+std::string take(StringHandle handle) {
+  const std::unique_ptr<StringOpaque, AOTITorchError (*)(StringHandle)> owned(handle, torch_delete_string);
+  size_t length = 0;
+  const char* data = nullptr;
+  TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+  TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+  return {data, length};
 }
-auto arguments(const Call& c) {
-  return std::tuple<std::string_view, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor,
-                    std::optional<double>, std::optional<c10::SymInt>, double, bool>(
-      c.pattern, c.blocks, c.gates, c.cu_seqlens, c.lengths, c.dropout_seed, c.scale, c.query_start, c.dropout_p,
-      c.deterministic);
+
+Call call_of(StringHandle pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor cu_seqlens, MaybeTensor lengths,
+             MaybeTensor dropout_seed, std::optional<double> scale, std::optional<int64_t> query_start,
+             double dropout_p, bool deterministic) {
+  return Call::of(take(pattern), std::move(blocks), std::move(gates), std::move(cu_seqlens), std::move(lengths),
+                  std::move(dropout_seed), scale, query_start, dropout_p, deterministic);
 }
 
 // Functions of the operators' signatures around the kernels.
@@ -57,65 +63,59 @@ template <class Arguments>
 struct Unpack;
 template <class... Rest>
 struct Unpack<Call(Rest...)> {
-  template <Outputs (*kernel)(const Tensor&, const Tensor&, const Tensor&, const Call&)>
-  static Outputs forward(const Tensor& q, const Tensor& k, const Tensor& v, Rest... rest) {
-    return kernel(q, k, v, call_of(std::forward<Rest>(rest)...));
+  static Outputs forward(Tensor q, Tensor k, Tensor v, Rest... rest) {
+    return forward_device(q, k, v, call_of(std::move(rest)...));
   }
-  template <InputGrads (*kernel)(const BackwardInputs&, const Call&)>
-  static InputGrads backward(const Tensor& d_out, MaybeTensor d_lse, const Tensor& q, const Tensor& k, const Tensor& v,
-                             const Tensor& out, const Tensor& lse, Rest... rest) {
-    return kernel(BackwardInputs{d_out, d_lse, q, k, v, out, lse}, call_of(std::forward<Rest>(rest)...));
+  static InputGrads backward(Tensor d_out, MaybeTensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,
+                             Rest... rest) {
+    return backward_device(BackwardInputs{std::move(d_out), std::move(d_lse), std::move(q), std::move(k), std::move(v),
+                                          std::move(out), std::move(lse)},
+                           call_of(std::move(rest)...));
   }
 };
 using Unpacked = Unpack<decltype(call_of)>;
 
-template <class Signature>
-auto handle_of(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+// The strides of q, k, v are part of the contract (dim contiguous): a compiler that lays tensors out anew must keep
+// them. A LibTorch that takes no tags from here (before 2.12) keeps those of every operator without tags.
+void define(TorchLibraryHandle library, const std::string& schema) {
+  if (!torch_library_def_with_tags) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_library_def(library, schema.c_str()));
+    return;
+  }
+  const int32_t tags[] = {torch_tag_pt2_compliant_tag(), torch_tag_needs_fixed_stride_order()};
+  TORCH_ERROR_CODE_CHECK(torch_library_def_with_tags(library, schema.c_str(), tags, 2));
+}
+
+// As STABLE_TORCH_LIBRARY, which keeps its handle for itself.
+class Registered {
+ public:
+  Registered() {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_library_init_def("longstride", __FILE__, __LINE__, &library_));
+    define(library_, "attention(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> (Tensor out, Tensor lse)");
+    define(library_,
+           "attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse" +
+               call_schema() + ") -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)");
+  }
+  Registered(const Registered&) = delete;
+  ~Registered() { aoti_torch_delete_library_object(library_); }
+
+ private:
+  TorchLibraryHandle library_ = nullptr;
+};
+const Registered registered;
+
+void add_kernels(torch::stable::detail::StableLibrary& library) {
+  library.impl("attention", TORCH_BOX(&Unpacked::forward));
+  library.impl("attention_backward", TORCH_BOX(&Unpacked::backward));
 }
 
 }  // namespace
 
-Outputs dispatch_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  static const auto handle = handle_of<decltype(Unpacked::forward<forward_device>)>("longstride::attention");
-  return std::apply([&](auto&&... rest) { return handle.call(q, k, v, rest...); }, arguments(call));
-}
+const char* const kAttention = "longstride::attention";
+const char* const kAttentionBackward = "longstride::attention_backward";
 
-InputGrads dispatch_backward(const BackwardInputs& in, const Call& call) {
-  static const auto handle = handle_of<decltype(Unpacked::backward<backward_device>)>("longstride::attention_backward");
-  return std::apply(
-      [&](auto&&... rest) { return handle.call(in.d_out, in.d_lse, in.q, in.k, in.v, in.out, in.lse, rest...); },
-      arguments(call));
-}
-
-TORCH_LIBRARY(longstride, m) {
-  using at::DispatchKey;
-  // The strides of q, k, v are part of the contract (dim contiguous): a compiler that lays tensors out anew must keep
-  // them.
-  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag, at::Tag::needs_fixed_stride_order};
-  const std::string forward =
-                        "attention(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> (Tensor out, Tensor lse)",
-                    backward =
-                        "attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor "
-                        "out, Tensor lse" +
-                        call_schema() + ") -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)";
-  m.def(forward.c_str(), tags);
-  m.def(backward.c_str(), tags);
-  const auto add = [&](DispatchKey key, auto* forward, auto* backward) {
-    m.impl("attention", torch::dispatch(key, forward));
-    m.impl("attention_backward", torch::dispatch(key, backward));
-  };
-  // CUDA in every build, and what is no dense tensor: so that these get our refusal, which names what can be done, and
-  // not the dispatcher's.
-  for (const DispatchKey key :
-       {DispatchKey::CPU, DispatchKey::CUDA, DispatchKey::SparseCPU, DispatchKey::SparseCUDA, DispatchKey::SparseCsrCPU,
-        DispatchKey::SparseCsrCUDA, DispatchKey::QuantizedCPU, DispatchKey::QuantizedCUDA, DispatchKey::NestedTensorCPU,
-        DispatchKey::NestedTensorCUDA, DispatchKey::MkldnnCPU})
-    add(key, &Unpacked::forward<forward_device>, &Unpacked::backward<backward_device>);
-  add(DispatchKey::Meta, &Unpacked::forward<forward_meta>, &Unpacked::backward<backward_meta>);
-  add(DispatchKey::Autograd, &Unpacked::forward<forward_autograd>, &Unpacked::backward<backward_autograd>);
-  for (const DispatchKey key : {DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA})
-    m.impl("attention", torch::dispatch(key, &Unpacked::forward<forward_autocast>));
-}
+STABLE_TORCH_LIBRARY_IMPL(longstride, CPU, library) { add_kernels(library); }
+// In every build: one without CUDA gives our refusal, which names what can be done, and not the dispatcher's.
+STABLE_TORCH_LIBRARY_IMPL(longstride, CUDA, library) { add_kernels(library); }
 
 }  // namespace longstride::op

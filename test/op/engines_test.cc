@@ -1,4 +1,4 @@
-// The workspace that the op lends to engines: its threads are really there.
+// The workspace that the op lends to engines: its threads are really there, and what they throw arrives.
 #include "op/engines.h"
 
 #include <ATen/Parallel.h>
@@ -8,13 +8,15 @@
 #include <chrono>
 #include <thread>
 
+#include "longstride/error.h"
+
 namespace longstride::op {
 namespace {
 
 TEST(Workspace, RunsOnTwoThreadsAtOnce) {
   const int before = at::get_num_threads();
   at::set_num_threads(2);
-  const engine::Workspace w = lend(at::kCPU).workspace;
+  const engine::Workspace w = lend(Place{}).workspace;
   ASSERT_EQ(w.threads, 2);
   // Each index waits for the other: one thread alone would wait for ever, so it gives up in the end.
   std::atomic<int> here{0};
@@ -27,6 +29,36 @@ TEST(Workspace, RunsOnTwoThreadsAtOnce) {
   });
   at::set_num_threads(before);
   EXPECT_EQ(met, 2);
+}
+
+// Between the threads and the caller stands LibTorch's C interface, which knows texts only.
+TEST(Workspace, WhatABodyThrowsArrivesAsItIs) {
+  const int before = at::get_num_threads();
+  at::set_num_threads(2);
+  const engine::Workspace w = lend(Place{}).workspace;
+  EXPECT_THROW(w.parallel_for(8,
+                              [](int64_t i, int) {
+                                if (i == 3) throw Error("the fourth");
+                              }),
+               Error);
+  EXPECT_THROW(w.parallel_for(1, [](int64_t, int) { throw std::bad_alloc(); }), std::bad_alloc);
+  std::atomic<int> sum{0};
+  w.parallel_for(8, [&](int64_t i, int) { sum += static_cast<int>(i); });
+  at::set_num_threads(before);
+  EXPECT_EQ(sum, 28);
+}
+
+TEST(Workspace, HasOneThreadInsideAParallelRegion) {
+  const int before = at::get_num_threads();
+  at::set_num_threads(2);
+  std::atomic<int> most{0};
+  lend(Place{}).workspace.parallel_for(2, [&](int64_t, int) {
+    const engine::Workspace inner = lend(Place{}).workspace;
+    inner.parallel_for(3,
+                       [&](int64_t, int thread) { most = std::max(most.load(), std::max(inner.threads, thread + 1)); });
+  });
+  at::set_num_threads(before);
+  EXPECT_EQ(most, 1);
 }
 
 }  // namespace

@@ -1,6 +1,4 @@
 // Large results and scratch come from the pool of the process, small ones do not, and nothing alive is handed out.
-#include "op/memory.h"
-
 #include <ATen/ATen.h>
 #include <ATen/MapAllocator.h>
 #include <c10/core/InferenceMode.h>
@@ -13,12 +11,14 @@
 
 #include "longstride/attention.h"
 #include "longstride/memory_pool.h"
+#include "op/autograd/results.h"
 #include "op/engines.h"
 
 namespace longstride::op {
 namespace {
 
 using at::Tensor;
+using autograd::empty_result;
 
 constexpr int64_t kLarge = (int64_t{32} << 20) + 4;
 
@@ -176,7 +176,7 @@ TEST_F(ProcessPool, SizesThatNoMemoryHasAreRefused) {
 }
 
 TEST_F(ProcessPool, LargeScratchOfAWorkspace) {
-  const Loan loan = lend(at::kCPU);
+  const Loan loan = lend(Place{});
   const engine::Workspace& w = loan.workspace;
   void* const small = w.allocate(1000);
   EXPECT_EQ(live(), 0);

@@ -4,13 +4,13 @@
 
 namespace longstride::op::cuda {
 
-const Engine& choose_engine(const c10::Device& device, const engine::Problem&) {
-  core::refuse("q", "must be on the CPU: this build has no CUDA engine", device.str(),
+const Engine& choose_engine(Place device, const engine::Problem&) {
+  core::refuse("q", "must be on the CPU: this build has no CUDA engine", text(device),
                "move q, k and v with .cpu(), or build with -DLONGSTRIDE_CUDA=ON");
 }
 
 // Not reached: a call chooses its engine first.
-Loan lend(const c10::Device&) { return {}; }
+Loan lend(Place) { return {}; }
 
 std::vector<EngineReport> reports() { return {{"cuda", false, "this build has no CUDA engine"}}; }
 

@@ -10,10 +10,10 @@ namespace longstride::op::cuda {
 
 // The one engine for the problem on this device, which is the current one. Throws Error with the reasons if there is
 // none.
-const Engine& choose_engine(const c10::Device&, const engine::Problem&);
+const Engine& choose_engine(Place, const engine::Problem&);
 
 // Torch's caching allocator and its current stream on the current device.
-Loan lend(const c10::Device&);
+Loan lend(Place);
 
 // What this build and this machine have.
 std::vector<EngineReport> reports();

@@ -1,16 +1,16 @@
-// Runs calls on the CUDA engines. Only device-generic parts of LibTorch are used (its guards, its registered
-// allocator), so that this builds with any LibTorch, also one without CUDA; tensors on a CUDA device come from one that
-// has it.
-#include <c10/core/Allocator.h>
-#include <c10/core/Stream.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
+// Runs calls on the CUDA engines. LibTorch's stream and allocator are functions of its CUDA library, which whoever made
+// a tensor on a CUDA device has loaded: they are found there by name, so that this builds with any LibTorch, also one
+// without CUDA, and one library serves both.
 #include <fmt/format.h>
+
+#include <stdexcept>
 
 #include "core/refuse.h"
 #include "engine/cuda/device.h"
 #include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "op/cuda/cuda.h"
+#include "op/later.h"
 
 namespace longstride::op::cuda {
 namespace {
@@ -65,10 +65,40 @@ constexpr Listed kEngines[] = {
      "compute capability 8.0 or later"},
 };
 
+// Of LibTorch's C interface, in libtorch_cuda.so since 2.10.
+struct FromTorch {
+  AOTITorchError (*get_current_stream)(int32_t device, void** stream);
+  AOTITorchError (*allocate)(uint64_t bytes, void** data);
+  AOTITorchError (*give_back)(void* data);
+};
+
+template <class Function>
+void find(Function*& function, const char* name) {
+  function = loaded<Function>("libtorch_cuda.so", name);
+  if (!function)
+    throw std::runtime_error(
+        fmt::format("this LibTorch has no {} in libtorch_cuda.so; 2.10 and later ones have", name));
+}
+
+const FromTorch& from_torch() {
+  static const FromTorch functions = [] {
+    FromTorch f;
+    find(f.get_current_stream, "aoti_torch_get_current_cuda_stream");
+    find(f.allocate, "aoti_torch_cuda_caching_allocator_raw_alloc");
+    find(f.give_back, "aoti_torch_cuda_caching_allocator_raw_delete");
+    return f;
+  }();
+  return functions;
+}
+
+void called(const char* what, AOTITorchError error) {
+  if (error) throw std::runtime_error(fmt::format("LibTorch gave no {} on this CUDA device", what));
+}
+
 }  // namespace
 
-const Engine& choose_engine(const c10::Device& device, const Problem& problem) {
-  const int architecture = engine::cuda::architecture(device.index());
+const Engine& choose_engine(Place device, const Problem& problem) {
+  const int architecture = engine::cuda::architecture(device.index);
   std::string reasons;
   for (const Listed& listed : kEngines) {
     std::string reason;
@@ -78,7 +108,7 @@ const Engine& choose_engine(const c10::Device& device, const Problem& problem) {
       reason = capability.reason;
     } else {
       reason =
-          fmt::format("it wants {}, {} has {}.{}", listed.wants, device.str(), architecture / 10, architecture % 10);
+          fmt::format("it wants {}, {} has {}.{}", listed.wants, text(device), architecture / 10, architecture % 10);
     }
     reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", listed.engine.name, reason);
   }
@@ -86,15 +116,19 @@ const Engine& choose_engine(const c10::Device& device, const Problem& problem) {
                "convert q, k and v, or move them with .cpu()");
 }
 
-Loan lend(const c10::Device& device) {
+Loan lend(Place device) {
   Loan loan;
-  loan.device = device.index();
-  loan.stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+  loan.device = device.index;
+  const FromTorch& torch = from_torch();
+  called("the current stream", torch.get_current_stream(device.index, &loan.stream));
   loan.capturing = engine::cuda::capturing(loan.stream);
   // Blocks come from the current stream's pool and go back to it, in the order of the stream.
-  c10::Allocator* const allocator = c10::GetAllocator(device.type());
-  loan.workspace.allocate = [allocator](size_t bytes) { return allocator->raw_allocate(bytes); };
-  loan.workspace.free = [allocator](void* data) { allocator->raw_deallocate(data); };
+  loan.workspace.allocate = [&torch](size_t bytes) {
+    void* data = nullptr;
+    called("memory", torch.allocate(bytes, &data));
+    return data;
+  };
+  loan.workspace.free = [&torch](void* data) { torch.give_back(data); };
   return loan;
 }
 

@@ -2,9 +2,9 @@
 // for float64, which stays.
 #include <ATen/autocast_mode.h>
 
-#include "op/kernels.h"
+#include "op/autograd/kernels.h"
 
-namespace longstride::op {
+namespace longstride::op::autograd {
 
 using at::Tensor;
 
@@ -17,4 +17,4 @@ Outputs forward_autocast(const Tensor& q, const Tensor& k, const Tensor& v, cons
                           at::autocast::cached_cast(dtype, v, device), call);
 }
 
-}  // namespace longstride::op
+}  // namespace longstride::op::autograd

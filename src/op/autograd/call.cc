@@ -1,14 +1,13 @@
 // Turns the C++ form of a call into the operator's form.
-#include "op/call.h"
-
 #include <ATen/Functions.h>
 
 #include <algorithm>
 
 #include "longstride/pattern/json.h"
+#include "op/autograd/tensor.h"
 #include "op/pattern_text.h"
 
-namespace longstride::op {
+namespace longstride::op::autograd {
 namespace {
 
 using at::Tensor;
@@ -64,4 +63,4 @@ Call make_call(const std::string& pattern_json, const std::optional<Tensor>& blo
   return call;
 }
 
-}  // namespace longstride::op
+}  // namespace longstride::op::autograd

@@ -5,10 +5,10 @@
 #include <fmt/format.h>
 
 #include "core/refuse.h"
+#include "op/autograd/kernels.h"
 #include "op/checks.h"
-#include "op/device.h"
 #include "op/engines.h"
-#include "op/kernels.h"
+#include "op/problem.h"
 
 namespace longstride {
 
@@ -16,10 +16,10 @@ using at::Tensor;
 
 namespace {
 
-AttentionResult run(const Tensor& q, const Tensor& k, const Tensor& v, const op::Call& call) {
+AttentionResult run(const Tensor& q, const Tensor& k, const Tensor& v, const op::autograd::Call& call) {
   // The dispatcher reads the tensors' keys before any kernel can check them.
   if (!q.defined() || !k.defined() || !v.defined()) op::check_forward(q, k, v, call);
-  auto [out, lse] = op::dispatch_forward(q, k, v, call);
+  auto [out, lse] = op::autograd::dispatch_forward(q, k, v, call);
   return {out, lse};
 }
 
@@ -27,12 +27,12 @@ AttentionResult run(const Tensor& q, const Tensor& k, const Tensor& v, const op:
 
 AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, const Pattern& pattern,
                           const AttentionOptions& options) {
-  return run(q, k, v, op::make_call(pattern, options));
+  return run(q, k, v, op::autograd::make_call(pattern, options));
 }
 
 AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, const std::string& pattern_json,
                           const std::optional<Tensor>& blocks, const AttentionOptions& options) {
-  return run(q, k, v, op::make_call(pattern_json, blocks, options));
+  return run(q, k, v, op::autograd::make_call(pattern_json, blocks, options));
 }
 
 Tensor draw_dropout_seed(at::Device device) {
@@ -46,12 +46,12 @@ Tensor draw_dropout_seed(at::Device device) {
 
 AttentionReport describe_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Pattern& pattern,
                                    const AttentionOptions& options) {
-  const op::Call call = op::make_call(pattern, options);
+  const op::autograd::Call call = op::autograd::make_call(pattern, options);
   op::check_forward(q, k, v, call);
   const Extent extent = op::extent_of(q, k, call);
-  const engine::Problem problem = op::problem_of(q, k, call, pattern, extent);
+  const engine::Problem problem = op::problem_of(op::dtype_of(q.scalar_type()), q.size(3), call, pattern, extent);
   const c10::DeviceGuard on_device(q.device());
-  const op::Engine& engine = op::choose_engine(q.device(), problem);
+  const op::Engine& engine = op::choose_engine(op::place_of(q.device()), problem);
   const op::PlanPointer plan = op::plan_for(engine, problem, pattern, extent, Direction::kForward);
   const PlanView view = plan->view();
   AttentionReport report;

@@ -5,10 +5,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/refuse.h"
+#include "op/autograd/kernels.h"
 #include "op/checks.h"
-#include "op/kernels.h"
 
-namespace longstride::op {
+namespace longstride::op::autograd {
 namespace {
 
 using at::Tensor;
@@ -108,6 +108,19 @@ struct Gradient : torch::autograd::Function<Gradient> {
   }
 };
 
+// Autograd wants to know sizes before it records a call, which only an array has.
+void check_all_dense(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
+  checks::each_tensor(q, k, v, call, [](const char* name, const auto& t) { check_dense(name, t); });
+}
+
+void check_all_dense(const BackwardInputs& in, const Call& call) {
+  check_all_dense(in.q, in.k, in.v, call);
+  check_dense("d_out", view_of(in.d_out));
+  check_dense("out", view_of(in.out));
+  check_dense("lse", view_of(in.lse));
+  if (given(in.d_lse)) check_dense("d_lse", view_of(*in.d_lse));
+}
+
 }  // namespace
 
 Outputs forward_autograd(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
@@ -122,4 +135,4 @@ InputGrads backward_autograd(const BackwardInputs& in, const Call& call) {
   return {results[0], results[1], results[2], results[3]};
 }
 
-}  // namespace longstride::op
+}  // namespace longstride::op::autograd

@@ -10,9 +10,9 @@
 
 #include "core/refuse.h"
 #include "longstride/plan.h"
-#include "op/call.h"
+#include "op/autograd/tensor.h"
 #include "op/checks.h"
-#include "op/device.h"
+#include "op/problem.h"
 
 namespace longstride {
 namespace {
@@ -59,7 +59,7 @@ Tensor for_query_heads(const Tensor& k, int64_t heads) { return k.repeat_interle
 }  // namespace
 
 Tensor attention_weights(const Tensor& q, const Tensor& k, const Pattern& pattern, const AttentionOptions& options) {
-  const op::Call call = op::make_call(pattern, options);
+  const op::autograd::Call call = op::autograd::make_call(pattern, options);
   op::check_forward(q, k, k, call);
   check_options(pattern, options);
   const Extent e = op::extent_of(q, k, call);
@@ -71,7 +71,7 @@ Tensor attention_weights(const Tensor& q, const Tensor& k, const Pattern& patter
   std::vector<Tensor> of_class;
   for (size_t c = 0; c < plan.classes.size(); ++c)
     of_class.push_back(multiplicities(plan.view(), static_cast<int64_t>(c), e));
-  const at::ScalarType dtype = op::lse_dtype(q);
+  const at::ScalarType dtype = op::lse_dtype(q.scalar_type());
   if (e.batch * e.len_q * e.len_k == 0)
     return at::zeros({e.batch, e.heads, e.len_q, e.len_k}, q.options().dtype(dtype));
   std::vector<Tensor> by_place;
@@ -80,7 +80,7 @@ Tensor attention_weights(const Tensor& q, const Tensor& k, const Pattern& patter
                        .reshape({e.batch, e.kv_heads, e.len_q, e.len_k})
                        .repeat_interleave(e.heads / e.kv_heads, 1)
                        .to(q.options().dtype(dtype));
-  const double scale = op::problem_of(q, k, call, pattern, e).scale;
+  const double scale = op::problem_of(op::dtype_of(q.scalar_type()), q.size(3), call, pattern, e).scale;
   const Tensor scores =
       at::matmul(q.to(dtype).transpose(1, 2), for_query_heads(k.to(dtype), e.heads).permute({0, 2, 3, 1}));
   const Tensor unseen = m == 0;
@@ -102,7 +102,7 @@ BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pat
     core::refuse("options", "must leave cu_seqlens, lengths and query_start unset", "one of them",
                  "call it document by document");
   check_options(pattern, options);
-  const op::Call call = op::make_call(pattern, options);
+  const op::autograd::Call call = op::autograd::make_call(pattern, options);
   op::check_forward(q, k, k, call);
   const Extent e = op::extent_of(q, k, call);
   const BlockPattern& block = pattern.blocks().front();
@@ -114,7 +114,7 @@ BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pat
         flat.insert(flat.end(), {b, h, i, j});
     }
   }
-  const at::ScalarType dtype = op::lse_dtype(q);
+  const at::ScalarType dtype = op::lse_dtype(q.scalar_type());
   const Tensor blocks = at::tensor(flat, at::kLong).reshape({-1, 4});
   if (blocks.size(0) == 0) return {blocks, at::zeros({0, size, size}, q.options().dtype(dtype))};
   const int64_t beyond = nb * size - e.len_k;
@@ -129,7 +129,7 @@ BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pat
   const Tensor key_at = (at_rows[3] * size).unsqueeze(1) + place;
   Tensor seen = (query_at < e.len_k).unsqueeze(2).logical_and((key_at < e.len_k).unsqueeze(1));
   if (pattern.causal()) seen = seen.logical_and(key_at.unsqueeze(1) <= query_at.unsqueeze(2));
-  const double scale = op::problem_of(q, k, call, pattern, e).scale;
+  const double scale = op::problem_of(op::dtype_of(q.scalar_type()), q.size(3), call, pattern, e).scale;
   const Tensor logits = at::matmul(queries, keys.transpose(1, 2)) * scale;
   // A row's blocks share its greatest logit and its sum. lse would do, if it were not rounded: at large scores that
   // shows.

@@ -2,18 +2,19 @@
 // told from what is known.
 #include <ATen/Functions.h>
 
+#include "op/autograd/kernels.h"
 #include "op/checks.h"
-#include "op/kernels.h"
 
-namespace longstride::op {
+namespace longstride::op::autograd {
 
 using at::Tensor;
 
 Outputs forward_meta(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
   check_forward(q, k, v, call);
   if (has_numbers(q, k, call)) extent_of(q, k, call);
-  return {at::empty_symint(q.sym_sizes(), q.options()),
-          at::empty_symint({q.sym_size(0), q.sym_size(2), q.sym_size(1)}, q.options().dtype(lse_dtype(q)))};
+  return {
+      at::empty_symint(q.sym_sizes(), q.options()),
+      at::empty_symint({q.sym_size(0), q.sym_size(2), q.sym_size(1)}, q.options().dtype(lse_dtype(q.scalar_type())))};
 }
 
 InputGrads backward_meta(const BackwardInputs& in, const Call& call) {
@@ -25,4 +26,4 @@ InputGrads backward_meta(const BackwardInputs& in, const Call& call) {
                           : at::empty({0}, in.lse.options())};
 }
 
-}  // namespace longstride::op
+}  // namespace longstride::op::autograd

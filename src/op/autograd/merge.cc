@@ -8,7 +8,7 @@
 
 #include "core/refuse.h"
 #include "longstride/attention.h"
-#include "op/checks.h"
+#include "op/autograd/tensor.h"
 #include "op/handed_in.h"
 
 namespace longstride {
@@ -29,19 +29,20 @@ void check(const std::vector<AttentionResult>& parts) {
     const auto& [out, lse] = parts[i];
     const std::string name = fmt::format("parts[{}]", i);
     if (!out.defined() || !lse.defined()) core::refuse(name, "must have out and lse", "an undefined tensor");
-    op::check_handed_in(name + ".out", out);
-    op::check_handed_in(name + ".lse", lse);
+    op::check_handed_in(name + ".out", op::view_of(out));
+    op::check_handed_in(name + ".lse", op::view_of(lse));
     if (out.dim() != 4)
       core::refuse(name + ".out", "must have the 4 dimensions [batch, len_q, heads, dim]", shape(out));
     const std::vector<c10::SymInt> rows = {out.sym_size(0), out.sym_size(2), out.sym_size(1)};
     if (lse.sym_sizes() != c10::SymIntArrayRef(rows))
       core::refuse(name + ".lse", "must be [batch, heads, len_q] of its out, " + shape(rows), shape(lse));
     const auto& [first_out, first_lse] = parts[0];
-    if (i == 0 && !op::has_our_dtype(out))
+    if (i == 0 && !op::is_our_dtype(out.scalar_type()))
       core::refuse(name + ".out", "must be float32, bfloat16, float16 or float64", at::toString(out.scalar_type()));
-    if (i == 0 && lse.scalar_type() != op::lse_dtype(out))
+    if (i == 0 && lse.scalar_type() != op::lse_dtype(out.scalar_type()))
       core::refuse(name + ".lse",
-                   fmt::format("must be {}, as attention() gives it with this out", at::toString(op::lse_dtype(out))),
+                   fmt::format("must be {}, as attention() gives it with this out",
+                               at::toString(op::lse_dtype(out.scalar_type()))),
                    at::toString(lse.scalar_type()));
     if (out.sym_sizes() != first_out.sym_sizes())
       core::refuse(name + ".out", "must have the shape of the first part, " + shape(first_out), shape(out));

@@ -1,0 +1,74 @@
+// See array.h.
+#include "op/array.h"
+
+namespace longstride::op {
+
+std::string text(Place place) {
+  // In the order of DeviceType.
+  constexpr const char* kNames[] = {"cpu",  "cuda", "mkldnn", "opengl", "opencl", "ideep", "hip",
+                                    "fpga", "maia", "xla",    "vulkan", "metal",  "xpu",   "mps",
+                                    "meta", "hpu",  "ve",     "lazy",   "ipu",    "mtia",  "privateuseone"};
+  const auto number = static_cast<size_t>(place.type);
+  std::string name = number < std::size(kNames) ? kNames[number] : "device type " + std::to_string(number);
+  return place.index < 0 ? name : name + ":" + std::to_string(place.index);
+}
+
+std::string_view layout_name(Layout layout) {
+  switch (layout) {
+    case Layout::Strided:
+      return "Strided";
+    case Layout::Sparse:
+      return "Sparse";
+    case Layout::SparseCsr:
+      return "SparseCsr";
+    case Layout::SparseCsc:
+      return "SparseCsc";
+    case Layout::SparseBsr:
+      return "SparseBsr";
+    case Layout::SparseBsc:
+      return "SparseBsc";
+    case Layout::Mkldnn:
+      return "Mkldnn";
+    case Layout::Jagged:
+      return "Jagged";
+    default:
+      return "another library";
+  }
+}
+
+std::vector<int64_t> host_numbers(const void* first, ScalarType dtype, int64_t count, int64_t stride) {
+  std::vector<int64_t> numbers(count);
+  for (int64_t i = 0; i < count; ++i)
+    numbers[i] = dtype == ScalarType::Int ? static_cast<const int32_t*>(first)[i * stride]
+                                          : static_cast<const int64_t*>(first)[i * stride];
+  return numbers;
+}
+
+std::vector<Block> host_blocks(const int32_t* first, int64_t rows, int64_t row_stride, int64_t stride) {
+  std::vector<Block> blocks(rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int32_t* row = first + r * row_stride;
+    blocks[r] = {row[0], row[stride], row[2 * stride], row[3 * stride]};
+  }
+  return blocks;
+}
+
+bool is_our_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+         dtype == ScalarType::BFloat16;
+}
+
+core::DType dtype_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return core::DType::kFloat64;
+    case ScalarType::Half:
+      return core::DType::kFloat16;
+    case ScalarType::BFloat16:
+      return core::DType::kBFloat16;
+    default:
+      return core::DType::kFloat32;
+  }
+}
+
+}  // namespace longstride::op
