@@ -25,7 +25,10 @@ PRIVATE = {
     "parallel": {"core", "op", "plan", "engine/merge"},
     "nn": {"core", "op", "parallel"},
     "factory": {"core", "nn", "parallel"},
-    "cli": {"core", "nn/files"},
+    "picture": {"core"},
+    "train": {"core", "nn", "picture"},
+    "peer": set(),
+    "cli": {"core", "picture", "train", "peer"},
 }
 
 # Whose public headers (longstride/...) a room may include, beside its own. None: everyone's.
@@ -38,6 +41,9 @@ PUBLIC = {
     "parallel": {"core", "pattern", "plan", "op"},
     "nn": {"core", "pattern", "plan", "op", "parallel"},
     "factory": {"core", "pattern", "plan", "op", "parallel", "nn"},
+    "picture": {"core"},
+    "train": {"core", "pattern", "nn"},
+    "peer": set(),
     "cli": None,
 }
 
@@ -51,10 +57,13 @@ LINKS = {
     "parallel": {"core", "op", "plan", "engine"},
     "nn": {"core", "op", "parallel"},
     "factory": {"core", "nn", "parallel"},
-    "cli": {"core", "op", "parallel", "nn", "factory"},
+    "picture": {"core"},
+    "train": {"core", "nn", "picture"},
+    "peer": set(),
+    "cli": {"core", "op", "parallel", "nn", "factory", "picture", "train", "peer"},
 }
 
-NO_TORCH = {"core", "pattern", "plan", "engine"}
+NO_TORCH = {"core", "pattern", "plan", "engine", "picture"}
 NO_CUDA = NO_TORCH - {"engine"}  # src/engine/cuda is where CUDA lives; the rest of the engine room is checked apart
 TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
 # src/op is compiled against LibTorch's stable ABI, src/op/autograd against the full one: what each may include of

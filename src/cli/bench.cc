@@ -15,15 +15,16 @@
 #include "bench_report.h"
 #include "bench_suite.h"
 #include "commands.h"
-#include "json_text.h"
+#include "core/files.h"
+#include "core/json_text.h"
+#include "file_options.h"
 #include "longstride/error.h"
 #include "number_options.h"
-#include "output_file.h"
-#include "peers.h"
-#include "picture.h"
+#include "peer/peers.h"
+#include "picture/picture.h"
 #include "standard_output.h"
 #include "terminal.h"
-#include "threads.h"
+#include "train/machine.h"
 
 namespace longstride::cli {
 namespace {
@@ -68,14 +69,16 @@ std::vector<std::pair<BenchCase, Bar>> wanted_cases(const BenchOptions& options)
 
 void measure_brgemm(BenchReport& report, const std::string& dtype) {
   if (report.brgemm_gflops.count(dtype) > 0) return;
-  const GemmRate rate = brgemm_rate(dtype == "float32" ? at::kFloat : dtype == "bfloat16" ? at::kBFloat16 : at::kHalf);
+  const peer::GemmRate rate = peer::brgemm_rate(dtype == "float32"    ? at::kFloat
+                                                : dtype == "bfloat16" ? at::kBFloat16
+                                                                      : at::kHalf);
   report.brgemm_gflops[dtype] = rate.gflops;
   if (rate.gflops <= 0) report.brgemm_refusals[dtype] = rate.reason;
 }
 
 void check_options(const BenchOptions& options) {
   if (!options.curve.empty()) {
-    check_picture_path("--curve", options.curve);
+    picture::check_picture_path("--curve", options.curve);
     if (options.lens.empty()) throw Error("--curve: needs the lengths of the curve: --lens 1k,2k,4k,8k");
   }
   if (options.check && options.suite.empty()) throw Error("--check: needs --suite, which has bars to check");
@@ -83,7 +86,7 @@ void check_options(const BenchOptions& options) {
 
 void bench(const BenchOptions& options, int& exit_code) {
   check_options(options);
-  use_threads(options.threads);
+  train::use_threads(options.threads);
   const std::vector<std::pair<BenchCase, Bar>> cases = wanted_cases(options);
   for (const auto& [entry, bar] : cases) check_case(entry);
   if (!options.memory_of.empty()) {
@@ -131,10 +134,10 @@ void bench(const BenchOptions& options, int& exit_code) {
     say("wrote " + options.curve + "\n");
   }
   if (!options.save.empty()) {
-    write_output(options.save, json_text(report_json(report), 1) + "\n");
+    core::write_file(options.save, core::json_text(report_json(report), 1) + "\n");
     say("wrote " + options.save + "\n");
   }
-  if (options.json) std::cout << json_text(report_json(report)) << "\n";
+  if (options.json) std::cout << core::json_text(report_json(report)) << "\n";
   if (options.check && !all_accepted(report)) exit_code = kFailure;
 }
 

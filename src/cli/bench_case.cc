@@ -15,10 +15,10 @@
 #include <functional>
 #include <sstream>
 
+#include "bench_peers.h"
+#include "core/refuse.h"
 #include "longstride/attention.h"
 #include "longstride/error.h"
-#include "nearest.h"
-#include "peers.h"
 
 namespace longstride::cli {
 namespace {
@@ -29,9 +29,7 @@ at::ScalarType dtype_from_name(const std::string& name) {
   if (name == "float32") return at::kFloat;
   if (name == "bfloat16") return at::kBFloat16;
   if (name == "float16") return at::kHalf;
-  const std::string near = nearest_word(name, {"float32", "bfloat16", "float16"});
-  throw Error(fmt::format("--dtype: unknown '{}'; one of [float32, bfloat16, float16]{}", name,
-                          near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
+  core::refuse_unknown("--dtype", name, std::vector<std::string>{"float32", "bfloat16", "float16"});
 }
 
 struct Inputs {
@@ -53,9 +51,9 @@ using Work = std::function<std::vector<Tensor>()>;
 Work work_of(const std::string& who, const BenchCase& bench_case, const Inputs& inputs) {
   const Pattern pattern = bench_case.pattern.pattern();
   const auto forward = [who, pattern](const Tensor& q, const Tensor& k, const Tensor& v) -> std::vector<Tensor> {
-    if (who == "dense") return {dense_sdpa(q, k, v, pattern.causal()).out};
-    if (who == "per_group" || who == "official") {
-      PeerResult result = who == "official" ? official(q, k, v, pattern) : per_group(q, k, v, pattern);
+    if (who != "longstride") {
+      peer::PeerResult result = run_peer(who, q, k, v, pattern);
+      if (who == "dense") return {result.out};
       return {result.out, result.lse};
     }
     AttentionResult result = attention(q, k, v, pattern);
@@ -80,9 +78,7 @@ Work work_of(const std::string& who, const BenchCase& bench_case, const Inputs& 
 
 // Why a peer cannot run a case; empty: it can.
 std::string refusal_of(const std::string& who, const BenchCase& bench_case) {
-  const Pattern pattern = bench_case.pattern.pattern();
-  if (who == "official") return official_refusal(pattern, bench_case.len, bench_case.heads, bench_case.kv_heads);
-  return who == "per_group" ? per_group_refusal(pattern, bench_case.len) : "";
+  return peer_refusal(who, bench_case.pattern.pattern(), bench_case.len, bench_case.heads, bench_case.kv_heads);
 }
 
 int64_t status_bytes(const std::string& key) {

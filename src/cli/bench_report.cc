@@ -6,10 +6,10 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "chart.h"
 #include "core/json.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
+#include "picture/chart.h"
 #include "terminal.h"
 
 namespace longstride::cli {
@@ -181,7 +181,7 @@ nlohmann::json report_json(const BenchReport& report) {
 }
 
 void write_curve(const std::string& path, const BenchReport& report) {
-  Chart chart;
+  picture::Chart chart;
   const BenchCase& first = report.lines.front().result.bench_case;
   chart.title = fmt::format("Attention, {}{}", short_words(first), first.backward ? "" : " pass");
   chart.subtitle = fmt::format("{} heads of {}; {}", first.heads, first.dim, machine_words(report.machine));
@@ -192,7 +192,7 @@ void write_curve(const std::string& path, const BenchReport& report) {
                                     std::pair{"official", "official: LongNet's pipeline in torchscale's steps"},
                                     std::pair{"per_group", "per_group: the same algorithm, written for speed"},
                                     std::pair{"dense", "dense attention (torch SDPA)"}}) {
-    ChartSeries series{label, {}, {}, std::string(name) != "longstride"};
+    picture::ChartSeries series{label, {}, {}, std::string(name) != "longstride"};
     for (const BenchLine& line : report.lines) {
       if (const Runs* entry = line.result.of(name)) {
         series.x.push_back(static_cast<double>(line.result.bench_case.len));
@@ -201,7 +201,7 @@ void write_curve(const std::string& path, const BenchReport& report) {
     }
     if (!series.x.empty()) chart.series.push_back(std::move(series));
   }
-  write_picture(path, chart_picture(chart));
+  picture::write_picture(path, picture::chart_picture(chart));
 }
 
 }  // namespace longstride::cli

@@ -9,16 +9,15 @@
 
 #include "commands.h"
 #include "compare_report.h"
-#include "input_file.h"
-#include "json_text.h"
+#include "core/json_text.h"
+#include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
 #include "number_options.h"
-#include "output_file.h"
 #include "pattern_options.h"
 #include "progress_line.h"
-#include "run_checkpoint.h"
-#include "threads.h"
+#include "train/machine.h"
+#include "train/run_checkpoint.h"
 
 namespace longstride::cli {
 namespace {
@@ -54,10 +53,11 @@ struct CompareCommand {
   bool quiet = false;
 
   void check() const;
-  CoverageWork coverage_work(const Comparison& comparison, const Text& text) const;
-  ScoringPlan scoring_plan(const Comparison& comparison, const Text& text) const;
-  void cover(Comparison& comparison, const CoverageWork& work, const Text& text) const;
-  void score(Comparison& comparison, std::vector<LoadedRun>& runs, ScoringPlan plan, const Text& text) const;
+  CoverageWork coverage_work(const Comparison& comparison, const train::Text& text) const;
+  train::ScoringPlan scoring_plan(const Comparison& comparison, const train::Text& text) const;
+  void cover(Comparison& comparison, const CoverageWork& work, const train::Text& text) const;
+  void score(Comparison& comparison, std::vector<train::LoadedRun>& runs, train::ScoringPlan plan,
+             const train::Text& text) const;
   int run();
 };
 
@@ -81,17 +81,17 @@ std::string name_of(const std::string& item) {
 }
 
 void CompareCommand::check() const {
-  if (!picture.empty()) check_picture_path("--picture", picture);
+  if (!picture.empty()) picture::check_picture_path("--picture", picture);
 }
 
-std::vector<size_t> windows_of(const Text& text, int64_t len, int64_t count) {
+std::vector<size_t> windows_of(const train::Text& text, int64_t len, int64_t count) {
   const std::vector<size_t> starts =
-      scoring_windows(text, static_cast<size_t>(len) + 1, static_cast<size_t>(count), false);
+      train::scoring_windows(text, static_cast<size_t>(len) + 1, static_cast<size_t>(count), false);
   if (starts.empty()) throw Error(fmt::format("no held-out file has {} bytes; take a shorter --len", len + 1));
   return starts;
 }
 
-CoverageWork CompareCommand::coverage_work(const Comparison& comparison, const Text& text) const {
+CoverageWork CompareCommand::coverage_work(const Comparison& comparison, const train::Text& text) const {
   CoverageWork work;
   work.len = comparison.len;
   work.share = share;
@@ -100,9 +100,9 @@ CoverageWork CompareCommand::coverage_work(const Comparison& comparison, const T
   return work;
 }
 
-void CompareCommand::cover(Comparison& comparison, const CoverageWork& work, const Text& text) const {
+void CompareCommand::cover(Comparison& comparison, const CoverageWork& work, const train::Text& text) const {
   ProgressLine line(quiet);
-  const auto all = coverage_of_model(find_checkpoint(dense), text, work, [&](size_t done) {
+  const auto all = coverage_of_model(train::find_checkpoint(dense), text, work, [&](size_t done) {
     line.update(static_cast<double>(done) / static_cast<double>(work.starts.size()),
                 fmt::format("attention of window {} of {}", done, work.starts.size()));
   });
@@ -113,8 +113,8 @@ void CompareCommand::cover(Comparison& comparison, const CoverageWork& work, con
   comparison.dense = name_of(dense);
 }
 
-ScoringPlan CompareCommand::scoring_plan(const Comparison& comparison, const Text& text) const {
-  ScoringPlan plan;
+train::ScoringPlan CompareCommand::scoring_plan(const Comparison& comparison, const train::Text& text) const {
+  train::ScoringPlan plan;
   plan.window_bytes = plan.context = comparison.len;
   plan.scored_bytes = scored.value_or(std::max<int64_t>(1, comparison.len / 2));
   if (plan.scored_bytes < 1 || plan.scored_bytes > comparison.len) {
@@ -124,8 +124,8 @@ ScoringPlan CompareCommand::scoring_plan(const Comparison& comparison, const Tex
   return plan;
 }
 
-void CompareCommand::score(Comparison& comparison, std::vector<LoadedRun>& runs, ScoringPlan plan,
-                           const Text& text) const {
+void CompareCommand::score(Comparison& comparison, std::vector<train::LoadedRun>& runs, train::ScoringPlan plan,
+                           const train::Text& text) const {
   comparison.windows = static_cast<int64_t>(plan.starts.size());
   comparison.scored = plan.scored_bytes;
   ProgressLine line(quiet);
@@ -133,32 +133,32 @@ void CompareCommand::score(Comparison& comparison, std::vector<LoadedRun>& runs,
   for (size_t i = 0; i < items.size(); ++i) {
     if (!is_run(items[i])) continue;
     plan.bf16 = runs[i].settings.precision == "bf16";
-    const std::vector<double> bits = window_bits(runs[i].model, text, plan);
+    const std::vector<double> bits = train::window_bits(runs[i].model, text, plan);
     line.update(static_cast<double>(i + 1) / static_cast<double>(items.size()),
                 "scored " + comparison.patterns[i].name);
     if (first.empty()) first = bits;
     std::vector<double> more;
     for (size_t w = 0; w < bits.size(); ++w) more.push_back(bits[w] - first[w]);
-    comparison.patterns[i].bits = RunBits{mean_of(bits), mean_of(more), runs[i].position.step};
+    comparison.patterns[i].bits = RunBits{train::mean_of(bits), train::mean_of(more), runs[i].position.step};
   }
   line.finish(false);
 }
 
 int CompareCommand::run() {
   check();
-  use_threads(threads);
-  std::vector<LoadedRun> runs(items.size());  // by item; empty where it is no run
-  const LoadedRun* first_run = nullptr;
-  std::optional<LoadedRun> dense_run;
+  train::use_threads(threads);
+  std::vector<train::LoadedRun> runs(items.size());  // by item; empty where it is no run
+  const train::LoadedRun* first_run = nullptr;
+  std::optional<train::LoadedRun> dense_run;
   if (!dense.empty()) {
-    dense_run = load_run(find_checkpoint(dense));
+    dense_run = train::load_run(train::find_checkpoint(dense));
     first_run = &*dense_run;
   }
-  std::vector<const LoadedRun*> all_runs;
+  std::vector<const train::LoadedRun*> all_runs;
   if (first_run != nullptr) all_runs.push_back(first_run);
   for (size_t i = 0; i < items.size(); ++i) {
     if (!is_run(items[i])) continue;
-    runs[i] = load_run(find_checkpoint(items[i]));
+    runs[i] = train::load_run(train::find_checkpoint(items[i]));
     all_runs.push_back(&runs[i]);
   }
   if (!all_runs.empty()) first_run = all_runs.front();
@@ -171,7 +171,7 @@ int CompareCommand::run() {
     throw Error(fmt::format("--heads is for patterns without a run: the runs have {} KV heads, got {}",
                             comparison.kv_heads, *heads));
   }
-  for (const LoadedRun* one : all_runs) {
+  for (const train::LoadedRun* one : all_runs) {
     if (kv_heads_of(one->model) != comparison.kv_heads) {
       throw Error(fmt::format("the runs have {} and {} KV heads, so their patterns do not compare; train them alike",
                               comparison.kv_heads, kv_heads_of(one->model)));
@@ -188,12 +188,12 @@ int CompareCommand::run() {
     }
     comparison.patterns.push_back({name_of(items[i]), pattern, {}, {}, {}});
   }
-  Corpus corpus;
+  train::Corpus corpus;
   std::optional<CoverageWork> covering;
-  std::optional<ScoringPlan> scoring;
+  std::optional<train::ScoringPlan> scoring;
   if (first_run != nullptr) {
-    corpus = read_corpus(first_run->settings.corpus());
-    for (const LoadedRun* one : all_runs) {
+    corpus = train::read_corpus(train::corpus_of(first_run->settings));
+    for (const train::LoadedRun* one : all_runs) {
       if (one->position.fingerprint != corpus.fingerprint) {
         throw Error(
             "the runs were not trained on one text, or it has changed since, so their bits per byte do not compare; "
@@ -210,9 +210,9 @@ int CompareCommand::run() {
   }
   if (covering) cover(comparison, *covering, corpus.held_out);
   if (scoring) score(comparison, runs, *scoring, corpus.held_out);
-  if (!picture.empty()) write_picture(picture, comparison_picture(comparison));
+  if (!picture.empty()) picture::write_picture(picture, comparison_picture(comparison));
   if (json) {
-    std::cout << json_text(comparison_json(comparison)) << "\n";
+    std::cout << core::json_text(comparison_json(comparison)) << "\n";
   } else {
     std::cout << machine_words(comparison.machine) << "\n" << comparison_text(comparison);
     if (!picture.empty()) std::cout << "wrote " << picture << "\n";

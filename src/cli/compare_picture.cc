@@ -13,12 +13,12 @@ namespace {
 constexpr double kTop = 96, kRow = 26, kBottom = 40, kLeft = 150, kPanel = 170, kGap = 26;
 constexpr double kTitleSize = 20, kLabelSize = 15, kSmallSize = 13;
 constexpr double kDot = 4;
-constexpr Color kRule{228, 228, 228};
+constexpr picture::Color kRule{228, 228, 228};
 
 struct Dot {
   double value = 0;
   double error = 0;  // drawn as a line to both sides
-  Color color;
+  picture::Color color;
 };
 
 struct Panel {
@@ -30,13 +30,9 @@ struct Panel {
 };
 
 Panel pairs_panel() {
-  return {"pairs seen",
-          0,
-          1,
-          "0",
-          "100 %",
-          [](const ComparedPattern& entry) {
-            return std::vector<Dot>{{entry.reach.density, 0, kInk}}; }};
+  return {"pairs seen", 0, 1, "0", "100 %", [](const ComparedPattern& entry) {
+            return std::vector<Dot>{{entry.reach.density, 0, picture::kInk}};
+          }};
 }
 
 Panel layers_panel(const Comparison& comparison) {
@@ -52,16 +48,16 @@ Panel layers_panel(const Comparison& comparison) {
       fmt::format("{}", most),
       [](const ComparedPattern& entry) {
         if (!entry.reach.all) return std::vector<Dot>();
-        return std::vector<Dot>{{static_cast<double>(entry.reach.reached.size()), 0, kInk}};
+        return std::vector<Dot>{{static_cast<double>(entry.reach.reached.size()), 0, picture::kInk}};
       },
       [](const ComparedPattern& entry) { return fmt::format("never: {} % of pairs", percent_reached(entry.reach)); }};
 }
 
-Panel coverage_panel(const std::string& title, Mean LayerCoverage::*field) {
+Panel coverage_panel(const std::string& title, train::Mean LayerCoverage::*field) {
   return {title, 0, 1, "0", "100 %", [field](const ComparedPattern& entry) {
             std::vector<Dot> dots;
             for (const LayerCoverage& layer : entry.coverage) {
-              dots.push_back({(layer.*field).value, 0, group_color(static_cast<int64_t>(dots.size()))});
+              dots.push_back({(layer.*field).value, 0, picture::group_color(static_cast<int64_t>(dots.size()))});
             }
             return dots;
           }};
@@ -85,26 +81,26 @@ Panel bits_panel(const Comparison& comparison) {
           fmt::format("{:+.3f}", high),
           [](const ComparedPattern& entry) {
             if (!entry.bits) return std::vector<Dot>();
-            return std::vector<Dot>{{entry.bits->more.value, 2 * entry.bits->more.standard_error, kInk}};
+            return std::vector<Dot>{{entry.bits->more.value, 2 * entry.bits->more.standard_error, picture::kInk}};
           },
           [](const ComparedPattern&) { return std::string("not trained"); }};
 }
 
-void draw_panel(const Panel& panel, const Comparison& comparison, double left, Picture& picture) {
+void draw_panel(const Panel& panel, const Comparison& comparison, double left, picture::Picture& picture) {
   const double right = left + kPanel;
   const auto place = [&](double value) {
     return left + std::clamp((value - panel.low) / (panel.high - panel.low), 0.0, 1.0) * kPanel;
   };
   const double bottom = kTop + kRow * static_cast<double>(comparison.patterns.size());
-  picture.text((left + right) / 2, kTop - 14, panel.title, kLabelSize, kInk, Align::kCenter);
+  picture.text((left + right) / 2, kTop - 14, panel.title, kLabelSize, picture::kInk, picture::Align::kCenter);
   for (const double x : {left, (left + right) / 2, right}) picture.line(x, kTop, x, bottom, kRule);
-  if (panel.low < 0 && panel.high > 0) picture.line(place(0), kTop, place(0), bottom, kFaint);
-  picture.text(left, bottom + 16, panel.low_label, kSmallSize, kGrey);
-  picture.text(right, bottom + 16, panel.high_label, kSmallSize, kGrey, Align::kRight);
+  if (panel.low < 0 && panel.high > 0) picture.line(place(0), kTop, place(0), bottom, picture::kFaint);
+  picture.text(left, bottom + 16, panel.low_label, kSmallSize, picture::kGrey);
+  picture.text(right, bottom + 16, panel.high_label, kSmallSize, picture::kGrey, picture::Align::kRight);
   double y = kTop + kRow / 2;
   for (const ComparedPattern& entry : comparison.patterns) {
     const std::vector<Dot> dots = panel.dots(entry);
-    if (dots.empty() && panel.words) picture.text(left + 6, y + 4, panel.words(entry), kSmallSize, kGrey);
+    if (dots.empty() && panel.words) picture.text(left + 6, y + 4, panel.words(entry), kSmallSize, picture::kGrey);
     for (const Dot& dot : dots) {
       if (dot.error > 0) picture.line(place(dot.value - dot.error), y, place(dot.value + dot.error), y, dot.color, 2);
       picture.dot(place(dot.value), y, kDot, dot.color);
@@ -115,7 +111,7 @@ void draw_panel(const Panel& panel, const Comparison& comparison, double left, P
 
 }  // namespace
 
-Picture comparison_picture(const Comparison& comparison) {
+picture::Picture comparison_picture(const Comparison& comparison) {
   std::vector<Panel> panels = {pairs_panel(), layers_panel(comparison)};
   std::string words = fmt::format("{} tokens, {} KV heads", comparison.len, comparison.kv_heads);
   size_t layers = 0;
@@ -131,9 +127,10 @@ Picture comparison_picture(const Comparison& comparison) {
                          comparison.scored, comparison.windows);
   }
   const auto rows = static_cast<double>(comparison.patterns.size());
-  Picture picture(kLeft + static_cast<double>(panels.size()) * (kPanel + kGap) + kGap, kTop + kRow * rows + kBottom);
+  picture::Picture picture(kLeft + static_cast<double>(panels.size()) * (kPanel + kGap) + kGap,
+                           kTop + kRow * rows + kBottom);
   picture.text(kGap, 30, "Which patterns reach what", kTitleSize);
-  picture.text(kGap, 50, words, kSmallSize, kGrey);
+  picture.text(kGap, 50, words, kSmallSize, picture::kGrey);
   double y = kTop + kRow / 2;
   for (const ComparedPattern& entry : comparison.patterns) {
     picture.line(kGap, y + kRow / 2, picture.width() - kGap, y + kRow / 2, kRule);
@@ -148,8 +145,8 @@ Picture comparison_picture(const Comparison& comparison) {
   // The colours of the layers, under the panels that have them.
   double x = kLeft + kGap + 2 * (kPanel + kGap) + 60;
   for (size_t layer = 0; layer < layers; ++layer) {
-    picture.dot(x, picture.height() - 14, kDot, group_color(static_cast<int64_t>(layer)));
-    picture.text(x + 8, picture.height() - 10, fmt::format("layer {}", layer + 1), kSmallSize, kGrey);
+    picture.dot(x, picture.height() - 14, kDot, picture::group_color(static_cast<int64_t>(layer)));
+    picture.text(x + 8, picture.height() - 10, fmt::format("layer {}", layer + 1), kSmallSize, picture::kGrey);
     x += 72;
   }
   return picture;

@@ -13,13 +13,15 @@
 namespace longstride::cli {
 namespace {
 
-double mean_over_layers(const std::vector<LayerCoverage>& layers, Mean LayerCoverage::*field) {
+double mean_over_layers(const std::vector<LayerCoverage>& layers, train::Mean LayerCoverage::*field) {
   double sum = 0;
   for (const LayerCoverage& layer : layers) sum += (layer.*field).value;
   return sum / static_cast<double>(layers.size());
 }
 
-nlohmann::json mean_json(const Mean& mean) { return {{"value", mean.value}, {"standard_error", mean.standard_error}}; }
+nlohmann::json mean_json(const train::Mean& mean) {
+  return {{"value", mean.value}, {"standard_error", mean.standard_error}};
+}
 
 nlohmann::json pattern_json(const ComparedPattern& entry, const Comparison& comparison) {
   nlohmann::json json = {{"name", entry.name},
@@ -75,7 +77,7 @@ std::string comparison_text(const Comparison& comparison) {
     }
     if (scored && !entry.bits) row.insert(row.end(), {"", ""});
     if (scored && entry.bits) {
-      const Mean& more = entry.bits->more;
+      const train::Mean& more = entry.bits->more;
       row.push_back(fmt::format("{:.4f} +- {:.4f}", entry.bits->mean.value, entry.bits->mean.standard_error));
       row.push_back(first ? "" : fmt::format("{:+.4f} +- {:.4f}", more.value, more.standard_error));
       first = false;

@@ -10,14 +10,14 @@
 #include "coverage.h"
 #include "doctor_machine.h"
 #include "longstride/pattern/reach.h"
-#include "picture.h"
+#include "picture/picture.h"
 
 namespace longstride::cli {
 
 // Held-out bits per byte of a run, over the windows.
 struct RunBits {
-  Mean mean;
-  Mean more;  // than the first run's, window by window
+  train::Mean mean;
+  train::Mean more;  // than the first run's, window by window
   int64_t steps = 0;
 };
 
@@ -47,6 +47,6 @@ std::string percent_reached(const Reach& reach);
 std::string comparison_text(const Comparison& comparison);
 nlohmann::json comparison_json(const Comparison& comparison);
 // A row a pattern; panels beside each other: pairs seen, layers until all is reached, attention kept, bits per byte.
-Picture comparison_picture(const Comparison& comparison);
+picture::Picture comparison_picture(const Comparison& comparison);
 
 }  // namespace longstride::cli

@@ -47,8 +47,8 @@ void check_sees_all(const Pattern& dense, int64_t len, int64_t kv_heads) {
   }
 }
 
-std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem::path& checkpoint, const Text& text,
-                                                          const CoverageWork& work,
+std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem::path& checkpoint,
+                                                          const train::Text& text, const CoverageWork& work,
                                                           const std::function<void(size_t)>& on_window) {
   const LongNetLMConfig config = load_checkpoint(checkpoint)->config;
   const Pattern& dense = config.layer.attention.attention.pattern;
@@ -73,7 +73,7 @@ std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem:
   std::vector<std::vector<ByWindow>> mass(patterns, std::vector<ByWindow>(layers)), heaviest = mass;
   for (size_t window = 0; window < work.starts.size(); ++window) {
     looks.clear();
-    model->forward(byte_tensor(text, {work.starts[window]}, work.len));
+    model->forward(train::byte_tensor(text, {work.starts[window]}, work.len));
     for (size_t layer = 0; layer < layers; ++layer) {
       for (size_t p = 0; p < patterns; ++p) {
         mass[p][layer].push_back(looks[layer][p].mass);
@@ -85,7 +85,7 @@ std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem:
   std::vector<std::vector<LayerCoverage>> result(patterns);
   for (size_t p = 0; p < patterns; ++p) {
     for (size_t layer = 0; layer < layers; ++layer) {
-      result[p].push_back({mean_of(mass[p][layer]), mean_of(heaviest[p][layer])});
+      result[p].push_back({train::mean_of(mass[p][layer]), train::mean_of(heaviest[p][layer])});
     }
   }
   return result;

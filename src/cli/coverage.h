@@ -9,9 +9,9 @@
 #include <functional>
 #include <vector>
 
-#include "corpus.h"
 #include "longstride/pattern.h"
-#include "scoring.h"
+#include "train/corpus.h"
+#include "train/scoring.h"
 
 namespace longstride::cli {
 
@@ -27,7 +27,7 @@ struct Coverage {
 Coverage coverage(const at::Tensor& weights, const at::Tensor& seen, double share);
 
 struct LayerCoverage {
-  Mean mass, heaviest;  // over the windows
+  train::Mean mass, heaviest;  // over the windows
 };
 
 struct CoverageWork {
@@ -42,8 +42,8 @@ void check_sees_all(const Pattern& dense, int64_t len, int64_t kv_heads);
 
 // [pattern][layer] of the model in `checkpoint`, which must see everything. `on_window` is told how many
 // windows are done.
-std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem::path& checkpoint, const Text& text,
-                                                          const CoverageWork& work,
+std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem::path& checkpoint,
+                                                          const train::Text& text, const CoverageWork& work,
                                                           const std::function<void(size_t)>& on_window);
 
 }  // namespace longstride::cli

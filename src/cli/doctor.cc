@@ -13,15 +13,15 @@
 
 #include "commands.h"
 #include "core/json.h"
+#include "core/json_text.h"
 #include "doctor_check.h"
 #include "doctor_machine.h"
-#include "json_text.h"
 #include "longstride/attention.h"
 #include "longstride/factory.h"
 #include "number_options.h"
-#include "peers.h"
+#include "peer/peers.h"
 #include "terminal.h"
-#include "threads.h"
+#include "train/machine.h"
 
 namespace longstride::cli {
 namespace {
@@ -29,16 +29,16 @@ namespace {
 struct Found {
   Machine machine;
   std::vector<EngineReport> engines;
-  std::vector<std::pair<std::string, GemmRate>> rates;
+  std::vector<std::pair<std::string, peer::GemmRate>> rates;
   std::vector<CheckResult> checks;
   std::vector<std::string> faults;
 };
 
 Found examine() {
   Found found{this_machine(), capabilities(), {}, {}, {}};
-  found.rates = {{"float32", brgemm_rate(at::kFloat)},
-                 {"bfloat16", brgemm_rate(at::kBFloat16)},
-                 {"float16", brgemm_rate(at::kHalf)}};
+  found.rates = {{"float32", peer::brgemm_rate(at::kFloat)},
+                 {"bfloat16", peer::brgemm_rate(at::kBFloat16)},
+                 {"float16", peer::brgemm_rate(at::kHalf)}};
   found.checks = check_attention();
   bool any = false;
   for (const EngineReport& engine : found.engines) any = any || engine.yes;
@@ -124,7 +124,7 @@ void print_types(bool json) {
                      {"options", options_json(type.options)},
                      {"multihead_options", options_json(type.multihead_options)}};
     }
-    std::cout << json_text({{"types", types}}) << "\n";
+    std::cout << core::json_text({{"types", types}}) << "\n";
     return;
   }
   const Choice choice = choose_attention({});
@@ -163,14 +163,14 @@ void add_doctor(CLI::App& app, int& exit_code) {
                     "List every type of attention that the factory builds, with its options");
   command->footer("Exit code: 0 all is well, 1 something is broken.");
   command->callback([options, &exit_code] {
-    use_threads(options->threads);
+    train::use_threads(options->threads);
     if (options->types) {
       print_types(options->json);
       return;
     }
     const Found found = examine();
     if (options->json) {
-      std::cout << json_text(to_json(found)) << "\n";
+      std::cout << core::json_text(to_json(found)) << "\n";
     } else {
       print_text(found);
     }

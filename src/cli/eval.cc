@@ -6,18 +6,18 @@
 #include <filesystem>
 #include <memory>
 
-#include "chart.h"
-#include "checkpoint_store.h"
 #include "commands.h"
-#include "json_text.h"
+#include "core/json_text.h"
+#include "file_options.h"
 #include "longstride/error.h"
-#include "machine_line.h"
 #include "number_options.h"
-#include "output_file.h"
+#include "picture/chart.h"
 #include "progress_line.h"
-#include "run_checkpoint.h"
-#include "scoring.h"
 #include "standard_error.h"
+#include "train/checkpoint_store.h"
+#include "train/machine.h"
+#include "train/run_checkpoint.h"
+#include "train/scoring.h"
 
 namespace longstride::cli {
 namespace {
@@ -54,17 +54,17 @@ struct EvalCommand {
 struct Row {
   int64_t context = 0;
   std::vector<double> bits;
-  Mean mean;
-  Mean gain;  // over the first row, window by window
+  train::Mean mean;
+  train::Mean gain;  // over the first row, window by window
 };
 
 // The text that the run behind `checkpoint` held out, read again.
-Text held_out_text(const std::filesystem::path& checkpoint, bool quiet) {
-  if (!std::filesystem::exists(checkpoint / kStateFile)) {
+train::Text held_out_text(const std::filesystem::path& checkpoint, bool quiet) {
+  if (!std::filesystem::exists(checkpoint / train::kStateFile)) {
     throw Error("this checkpoint does not say what text was held out; name files or folders to score");
   }
-  const LoadedRun run = load_run(checkpoint);
-  Corpus corpus = read_corpus(run.settings.corpus());
+  const train::LoadedRun run = train::load_run(checkpoint);
+  train::Corpus corpus = train::read_corpus(train::corpus_of(run.settings));
   if (corpus.held_out.bytes.empty()) throw Error("the run held nothing out; name files or folders to score");
   if (corpus.fingerprint != run.position.fingerprint && !quiet) {
     tell("note: the text has changed since the run, so some of what is scored may have been trained on");
@@ -76,7 +76,7 @@ std::string table(const std::vector<Row>& rows) {
   std::string text = fmt::format("{:>8}  {:>9}  {:>8}  {}\n", "context", "bits/byte", "+-", "gain over the first");
   for (const Row& row : rows) {
     text += fmt::format(
-        "{:>8}  {:>9.4f}  {:>8.4f}  {}\n", length_label(static_cast<double>(row.context)), row.mean.value,
+        "{:>8}  {:>9.4f}  {:>8.4f}  {}\n", picture::length_label(static_cast<double>(row.context)), row.mean.value,
         row.mean.standard_error,
         &row == &rows.front() ? "" : fmt::format("{:+.4f} +- {:.4f}", row.gain.value, row.gain.standard_error));
   }
@@ -98,26 +98,27 @@ nlohmann::json rows_json(const std::vector<Row>& rows) {
 int EvalCommand::run() {
   std::sort(contexts.begin(), contexts.end());
   contexts.erase(std::unique(contexts.begin(), contexts.end()), contexts.end());
-  if (!curve.empty()) check_picture_path("--curve", curve);
+  if (!curve.empty()) picture::check_picture_path("--curve", curve);
   if (contexts.front() < scored) {
     throw Error(
         fmt::format("--contexts must be at least --scored, got {} and {}; the scored bytes are part of the context",
                     contexts.front(), scored));
   }
-  const std::filesystem::path folder = find_checkpoint(checkpoint);
-  use_threads(threads);
-  LongNetLM model = load_model(folder);
+  const std::filesystem::path folder = train::find_checkpoint(checkpoint);
+  train::use_threads(threads);
+  LongNetLM model = train::load_model(folder);
   if (const int64_t most = model->config.layer.attention.positions.max_len; contexts.back() > most) {
     throw Error(fmt::format("--contexts must be at most the model's max_len of {}, got {}", most, contexts.back()));
   }
-  const Text text = paths.empty() ? held_out_text(folder, quiet) : read_corpus({paths, extensions, {}, 0.0}).train;
+  const train::Text text =
+      paths.empty() ? held_out_text(folder, quiet) : train::read_corpus({paths, extensions, {}, 0.0}).train;
 
-  ScoringPlan plan;
+  train::ScoringPlan plan;
   plan.window_bytes = contexts.back();
   plan.scored_bytes = scored;
   plan.bf16 = precision == "bf16";
-  plan.starts =
-      scoring_windows(text, static_cast<size_t>(contexts.back()) + 1, static_cast<size_t>(windows), across_files);
+  plan.starts = train::scoring_windows(text, static_cast<size_t>(contexts.back()) + 1, static_cast<size_t>(windows),
+                                       across_files);
   if (plan.starts.empty()) {
     throw Error(fmt::format("no {} has {} bytes, which the longest of --contexts wants; {}",
                             across_files ? "text" : "file of the text", contexts.back() + 1,
@@ -125,7 +126,7 @@ int EvalCommand::run() {
                                          : "give longer files, shorter contexts, or --across-files"));
   }
   if (!quiet) {
-    tell("{}", machine_line(model->config, contexts.back(), plan.bf16));
+    tell("{}", train::machine_line(model->config, contexts.back(), plan.bf16));
     tell("{} windows, the last {} bytes of each scored at every context", plan.starts.size(), scored);
   }
 
@@ -136,44 +137,44 @@ int EvalCommand::run() {
   for (int64_t context : contexts) {
     Row row;
     row.context = plan.context = context;
-    row.bits = window_bits(model, text, plan, [&](size_t count) {
+    row.bits = train::window_bits(model, text, plan, [&](size_t count) {
       line.update((done + static_cast<double>(context) * static_cast<double>(count)) / total,
-                  fmt::format("context {}, window {} of {}", length_label(static_cast<double>(context)), count,
+                  fmt::format("context {}, window {} of {}", picture::length_label(static_cast<double>(context)), count,
                               plan.starts.size()));
       return true;
     });
     done += static_cast<double>(context) * static_cast<double>(plan.starts.size());
-    row.mean = mean_of(row.bits);
+    row.mean = train::mean_of(row.bits);
     std::vector<double> gains;
     for (size_t i = 0; i < row.bits.size(); ++i)
       gains.push_back((rows.empty() ? row : rows.front()).bits[i] - row.bits[i]);
-    row.gain = mean_of(gains);
+    row.gain = train::mean_of(gains);
     rows.push_back(row);
   }
   line.finish(false);
 
   if (!curve.empty()) {
-    Chart chart;
+    picture::Chart chart;
     chart.title = "Held-out bits per byte as the context grows";
     chart.subtitle = fmt::format("{} layers, dim {}; the last {} bytes of {} windows", model->config.layers,
                                  model->config.layer.attention.embed_dim, scored, plan.starts.size());
     chart.x_label = "context (bytes)";
     chart.y_label = "bits per byte";
     chart.log_x = true;
-    ChartSeries series;
+    picture::ChartSeries series;
     for (const Row& row : rows) {
       series.x.push_back(static_cast<double>(row.context));
       series.y.push_back(row.mean.value);
     }
     chart.series.push_back(series);
-    write_picture(curve, chart_picture(chart));
+    picture::write_picture(curve, picture::chart_picture(chart));
   }
   if (json) {
-    fmt::print("{}\n", json_text({{"checkpoint", folder.string()},
-                                  {"windows", plan.starts.size()},
-                                  {"scored_bytes", scored},
-                                  {"precision", precision},
-                                  {"contexts", rows_json(rows)}}));
+    fmt::print("{}\n", core::json_text({{"checkpoint", folder.string()},
+                                        {"windows", plan.starts.size()},
+                                        {"scored_bytes", scored},
+                                        {"precision", precision},
+                                        {"contexts", rows_json(rows)}}));
   } else {
     fmt::print("{}", table(rows));
     if (!curve.empty()) fmt::print("curve: {}\n", curve);

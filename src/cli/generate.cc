@@ -8,19 +8,20 @@
 #include <memory>
 #include <random>
 
-#include "autocast_guard.h"
-#include "checkpoint_store.h"
 #include "commands.h"
-#include "corpus.h"
-#include "input_file.h"
-#include "json_text.h"
+#include "core/input_file.h"
+#include "core/json_text.h"
+#include "core/text_stream.h"
+#include "file_options.h"
 #include "longstride/error.h"
-#include "machine_line.h"
 #include "number_options.h"
-#include "run_checkpoint.h"
 #include "standard_error.h"
 #include "standard_output.h"
-#include "text_stream.h"
+#include "train/autocast_guard.h"
+#include "train/checkpoint_store.h"
+#include "train/corpus.h"
+#include "train/machine.h"
+#include "train/run_checkpoint.h"
 
 namespace longstride::cli {
 namespace {
@@ -59,7 +60,8 @@ struct GenerateCommand {
 
 std::string GenerateCommand::prompt_bytes() const {
   if (prompt_file.empty()) return prompt;
-  return prompt_file == "-" ? read_standard_input("--prompt-file") : read_input("--prompt-file", prompt_file);
+  return prompt_file == "-" ? core::read_standard_input("--prompt-file")
+                            : core::read_input("--prompt-file", prompt_file);
 }
 
 void print(const std::string& text) {
@@ -75,17 +77,18 @@ int GenerateCommand::run() {
   options.top_k = top_k;
   options.top_p = top_p;
   options.seed = seed_given ? seed : std::random_device{}();
-  if (to_file_end) options.stop_token = static_cast<unsigned char>(kFileSeparator);
+  if (to_file_end) options.stop_token = static_cast<unsigned char>(train::kFileSeparator);
   options.validate();
-  const std::filesystem::path folder = find_checkpoint(checkpoint);
+  const std::filesystem::path folder = train::find_checkpoint(checkpoint);
   const std::string given = prompt_bytes();
-  use_threads(threads);
-  LongNetLM model = load_model(folder);
+  train::use_threads(threads);
+  LongNetLM model = train::load_model(folder);
   if (model->config.vocab != 256) {
     throw Error(fmt::format("'{}' is no model over bytes: its vocabulary has {} entries", folder.string(),
                             model->config.vocab));
   }
-  const std::string read = given.empty() ? std::string(1, kFileSeparator) : given;  // a file begins behind a separator
+  const std::string read =
+      given.empty() ? std::string(1, train::kFileSeparator) : given;  // a file begins behind a separator
   const int64_t longest = model->config.layer.attention.positions.max_len;
   if (static_cast<int64_t>(read.size()) > longest || length > longest - static_cast<int64_t>(read.size())) {
     throw Error(fmt::format("the prompt and --length must not exceed the model's max_len of {}, got {} and {}", longest,
@@ -93,7 +96,7 @@ int GenerateCommand::run() {
   }
   model->eval();
   if (!quiet && !json) {
-    tell("{}; seed {}", machine_line(model->config, static_cast<int64_t>(given.size()) + 1, precision == "bf16"),
+    tell("{}; seed {}", train::machine_line(model->config, static_cast<int64_t>(given.size()) + 1, precision == "bf16"),
          *options.seed);
   }
 
@@ -101,12 +104,12 @@ int GenerateCommand::run() {
   for (size_t i = 0; i < read.size(); ++i) tokens[0][static_cast<int64_t>(i)] = static_cast<unsigned char>(read[i]);
 
   const bool stream = !json;
-  if (stream && echo) print(raw ? given : readable(given));
-  TextStream text;
+  if (stream && echo) print(raw ? given : core::readable(given));
+  core::TextStream text;
   std::string bytes;
   const auto start = std::chrono::steady_clock::now();
   {
-    AutocastGuard autocast(precision == "bf16");
+    train::AutocastGuard autocast(precision == "bf16");
     generate(model, tokens, options, [&](const std::vector<int64_t>& row) {
       if (options.stop_token && row[0] == *options.stop_token) return false;
       const unsigned char byte = static_cast<unsigned char>(row[0]);
@@ -118,12 +121,12 @@ int GenerateCommand::run() {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (stream && !raw) print(text.flush() + "\n");
   if (json) {
-    fmt::print("{}\n", json_text({{"checkpoint", folder.string()},
-                                  {"prompt_bytes", given.size()},
-                                  {"text", readable(bytes)},
-                                  {"bytes", bytes.size()},
-                                  {"seed", *options.seed},
-                                  {"seconds", seconds}}));
+    fmt::print("{}\n", core::json_text({{"checkpoint", folder.string()},
+                                        {"prompt_bytes", given.size()},
+                                        {"text", core::readable(bytes)},
+                                        {"bytes", bytes.size()},
+                                        {"seed", *options.seed},
+                                        {"seconds", seconds}}));
   } else if (!quiet) {
     tell("{} bytes in {:.2f} s", bytes.size(), seconds);
   }

@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "commands.h"
+#include "core/refuse.h"
 #include "longstride/error.h"
-#include "nearest.h"
 #include "standard_output.h"
 
 namespace longstride::cli {
@@ -48,7 +48,7 @@ int explain_usage(const CLI::App& app, const CLI::ParseError& error) {
   if (!extras.empty()) {
     std::string given = extras.front();
     if (const size_t equals = given.find('='); equals != std::string::npos) given.resize(equals);
-    const std::string near = nearest_word(given, known_words(*command, given));
+    const std::string near = core::nearest(given, known_words(*command, given));
     const bool option = given.rfind("-", 0) == 0;
     const char* kind = option ? "option" : command == &app ? "command" : "argument";
     std::cerr << "longstride: unknown " << kind << " '" << given << "'";

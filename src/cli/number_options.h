@@ -7,14 +7,11 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/limits.h"
+
 namespace longstride::cli {
 
-// Ends of ranges, far beyond any use and small enough that their sums and products fit.
-constexpr int64_t kMostThreads = 4096;
-constexpr int64_t kMostHeads = 65536;
-constexpr int64_t kMostTokens = int64_t{1} << 40;
-constexpr int64_t kMostSteps = 1'000'000'000'000;
-constexpr int64_t kMostWindows = 1'000'000'000;
+using core::kMostHeads, core::kMostSteps, core::kMostThreads, core::kMostTokens, core::kMostWindows;
 // No range but that of the type: where another room has one of its own.
 constexpr int64_t kLeastWhole = std::numeric_limits<int64_t>::min(), kMostWhole = std::numeric_limits<int64_t>::max();
 

@@ -7,7 +7,8 @@
 #include <filesystem>
 #include <numeric>
 
-#include "input_file.h"
+#include "core/input_file.h"
+#include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
 #include "number_options.h"
@@ -52,7 +53,7 @@ std::string pattern_text(const std::string& given, const char* argument) {
   // Whoever meant JSON and forgot its '{' names no file.
   std::error_code ignored;
   std::string text;
-  if (std::filesystem::exists(given, ignored)) text = read_input(argument, given);
+  if (std::filesystem::exists(given, ignored)) text = core::read_input(argument, given);
   if (text.empty()) {
     throw Error(
         fmt::format("{}: no file '{}' with a pattern in it, and no JSON: that begins with '{{'", argument, given));

@@ -12,12 +12,12 @@
 
 #include "commands.h"
 #include "core/json.h"
-#include "json_text.h"
+#include "core/json_text.h"
+#include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
 #include "longstride/plan.h"
 #include "number_options.h"
-#include "output_file.h"
 #include "pattern_options.h"
 #include "show_cost.h"
 #include "show_picture.h"
@@ -221,18 +221,19 @@ void print_text(const ShowOptions& options, const Shown& shown) {
 }
 
 void show(const ShowOptions& options, int& exit_code) {
-  if (!options.picture.empty()) check_picture_path("--picture", options.picture);
+  if (!options.picture.empty()) picture::check_picture_path("--picture", options.picture);
   if (!options.plan_picture.empty()) {
-    check_picture_path("--plan-picture", options.plan_picture);
+    picture::check_picture_path("--plan-picture", options.plan_picture);
     if (options.transposed) throw Error("--plan-picture: draws forward plans; leave --transposed out");
   }
   const Shown shown = plan_it(options);
   if (!options.picture.empty())
-    write_picture(options.picture, token_picture(shown.pattern, shown.extent, options.head));
+    picture::write_picture(options.picture, token_picture(shown.pattern, shown.extent, options.head));
   if (!options.plan_picture.empty())
-    write_picture(options.plan_picture, plan_picture(shown.plan.view(), shown.pattern, shown.extent, options.head));
+    picture::write_picture(options.plan_picture,
+                           plan_picture(shown.plan.view(), shown.pattern, shown.extent, options.head));
   if (options.json) {
-    std::cout << json_text(to_json(options, shown)) << "\n";
+    std::cout << core::json_text(to_json(options, shown)) << "\n";
   } else {
     print_text(options, shown);
     if (!options.picture.empty()) std::cout << "wrote      " << options.picture << "\n";

@@ -37,16 +37,16 @@ std::string layer_words(const Pattern& pattern, int64_t layer) {
 }
 
 // A square panel of cells. `only`: one layer, or -1 for all. Runs of one colour in a row are one box.
-void draw_cells(Picture& picture, const Pattern& pattern, const Cells& cells, double x, double y, double side,
+void draw_cells(picture::Picture& picture, const Pattern& pattern, const Cells& cells, double x, double y, double side,
                 int64_t only) {
   const double cell_w = side / static_cast<double>(std::max<int64_t>(1, cells.columns));
   const double cell_h = side / static_cast<double>(std::max<int64_t>(1, cells.rows));
   const bool single = cells.query_tokens == 1 && cells.key_tokens == 1;
   for (int64_t r = 0; r < cells.rows; ++r) {
-    Color run_color = kWhite;
+    picture::Color run_color = picture::kWhite;
     int64_t run_begin = 0;
     for (int64_t c = 0; c <= cells.columns; ++c) {
-      Color color = kWhite;
+      picture::Color color = picture::kWhite;
       if (c < cells.columns) {
         double sum = 0;
         for (int64_t g = 0; g < cells.layers; ++g) sum += only < 0 || only == g ? cells.of(g, r, c) : 0;
@@ -54,7 +54,7 @@ void draw_cells(Picture& picture, const Pattern& pattern, const Cells& cells, do
         if (sum > 0) color = cell_color(lead, sum, single);
       }
       if (c == cells.columns || !(color == run_color)) {
-        if (!(run_color == kWhite) && c > run_begin) {
+        if (!(run_color == picture::kWhite) && c > run_begin) {
           const double left = snap(x + static_cast<double>(run_begin) * cell_w),
                        right = snap(x + static_cast<double>(c) * cell_w);
           const double top = snap(y + static_cast<double>(r) * cell_h),
@@ -66,26 +66,26 @@ void draw_cells(Picture& picture, const Pattern& pattern, const Cells& cells, do
       }
     }
   }
-  picture.frame(x, y, side, side, kFaint);
+  picture.frame(x, y, side, side, picture::kFaint);
 }
 
-void draw_axes(Picture& picture, const Extent& extent, double x, double y, double side) {
+void draw_axes(picture::Picture& picture, const Extent& extent, double x, double y, double side) {
   for (int i = 0; i <= 4; ++i) {
     const double at = side * i / 4;
     const auto key = static_cast<int64_t>(std::llround(static_cast<double>(extent.len_k) * i / 4));
     const auto query =
         extent.query_start + static_cast<int64_t>(std::llround(static_cast<double>(extent.len_q) * i / 4));
-    picture.line(x + at, y - 5, x + at, y, kFaint);
-    picture.text(x + at, y - 8, fmt::format("{}", key), 13, kInk, Align::kCenter);
-    picture.line(x - 5, y + at, x, y + at, kFaint);
-    picture.text(x - 8, y + at + 4, fmt::format("{}", query), 13, kInk, Align::kRight);
+    picture.line(x + at, y - 5, x + at, y, picture::kFaint);
+    picture.text(x + at, y - 8, fmt::format("{}", key), 13, picture::kInk, picture::Align::kCenter);
+    picture.line(x - 5, y + at, x, y + at, picture::kFaint);
+    picture.text(x - 8, y + at + 4, fmt::format("{}", query), 13, picture::kInk, picture::Align::kRight);
   }
-  picture.text(x + side / 2, y - 26, "key position", 14, kInk, Align::kCenter);
-  picture.text(18, y + side / 2, "query position", 14, kInk, Align::kCenter, true);
+  picture.text(x + side / 2, y - 26, "key position", 14, picture::kInk, picture::Align::kCenter);
+  picture.text(18, y + side / 2, "query position", 14, picture::kInk, picture::Align::kCenter, true);
 }
 
 // Colours and shades; returns the y below it.
-double draw_legend(Picture& picture, const Pattern& pattern, const Cells& cells, double x, double y) {
+double draw_legend(picture::Picture& picture, const Pattern& pattern, const Cells& cells, double x, double y) {
   const bool single = cells.query_tokens == 1 && cells.key_tokens == 1;
   picture.text(x, y, "colour: the group with the smallest", 13);
   picture.text(x, y + 17, "segment that shows the pair", 13);
@@ -132,24 +132,24 @@ int64_t lead_group(const Pattern& pattern, const Cells& cells, int64_t row, int6
   return lead;
 }
 
-Color cell_color(int64_t group, double multiplicity, bool single_tokens) {
-  const Color base = group_color(group);
-  if (multiplicity <= 0) return kWhite;
+picture::Color cell_color(int64_t group, double multiplicity, bool single_tokens) {
+  const picture::Color base = picture::group_color(group);
+  if (multiplicity <= 0) return picture::kWhite;
   if (single_tokens) {
-    if (multiplicity < 1.5) return blend(base, kWhite, 0.35);
-    return blend(base, Color{0, 0, 0}, std::min(0.22 * (multiplicity - 2), 0.75));
+    if (multiplicity < 1.5) return picture::blend(base, picture::kWhite, 0.35);
+    return picture::blend(base, picture::Color{0, 0, 0}, std::min(0.22 * (multiplicity - 2), 0.75));
   }
   // Shares go down to 1 / rate^2: a logarithmic scale from 1/512, which is just visible, to every pair once.
   const double level = std::clamp(1 + std::log2(multiplicity) / 9, 0.0, 1.0);
-  if (multiplicity <= 1) return blend(kWhite, base, 0.15 + 0.75 * level);
-  return blend(base, Color{0, 0, 0}, std::min(0.1 + 0.18 * (multiplicity - 1), 0.75));
+  if (multiplicity <= 1) return picture::blend(picture::kWhite, base, 0.15 + 0.75 * level);
+  return picture::blend(base, picture::Color{0, 0, 0}, std::min(0.1 + 0.18 * (multiplicity - 1), 0.75));
 }
 
-Picture token_picture(const Pattern& pattern, const Extent& extent, int64_t head) {
+picture::Picture token_picture(const Pattern& pattern, const Extent& extent, int64_t head) {
   const int64_t kv_head = head / (extent.heads / extent.kv_heads);
-  Picture picture(kWidth, 800);
+  picture::Picture picture(kWidth, 800);
   picture.text(24, 32, "Who sees whom", 21);
-  picture.text(24, 54, fmt::format("{}; {}", extent_line(extent), pattern_line(pattern)), 13, kGrey);
+  picture.text(24, 54, fmt::format("{}; {}", extent_line(extent), pattern_line(pattern)), 13, picture::kGrey);
   const Cells cells = count_cells(pattern, extent, head, kMainCells);
   const int64_t groups = static_cast<int64_t>(pattern.groups().size()), layers = cells.layers;
   const double x = 84, y = 118;

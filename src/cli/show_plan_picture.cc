@@ -16,15 +16,15 @@ namespace {
 constexpr double kWidth = 1000;
 // A picture of more rectangles takes tens of megabytes of SVG and shows less than a smaller length does.
 constexpr int64_t kMostRectangles = 60000;
-constexpr Color kMasked{214, 214, 214};
-constexpr Color kTileEdge{120, 120, 120};
+constexpr picture::Color kMasked{214, 214, 214};
+constexpr picture::Color kTileEdge{120, 120, 120};
 
 // Shade of a weight: the groups that show a pair at once.
-Color weight_color(int32_t weight) {
-  const Color base = group_color(0);
-  if (weight <= 1) return blend(base, kWhite, 0.55);
-  if (weight == 2) return blend(base, kWhite, 0.15);
-  return blend(base, Color{0, 0, 0}, std::min(0.25 * (weight - 2), 0.8));
+picture::Color weight_color(int32_t weight) {
+  const picture::Color base = picture::group_color(0);
+  if (weight <= 1) return picture::blend(base, picture::kWhite, 0.55);
+  if (weight == 2) return picture::blend(base, picture::kWhite, 0.15);
+  return picture::blend(base, picture::Color{0, 0, 0}, std::min(0.25 * (weight - 2), 0.8));
 }
 
 // Where a position stands when all positions are sorted by (position mod stride, position): a strided tile is one
@@ -57,7 +57,7 @@ int64_t columns_seen(const Run& run, int64_t row) {
 }
 
 // Draws one tile: what is computed in grey, what is seen over it.
-void draw_tile(Picture& picture, const Panel& panel, const PlanView& plan, const Tile& tile, int64_t shift) {
+void draw_tile(picture::Picture& picture, const Panel& panel, const PlanView& plan, const Tile& tile, int64_t shift) {
   const double ys = panel.row_scale(), xs = panel.column_scale();
   const double top = panel.y + panel.rows.place(tile.row0 + shift) * ys;
   for (uint32_t n = 0; n < tile.run_count; ++n) {
@@ -92,7 +92,7 @@ void draw_tile(Picture& picture, const Panel& panel, const PlanView& plan, const
 
 }  // namespace
 
-Picture plan_picture(const PlanView& plan, const Pattern& pattern, const Extent& extent, int64_t head) {
+picture::Picture plan_picture(const PlanView& plan, const Pattern& pattern, const Extent& extent, int64_t head) {
   const int64_t kv_head = head / (extent.heads / extent.kv_heads);
   const PlanClass& plan_class = plan.classes[static_cast<size_t>(plan.class_of[static_cast<size_t>(kv_head)])];
   const auto levels =
@@ -130,13 +130,13 @@ Picture plan_picture(const PlanView& plan, const Pattern& pattern, const Extent&
   const double gap = 56;
   const double side =
       std::min(620.0, (kWidth - 84 - 24 - gap * static_cast<double>(across - 1)) / static_cast<double>(across));
-  Picture picture(kWidth, 400);
+  picture::Picture picture(kWidth, 400);
   picture.text(24, 32, fmt::format("The plan of head {}", head), 21);
-  picture.text(24, 54, fmt::format("{}; {}", extent_line(extent), pattern_line(pattern)), 13, kGrey);
+  picture.text(24, 54, fmt::format("{}; {}", extent_line(extent), pattern_line(pattern)), 13, picture::kGrey);
   picture.text(24, 76,
                fmt::format("tiles of {} queries; positions are sorted by their residue modulo the stride of the level",
                            plan.tile_rows),
-               13, kGrey);
+               13, picture::kGrey);
   double y = 150;
   for (size_t l = 0; l < levels.size(); ++l) {
     const Level& level = levels[l];
@@ -152,8 +152,8 @@ Picture plan_picture(const PlanView& plan, const Pattern& pattern, const Extent&
                  fmt::format("level {}: stride {}{}", l, level.stride, level.partial ? ", partial" : ", base"), 15);
     std::string words = fmt::format("{} tiles, {} rectangles", tallies[l].tiles, tallies[l].rectangles);
     if (tallies[l].merged_rows > 0) words += fmt::format(", merges {} rows", tallies[l].merged_rows);
-    picture.text(panel.x, y - 22, words, 12, kGrey);
-    picture.box(panel.x, y, side, side, Color{252, 252, 252});
+    picture.text(panel.x, y - 22, words, 12, picture::kGrey);
+    picture.box(panel.x, y, side, side, picture::Color{252, 252, 252});
     for (const Section& section :
          plan.sections.subspan(static_cast<size_t>(level.section_begin), static_cast<size_t>(level.section_count))) {
       for (int64_t n = 0; n < section.repeats; ++n) {
@@ -161,24 +161,25 @@ Picture plan_picture(const PlanView& plan, const Pattern& pattern, const Extent&
           draw_tile(picture, panel, plan, plan.tiles[static_cast<size_t>(t)], n * section.shift);
       }
     }
-    picture.frame(panel.x, y, side, side, kFaint);
+    picture.frame(panel.x, y, side, side, picture::kFaint);
     if (level.stride > 1 && level.stride <= 32) {  // residues, where their bands are wide enough to be named
       for (int64_t r = 0; r < level.stride; ++r) {
         const double at = side * static_cast<double>(r) / static_cast<double>(level.stride);
-        picture.line(panel.x - 6, y + at, panel.x, y + at, kInk, 0.8);
-        picture.line(panel.x + at, y + side, panel.x + at, y + side + 6, kInk, 0.8);
+        picture.line(panel.x - 6, y + at, panel.x, y + at, picture::kInk, 0.8);
+        picture.line(panel.x + at, y + side, panel.x + at, y + side + 6, picture::kInk, 0.8);
         if (level.stride > 16 && r % 2 == 1) continue;
         const double middle = at + side / static_cast<double>(2 * level.stride);
-        picture.text(panel.x - 6, y + middle + 4, fmt::format("{}", r), 10, kGrey, Align::kRight);
-        picture.text(panel.x + middle, y + side + 16, fmt::format("{}", r), 10, kGrey, Align::kCenter);
+        picture.text(panel.x - 6, y + middle + 4, fmt::format("{}", r), 10, picture::kGrey, picture::Align::kRight);
+        picture.text(panel.x + middle, y + side + 16, fmt::format("{}", r), 10, picture::kGrey,
+                     picture::Align::kCenter);
       }
     }
     picture.text(panel.x + side / 2, y + side + 34,
-                 level.stride > 1 ? fmt::format("keys by position mod {}", level.stride) : "key position", 13, kInk,
-                 Align::kCenter);
+                 level.stride > 1 ? fmt::format("keys by position mod {}", level.stride) : "key position", 13,
+                 picture::kInk, picture::Align::kCenter);
     picture.text(panel.x - 26, y + side / 2,
                  level.stride > 1 ? fmt::format("queries by position mod {}", level.stride) : "query position", 13,
-                 kInk, Align::kCenter, true);
+                 picture::kInk, picture::Align::kCenter, true);
   }
   y += side + 66;
   double x = 84;

@@ -90,7 +90,7 @@ std::string text_grid(const Pattern& pattern, const Extent& extent, const Cells&
         out += mark;
         continue;
       }
-      const Color back = cell_color(lead, sum, single);
+      const picture::Color back = cell_color(lead, sum, single);
       const bool dark = 0.3 * back.r + 0.59 * back.g + 0.11 * back.b < 128;
       out += fmt::format("\x1b[48;2;{};{};{}m\x1b[38;5;{}m{}\x1b[0m", back.r, back.g, back.b, dark ? 231 : 16,
                          single ? mark : " ");

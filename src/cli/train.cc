@@ -1,20 +1,29 @@
-// `longstride train`: reads the command line into settings and a sitting; trainer.h does the work. Torch-free.
+// `longstride train`: reads the command line into settings and a sitting, and shows what longstride/train.h tells.
+#include "longstride/train.h"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <limits>
 #include <memory>
+#include <numbers>
 
-#include "checkpoint_store.h"
 #include "commands.h"
 #include "core/json.h"
-#include "input_file.h"
-#include "json_text.h"
+#include "core/json_text.h"
+#include "file_options.h"
+#include "interrupt.h"
 #include "longstride/error.h"
+#include "longstride/pattern/flat.h"
 #include "number_options.h"
-#include "output_file.h"
 #include "pattern_options.h"
-#include "trainer.h"
+#include "picture/chart.h"
+#include "progress_line.h"
+#include "standard_error.h"
+#include "train/checkpoint_store.h"
+#include "train/machine.h"
+#include "train/settings.h"
+#include "train/trainer.h"
 
 namespace longstride::cli {
 namespace {
@@ -42,13 +51,15 @@ Presets (single options given beside them win):
 // Command line of train. Settings that are given go into `given` under their JSON names, so that defaults, preset,
 // config file and command line can be laid over each other in this order.
 struct TrainCommand {
-  Sitting sitting;
-  nlohmann::json given = nlohmann::json::object();
+  TrainSitting sitting;
+  core::Json given = core::Json::object();
   std::string preset_name;
   std::string config_path;
   std::string out = "longstride-run";
   CLI::Option* out_option = nullptr;
   std::string resume;
+  bool json = false;   // the summary as JSON on stdout
+  bool quiet = false;  // no progress
 
   template <class T>
   CLI::Option* setting(CLI::App& app, const std::string& name, const std::string& help, const T& shown_default) {
@@ -86,6 +97,7 @@ struct TrainCommand {
   void add_model(CLI::App& app);
   void add_training(CLI::App& app);
   void add_sitting(CLI::App& app);
+  TrainSummary train_and_show(const TrainSettings& settings) const;
   int run();
 };
 
@@ -106,17 +118,19 @@ void TrainCommand::add_text(CLI::App& app) {
   share->transform(any_real())->excludes(held);
 }
 
-nlohmann::json parsed(const std::string& text) {
-  const nlohmann::json json = core::parse_json("--pattern", text);
+core::Json parsed(const std::string& text) {
+  core::Json json = core::parse_json("--pattern", text);
   if (!json.is_object() || json.empty()) throw Error("--pattern is not a JSON object with a pattern in it");
   return json;
 }
 
 void TrainCommand::add_model(CLI::App& app) {
   const TrainSettings d;
-  whole_setting(app, "dim", "width of the model", d.dim);
-  whole_setting(app, "layers", "transformer layers", d.layers);
-  whole_setting(app, "heads", "query heads; divide dim", d.heads);
+  const MultiheadDilatedAttentionOptions& attention = d.model.layer.attention;
+  const FlatPattern pattern_fields(attention.attention.pattern);
+  whole_setting(app, "dim", "width of the model", attention.embed_dim);
+  whole_setting(app, "layers", "transformer layers", d.model.layers);
+  whole_setting(app, "heads", "query heads; divide dim", attention.num_heads);
   app.add_option_function<int64_t>(
          "--kv-heads", [this](const int64_t& value) { given["kv_heads"] = value; },
          "key and value heads; divide heads [heads]")
@@ -125,20 +139,22 @@ void TrainCommand::add_model(CLI::App& app) {
          "--feed-forward", [this](const int64_t& value) { given["feed_forward"] = value; },
          "width of the feed-forward layers [4 dim]")
       ->transform(any_whole());
-  list(app, "segments", fmt::format("segment lengths of attention, in bytes [{}]", fmt::join(d.segments, ",")));
-  list(app, "rates", fmt::format("dilation rates, one a segment length [{}]", fmt::join(d.rates, ",")));
+  list(app, "segments",
+       fmt::format("segment lengths of attention, in bytes [{}]", fmt::join(pattern_fields.segment_lengths, ",")));
+  list(app, "rates",
+       fmt::format("dilation rates, one per segment length [{}]", fmt::join(pattern_fields.dilation_rates, ",")));
   CLI::Option* pattern = app.add_option_function<std::string>(
       "--pattern", [this](const std::string& value) { given["pattern"] = parsed(pattern_text(value)); },
       "who sees whom, as a pattern's JSON or a file of it, in place of segments and rates; see 'longstride show'");
   pattern->check(not_empty());
   for (const char* other : {"--segments", "--rates"}) pattern->excludes(app.get_option(other));
-  setting<std::string>(app, "positions", "rope, xpos or none", d.positions);
-  real_setting(app, "rope-base", "base of the angles of rope and xpos", d.rope_base);
-  setting<std::string>(app, "activation", "of the feed-forward layers", d.activation);
+  setting<std::string>(app, "positions", "rope, xpos or none", name(attention.positions.kind));
+  real_setting(app, "rope-base", "base of the angles of rope and xpos", attention.positions.base);
+  setting<std::string>(app, "activation", "of the feed-forward layers", d.model.layer.activation);
   flag(app, "qk-norm", "normalise queries and keys");
   flag(app, "tied-head", "the output layer shares the embedding's weights");
-  real_setting(app, "dropout", "on the residual branches", d.dropout);
-  real_setting(app, "attention-dropout", "on the attention probabilities", d.attention_dropout);
+  real_setting(app, "dropout", "on the residual branches", d.model.layer.dropout);
+  real_setting(app, "attention-dropout", "on the attention probabilities", attention.attention.attention_dropout);
 }
 
 void TrainCommand::add_training(CLI::App& app) {
@@ -151,7 +167,7 @@ void TrainCommand::add_training(CLI::App& app) {
       ->transform(whole_number(1, kMostSteps));
   app.add_option_function<double>(
          "--minutes", [this](const double& value) { given["minutes"] = value; }, "budget: minutes of training")
-      ->transform(positive_number(kMostMinutes));
+      ->transform(positive_number(train::kMostMinutes));
   real_setting(app, "lr", "peak learning rate of AdamW", d.lr);
   real_setting(app, "warmup", "share of the budget in which the rate climbs", d.warmup);
   real_setting(app, "lr-floor", "where the cosine ends, as a share of --lr", d.lr_floor);
@@ -194,28 +210,101 @@ void TrainCommand::add_sitting(CLI::App& app) {
       ->transform(whole_number(0, kMostSteps));
   app.add_option("--log", sitting.log, "write a JSON line an event: start, step, eval, save, end")
       ->check(output_file());
-  app.add_flag("--json", sitting.json, "print the summary as JSON");
-  app.add_flag("--quiet", sitting.quiet, "no progress");
+  app.add_flag("--json", json, "print the summary as JSON");
+  app.add_flag("--quiet", quiet, "no progress");
 }
 
-nlohmann::json read_config(const std::string& path) {
-  const nlohmann::json config = core::read_json("--config", path);
+core::Json read_config(const std::string& path) {
+  const core::Json config = core::read_json("--config", path);
   if (!config.is_object()) throw Error(fmt::format("--config '{}' is not a JSON object", path));
-  return with_bytes(config);
+  return core::with_bytes(config);
+}
+
+void show_start(const TrainStart& start, int64_t eval_windows) {
+  if (start.threads_before > 0 && start.threads != start.threads_before) {
+    tell("note: {} threads, the run had {}: it goes on, but not bit for bit", start.threads, start.threads_before);
+  }
+  tell("{}", start.machine);
+  tell("{:.2f}M parameters, context {}, {} bytes a step; text {:.1f} MB in {} files, held out {:.1f} MB in {}",
+       static_cast<double>(start.parameters) * 1e-6, picture::length_label(static_cast<double>(start.context)),
+       picture::length_label(static_cast<double>(start.bytes_per_step)), static_cast<double>(start.train_bytes) * 1e-6,
+       start.train_files, static_cast<double>(start.held_out_bytes) * 1e-6, start.held_out_files);
+  if (eval_windows > 0 && start.eval_windows == 0) {
+    tell("no held-out evaluation: the held-out text is shorter than the context");
+  }
+  if (start.threads_before > 0) {
+    tell("resumed behind step {}, {} of training so far", start.step, clock_text(start.seconds));
+  }
+}
+
+std::string status_text(const TrainStep& step, const TrainStart& start) {
+  const int64_t steps = start.budget_steps;
+  const double left = steps > 0 ? step.step_seconds * static_cast<double>(steps - step.step)
+                                : 60.0 * start.budget_minutes - step.seconds;
+  // What matters least stands last, where a narrow terminal cuts it off.
+  return fmt::format("{} left  step {}{}  loss {:.3f}  {:.3f} bits/byte  {}B/s{}", clock_text(left), step.step,
+                     steps > 0 ? fmt::format("/{}", steps) : "", step.mean_loss, step.mean_loss / std::numbers::ln2,
+                     rate_text(static_cast<double>(start.bytes_per_step) / step.step_seconds),
+                     step.held_out ? fmt::format("  held out {:.3f}", *step.held_out) : "");
+}
+
+std::string evaluation_text(const TrainEvaluation& evaluation) {
+  return fmt::format("{:>8}  step {:<6} held out {:.3f} bits/byte{}", clock_text(evaluation.seconds), evaluation.step,
+                     evaluation.held_out,
+                     evaluation.training ? fmt::format("   training {:.3f}", *evaluation.training) : "");
+}
+
+void print_summary(const TrainSummary& summary) {
+  fmt::print("{} behind step {}: {} of training in all, {}B/s, peak memory {:.2f} GiB\n", summary.status, summary.steps,
+             clock_text(summary.seconds), rate_text(summary.bytes_per_second),
+             static_cast<double>(train::peak_memory_bytes()) / (1 << 30));
+  if (summary.held_out) {
+    fmt::print("held-out bits per byte: {}{:.3f}\n",
+               summary.held_out_before ? fmt::format("{:.3f} -> ", *summary.held_out_before) : "", *summary.held_out);
+  }
+  fmt::print("checkpoint: {}\n", summary.checkpoint);
+  if (summary.log_lines_dropped > 0) fmt::print("log: {} lines could not be written\n", summary.log_lines_dropped);
+}
+
+TrainSummary TrainCommand::train_and_show(const TrainSettings& settings) const {
+  ProgressLine line(quiet);
+  TrainStart start;
+  TrainObserver observer;
+  observer.should_stop = interrupted;
+  observer.on_start = [&](const TrainStart& told) {
+    start = told;
+    note_interrupts();
+    if (!quiet) show_start(start, sitting.eval_windows);
+  };
+  observer.on_step = [&](const TrainStep& step) { line.update(step.share, status_text(step, start)); };
+  observer.on_evaluation = [&](const TrainEvaluation& evaluation) { line.note(evaluation_text(evaluation)); };
+  observer.on_note = [](const std::string& words) { tell("note: {}", words); };
+  TrainSummary summary = train_language_model(settings, sitting, observer);
+  line.finish(false);
+  return summary;
 }
 
 int TrainCommand::run() {
-  if (!resume.empty()) {
-    sitting.run = out_option->count() > 0 ? out : run_to_resume(resume).string();
-    sitting.from = out_option->count() > 0 ? resume : sitting.run;
-    sitting.changes = given;
-    return train({}, sitting);
-  }
-  sitting.run = out;
   TrainSettings settings;
-  if (!preset_name.empty()) settings = settings_from_json(preset(preset_name), settings);
-  if (!config_path.empty()) settings = settings_from_json(read_config(config_path), settings);
-  return train(settings_from_json(given, settings), sitting);
+  sitting.run = out;
+  if (!resume.empty()) {
+    sitting.run = out_option->count() > 0 ? out : train::run_to_resume(resume).string();
+    sitting.from = out_option->count() > 0 ? resume : sitting.run;
+    sitting.changes = core::json_text(given);
+  } else {
+    if (!preset_name.empty()) settings = train::settings_of(train::preset(preset_name), settings);
+    if (!config_path.empty()) settings = train::settings_of(read_config(config_path), settings);
+    settings = train::settings_of(given, settings);
+  }
+  const TrainSummary summary = train_and_show(settings);
+  const bool stopped = summary.status == "interrupted";
+  if (stopped && !quiet) tell("interrupted; go on with: longstride train --resume {}", sitting.run);
+  if (json) {
+    fmt::print("{}\n", core::json_text(train::json_of(summary)));
+  } else {
+    print_summary(summary);
+  }
+  return stopped ? kInterrupted : kOk;
 }
 
 }  // namespace
@@ -233,7 +322,7 @@ void add_train(CLI::App& app, int& exit_code) {
     const std::vector<CLI::Option*> options = sub->get_options([](const CLI::Option*) { return true; });
     for (size_t i = first; i < options.size(); ++i) options[i]->group(name);
   }
-  sub->footer(kFooter + preset_list());
+  sub->footer(kFooter + train::preset_list());
   sub->callback([command, &exit_code] { exit_code = command->run(); });
 }
 

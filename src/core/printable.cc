@@ -5,34 +5,17 @@
 
 #include <algorithm>
 
+#include "core/text_stream.h"
+
 namespace longstride::core {
 namespace {
 
 constexpr size_t kMostShownBytes = 400;  // of one value: a few lines of a terminal
 
-// Bytes of the UTF-8 character that `text` begins with; 0 if it begins with none (RFC 3629: no surrogates, nothing
-// above U+10FFFF, nothing longer than need be).
-size_t character_bytes(std::string_view text) {
-  const auto at = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
-  const auto follows = [&](size_t i, unsigned least = 0x80, unsigned most = 0xBF) {
-    return at(i) >= least && at(i) <= most;
-  };
-  const unsigned first = at(0);
-  if (first < 0x80) return 1;
-  if (first >= 0xC2 && first <= 0xDF) return follows(1) ? 2 : 0;
-  if (first >= 0xE0 && first <= 0xEF) {
-    return follows(1, first == 0xE0 ? 0xA0 : 0x80, first == 0xED ? 0x9F : 0xBF) && follows(2) ? 3 : 0;
-  }
-  if (first >= 0xF0 && first <= 0xF4) {
-    return follows(1, first == 0xF0 ? 0x90 : 0x80, first == 0xF4 ? 0x8F : 0xBF) && follows(2) && follows(3) ? 4 : 0;
-  }
-  return 0;
-}
-
 std::string escaped(std::string_view text) {
   std::string shown;
   while (!text.empty()) {
-    const size_t bytes = character_bytes(text);
+    const size_t bytes = character_size(text);
     const auto first = static_cast<unsigned char>(text[0]);
     const bool control = bytes == 1 && (first < 0x20 || first == 0x7F) && first != '\n' && first != '\t';
     if (bytes == 0 || control) {

@@ -6,9 +6,9 @@
 #include <fstream>
 #include <set>
 
+#include "core/files.h"
 #include "core/json.h"
 #include "core/printable.h"
-#include "nn/files.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -72,19 +72,19 @@ Tensors adapt_projections(Tensors given, const Tensors& wanted) {
 
 // The object in a config.json, which names its model and holds a config; anything else is refused.
 Json read_description(const fs::path& path) {
-  const nn::InputFile file(path);
-  if (file.bytes() > kMostConfigBytes) nn::refuse_file(path, "it is too long for a config");
+  const core::InputFile file(path);
+  if (file.bytes() > kMostConfigBytes) core::refuse_file(path, "it is too long for a config");
   std::string text(file.bytes(), '\0');
   file.read(0, text.data(), text.size());
   const Json json = [&] {
     try {
       return core::parse_json("its text", text);
     } catch (const Error& error) {
-      nn::refuse_file(path, fmt::format("it is not the config of a longstride checkpoint: {}", error.what()));
+      core::refuse_file(path, fmt::format("it is not the config of a longstride checkpoint: {}", error.what()));
     }
   }();
   if (!json.is_object() || !json.contains("config") || !json.value("model", Json()).is_string()) {
-    nn::refuse_file(path, "it is not the config of a longstride checkpoint");
+    core::refuse_file(path, "it is not the config of a longstride checkpoint");
   }
   return json;
 }
@@ -147,15 +147,15 @@ void save_module(const fs::path& directory, const torch::nn::Module& module, con
   std::error_code error;
   if (fs::is_directory(directory, error) && !fs::is_empty(directory, error) &&
       !fs::exists(directory / kConfigFile, error)) {
-    nn::refuse_file(directory, "it holds files but no checkpoint; choose an empty or a new directory");
+    core::refuse_file(directory, "it holds files but no checkpoint; choose an empty or a new directory");
   }
   Json json;
   json["model"] = model;
   json["format_version"] = kFormatVersion;
   json["config"] = core::parse_json("config", config);
   const std::string text = json.dump(2) + "\n";
-  nn::replace_directory(directory, [&](const fs::path& folder) {
-    nn::OutputFile file(folder / kConfigFile);
+  core::replace_directory(directory, [&](const fs::path& folder) {
+    core::OutputFile file(folder / kConfigFile);
     file.write(text.data(), text.size());
     file.commit();
     // "format": "pt" is what readers of other libraries look for.
@@ -169,19 +169,19 @@ void with_saved_config(const fs::path& directory, const char* model,
   const fs::path path = directory / kConfigFile;
   const Json json = read_description(path);
   if (json["model"] != model) {
-    nn::refuse_file(path, fmt::format("it is not the config of a {} checkpoint, but of a {}", model,
-                                      core::printable(json["model"].get<std::string>())));
+    core::refuse_file(path, fmt::format("it is not the config of a {} checkpoint, but of a {}", model,
+                                        core::printable(json["model"].get<std::string>())));
   }
   if (json.value("format_version", Json()) != kFormatVersion) {
-    nn::refuse_file(path, fmt::format("its format_version is {}; this build reads {}",
-                                      core::shown(json.value("format_version", Json())), kFormatVersion));
+    core::refuse_file(path, fmt::format("its format_version is {}; this build reads {}",
+                                        core::shown(json.value("format_version", Json())), kFormatVersion));
   }
   try {
     use(json["config"].dump());
   } catch (const Error& e) {
-    nn::refuse_file(path, e.what());
+    core::refuse_file(path, e.what());
   } catch (const c10::Error& e) {  // sizes that memory does not hold
-    nn::refuse_file(path, fmt::format("no {} can be made of it: {}", model, e.what_without_backtrace()));
+    core::refuse_file(path, fmt::format("no {} can be made of it: {}", model, e.what_without_backtrace()));
   }
 }
 
@@ -193,7 +193,7 @@ void load_saved_weights(const fs::path& directory, torch::nn::Module& module) {
   try {
     load_weights(module, file.tensors);
   } catch (const Error& e) {
-    nn::refuse_file(directory / kWeightsFile, e.what());
+    core::refuse_file(directory / kWeightsFile, e.what());
   }
 }
 

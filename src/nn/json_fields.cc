@@ -35,6 +35,11 @@ void read(const std::string& key, const Json& value, int64_t& field) {
   field = value.get<int64_t>();
 }
 
+void read(const std::string& key, const Json& value, uint64_t& field) {
+  if (!value.is_number_unsigned()) refuse_type(key, "an integer from 0 to 2^64 - 1", value);
+  field = value.get<uint64_t>();
+}
+
 void read(const std::string& key, const Json& value, double& field) {
   if (!value.is_number()) refuse_type(key, "a number", value);
   field = value.get<double>();
@@ -57,6 +62,13 @@ void read(const std::string& key, const Json& value, std::vector<int64_t>& field
     const std::string place = fmt::format("{}[{}]", key, field.size());
     read(place, entry, field.emplace_back());
   }
+}
+
+void read(const std::string& key, const Json& value, std::vector<std::string>& field) {
+  const auto is_word = [](const Json& entry) { return entry.is_string(); };
+  if (!value.is_array() || !std::all_of(value.begin(), value.end(), is_word))
+    refuse_type(key, "a list of words", value);
+  field = value.get<std::vector<std::string>>();
 }
 
 void read(const std::string& key, const Json& value, HeadOffset& field) {

@@ -1,6 +1,7 @@
 // Options and configs as JSON: the list of fields in a struct (longstride/fields.h) serves to_json(), from_json() and
 // whoever documents them. Where a caller wants other fields than all of them it gives a callable in place of that list.
-// Called by the config_json.cc of this room and by the factory.
+// Called by the config_json.cc of this room, by the factory and by
+// the settings and checkpoints of a run.
 #pragma once
 
 #include <fmt/format.h>
@@ -26,10 +27,12 @@ using core::Json;
 
 // A value of the wrong kind, or a word that is unknown, is an Error that names `key`.
 void read(const std::string& key, const Json& value, int64_t& field);
+void read(const std::string& key, const Json& value, uint64_t& field);
 void read(const std::string& key, const Json& value, double& field);
 void read(const std::string& key, const Json& value, bool& field);
 void read(const std::string& key, const Json& value, std::string& field);
 void read(const std::string& key, const Json& value, std::vector<int64_t>& field);
+void read(const std::string& key, const Json& value, std::vector<std::string>& field);
 void read(const std::string& key, const Json& value, HeadOffset& field);
 void read(const std::string& key, const Json& value, Mixing& field);
 void read(const std::string& key, const Json& value, Padding& field);
@@ -42,8 +45,13 @@ void read(const std::string& key, const Json& value, LearnedBlocks& field);
 // null is unset.
 template <class T>
 void read(const std::string& key, const Json& value, std::optional<T>& field) {
-  field.reset();
-  if (!value.is_null()) read(key, value, field.emplace());
+  if (value.is_null()) {
+    field.reset();
+    return;
+  }
+  T set{};
+  read(key, value, set);
+  field = std::move(set);
 }
 
 template <class T>

@@ -11,9 +11,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/checked.h"
+#include "core/files.h"
 #include "core/printable.h"
 #include "longstride/nn/checkpoint.h"
-#include "nn/files.h"
 #include "nn/require.h"
 #include "nn/safetensors_header.h"
 
@@ -23,7 +23,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "safetensors data are little-endian");
 
 using Json = nlohmann::json;
-using nn::refuse_file;
+using core::refuse_file;
 
 constexpr size_t kAlignmentBytes = 8;
 
@@ -96,7 +96,7 @@ void save_tensors(const std::filesystem::path& path, const std::map<std::string,
                  std::to_string(text.size()), "shorten them, or save several files");
   }
 
-  nn::OutputFile file(path);
+  core::OutputFile file(path);
   const uint64_t header_bytes = text.size();
   file.write(&header_bytes, sizeof(header_bytes));
   file.write(text.data(), text.size());
@@ -110,7 +110,7 @@ void save_tensors(const std::filesystem::path& path, const std::map<std::string,
 }
 
 TensorFile load_tensors(const std::filesystem::path& path) {
-  const nn::InputFile file(path);
+  const core::InputFile file(path);
   uint64_t header_bytes = 0;
   if (file.bytes() < sizeof(header_bytes)) refuse_file(path, "it is too short to be a safetensors file");
   file.read(0, &header_bytes, sizeof(header_bytes));

@@ -9,16 +9,17 @@
 #include <tuple>
 
 #include "core/checked.h"
+#include "core/files.h"
 #include "core/json.h"
 #include "core/printable.h"
 #include "longstride/error.h"
-#include "nn/files.h"
 
 namespace longstride::nn {
 namespace {
 
 namespace fs = std::filesystem;
 using core::Json;
+using core::refuse_file;
 
 constexpr size_t kMostDims = 64;  // of a tensor of torch
 

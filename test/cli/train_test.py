@@ -274,13 +274,13 @@ class Refusals(ProgramTest):
         config = self.folder / "bad.json"
         deep = "[" * 70000 + "]" * 70000
         for text, says in [
-            ('{"segments": [64, 16.9], "rates": [1, 2]}', "setting 'segments' must be a list of integers below 2^63, got [64,16.9]"),
-            ('{"segments": [64, true]}', "setting 'segments' must be a list of integers"),
-            ('{"segments": [9223372036854775808]}', "got [9223372036854775808]"),
+            ('{"segments": [64, 16.9], "rates": [1, 2]}', "setting 'segments'[1] must be an integer, got 16.9"),
+            ('{"segments": [64, true]}', "setting 'segments'[1] must be an integer, got true"),
+            ('{"segments": [9223372036854775808]}', "'segments'[0] must be an integer below 2^63, got 9223372036854775808"),
             ('{"steps": 9223372036854775808}', "setting 'steps' must be an integer below 2^63, got 9223372036854775808"),
             ('{"steps": 99999999999999999999}', "steps must fit 64 bits, got 99999999999999999999"),
-            ('{"steps": 16.9}', "setting 'steps' must be an integer below 2^63, got 16.9"),
-            ('{"steps": true}', "setting 'steps' must be an integer below 2^63, got true"),
+            ('{"steps": 16.9}', "setting 'steps' must be an integer, got 16.9"),
+            ('{"steps": true}', "setting 'steps' must be an integer, got true"),
             ('{"seed": -1}', "setting 'seed' must be an integer from 0 to 2^64 - 1, got -1"),
             ('{"lr": 1e999}', "lr must be a number below 1.8e308, got 1e999"),
             ('{"dim": 32, "dim": 64}', "dim must be given once"),
@@ -315,7 +315,7 @@ class Refusals(ProgramTest):
             (with_change("position", "fingerprint", "no number"), "fingerprint must be 16 hexadecimal digits, got no number"),
             (with_change("position", "fingerprint", "f" * 17), "fingerprint must be 16 hexadecimal digits"),
             (with_change("position", "fingerprint", 7), "fingerprint must be a string, got 7"),
-            (with_change("position", "step", 1.5), "step must be an integer from 0"),
+            (with_change("position", "step", 1.5), "step must be an integer, got 1.5"),
             (with_change("position", "step", -1), "step must be an integer from 0"),
             (with_change("position", "seconds", "2"), "seconds must be a number"),
             (with_change("files", "config.json", 3), "describes config.json incompletely"),

@@ -6,11 +6,11 @@
 #include <fstream>
 #include <numeric>
 
-#include "cli/run_checkpoint.h"
 #include "fuzz/reader.h"
 #include "longstride/factory/configs.h"
 #include "longstride/factory/options.h"
 #include "longstride/nn.h"
+#include "train/run_checkpoint.h"
 
 namespace longstride::fuzz {
 namespace {
@@ -97,9 +97,9 @@ const char* kState = R"({"format": 1, "files": {},
 
 // A folder with nothing beside state.json: what it says is read and checked first, and then the model is missing.
 void read_state(const std::string& text) {
-  folder().write(cli::kStateFile, text);
+  folder().write(train::kStateFile, text);
   try {
-    (void)cli::load_run(folder().path());
+    (void)train::load_run(folder().path());
   } catch (const Error& error) {
     if (std::string(error.what()).find("config.json") == std::string::npos) throw;
   }

@@ -1,0 +1,28 @@
+// The learning rate as a function of progress, and progress as a function of the budget. Called by train. Torch-free.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace longstride::train {
+
+// How long a run lasts: exactly one of the two is set.
+struct Budget {
+  std::optional<int64_t> steps;
+  std::optional<double>
+      minutes;  // of training time, saving and evaluation included, summed over all sittings of the run
+};
+
+// The share of the budget that is spent when `steps_done` steps took `seconds` so far, in [0, 1].
+double progress(const Budget& budget, int64_t steps_done, double seconds);
+
+struct Schedule {
+  double peak = 3e-3;
+  double warmup_share = 0.05;  // of the run, in [0, 1): the rate climbs linearly from peak / 50
+  double floor_share = 0.05;   // of the peak, in [0, 1]: where the cosine ends
+};
+
+// The rate of the step that begins at `progress`.
+double learning_rate(const Schedule& schedule, double progress);
+
+}  // namespace longstride::train

@@ -1,0 +1,77 @@
+// See scoring.h.
+#include "train/scoring.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <numeric>
+
+#include "train/autocast_guard.h"
+
+namespace longstride::train {
+namespace {
+
+// Short contexts are scored several windows at a time, up to this many bytes a forward: enough for full speed, and the
+// memory of one window at a context of 16k.
+constexpr int64_t kBytesAForward = 16384;
+
+}  // namespace
+
+at::Tensor byte_tensor(const Text& text, const std::vector<size_t>& starts, int64_t size) {
+  at::Tensor samples = torch::empty({static_cast<int64_t>(starts.size()), size}, torch::kInt64);
+  int64_t* out = samples.data_ptr<int64_t>();
+  for (size_t start : starts) {
+    for (int64_t i = 0; i < size; ++i) {
+      *out++ = static_cast<unsigned char>(text.bytes[(start + static_cast<size_t>(i)) % text.bytes.size()]);
+    }
+  }
+  return samples;
+}
+
+std::vector<double> window_bits(LongNetLM& model, const Text& text, const ScoringPlan& plan,
+                                const std::function<bool(size_t)>& on_window) {
+  const bool was_training = model->is_training();
+  model->eval();
+  torch::NoGradGuard no_grad;
+  std::vector<double> bits;
+  const size_t rows_a_forward = static_cast<size_t>(std::max<int64_t>(1, kBytesAForward / plan.context));
+  for (size_t first = 0; first < plan.starts.size(); first += rows_a_forward) {
+    std::vector<size_t> starts;
+    for (size_t i = first; i < std::min(first + rows_a_forward, plan.starts.size()); ++i) {
+      starts.push_back(plan.starts[i] + static_cast<size_t>(plan.window_bytes - plan.context));
+    }
+    const at::Tensor samples = byte_tensor(text, starts, plan.context + 1);  // [rows, context + 1]
+    // A copy: what is not scored is blotted out, and of a single row contiguous() would hand back the samples
+    // themselves.
+    at::Tensor targets = samples.slice(1, 1).clone();
+    targets.slice(1, 0, plan.context - plan.scored_bytes).fill_(LongNetLMImpl::kIgnored);
+    at::Tensor nats;  // [rows, context]
+    {
+      AutocastGuard autocast(plan.bf16);
+      nats = model->token_losses(samples.slice(1, 0, plan.context).contiguous(), targets);
+    }
+    const at::Tensor sums = nats.to(torch::kFloat64).sum(1);
+    for (int64_t row = 0; row < sums.size(0); ++row) {
+      bits.push_back(sums[row].item<double>() / (static_cast<double>(plan.scored_bytes) * std::numbers::ln2));
+    }
+    if (on_window && !on_window(bits.size())) break;
+  }
+  model->train(was_training);
+  return bits;
+}
+
+Mean mean_of(const std::vector<double>& values) {
+  const double n = static_cast<double>(values.size());
+  Mean mean;
+  mean.value = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  if (values.size() > 1) {
+    double squares = 0.0;
+    for (double value : values) squares += (value - mean.value) * (value - mean.value);
+    mean.standard_error = std::sqrt(squares / (n - 1.0) / n);
+  }
+  return mean;
+}
+
+}  // namespace longstride::train

@@ -1,0 +1,365 @@
+// The training loop: see longstride/train.h. Bit for bit: a step is a function of the weights, AdamW's state, the
+// generator and the step's number alone (with a budget in minutes also of the clock, through the learning rate), and
+// all of these are saved.
+#include "train/trainer.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <numbers>
+#include <stdexcept>
+#include <type_traits>
+
+#include "core/json_text.h"
+#include "core/writable.h"
+#include "nn/json_fields.h"
+#include "train/autocast_guard.h"
+#include "train/machine.h"
+#include "train/run_checkpoint.h"
+#include "train/run_log.h"
+#include "train/scoring.h"
+#include "train/settings.h"
+
+namespace longstride {
+namespace train {
+namespace {
+
+namespace fs = std::filesystem;
+using core::Json;
+
+constexpr double kSaveSeconds = 300.0;  // between saves unless save_every says otherwise
+constexpr int kEvaluations = 10;        // over the budget unless eval_every says otherwise
+
+// Matrices decay; embeddings, norms and biases do not.
+torch::optim::AdamW make_optimizer(LongNetLM& model, const TrainSettings& settings) {
+  std::vector<at::Tensor> decayed, kept;
+  for (const auto& item : model->named_parameters()) {
+    const bool matrix = item.value().dim() >= 2 && item.key().rfind("embedding", 0) != 0;
+    (matrix ? decayed : kept).push_back(item.value());
+  }
+  const auto options = [&](double decay) {
+    auto group = std::make_unique<torch::optim::AdamWOptions>(settings.lr);
+    group->betas({0.9, settings.beta2}).eps(1e-8).weight_decay(decay);
+    return group;
+  };
+  std::vector<torch::optim::OptimizerParamGroup> groups;
+  groups.emplace_back(decayed, options(settings.weight_decay));
+  groups.emplace_back(kept, options(0.0));
+  return torch::optim::AdamW(groups, torch::optim::AdamWOptions(settings.lr));
+}
+
+class Run {
+ public:
+  Run(TrainSettings settings, const TrainSitting& sitting, const TrainObserver& observer);
+  TrainSummary go();
+
+ private:
+  void prepare_fresh();
+  void prepare_resumed();
+  void announce();
+  bool step();  // false: stopped between two forwards of a step, which is then as if it had never begun
+  void evaluate();
+  void save();
+  TrainSummary summarize(const char* status);
+  double seconds() const;
+  double share() const { return progress(budget_of(settings_), position_.step, seconds()); }
+  bool eval_due() const;
+  bool save_due() const;
+  bool stopped();
+
+  TrainSettings settings_;
+  const TrainSitting& sitting_;
+  const TrainObserver& observer_;
+  Corpus corpus_;
+  std::vector<size_t> eval_starts_;
+  std::unique_ptr<WindowOrder> order_;
+  LongNetLM model_{nullptr};
+  std::unique_ptr<torch::optim::AdamW> optimizer_;
+  RunPosition position_;
+  std::unique_ptr<RunLog> log_;
+
+  std::chrono::steady_clock::time_point began_;
+  double seconds_before_ = 0.0;  // this sitting
+  double saved_at_ = 0.0;        // seconds() of the last save
+  int64_t saved_step_ = -1;      // the step that `latest` names
+  int64_t first_step_ = 0;       // of this sitting
+  int64_t evaluated_step_ = -1;
+  int64_t evaluations_ = 0;    // tenths of the budget that are evaluated
+  double step_seconds_ = 0.0;  // moving mean
+  double loss_ = std::numeric_limits<double>::quiet_NaN();
+  double mean_loss_ = std::numeric_limits<double>::quiet_NaN();  // moving mean
+  double trained_seconds_ = 0.0;                                 // in steps alone
+  int64_t threads_before_ = 0;
+  bool stopped_ = false;
+};
+
+// What an observer is told, if it asks.
+template <class... Given>
+void tell(const std::function<void(Given...)>& listener, const std::type_identity_t<Given>&... given) {
+  if (listener) listener(given...);
+}
+
+Run::Run(TrainSettings settings, const TrainSitting& sitting, const TrainObserver& observer)
+    : settings_(std::move(settings)), sitting_(sitting), observer_(observer) {
+  sitting_.resumed() ? prepare_resumed() : prepare_fresh();
+  order_ = std::make_unique<WindowOrder>(corpus_.train.bytes.size(), settings_.context, settings_.seed);
+  if (sitting_.eval_windows > 0) {
+    const size_t size = static_cast<size_t>(settings_.context) + 1;
+    eval_starts_ = scoring_windows(corpus_.held_out, size, static_cast<size_t>(sitting_.eval_windows), true);
+  }
+  if (!sitting_.log.empty()) check_outside_checkpoints("--log", sitting_.log);
+  log_ = std::make_unique<RunLog>(sitting_.log, sitting_.resumed(), observer_.on_note);
+}
+
+void Run::prepare_fresh() {
+  settings_.validate();
+  check_new_run(sitting_.run);
+  core::check_output_folder("--out", sitting_.run);
+  corpus_ = read_corpus(corpus_of(settings_));
+  position_.fingerprint = corpus_.fingerprint;
+  position_.threads = use_threads(sitting_.threads);
+  torch::manual_seed(settings_.seed);
+  model_ = LongNetLM(settings_.model);
+  optimizer_ = std::make_unique<torch::optim::AdamW>(make_optimizer(model_, settings_));
+}
+
+void Run::prepare_resumed() {
+  const Json changes = core::with_bytes(nn::parse_object("changes", sitting_.changes));
+  for (const auto& [key, value] : changes.items()) {
+    if (key != "steps" && key != "minutes" && key != "data") {
+      throw Error(fmt::format("'{}' cannot be changed on --resume; it is fixed by the checkpoint", key));
+    }
+  }
+  const bool branches_off = sitting_.run != sitting_.from;
+  if (branches_off) check_new_run(sitting_.run);
+  LoadedRun loaded = load_run(find_checkpoint(sitting_.from));
+  core::check_output_folder(branches_off ? "--out" : "--resume", sitting_.run);
+  settings_ = settings_of(changes, loaded.settings);
+  settings_.validate();
+  position_ = loaded.position;
+  corpus_ = read_corpus(corpus_of(settings_));
+  if (corpus_.fingerprint != position_.fingerprint) {
+    throw Error(
+        "the text is not what the run was trained on (files were added, removed or edited), so it cannot go on where "
+        "it was; bring the old text back or start another run");
+  }
+  threads_before_ = position_.threads;
+  position_.threads = use_threads(sitting_.threads > 0 ? sitting_.threads : threads_before_);
+  model_ = loaded.model;
+  model_->config.activation_checkpointing = settings_.model.activation_checkpointing;
+  optimizer_ = std::make_unique<torch::optim::AdamW>(make_optimizer(model_, settings_));
+  restore_training(loaded, model_, *optimizer_);
+  seconds_before_ = position_.seconds;
+  if (!branches_off) saved_step_ = position_.step;
+  evaluated_step_ = position_.step;
+}
+
+void Run::announce() {
+  TrainStart start;
+  start.step = position_.step;
+  start.seconds = position_.seconds;
+  for (const at::Tensor& parameter : model_->parameters()) start.parameters += parameter.numel();
+  start.context = settings_.context;
+  start.bytes_per_step = settings_.bytes_per_step();
+  start.budget_steps = settings_.steps;
+  start.budget_minutes = settings_.minutes;
+  start.train_bytes = static_cast<int64_t>(corpus_.train.bytes.size());
+  start.train_files = static_cast<int64_t>(corpus_.train.documents.size());
+  start.held_out_bytes = static_cast<int64_t>(corpus_.held_out.bytes.size());
+  start.held_out_files = static_cast<int64_t>(corpus_.held_out.documents.size());
+  start.eval_windows = static_cast<int64_t>(eval_starts_.size());
+  start.threads = position_.threads;
+  start.threads_before = threads_before_;
+  start.machine = machine_line(model_->config, settings_.context, settings_.precision == "bf16");
+  tell(observer_.on_start, start);
+  log_->write({{"event", sitting_.resumed() ? "resume" : "start"},
+               {"step", start.step},
+               {"parameters", start.parameters},
+               {"machine", start.machine},
+               {"train_bytes", start.train_bytes},
+               {"held_out_bytes", start.held_out_bytes},
+               {"settings", json_of(settings_)}});
+}
+
+// Once the observer has said so it is not asked again.
+bool Run::stopped() {
+  stopped_ = stopped_ || (observer_.should_stop && observer_.should_stop());
+  return stopped_;
+}
+
+double Run::seconds() const {
+  return seconds_before_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
+}
+
+bool Run::step() {
+  const auto start = std::chrono::steady_clock::now();
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  const at::Tensor generator_before = generator.get_state();
+  const double rate = learning_rate({settings_.lr, settings_.warmup, settings_.lr_floor}, share());
+  for (auto& group : optimizer_->param_groups()) static_cast<torch::optim::AdamWOptions&>(group.options()).lr(rate);
+  optimizer_->zero_grad();
+  double loss_sum = 0.0;
+  for (int64_t forward = 0; forward < settings_.accumulate; ++forward) {
+    if (forward > 0 && stopped()) {
+      generator.set_state(generator_before);
+      return false;
+    }
+    std::vector<size_t> starts;
+    for (int64_t row = 0; row < settings_.batch; ++row) {
+      starts.push_back(order_->start((position_.step * settings_.accumulate + forward) * settings_.batch + row));
+    }
+    const at::Tensor samples = byte_tensor(corpus_.train, starts, settings_.context + 1);  // [batch, context + 1]
+    at::Tensor loss;
+    {
+      AutocastGuard autocast(settings_.precision == "bf16");
+      loss = model_->loss(samples.slice(1, 0, settings_.context).contiguous(), samples.slice(1, 1).contiguous());
+    }
+    (loss / static_cast<double>(settings_.accumulate)).backward();
+    loss_sum += loss.item<double>();
+  }
+  loss_ = loss_sum / static_cast<double>(settings_.accumulate);
+  const double bound = settings_.clip > 0.0 ? settings_.clip : std::numeric_limits<double>::infinity();
+  const double norm = torch::nn::utils::clip_grad_norm_(model_->parameters(), bound);
+  if (!std::isfinite(loss_) || !std::isfinite(norm)) {
+    throw std::runtime_error(
+        fmt::format("step {}: the {} is not finite, so training stopped{}; try a lower --lr or --precision fp32",
+                    position_.step + 1, std::isfinite(loss_) ? "gradient" : "loss",
+                    saved_step_ >= 0 ? fmt::format("; the checkpoint of step {} is intact", saved_step_) : ""));
+  }
+  optimizer_->step();
+  ++position_.step;
+  const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  trained_seconds_ += took;
+  step_seconds_ = step_seconds_ == 0.0 ? took : 0.8 * step_seconds_ + 0.2 * took;
+  mean_loss_ = std::isnan(mean_loss_) ? loss_ : 0.9 * mean_loss_ + 0.1 * loss_;
+  log_->write({{"event", "step"},
+               {"step", position_.step},
+               {"loss", loss_},
+               {"bits_per_byte", loss_ / std::numbers::ln2},
+               {"lr", rate},
+               {"gradient_norm", norm},
+               {"bytes_per_second", static_cast<double>(settings_.bytes_per_step()) / took},
+               {"seconds", seconds()}});
+  tell(observer_.on_step,
+       {position_.step, loss_, mean_loss_, rate, norm, step_seconds_, seconds(), share(), position_.held_out_latest});
+  return true;
+}
+
+void Run::evaluate() {
+  evaluations_ = static_cast<int64_t>(share() * kEvaluations);
+  if (eval_starts_.empty() || evaluated_step_ == position_.step) return;
+  evaluated_step_ = position_.step;
+  ScoringPlan plan;
+  plan.starts = eval_starts_;
+  plan.window_bytes = plan.context = plan.scored_bytes = settings_.context;
+  plan.bf16 = settings_.precision == "bf16";
+  // Before the first step nobody should wait for an evaluation after Ctrl-C; its result is not part of the run's state.
+  const std::vector<double> bits = window_bits(model_, corpus_.held_out, plan, [&](size_t) { return !stopped(); });
+  if (bits.size() < eval_starts_.size()) return;
+  position_.held_out_latest = mean_of(bits).value;
+  if (position_.step == 0) position_.held_out_before = position_.held_out_latest;
+  log_->write({{"event", "eval"},
+               {"step", position_.step},
+               {"held_out_bits_per_byte", *position_.held_out_latest},
+               {"windows", bits.size()},
+               {"seconds", seconds()}});
+  TrainEvaluation evaluation{position_.step, seconds(), *position_.held_out_latest, {}};
+  if (!std::isnan(mean_loss_)) evaluation.training = mean_loss_ / std::numbers::ln2;
+  tell(observer_.on_evaluation, evaluation);
+}
+
+void Run::save() {
+  if (saved_step_ == position_.step) return;
+  position_.seconds = seconds();
+  const fs::path checkpoint = save_run(sitting_.run, model_, *optimizer_, settings_, position_, sitting_.keep);
+  saved_step_ = position_.step;
+  saved_at_ = seconds();
+  log_->write(
+      {{"event", "save"}, {"step", position_.step}, {"checkpoint", checkpoint.string()}, {"seconds", saved_at_}});
+  tell(observer_.on_save, checkpoint.string());
+}
+
+bool Run::eval_due() const {
+  if (sitting_.eval_every > 0) return position_.step % sitting_.eval_every == 0;
+  return static_cast<int64_t>(share() * kEvaluations) > evaluations_;
+}
+
+bool Run::save_due() const {
+  if (sitting_.save_every > 0) return position_.step % sitting_.save_every == 0;
+  return seconds() - saved_at_ > kSaveSeconds;
+}
+
+TrainSummary Run::summarize(const char* status) {
+  TrainSummary summary;
+  summary.status = status;
+  summary.steps = position_.step;
+  summary.steps_this_sitting = position_.step - first_step_;
+  summary.seconds = seconds();
+  summary.loss = loss_;
+  summary.held_out_before = position_.held_out_before;
+  summary.held_out = position_.held_out_latest;
+  const auto bytes = static_cast<double>(summary.steps_this_sitting * settings_.bytes_per_step());
+  summary.bytes_per_second = trained_seconds_ > 0.0 ? bytes / trained_seconds_ : 0.0;
+  summary.threads = position_.threads;
+  summary.checkpoint = (fs::path(sitting_.run) / checkpoint_name(position_.step)).string();
+  Json end = json_of(summary);
+  end["event"] = "end";
+  log_->write(end);
+  summary.log_lines_dropped = log_->dropped();
+  return summary;
+}
+
+TrainSummary Run::go() {
+  model_->train();
+  began_ = std::chrono::steady_clock::now();
+  saved_at_ = seconds_before_;
+  first_step_ = position_.step;
+  announce();
+  const int64_t last_step =
+      sitting_.stop_after > 0 ? position_.step + sitting_.stop_after : std::numeric_limits<int64_t>::max();
+  if (sitting_.resumed()) evaluations_ = static_cast<int64_t>(share() * kEvaluations);
+  if (!sitting_.resumed()) evaluate();
+  while (share() < 1.0 && position_.step < last_step && !stopped()) {
+    if (!step()) break;
+    if (eval_due() && share() < 1.0 && !stopped()) evaluate();
+    if (save_due()) save();
+  }
+  const bool finished = share() >= 1.0;
+  if (!stopped()) evaluate();
+  save();
+  return summarize(finished ? "finished" : stopped() ? "interrupted" : "paused");
+}
+
+}  // namespace
+
+Json json_of(const TrainSummary& summary) {
+  const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
+  Json json = {{"status", summary.status},
+               {"steps", summary.steps},
+               {"steps_this_sitting", summary.steps_this_sitting},
+               {"seconds", summary.seconds},
+               {"loss", number(summary.loss)},
+               {"bits_per_byte", number(summary.loss / std::numbers::ln2)},
+               {"held_out_bits_per_byte_before", nn::written(summary.held_out_before)},
+               {"held_out_bits_per_byte", nn::written(summary.held_out)},
+               {"bytes_per_second", summary.bytes_per_second},
+               {"threads", summary.threads},
+               {"peak_memory_bytes", peak_memory_bytes()},
+               {"checkpoint", summary.checkpoint}};
+  if (summary.log_lines_dropped > 0) json["log_lines_dropped"] = summary.log_lines_dropped;
+  return json;
+}
+
+}  // namespace train
+
+TrainSummary train_language_model(const TrainSettings& settings, const TrainSitting& sitting,
+                                  const TrainObserver& observer) {
+  return train::Run(settings, sitting, observer).go();
+}
+
+}  // namespace longstride

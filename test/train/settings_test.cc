@@ -1,0 +1,114 @@
+// The schedule, the settings of a run, and those that were saved before.
+#include "train/settings.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "core/json_text.h"
+#include "longstride/error.h"
+#include "longstride/pattern/flat.h"
+
+namespace longstride::train {
+namespace {
+
+using core::Json;
+using testing::HasSubstr;
+
+TEST(Schedule, ClimbsThenFallsAlongACosine) {
+  const Schedule schedule{1.0, 0.1, 0.05};
+  EXPECT_GT(learning_rate(schedule, 0.0), 0.0);
+  EXPECT_LT(learning_rate(schedule, 0.0), 0.03);
+  EXPECT_NEAR(learning_rate(schedule, 0.05), 0.51, 1e-9);
+  EXPECT_NEAR(learning_rate(schedule, 0.1), 1.0, 1e-9);
+  EXPECT_NEAR(learning_rate(schedule, 0.55), 0.525, 1e-9);
+  EXPECT_NEAR(learning_rate(schedule, 1.0), 0.05, 1e-9);
+  EXPECT_NEAR(learning_rate({1.0, 0.0, 0.0}, 0.0), 1.0, 1e-9);
+}
+
+TEST(Schedule, ProgressIsTheShareOfTheBudget) {
+  EXPECT_DOUBLE_EQ(progress({.steps = 8, .minutes = {}}, 2, 1e9), 0.25);
+  EXPECT_DOUBLE_EQ(progress({.steps = {}, .minutes = 2.0}, 1000, 30.0), 0.25);
+  EXPECT_DOUBLE_EQ(progress({.steps = 8, .minutes = {}}, 9, 0.0), 1.0);
+}
+
+std::vector<int64_t> segments_of(const TrainSettings& settings) {
+  return FlatPattern(settings.model.layer.attention.attention.pattern).segment_lengths;
+}
+
+std::string refusal(const char* text) {
+  try {
+    (void)TrainSettings::from_json(text);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing was refused";
+}
+
+TEST(Settings, GoToJsonAndBack) {
+  TrainSettings settings = TrainSettings::from_json(
+      R"({"segments": [7, 9], "rates": [1, 2], "lr": 0.1234567890123456789, "seed": 18446744073709551615,
+          "model": {"mixing": "head_partition", "fused_qkv": false}})");
+  EXPECT_EQ(settings.seed, 18446744073709551615ull);
+  EXPECT_EQ(segments_of(settings), (std::vector<int64_t>{7, 9}));
+  EXPECT_FALSE(settings.model.layer.attention.fused_qkv);
+  const TrainSettings again = TrainSettings::from_json(settings.to_json());
+  EXPECT_EQ(again.to_json(), settings.to_json());
+  EXPECT_EQ(again.model, settings.model);
+  EXPECT_THAT(refusal(R"({"dmi": 3})"), HasSubstr("did you mean 'dim'"));
+  EXPECT_THAT(refusal(R"({"dim": "3"})"), HasSubstr("setting 'dim' must be an integer"));
+  EXPECT_THAT(refusal(R"({"dim": 3.5})"), HasSubstr("setting 'dim'"));
+  EXPECT_THAT(refusal(R"({"segments": [1, "a"]})"), HasSubstr("setting 'segments'[1]"));
+  EXPECT_THAT(refusal(R"({"model": {"dim": 3}})"), HasSubstr("model.dim is said"));
+  EXPECT_THROW(preset("absent"), Error);
+  TrainSettings demo = settings_of(preset("demo"));
+  demo.data = {"x"};
+  EXPECT_NO_THROW(demo.validate());
+  EXPECT_GE(demo.context, 16384);
+}
+
+TEST(Settings, OneBudgetAndOnePatternTakeThePlaceOfTheOther) {
+  TrainSettings settings = TrainSettings::from_json(R"({"minutes": 2, "segments": [8], "rates": [1]})");
+  settings = TrainSettings::from_json(
+      R"({"steps": 5, "pattern": {"causal": true, "blocks": [{"pattern": "local_window", "block_size": 8, "window": 16}]}})",
+      settings);
+  EXPECT_EQ(settings.steps, 5);
+  EXPECT_EQ(settings.minutes, 0.0);
+  EXPECT_TRUE(segments_of(settings).empty());
+  EXPECT_EQ(TrainSettings::from_json(settings.to_json()).model, settings.model);
+  settings = TrainSettings::from_json(R"({"segments": [16], "rates": [2]})", settings);
+  EXPECT_EQ(segments_of(settings), std::vector<int64_t>{16});
+  EXPECT_TRUE(settings.model.layer.attention.attention.pattern.blocks().empty());
+}
+
+TEST(Settings, RoomForLongerContextsFollowsTheContextUnlessItIsSaid) {
+  const auto max_len = [](const TrainSettings& settings) { return settings.model.layer.attention.positions.max_len; };
+  EXPECT_EQ(max_len(TrainSettings::from_json(R"({"context": 1048576})")), 4 << 20);
+  const TrainSettings said = TrainSettings::from_json(R"({"model": {"max_len": 4096}})");
+  EXPECT_EQ(max_len(TrainSettings::from_json(R"({"context": 1048576})", said)), 4096);
+  EXPECT_EQ(max_len(TrainSettings::from_json(said.to_json())), 4096);
+}
+
+// Beside each state.json is the config.json of the same checkpoint: the settings say that model.
+TEST(Settings, OfRunsThatWereSavedBeforeSayTheSameModel) {
+  int runs = 0;
+  for (const auto& run : std::filesystem::directory_iterator(LONGSTRIDE_SAVED_SETTINGS)) {
+    if (!run.is_directory()) continue;
+    SCOPED_TRACE(run.path().filename());
+    const Json state = core::read_json("state", run.path() / "state.json");
+    const Json config = core::read_json("config", run.path() / "config.json");
+    TrainSettings settings = settings_of(core::with_bytes(state["settings"]));
+    EXPECT_NO_THROW(settings.validate());
+    EXPECT_EQ(settings.model.to_json(), LongNetLMConfig::from_json(config["config"].dump()).to_json());
+    // No key is gone and none has come.
+    Json now = json_of(settings);
+    ASSERT_EQ(now.size(), state["settings"].size());
+    for (const auto& [key, value] : state["settings"].items()) EXPECT_TRUE(now.contains(key)) << key;
+    ++runs;
+  }
+  EXPECT_EQ(runs, 3);
+}
+
+}  // namespace
+}  // namespace longstride::train
