@@ -6,6 +6,8 @@ SHELL := bash
 
 JOBS ?= $(shell nproc)
 PREFIX ?= $(CURDIR)/out/install
+# More for CMake at the first configuration of each build but CUDA's, such as -DCMAKE_COMPILE_WARNING_AS_ERROR=ON.
+CONFIGURE ?=
 # tools/setup puts a cmake there when the system's is too old; looked up when used, that is after setup.
 CMAKE = $(or $(wildcard .venv/bin/cmake),cmake)
 CTEST = $(or $(wildcard .venv/bin/ctest),ctest)
@@ -25,7 +27,7 @@ setup: ## install what this machine lacks: Debian/Ubuntu packages and a .venv wi
 
 # Configuring anew takes seconds in which nothing is learnt; ninja does it by itself when a CMake file changes.
 configure: setup
-	@[ -f build/build.ninja ] || $(CMAKE) --preset default
+	@[ -f build/build.ninja ] || $(CMAKE) --preset default $(CONFIGURE)
 
 build: configure ## build the library, the program and the tests into build/
 	@$(CMAKE) --build build -j $(JOBS)
@@ -58,7 +60,7 @@ sanitize: $(SANITIZERS:%=sanitize-%) ## the torch-free tests under the sanitizer
 sanitize-address: ## ... under AddressSanitizer and UndefinedBehaviorSanitizer
 sanitize-thread: ## ... under ThreadSanitizer
 $(SANITIZERS:%=sanitize-%): sanitize-%: setup
-	@[ -f build-$*/build.ninja ] || $(CMAKE) --preset $*
+	@[ -f build-$*/build.ninja ] || $(CMAKE) --preset $* $(CONFIGURE)
 	@$(CMAKE) --build build-$* -j $(JOBS)
 	@$(call FIXED_ADDRESSES,$*) $(CTEST) --test-dir build-$* -j $(JOBS) --output-on-failure --no-tests=error
 

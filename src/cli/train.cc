@@ -292,9 +292,11 @@ int TrainCommand::run() {
     sitting.from = out_option->count() > 0 ? resume : sitting.run;
     sitting.changes = core::json_text(given);
   } else {
-    if (!preset_name.empty()) settings = train::settings_of(train::preset(preset_name), settings);
-    if (!config_path.empty()) settings = train::settings_of(read_config(config_path), settings);
-    settings = train::settings_of(given, settings);
+    // Read once they are together: a line may complete what a file begins, as --rates do segments.
+    core::Json all = core::Json::object();
+    if (!preset_name.empty()) all = train::preset(preset_name);
+    if (!config_path.empty()) all = train::layered(all, read_config(config_path));
+    settings = train::settings_of(train::layered(all, given));
   }
   const TrainSummary summary = train_and_show(settings);
   const bool stopped = summary.status == "interrupted";

@@ -116,6 +116,8 @@ void say_others(const Json& given, const LongNetLMConfig& model, bool has_patter
   }
 }
 
+bool says(const Json& given, const char* key) { return given.contains(key) && !given[key].empty(); }
+
 Json object_at(const Json& given, const char* key) {
   if (!given.contains(key)) return Json::object();
   if (!given[key].is_object()) {
@@ -200,11 +202,10 @@ TrainSettings settings_of(const Json& given, TrainSettings settings) {
   }
   // Neither are there two patterns: the one that is given clears the other.
   const Json pattern = object_at(given, "pattern");
-  const auto groups = [&](const char* key) { return given.contains(key) && !given[key].empty(); };
-  const bool has_groups = groups("segments") || groups("rates");
-  if (!pattern.empty() && has_groups) throw Error("--pattern says segments and rates too; give one or the other");
+  const bool groups = says(given, "segments") || says(given, "rates");
+  if (!pattern.empty() && groups) throw Error("--pattern says segments and rates too; give one or the other");
   if (!pattern.empty()) say_pattern(pattern, said);
-  if (has_groups) said["blocks"] = {"blocks", Json::array()};
+  if (groups) said["blocks"] = {"blocks", Json::array()};
   say_others(object_at(given, "model"), settings.model, !pattern.empty(), said);
   LongNetLMConfig::fields(settings.model, [&](const char* key, auto& field) {
     if (const auto found = said.find(key); found != said.end())
@@ -212,6 +213,24 @@ TrainSettings settings_of(const Json& given, TrainSettings settings) {
   });
   if (usual_max_len && !said.contains("max_len")) max_len(settings) = default_max_len(settings.context);
   return settings;
+}
+
+Json layered(Json below, const Json& above) {
+  if (above.contains("steps")) below.erase("minutes");
+  if (above.contains("minutes")) below.erase("steps");
+  if (says(above, "pattern")) {
+    below.erase("segments");
+    below.erase("rates");
+  }
+  if (says(above, "segments") || says(above, "rates")) below.erase("pattern");
+  for (const auto& [key, value] : above.items()) {
+    if (key == "model" && value.is_object() && below.contains(key) && below[key].is_object()) {
+      below[key].update(value);
+    } else {
+      below[key] = value;
+    }
+  }
+  return below;
 }
 
 Json preset(const std::string& name) {

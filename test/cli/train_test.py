@@ -187,10 +187,12 @@ class Train(ProgramTest):
 
     def test_presets_and_config_files_are_laid_over_each_other(self):
         config = self.folder / "c.json"
-        config.write_text(json.dumps({"dim": 16, "layers": 1, "heads": 2, "context": 64, "steps": 2}))
-        self.json("train", self.text, "--preset", "demo", "--config", config, "--layers", "2", "--out", self.folder / "run")
+        config.write_text(json.dumps({"dim": 16, "layers": 1, "heads": 2, "context": 64, "steps": 2, "segments": [16, 64]}))
+        self.json("train", self.text, "--preset", "demo", "--config", config, "--layers", "2", "--rates", "1,2",
+                  "--out", self.folder / "run")
         model = json.loads((self.folder / "run/latest/config.json").read_text())["config"]
         self.assertEqual((model["dim"], model["layers"]), (16, 2))
+        self.assertEqual((model["segment_lengths"], model["dilation_rates"]), ([16, 64], [1, 2]))
         state = json.loads((self.folder / "run/latest/state.json").read_text())
         self.assertEqual((state["settings"]["context"], state["settings"]["held_out_share"]), (64, 0.1))
 

@@ -71,7 +71,7 @@ TEST_F(CorpusTest, AFileNamedTwiceIsReadOnce) {
 }
 
 TEST_F(CorpusTest, TheSplitIsAPartitionAndFollowsNamesAlone) {
-  for (int i = 0; i < 40; ++i) put("f" + std::to_string(i), "some text");
+  for (int i = 0; i < 40; ++i) put(std::string("f").append(std::to_string(i)), "some text");
   CorpusOptions split = options();
   split.held_out_share = 0.1;
   const Corpus corpus = read_corpus(split);
