@@ -14,14 +14,18 @@
 
 namespace longstride {
 
-struct AttentionOptions {
-  std::optional<double> scale;                     // of q.k; unset: 1 / sqrt(dim). A given 0.0 stays 0.0
+// What a call may say of its sequences, of the functions here and of the modules alike.
+struct CallOptions {
   std::optional<std::vector<int64_t>> cu_seqlens;  // packed documents: 0 = c0 <= c1 <= ... = len_k
   std::optional<std::vector<int64_t>> lengths;     // one per batch row: positions beyond it see and are seen by nothing
-  std::optional<int64_t> query_start;              // position of query 0 among the keys; unset requires len_q = len_k
-  double dropout_p = 0.0;                          // on the attention probabilities, in [0, 1)
-  std::optional<at::Tensor> dropout_seed;          // one int64 on q's device, required if dropout_p > 0
   bool deterministic = false;                      // the same bits in every repeat; all but cuda sm90 always do this
+};
+
+struct AttentionOptions : CallOptions {
+  std::optional<double> scale;             // of q.k; unset: 1 / sqrt(dim). A given 0.0 stays 0.0
+  std::optional<int64_t> query_start;      // position of query 0 among the keys; unset requires len_q = len_k
+  double dropout_p = 0.0;                  // on the attention probabilities, in [0, 1)
+  std::optional<at::Tensor> dropout_seed;  // one int64 on q's device, required if dropout_p > 0
   // Only with a pattern of one explicit list of blocks: a gate for each block of it, [rows], dtype of lse, all 1. A
   // gate multiplies e^score of its block's pairs; it is there for its gradient, which is that of the list's own share
   // in a pair that dilated groups show too. What makes a pattern learnable: gates = 1 + score - score.detach().

@@ -7,18 +7,6 @@
 #include "nn/require.h"
 
 namespace longstride {
-namespace {
-
-MultiheadCall layer_call(const LongNetCall& call, const RotaryFactors& rotary) {
-  MultiheadCall c;
-  c.cu_seqlens = call.cu_seqlens;
-  c.lengths = call.lengths;
-  c.deterministic = call.deterministic;
-  if (rotary.defined()) c.rotary = &rotary;
-  return c;
-}
-
-}  // namespace
 
 LongNetImpl::LongNetImpl(LongNetConfig given, LongNetAttention attend)
     : config(std::move(given)), attend_(std::move(attend)) {
@@ -75,7 +63,7 @@ void LongNetImpl::check(const char* argument, const at::Tensor& x) const {
 }
 
 at::Tensor LongNetImpl::run_layers(torch::nn::ModuleList& layers, at::Tensor x, const at::Tensor& memory,
-                                   const LongNetCall& call) {
+                                   const CallOptions& call) {
   // One set of factors for all layers, of the type in which attention will run.
   const MultiheadDilatedAttentionOptions& o = config.layer.attention;
   const RotaryFactors rotary =
@@ -86,8 +74,9 @@ at::Tensor LongNetImpl::run_layers(torch::nn::ModuleList& layers, at::Tensor x, 
     const auto crossing = std::dynamic_pointer_cast<DilatedTransformerDecoderLayerImpl>(child);
     // Holds all that it reads: the backward may run it long after this call.
     const auto run = [plain, crossing, memory, call, rotary](const at::Tensor& in) {
-      const MultiheadCall c = layer_call(call, rotary);
-      return plain ? plain->forward(in, c) : crossing->forward(in, memory, c);
+      MultiheadCall layer_call{call};
+      if (rotary.defined()) layer_call.rotary = &rotary;
+      return plain ? plain->forward(in, layer_call) : crossing->forward(in, memory, layer_call);
     };
     if (config.activation_checkpointing) {
       std::vector<at::Tensor> read = child->parameters();
@@ -100,7 +89,7 @@ at::Tensor LongNetImpl::run_layers(torch::nn::ModuleList& layers, at::Tensor x, 
   return x;
 }
 
-at::Tensor LongNetImpl::encode(const at::Tensor& source, const LongNetCall& call) {
+at::Tensor LongNetImpl::encode(const at::Tensor& source, const CallOptions& call) {
   if (!config.has_encoder()) {
     core::refuse("encode()", "needs a form with an encoder", longstride::name(config.form), "call forward()");
   }
@@ -108,7 +97,7 @@ at::Tensor LongNetImpl::encode(const at::Tensor& source, const LongNetCall& call
   return encoder_norm(run_layers(encoder_layers, source, {}, call));
 }
 
-at::Tensor LongNetImpl::decode(const at::Tensor& target, const at::Tensor& memory, const LongNetCall& call) {
+at::Tensor LongNetImpl::decode(const at::Tensor& target, const at::Tensor& memory, const CallOptions& call) {
   if (config.form != LongNetForm::kEncoderDecoder) {
     core::refuse("decode()", "needs the form encoder_decoder", longstride::name(config.form), "call forward()");
   }
@@ -121,7 +110,7 @@ at::Tensor LongNetImpl::decode(const at::Tensor& target, const at::Tensor& memor
   return decoder_norm(run_layers(decoder_layers, target, memory, call));
 }
 
-at::Tensor LongNetImpl::forward(const at::Tensor& source, const at::Tensor& target, const LongNetCall& call) {
+at::Tensor LongNetImpl::forward(const at::Tensor& source, const at::Tensor& target, const CallOptions& call) {
   if (config.form != LongNetForm::kEncoderDecoder && target.defined()) {
     core::refuse("target", fmt::format("must be unset in the form {}", longstride::name(config.form)),
                  nn::shape_text(target), "use the form encoder_decoder, or pass one sequence");

@@ -84,7 +84,7 @@ RotaryFactors LongNetLMImpl::factors(const at::Tensor& x, int64_t position0) con
   return rotary_factors(o.positions, position0, x.size(1), o.head_dim(), nn::attention_type(x), x.device());
 }
 
-at::Tensor LongNetLMImpl::hidden(const at::Tensor& tokens, const LongNetLMCall& call) {
+at::Tensor LongNetLMImpl::hidden(const at::Tensor& tokens, const CallOptions& call) {
   check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
   const MultiheadDilatedAttentionOptions& o = config.layer.attention;
   if (tokens.size(1) > o.positions.max_len) {
@@ -98,10 +98,7 @@ at::Tensor LongNetLMImpl::hidden(const at::Tensor& tokens, const LongNetLMCall& 
     const auto layer = std::dynamic_pointer_cast<TransformerLayerImpl>(child);
     // Holds all that it reads: the backward may run it long after this call.
     const auto run = [layer, call, rotary](const at::Tensor& in) {
-      MultiheadCall layer_call;
-      layer_call.cu_seqlens = call.cu_seqlens;
-      layer_call.lengths = call.lengths;
-      layer_call.deterministic = call.deterministic;
+      MultiheadCall layer_call{call};
       if (rotary.defined()) layer_call.rotary = &rotary;
       return layer->forward(in, layer_call);
     };
@@ -114,11 +111,11 @@ at::Tensor LongNetLMImpl::project_to_vocab(const at::Tensor& h) const {
   return F::linear(h, config.tied_head ? embedding->weight : head->weight);
 }
 
-at::Tensor LongNetLMImpl::forward(const at::Tensor& tokens, const LongNetLMCall& call) {
+at::Tensor LongNetLMImpl::forward(const at::Tensor& tokens, const CallOptions& call) {
   return project_to_vocab(hidden(tokens, call));
 }
 
-at::Tensor LongNetLMImpl::token_losses(const at::Tensor& tokens, const at::Tensor& targets, const LongNetLMCall& call) {
+at::Tensor LongNetLMImpl::token_losses(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call) {
   check_ids("targets", targets, config.vocab, kIgnored, embedding->weight);
   check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
   if (tokens.sizes() != targets.sizes()) {
@@ -145,7 +142,7 @@ at::Tensor LongNetLMImpl::token_losses(const at::Tensor& tokens, const at::Tenso
   return at::cat(losses).view(targets.sizes());
 }
 
-at::Tensor LongNetLMImpl::loss(const at::Tensor& tokens, const at::Tensor& targets, const LongNetLMCall& call) {
+at::Tensor LongNetLMImpl::loss(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call) {
   nn::require_readable("targets", targets);
   const int64_t counted = (targets != kIgnored).sum().item<int64_t>();
   if (counted == 0) core::refuse("targets", "must hold one that counts", "none");

@@ -217,10 +217,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
   const int64_t batch = query.size(0);
   const int64_t len = query.size(1);
   if (call.position0 < 0) core::refuse("position0", "must not be negative", std::to_string(call.position0));
-  AttentionOptions attention_call;
-  attention_call.cu_seqlens = call.cu_seqlens;
-  attention_call.lengths = call.lengths;
-  attention_call.deterministic = call.deterministic;
+  AttentionOptions attention_call{call};
   if (call.key_padding_mask) {
     if (call.lengths || call.cu_seqlens) {
       core::refuse("key_padding_mask", "must not come together with lengths or cu_seqlens", "both", "give one of them");

@@ -120,12 +120,12 @@ TEST(LongNetLM, DocumentsAndLengthsAreApart) {
   auto config = small_config();
   auto model = make_double(config);
   const Tensor tokens = random_tokens(1, 50, config.vocab, 4);
-  LongNetLMCall packed;
+  CallOptions packed;
   packed.cu_seqlens = {0, 20, 50};
   const Tensor logits = model(tokens, packed);
   EXPECT_LT(distance(logits.narrow(1, 0, 20), model(tokens.narrow(1, 0, 20))), 1e-10);
   EXPECT_LT(distance(logits.narrow(1, 20, 30), model(tokens.narrow(1, 20, 30))), 1e-10);
-  LongNetLMCall cut;
+  CallOptions cut;
   cut.lengths = {20};
   EXPECT_LT(distance(model(tokens, cut).narrow(1, 0, 20), logits.narrow(1, 0, 20)), 1e-10);
 }

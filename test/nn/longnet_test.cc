@@ -59,7 +59,7 @@ TEST(LongNet, EqualsTheFormulaForwardAndBackward) {
       randomise(*model, 5);
       const Tensor source = input(2, 35), target = input(2, 35);
       AttentionOptions call;
-      LongNetCall model_call;
+      CallOptions model_call;
       if (variant == 1) model_call.lengths = call.lengths = std::vector<int64_t>{35, 20};
       if (variant == 2) model_call.cu_seqlens = call.cu_seqlens = std::vector<int64_t>{0, 14, 35};
       expect_same(

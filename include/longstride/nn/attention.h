@@ -126,9 +126,7 @@ struct MultiheadDilatedAttentionOptions {
 };
 
 // What one call of MultiheadDilatedAttention may add.
-struct MultiheadCall {
-  std::optional<std::vector<int64_t>> cu_seqlens;  // packed documents: 0 = c0 <= c1 <= ... = len
-  std::optional<std::vector<int64_t>> lengths;     // one per batch row
+struct MultiheadCall : CallOptions {
   // bool [batch, len], true where a key is padding. Only padding at the end of rows is supported (it becomes lengths);
   // any other mask is an error that says so.
   std::optional<at::Tensor> key_padding_mask;
@@ -136,7 +134,6 @@ struct MultiheadCall {
   KeyValueCache* cache = nullptr;  // decoding: rows are appended behind cache->length, whose positions they see too
   const RotaryFactors* rotary = nullptr;  // factors of exactly these rows, when a caller has them already
   bool need_lse = false;
-  bool deterministic = false;
   BlockChoice* choice = nullptr;  // with learned blocks: receives what was chosen, with density_loss
 };
 

@@ -9,10 +9,8 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "longstride/fields.h"
 #include "longstride/nn/transformer.h"
@@ -85,16 +83,10 @@ struct LongNetAttention {
   AttentionFn memory;   // cross-attention of the decoder
 };
 
-// Lengths and documents hold for source and target alike.
-struct LongNetCall {
-  std::optional<std::vector<int64_t>> cu_seqlens;  // packed documents: 0 = c0 <= c1 <= ... = len
-  std::optional<std::vector<int64_t>> lengths;     // one per batch row
-  bool deterministic = false;
-};
-
 // source [batch, len, d_model] -> [batch, len, d_model]. In the encoder_decoder form the decoder reads `target` (of the
 // source's shape; undefined: the source itself, as in the known library) and attends to the encoded source; in the
-// other forms a target is an Error. Encoder and decoder each end in a LayerNorm, as pre-LN stacks do.
+// other forms a target is an Error. Lengths and documents of a call hold for both alike. Encoder and decoder each end
+// in a LayerNorm, as pre-LN stacks do.
 class LongNetImpl : public torch::nn::Cloneable<LongNetImpl> {
  public:
   static constexpr const char* kModelName = "LongNet";  // in the config.json of a saved one
@@ -102,17 +94,17 @@ class LongNetImpl : public torch::nn::Cloneable<LongNetImpl> {
   explicit LongNetImpl(LongNetConfig config = {}, LongNetAttention attend = {});  // validates
   void reset() override;
   void reset_parameters();
-  at::Tensor forward(const at::Tensor& source, const at::Tensor& target = {}, const LongNetCall& call = {});
+  at::Tensor forward(const at::Tensor& source, const at::Tensor& target = {}, const CallOptions& call = {});
   // The parts of forward(), for encoding once and decoding often. Refused in a form that lacks them.
-  at::Tensor encode(const at::Tensor& source, const LongNetCall& call = {});
-  at::Tensor decode(const at::Tensor& target, const at::Tensor& memory, const LongNetCall& call = {});
+  at::Tensor encode(const at::Tensor& source, const CallOptions& call = {});
+  at::Tensor decode(const at::Tensor& target, const at::Tensor& memory, const CallOptions& call = {});
 
   LongNetConfig config;  // activation_checkpointing may be switched at any time; the rest is fixed by construction
   torch::nn::ModuleList encoder_layers{nullptr}, decoder_layers{nullptr};  // none in a form without them
   torch::nn::LayerNorm encoder_norm{nullptr}, decoder_norm{nullptr};
 
  private:
-  at::Tensor run_layers(torch::nn::ModuleList& layers, at::Tensor x, const at::Tensor& memory, const LongNetCall& call);
+  at::Tensor run_layers(torch::nn::ModuleList& layers, at::Tensor x, const at::Tensor& memory, const CallOptions& call);
   void check(const char* argument, const at::Tensor& x) const;
 
   LongNetAttention attend_;

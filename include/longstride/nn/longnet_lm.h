@@ -11,7 +11,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -54,12 +53,6 @@ struct LongNetLMConfig {
   }
 };
 
-struct LongNetLMCall {
-  std::optional<std::vector<int64_t>> cu_seqlens;  // packed documents: 0 = c0 <= c1 <= ... = len
-  std::optional<std::vector<int64_t>> lengths;     // one per batch row
-  bool deterministic = false;
-};
-
 // The caches of all layers: what decoding carries from step to step.
 struct DecodeState {
   std::vector<KeyValueCache> layers;
@@ -78,13 +71,13 @@ class LongNetLMImpl : public torch::nn::Cloneable<LongNetLMImpl> {
 
   // tokens [batch, len] int64 in [0, vocab) -> logits [batch, len, vocab]. Logits of a prefix never depend on what
   // follows it.
-  at::Tensor forward(const at::Tensor& tokens, const LongNetLMCall& call = {});
+  at::Tensor forward(const at::Tensor& tokens, const CallOptions& call = {});
   // -ln p(targets[b, i] | tokens[b, 0..i]), [batch, len] float32 (float64 for a float64 model), 0 where the target is
   // kIgnored. Computed over chunks of positions that are run again in the backward, so that logits of all positions
   // never exist at once.
-  at::Tensor token_losses(const at::Tensor& tokens, const at::Tensor& targets, const LongNetLMCall& call = {});
+  at::Tensor token_losses(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call = {});
   // Mean of token_losses over the targets that count, in nats; a scalar.
-  at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets, const LongNetLMCall& call = {});
+  at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call = {});
 
   // Decoding, in eval mode: caches for `capacity` tokens (<= max_len), and one step, which appends tokens [batch, n]
   // and returns the logits [batch, vocab] behind the last. Equal to forward() on all tokens so far.
@@ -102,7 +95,7 @@ class LongNetLMImpl : public torch::nn::Cloneable<LongNetLMImpl> {
   void reset_own_parameters();
   at::Tensor embed(const at::Tensor& tokens);
   RotaryFactors factors(const at::Tensor& x, int64_t position0) const;
-  at::Tensor hidden(const at::Tensor& tokens, const LongNetLMCall& call);
+  at::Tensor hidden(const at::Tensor& tokens, const CallOptions& call);
   at::Tensor project_to_vocab(const at::Tensor& hidden) const;
 
   AttentionFn attend_;
