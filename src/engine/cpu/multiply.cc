@@ -1,5 +1,5 @@
-// The portable product (kernels.h): register tiles of a few rows by two vectors, B read as it is packed; the last
-// columns by one vector or by a part of one. Used when the caller hands in no MicroGemm, or one that does not take the
+// The portable product (kernels.h): register tiles of a few rows by one to three vectors, B read as it is packed; of
+// the last vector perhaps a part. Used when the caller hands in no MicroGemm, or one that does not take the
 // cells.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engine/cpu/multiply.cc"
@@ -15,11 +15,11 @@
 HWY_BEFORE_NAMESPACE();
 namespace longstride::engine::cpu::HWY_NAMESPACE {
 
-// Rows of a register tile: with two vectors a row, 32 registers hold 12 rows of sums, 16 hold 4.
+// Rows of a register tile, so that its sums, one row of B and one entry of A fit the registers: 32 of them, or 16.
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_NEON
-constexpr int kTileRows = 12;
+constexpr int tile_rows(int vectors) { return vectors == 1 ? 16 : 24 / vectors; }
 #else
-constexpr int kTileRows = 4;
+constexpr int tile_rows(int vectors) { return vectors == 1 ? 8 : 4; }
 #endif
 
 // How the last vector of a tile's rows is moved. All of it:
@@ -60,29 +60,34 @@ struct Part {
 template <int kRows, int kVectors, class Last>
 HWY_INLINE void tile(Last last, int64_t k, const float* HWY_RESTRICT a, int64_t lda, const float* HWY_RESTRICT b,
                      int64_t ldb, float* HWY_RESTRICT c, int64_t ldc, bool accumulate) {
+  static_assert(kVectors <= 3);
   const Floats d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t end = (kVectors - 1) * lanes;
-  Vector sums[kRows][kVectors];
+  Vector first[kRows], second[kRows], sums[kRows];  // what a narrower tile lacks is never touched
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    if (kVectors > 1) sums[r][0] = accumulate ? hn::LoadU(d, c + r * ldc) : hn::Zero(d);
-    sums[r][kVectors - 1] = accumulate ? last.load(c + r * ldc + end) : hn::Zero(d);
+    if constexpr (kVectors > 1) first[r] = accumulate ? hn::LoadU(d, c + r * ldc) : hn::Zero(d);
+    if constexpr (kVectors > 2) second[r] = accumulate ? hn::LoadU(d, c + r * ldc + lanes) : hn::Zero(d);
+    sums[r] = accumulate ? last.load(c + r * ldc + end) : hn::Zero(d);
   }
-  for (int64_t i = 0; i < k; ++i) {
-    const Vector b0 = kVectors > 1 ? hn::LoadU(d, b + i * ldb) : hn::Zero(d);
-    const Vector b1 = last.load(b + i * ldb + end);
+  for (int64_t i = 0; i < k; ++i, b += ldb) {
+    const Vector b0 = kVectors > 1 ? hn::LoadU(d, b) : hn::Zero(d);
+    const Vector b1 = kVectors > 2 ? hn::LoadU(d, b + lanes) : hn::Zero(d);
+    const Vector b_last = last.load(b + end);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Vector x = hn::Set(d, a[r * lda + i]);
-      if (kVectors > 1) sums[r][0] = hn::MulAdd(x, b0, sums[r][0]);
-      sums[r][kVectors - 1] = hn::MulAdd(x, b1, sums[r][kVectors - 1]);
+      if constexpr (kVectors > 1) first[r] = hn::MulAdd(x, b0, first[r]);
+      if constexpr (kVectors > 2) second[r] = hn::MulAdd(x, b1, second[r]);
+      sums[r] = hn::MulAdd(x, b_last, sums[r]);
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    if (kVectors > 1) hn::StoreU(sums[r][0], d, c + r * ldc);
-    last.store(sums[r][kVectors - 1], c + r * ldc + end);
+    if constexpr (kVectors > 1) hn::StoreU(first[r], d, c + r * ldc);
+    if constexpr (kVectors > 2) hn::StoreU(second[r], d, c + r * ldc + lanes);
+    last.store(sums[r], c + r * ldc + end);
   }
 }
 
@@ -90,25 +95,40 @@ HWY_INLINE void tile(Last last, int64_t k, const float* HWY_RESTRICT a, int64_t 
 template <int kVectors, class Last>
 HWY_INLINE void columns(Last last, int64_t m, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
                         float* c, int64_t ldc, bool accumulate) {
+  constexpr int kRows = tile_rows(kVectors);
   int64_t r = 0;
-  for (; r + kTileRows <= m; r += kTileRows)
-    tile<kTileRows, kVectors>(last, k, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
+  for (; r + kRows <= m; r += kRows)
+    tile<kRows, kVectors>(last, k, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
   for (; r + 4 <= m; r += 4) tile<4, kVectors>(last, k, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
   for (; r < m; ++r) tile<1, kVectors>(last, k, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
+}
+
+// Up to kVectors vectors of the n columns that are left; returns how many columns those were.
+template <int kVectors>
+HWY_INLINE int64_t take(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+                        float* c, int64_t ldc, bool accumulate) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(Floats()));
+  if (n < kVectors * lanes) {
+    columns<kVectors>(Part{n - (kVectors - 1) * lanes}, m, k, a, lda, b, ldb, c, ldc, accumulate);
+    return n;
+  }
+  columns<kVectors>(Whole(), m, k, a, lda, b, ldb, c, ldc, accumulate);
+  return kVectors * lanes;
 }
 
 void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
               int64_t ldc, bool accumulate) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(Floats()));
-  int64_t j = 0;
-  for (; j + 2 * lanes <= n; j += 2 * lanes) columns<2>(Whole(), m, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
-  const int64_t rest = n - j;
-  if (rest > lanes) {
-    columns<2>(Part{rest - lanes}, m, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
-  } else if (rest == lanes) {
-    columns<1>(Whole(), m, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
-  } else if (rest > 0) {
-    columns<1>(Part{rest}, m, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+  // Three vectors at a time, which ask for the fewest loads; the end in twos rather than in one.
+  for (int64_t j = 0; j < n;) {
+    const int64_t vectors = (n - j + lanes - 1) / lanes;
+    if (vectors == 1) {
+      j += take<1>(m, n - j, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    } else if (vectors == 3 || vectors > 4) {
+      j += take<3>(m, n - j, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    } else {
+      j += take<2>(m, n - j, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    }
   }
 }
 
