@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct Engine {
   std::function<void(const engine::Problem&, const engine::Gradients&, const PlanView&, const engine::Workspace&)>
       backward;
 };
+inline void PrintTo(const Engine& engine, std::ostream* out) { *out << engine.name; }  // the names of tests
 
 struct Results {
   std::vector<double> out;  // [batch, len_q, heads, dim]
