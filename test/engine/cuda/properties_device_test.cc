@@ -1,12 +1,14 @@
-// What must hold on the device whatever the numbers are: repeats bitwise equal, no causal leak, a NaN key reaches its
-// rows only, tensors of more than 2^31 elements.
+// What must hold on the device whatever the numbers are: repeats bitwise equal, no causal leak, a key that is not
+// finite reaches its rows only, tensors of more than 2^31 elements.
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "core/half.h"
+#include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "longstride/error.h"
 #include "test/engine/cuda/staging.h"
@@ -76,25 +78,69 @@ TEST(CudaProperties, CausalLeakProbe) {
   }
 }
 
-TEST(CudaProperties, NanKeyReachesItsRowsOnly) {
-  const Engine engine = staged_sm90();
+struct Kind {
+  DType dtype;
+  int64_t dim;
+  bool portable = false;  // sm80
+};
+
+void PrintTo(const Kind& kind, std::ostream* out) {
+  *out << (kind.portable ? "sm80 " : "sm90 ") << core::name(kind.dtype) << " dim " << kind.dim;
+}
+
+class CudaNonFinite : public testing::TestWithParam<Kind> {};
+
+// A key that is NaN, or infinite in one component, reaches the rows that attend to it and no other; where its score is
+// minus infinity it weighs nothing.
+TEST_P(CudaNonFinite, KeyReachesItsRowsOnly) {
+  const Engine engine = GetParam().portable ? staged_sm80() : staged_sm90();
+  int64_t rows_hit = 0, rows_spared = 0, weighing_nothing = 0;
   for (uint64_t seed = 0; seed < 12; ++seed) {
-    Case c = wide_case(seed, {{kLength, 6}, {kStart, 0}});
-    const oracle::Options& o = c.options;
-    const int64_t p = static_cast<int64_t>(seed * 29) % o.len_k;
-    for (int64_t j = 0; j < o.kv_heads; ++j) c.k[(p * o.kv_heads + j) * o.dim] = std::nan("");
-    const Results r = run_case(engine, c);
-    for (int64_t h = 0; h < o.heads; ++h) {
-      const oracle::Sight sight(o, 0, h / (o.heads / o.kv_heads));
-      for (int64_t i = 0; i < o.len_q; ++i) {
-        const bool hit = sight.multiplicity(i, p) > 0;
-        ASSERT_EQ(std::isnan(r.lse[h * o.len_q + i]), hit) << "head " << h << " query " << i << "\n" << c.words();
-        ASSERT_EQ(std::isnan(r.out[(i * o.heads + h) * o.dim]), hit) << "head " << h << " query " << i << "\n"
-                                                                     << c.words();
+    for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+      Choice choice = random_choice(seed);
+      choice[kLength] = 6;
+      choice[kStart] = choice[kDropoutP] = choice[kScale] = 0;
+      Case c = make_case(choice, seed, Poison::kNone, [](DType& dtype, oracle::Options& o) {
+        dtype = GetParam().dtype;
+        o.dim = GetParam().dim;
+      });
+      const Geometry widest = GetParam().portable
+                                  ? engine::cuda::sm80::geometry(c.dtype, GetParam().dim, Direction::kForward)
+                                  : engine::cuda::sm90::geometry(Direction::kForward);
+      c.geometry.tile_rows = std::min(c.geometry.tile_rows, widest.tile_rows);
+      const oracle::Options& o = c.options;
+      const int64_t p = static_cast<int64_t>(seed * 29) % o.len_k;
+      for (int64_t j = 0; j < o.kv_heads; ++j) c.k[(p * o.kv_heads + j) * o.dim] = value;
+      const Results r = run_case(engine, c);
+      const oracle::Forward expected = c.forward();
+      for (int64_t h = 0; h < o.heads; ++h) {
+        const oracle::Sight sight(o, 0, h / (o.heads / o.kv_heads));
+        for (int64_t i = 0; i < o.len_q; ++i) {
+          SCOPED_TRACE(testing::Message() << value << ", head " << h << " query " << i << "\n" << c.words());
+          const int64_t first = (i * o.heads + h) * o.dim;
+          const bool seen = sight.multiplicity(i, p) > 0;
+          const bool hit = seen && std::isnan(expected.out[first]);
+          ASSERT_EQ(!std::isfinite(r.lse[h * o.len_q + i]), hit || expected.lse[h * o.len_q + i] == -HUGE_VAL);
+          ASSERT_EQ(std::isnan(r.out[first]), hit);
+          (hit ? rows_hit : seen ? weighing_nothing : rows_spared) += 1;
+        }
       }
     }
   }
+  EXPECT_GT(rows_hit, 100);
+  EXPECT_GT(rows_spared, 100);
+  EXPECT_GT(weighing_nothing, 100);
 }
+
+INSTANTIATE_TEST_SUITE_P(Kinds, CudaNonFinite,
+                         testing::Values(Kind{DType::kBFloat16, 64}, Kind{DType::kFloat16, 128},
+                                         Kind{DType::kBFloat16, 256}, Kind{DType::kFloat32, 16, true},
+                                         Kind{DType::kFloat32, 64, true}, Kind{DType::kFloat32, 128, true},
+                                         Kind{DType::kFloat32, 256, true}, Kind{DType::kBFloat16, 64, true}),
+                         [](const testing::TestParamInfo<Kind>& info) {
+                           return std::string(info.param.portable ? "sm80_" : "sm90_") + core::name(info.param.dtype) +
+                                  "_" + std::to_string(info.param.dim);
+                         });
 
 // [1, len, heads, dim] on the device, positions 2^23 elements apart, NaN in between.
 class FarApart {
