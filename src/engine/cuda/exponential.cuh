@@ -1,6 +1,6 @@
 // How scores become probabilities in the kernels. A score q . k stays as the product left it until the greatest of its
-// row, or the row's lse, has been subtracted: what is large is taken away before a factor or a change of base rounds it.
-// So a probability is as good at scores of 1e30 as at scores of 1.
+// row, or the row's lse, has been subtracted: what is large is taken away before a factor or a change of base rounds
+// it. So a probability is as good at scores of 1e30 as at scores of 1.
 #pragma once
 
 namespace longstride::engine::cuda {

@@ -7,13 +7,13 @@ template void launch_forward<core::Float16, 32>(const Problem&, const DevicePlan
 template void launch_forward<core::Float16, 64>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
 template void launch_forward<core::Float16, 128>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
 template void launch_forward<core::Float16, 256>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 32>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&,
-                                       cudaStream_t);
-template void launch_backward<core::Float16, 64>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&,
-                                       cudaStream_t);
-template void launch_backward<core::Float16, 128>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&,
-                                       cudaStream_t);
-template void launch_backward<core::Float16, 256>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&,
-                                       cudaStream_t);
+template void launch_backward<core::Float16, 32>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&,
+                                                 Scratch&, cudaStream_t);
+template void launch_backward<core::Float16, 64>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&,
+                                                 Scratch&, cudaStream_t);
+template void launch_backward<core::Float16, 128>(const Problem&, const Gradients&, const DevicePlan&,
+                                                  const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_backward<core::Float16, 256>(const Problem&, const Gradients&, const DevicePlan&,
+                                                  const DevicePlan&, Scratch&, cudaStream_t);
 
 }  // namespace longstride::engine::cuda::sm80

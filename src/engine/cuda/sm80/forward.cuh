@@ -88,13 +88,13 @@ __device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile
     for (int i = 0; i < cute::size(out); ++i) {
       const int row = cute::get<0>(of(i));
       if (s.slot[row] >= 0)
-        out(i) = out(i) * s.factor[row] +
-                 s.other[row] * p.partial_a[s.slot[row] * Shape::kDim + cute::get<1>(of(i))];
+        out(i) = out(i) * s.factor[row] + s.other[row] * p.partial_a[s.slot[row] * Shape::kDim + cute::get<1>(of(i))];
     }
   }
 }
 
-// A tile's rows to their slots (partial), or to out and lse. Rows' sums are of undropped probabilities, and so is the lse.
+// A tile's rows to their slots (partial), or to out and lse. Rows' sums are of undropped probabilities, and so is the
+// lse.
 template <class Shape, class Places, class Out, class Storage>
 __device__ __forceinline__ void store_rows(const Values& p, const Tile& its, const Place& at, int head,
                                            int64_t head_of_all, int row0, const Places& of_out, const Out& out,
@@ -125,7 +125,8 @@ __device__ __forceinline__ void store_rows(const Values& p, const Tile& its, con
 }
 
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks) forward_kernel(const __grid_constant__ Values p) {
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
+    forward_kernel(const __grid_constant__ Values p) {
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);

@@ -11,8 +11,8 @@ namespace longstride::engine::cuda::sm80 {
 
 // (lse, +inf where nothing is seen so that exp(score - lse) = 0; dO . O - d_lse), one warp a row.
 template <class Element>
-__global__ void __launch_bounds__(256) prepare_rows_kernel(const Values p, const float* d_lse, int64_t count,
-                                                           float2* to) {
+__global__ void __launch_bounds__(256)
+    prepare_rows_kernel(const Values p, const float* d_lse, int64_t count, float2* to) {
   const int64_t row = int64_t(blockIdx.x) * 8 + threadIdx.x / 32;
   if (row >= count) return;
   const int64_t i = row % p.len_q, h = row / p.len_q % p.heads, b = row / p.len_q / p.heads;
@@ -54,8 +54,8 @@ __device__ __forceinline__ void differentiate(const Values& p, const Block& b, c
   for (int i = 0; i < kCount; ++i) {
     const int row = cute::get<0>(of(i)), column = cute::get<1>(of(i));
     const float2 query = info(row, column);
-    const float probability = exp2_unit(
-        exponent_below<std::is_same_v<typename Shape::Element, float>>(scores(i), p.scale, query.x, weight));
+    const float probability =
+        exp2_unit(exponent_below<std::is_same_v<typename Shape::Element, float>>(scores(i), p.scale, query.x, weight));
     scores(i) = probability;
     dp(i) = probability * (dp(i) * gain - query.y);
   }
@@ -79,11 +79,11 @@ __device__ __forceinline__ void keep_scores(const Places& of, const Scores& from
 template <class Shape>
 struct GradientStorage {
   using Element = typename Shape::Element;
-  alignas(16) Element rows_a[Shape::kRows * Shape::kPitch];        // Q, or K
-  alignas(16) Element rows_b[Shape::kRows * Shape::kPitch];        // dO, or V
-  alignas(16) Element columns_a[Shape::kColumns * Shape::kPitch];  // K, or Q
-  alignas(16) Element columns_b[Shape::kColumns * Shape::kPitch];  // V, or dO
-  alignas(16) Element scores[Shape::kRows * Shape::kScorePitch];   // P and dS in turn
+  alignas(16) Element rows_a[Shape::kRows * Shape::kPitch];                       // Q, or K
+  alignas(16) Element rows_b[Shape::kRows * Shape::kPitch];                       // dO, or V
+  alignas(16) Element columns_a[Shape::kColumns * Shape::kPitch];                 // K, or Q
+  alignas(16) Element columns_b[Shape::kColumns * Shape::kPitch];                 // V, or dO
+  alignas(16) Element scores[Shape::kRows * Shape::kScorePitch];                  // P and dS in turn
   float2 query[Shape::kRows > Shape::kColumns ? Shape::kRows : Shape::kColumns];  // (lse, delta)
   int64_t slot[Shape::kRows];
 };
@@ -121,7 +121,8 @@ __device__ __forceinline__ void store_gradient(const Values& p, const Tile& its,
 
 // dQ of a tile of queries. Forward plan.
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks) query_gradient_kernel(const __grid_constant__ Values p) {
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
+    query_gradient_kernel(const __grid_constant__ Values p) {
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);
@@ -135,8 +136,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks) query
   load_rows<Shape, Shape::kRows>(p.d_out.head<const Element>(at.batch, head), p.d_out, position, at.stride, 0, its.rows,
                                  p.dim, s.rows_b);
   for (int i = threadIdx.x; i < Shape::kRows; i += Shape::kThreads)
-    s.query[i] = i < its.rows ? p.rows[head_of_all * p.len_q + position + int64_t(i) * at.stride]
-                              : make_float2(INFINITY, 0.f);
+    s.query[i] =
+        i < its.rows ? p.rows[head_of_all * p.len_q + position + int64_t(i) * at.stride] : make_float2(INFINITY, 0.f);
   auto dq = accumulator<Shape, Shape::kRows, Shape::kDim>();
   const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
   BlockWalk walk(p.plan.runs + its.run_begin, its.run_count, Direction::kForward, Shape::kColumns);
@@ -155,8 +156,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks) query
                     tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
     multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
                     tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
-    differentiate<Shape>(p, b, at, row0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores,
-                         dp);
+    differentiate<Shape>(
+        p, b, at, row0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
     keep_scores<Shape>(of_scores, dp, s.scores);
     __syncthreads();
     multiply<Shape>(tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores),
@@ -168,7 +169,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks) query
 
 // dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks) key_gradient_kernel(const __grid_constant__ Values p) {
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
+    key_gradient_kernel(const __grid_constant__ Values p) {
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);
@@ -204,8 +206,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks) key_g
                       tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
       multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
                       tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
-      differentiate<Shape>(p, b, at, row0, head, true, [&](int, int column) { return s.query[column]; }, of_scores,
-                           scores, dp);
+      differentiate<Shape>(
+          p, b, at, row0, head, true, [&](int, int column) { return s.query[column]; }, of_scores, scores, dp);
       keep_scores<Shape>(of_scores, scores, s.scores);
       __syncthreads();
       const auto kept = tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores);

@@ -40,7 +40,7 @@ struct Shape {
   static constexpr int kRows = tile_rows(sizeof(Element), kDim);
   static constexpr int kColumns = tile_columns(sizeof(Element));
   static constexpr int kPiece = 16 / sizeof(Element);
-  static constexpr int kPitch = kDim + kPiece;        // of tensor rows in shared memory: 16 bytes keep banks apart
+  static constexpr int kPitch = kDim + kPiece;           // of tensor rows in shared memory: 16 bytes keep banks apart
   static constexpr int kScorePitch = kColumns + kPiece;  // of P and dS
 };
 
@@ -68,8 +68,8 @@ __device__ __forceinline__ auto accumulator() {
 template <class Shape, int kM, int kN>
 __device__ __forceinline__ auto places() {
   typename Shape::Mma mma;
-  return mma.get_slice(threadIdx.x).partition_C(
-      cute::make_identity_tensor(cute::Shape<cute::Int<kM>, cute::Int<kN>>{}));
+  return mma.get_slice(threadIdx.x)
+      .partition_C(cute::make_identity_tensor(cute::Shape<cute::Int<kM>, cute::Int<kN>>{}));
 }
 
 // c += a * b^T for a [M, K] and b [N, K] in shared memory.

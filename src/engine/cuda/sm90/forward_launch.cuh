@@ -81,8 +81,7 @@ void launch_forward(const Problem& p, const DevicePlan& plan, Scratch& scratch, 
   check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), stream), "tickets");
   for (const bool partial : {true, false})
     for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base())
-      launch_levels<Shape>(p, plan, lanes, partial, partial_out, partial_softmax, ticket++, again,
-                           stream);
+      launch_levels<Shape>(p, plan, lanes, partial, partial_out, partial_softmax, ticket++, again, stream);
 }
 
 }  // namespace longstride::engine::cuda::sm90

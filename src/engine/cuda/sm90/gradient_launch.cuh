@@ -52,7 +52,8 @@ void launch_gradient_levels(const Problem& p, const Gradients& g, const LaunchLa
 
 template <class Shape>
 void launch_gradient(const Problem& p, const Gradients& g, const DevicePlan& plan, const float2* rows,
-                     const int32_t* exact, const TensorRef& result, double result_scale, Scratch& scratch, cudaStream_t stream) {
+                     const int32_t* exact, const TensorRef& result, double result_scale, Scratch& scratch,
+                     cudaStream_t stream) {
   GradientParams params;
   params.plan = plan.arrays();
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);
@@ -95,10 +96,10 @@ void launch_gradients(const Problem& p, const Gradients& g, const DevicePlan& fo
   auto* exact = scratch.take<int32_t>(1);
   check(cudaMemsetAsync(exact, 0, sizeof(*exact), stream), "note of large scores");
   if (p.batch * p.len_q > 0) prepare_rows<Element, kDim>(p, g, rows, nullptr, exact, stream);
-  launch_gradient<GradientShape<Element, kDim, Dropout, QueryGradient>>(p, g, forward, rows, exact, g.dq, p.scale, scratch,
-                                                                        stream);
-  launch_gradient<GradientShape<Element, kDim, Dropout, KeyGradient>>(p, g, transposed, rows, exact, g.dk, p.scale, scratch,
-                                                                      stream);
+  launch_gradient<GradientShape<Element, kDim, Dropout, QueryGradient>>(p, g, forward, rows, exact, g.dq, p.scale,
+                                                                        scratch, stream);
+  launch_gradient<GradientShape<Element, kDim, Dropout, KeyGradient>>(p, g, transposed, rows, exact, g.dk, p.scale,
+                                                                      scratch, stream);
   launch_gradient<GradientShape<Element, kDim, Dropout, ValueGradient>>(
       p, g, transposed, rows, exact, g.dv, p.out_scale / (1 - p.dropout_p), scratch, stream);
 }
