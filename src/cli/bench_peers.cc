@@ -1,4 +1,4 @@
-// See bench_peers.h.
+// Which peer can run which pattern, as groups with segments and rates (bench_peers.h).
 #include "bench_peers.h"
 
 #include <fmt/format.h>

@@ -50,7 +50,7 @@ void check_sees_all(const Pattern& dense, int64_t len, int64_t kv_heads) {
 std::vector<std::vector<LayerCoverage>> coverage_of_model(const std::filesystem::path& checkpoint,
                                                           const train::Text& text, const CoverageWork& work,
                                                           const std::function<void(size_t)>& on_window) {
-  const LongNetLMConfig config = load_checkpoint(checkpoint)->config;
+  const LongNetLMConfig config = load_model<LongNetLM>(checkpoint)->config;
   const Pattern& dense = config.layer.attention.attention.pattern;
   std::vector<at::Tensor> seen;  // by pattern, of the first call
   Looks looks;

@@ -1,4 +1,4 @@
-// See file_options.h.
+// Checks of paths for CLI11, before any work (file_options.h).
 #include "file_options.h"
 
 #include "core/writable.h"

@@ -1,4 +1,4 @@
-// See interrupt.h.
+// One signal handler and one flag (interrupt.h).
 #include "interrupt.h"
 
 #include <atomic>

@@ -1,4 +1,4 @@
-// See standard_error.h.
+// Writes whole lines to descriptor 2 and drops what cannot be written (standard_error.h).
 #include "standard_error.h"
 
 #include <unistd.h>

@@ -1,4 +1,4 @@
-// See standard_output.h.
+// Descriptors 0 to 2 are held open, and a flush that fails is an error (standard_output.h).
 #include "standard_output.h"
 
 #include <fcntl.h>

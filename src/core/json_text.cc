@@ -1,4 +1,4 @@
-// See json_text.h.
+// Bytes that are no UTF-8 travel through JSON as code points set aside for them (json_text.h).
 #include "core/json_text.h"
 
 #include "core/text_stream.h"

@@ -1,4 +1,4 @@
-// See legacy_tables.h.
+// The tables themselves, class by class (legacy_tables.h).
 #include "factory/legacy_tables.h"
 
 #include <algorithm>

@@ -199,10 +199,4 @@ void load_saved_weights(const fs::path& directory, torch::nn::Module& module) {
 
 }  // namespace nn
 
-void save_checkpoint(const fs::path& directory, LongNetLM& model, const std::function<void(const fs::path&)>& more) {
-  save_model(directory, model, more);
-}
-
-LongNetLM load_checkpoint(const fs::path& directory) { return load_model<LongNetLM>(directory); }
-
 }  // namespace longstride

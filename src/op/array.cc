@@ -1,4 +1,4 @@
-// See array.h.
+// What the checks read of a tensor, and how they word it (array.h).
 #include "op/array.h"
 
 namespace longstride::op {

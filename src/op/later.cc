@@ -1,4 +1,4 @@
-// See later.h.
+// Looks a function up in a library that is loaded already (later.h).
 #include "op/later.h"
 
 #include <dlfcn.h>

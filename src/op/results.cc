@@ -1,4 +1,4 @@
-// See results.h.
+// Results from torch's allocator or from the pool, in the stable ABI (results.h).
 #include "op/results.h"
 
 #include <torch/csrc/stable/library.h>

@@ -1,4 +1,4 @@
-// See tensor.h.
+// LibTorch's codes of types and devices in our names, and copies (tensor.h).
 #include "op/tensor.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

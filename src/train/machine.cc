@@ -1,4 +1,4 @@
-// See machine_line.h.
+// Asks LibTorch and the kernel what a run computes on (machine.h).
 #include "train/machine.h"
 
 #include <ATen/Parallel.h>

@@ -115,7 +115,7 @@ fs::path save_run(const fs::path& run, LongNetLM& model, torch::optim::AdamW& op
   const fs::path checkpoint = run / name;
   try {
     fs::create_directories(run);
-    save_checkpoint(checkpoint, model, [&](const fs::path& folder) {
+    save_model(checkpoint, model, [&](const fs::path& folder) {
       save_tensors(folder / kTrainingFile, training_tensors(model, optimizer));
       write_state(folder, settings, position);
     });
@@ -141,7 +141,7 @@ LoadedRun load_run(const fs::path& checkpoint) {
   } catch (const Error& error) {
     throw Error(fmt::format("the checkpoint '{}' is corrupt: {}: {}", checkpoint.string(), kStateFile, error.what()));
   }
-  loaded.model = load_checkpoint(checkpoint);
+  loaded.model = load_model<LongNetLM>(checkpoint);
   loaded.training = load_tensors(checkpoint / kTrainingFile).tensors;
   return loaded;
 }
@@ -179,7 +179,7 @@ void restore_training(const LoadedRun& loaded, LongNetLM& model, torch::optim::A
 
 LongNetLM load_model(const fs::path& checkpoint) {
   if (fs::exists(checkpoint / kStateFile)) verified_state(checkpoint);
-  return load_checkpoint(checkpoint);
+  return load_model<LongNetLM>(checkpoint);
 }
 
 }  // namespace longstride::train

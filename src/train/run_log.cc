@@ -1,4 +1,4 @@
-// See run_log.h.
+// Appends whole lines and takes a torn one back (run_log.h).
 #include "train/run_log.h"
 
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-// See scoring.h.
+// Losses of windows, and their mean with its error (scoring.h).
 #include "train/scoring.h"
 
 #include <torch/torch.h>

@@ -252,10 +252,10 @@ TEST(ModelDirectory, RoundTrip) {
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     LongNetLM model(config);
     model->to(dtype);
-    save_checkpoint(folder.path() / "model", model, [&](const fs::path& inside) {
+    save_model(folder.path() / "model", model, [&](const fs::path& inside) {
       save_tensors(inside / "optimizer.safetensors", {{"m", at::ones({2})}});
     });
-    LongNetLM loaded = load_checkpoint(folder.path() / "model");
+    LongNetLM loaded = load_model<LongNetLM>(folder.path() / "model");
     EXPECT_EQ(loaded->config, config);
     EXPECT_TRUE(at::equal(loaded(tokens), model(tokens)));
     EXPECT_EQ(load_tensors(folder.path() / "model" / "optimizer.safetensors").tensors.size(), 1U);
@@ -277,14 +277,14 @@ TEST(ModelDirectory, ErrorsLeaveThePreviousCheckpoint) {
   const TemporaryFolder folder;
   const fs::path directory = folder.path() / "model";
   LongNetLM model(small_config());
-  save_checkpoint(directory, model);
+  save_model(directory, model);
   const Tensors before = load_tensors(directory / "model.safetensors").tensors;
   LongNetLM other(small_config());
   {
     const FullDisk full(20000);
-    EXPECT_THAT(refusal([&] { save_checkpoint(directory, other); }), HasSubstr("File too large"));
+    EXPECT_THAT(refusal([&] { save_model(directory, other); }), HasSubstr("File too large"));
   }
-  EXPECT_THROW(save_checkpoint(directory, other, [](const fs::path&) { throw std::runtime_error("no"); }),
+  EXPECT_THROW(save_model(directory, other, [](const fs::path&) { throw std::runtime_error("no"); }),
                std::runtime_error);
   expect_equal(before, load_tensors(directory / "model.safetensors").tensors);
   EXPECT_EQ(files_in(folder.path()), 1);
@@ -292,22 +292,21 @@ TEST(ModelDirectory, ErrorsLeaveThePreviousCheckpoint) {
 
   fs::create_directory(folder.path() / "home");
   write_bytes(folder.path() / "home" / "letter.txt", "dear");
-  EXPECT_THAT(refusal([&] { save_checkpoint(folder.path() / "home", model); }), HasSubstr("no checkpoint"));
-  EXPECT_THAT(refusal([&] { save_checkpoint(folder.path() / "home" / "letter.txt", model); }),
-              HasSubstr("not a directory"));
+  EXPECT_THAT(refusal([&] { save_model(folder.path() / "home", model); }), HasSubstr("no checkpoint"));
+  EXPECT_THAT(refusal([&] { save_model(folder.path() / "home" / "letter.txt", model); }), HasSubstr("not a directory"));
   EXPECT_EQ(read_bytes(folder.path() / "home" / "letter.txt"), "dear");
 }
 
 TEST(ModelDirectory, ForeignOrDamagedIsRefused) {
   const TemporaryFolder folder;
   const fs::path directory = folder.path() / "model";
-  EXPECT_THAT(refusal([&] { load_checkpoint(directory); }), HasSubstr("No such file"));
+  EXPECT_THAT(refusal([&] { load_model<LongNetLM>(directory); }), HasSubstr("No such file"));
   LongNetLM model(small_config());
-  save_checkpoint(directory, model);
+  save_model(directory, model);
   const std::string config = read_bytes(directory / "config.json");
   const auto with_config = [&](const std::string& text) {
     write_bytes(directory / "config.json", text);
-    return refusal([&] { load_checkpoint(directory); });
+    return refusal([&] { load_model<LongNetLM>(directory); });
   };
   const auto replaced = [&](const std::string& from, const std::string& to) {
     std::string text = config;
@@ -331,9 +330,9 @@ TEST(ModelDirectory, ForeignOrDamagedIsRefused) {
   write_bytes(directory / "config.json", config);
   const std::string data = read_bytes(directory / "model.safetensors");
   write_bytes(directory / "model.safetensors", data.substr(0, data.size() / 2));
-  EXPECT_THAT(refusal([&] { load_checkpoint(directory); }), HasSubstr("truncated"));
+  EXPECT_THAT(refusal([&] { load_model<LongNetLM>(directory); }), HasSubstr("truncated"));
   fs::remove(directory / "model.safetensors");
-  EXPECT_THAT(refusal([&] { load_checkpoint(directory); }), HasSubstr("model.safetensors"));
+  EXPECT_THAT(refusal([&] { load_model<LongNetLM>(directory); }), HasSubstr("model.safetensors"));
 }
 
 }  // namespace

@@ -55,11 +55,6 @@ Holder load_model(const std::filesystem::path& directory, AttentionFns... attend
 // The class that a directory holds: "LongNet". Throws Error if it holds none.
 std::string saved_model_name(const std::filesystem::path& directory);
 
-// save_model and load_model of a LongNetLM, which the program calls.
-void save_checkpoint(const std::filesystem::path& directory, LongNetLM& model,
-                     const std::function<void(const std::filesystem::path&)>& more = {});
-LongNetLM load_checkpoint(const std::filesystem::path& directory);
-
 namespace nn {
 
 // What the templates below are made of.

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numbers>
 
 #include "core/philox.h"
 #include "engine/cpu/backward_scratch.h"
@@ -169,7 +170,7 @@ class Backward {
 
       Chunk chunk;
       chunk.scale = static_cast<float>(p_.scale);
-      chunk.scale_log2 = chunk.scale * 1.44269504f;
+      chunk.scale_log2 = chunk.scale * std::numbers::log2e_v<float>;
       chunk.ld = kBlock;
       if (dropout_.active()) {
         chunk.drop.dropout = &dropout_;

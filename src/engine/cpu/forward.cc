@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "core/philox.h"
 #include "engine/cpu/checks.h"
@@ -18,7 +19,6 @@ namespace longstride::engine::cpu {
 namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
-constexpr double kLog2E = 1.4426950408889634;
 
 // What a head in flight keeps: packed keys and values of the current level, partial rows of its query heads.
 struct HeadScratch {
@@ -68,7 +68,7 @@ class Forward {
         dropout_(p.dropout_p > 0 ? core::Dropout(p.dropout_p, *p.dropout_seed, p.heads) : core::Dropout()),
         unit_(unit_of(p.scale)),
         scale_(std::abs(static_cast<float>(p.scale)) / unit_),
-        scale_log2_(static_cast<float>(static_cast<double>(scale_) * kLog2E)) {
+        scale_log2_(static_cast<float>(static_cast<double>(scale_) * std::numbers::log2e)) {
     for (const PlanClass& c : plan.classes) {
       partial_rows_ = std::max(partial_rows_, c.partial_rows);
       for (int32_t l = 0; l < c.level_count; ++l) {

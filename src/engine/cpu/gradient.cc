@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numbers>
 
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/simd-inl.h"
@@ -20,7 +21,7 @@ struct Pair {
   Vector d_score;
 };
 
-constexpr float kLog2E = 1.44269504f;
+constexpr float kLog2E = std::numbers::log2e_v<float>;
 
 // The score is scaled and rounded as the forward did it for lse, and lse subtracted before the change of base: so a
 // query with one key has probability 1 whatever its score.

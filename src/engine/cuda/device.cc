@@ -2,18 +2,10 @@
 #include "engine/cuda/device.h"
 
 #include <cuda_runtime.h>
-#include <fmt/format.h>
 
-#include "longstride/error.h"
+#include "engine/cuda/check.h"
 
 namespace longstride::engine::cuda {
-namespace {
-
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw Error(fmt::format("{}: {}", what, cudaGetErrorString(error)));
-}
-
-}  // namespace
 
 int architecture(int device) {
   int major = 0, minor = 0;

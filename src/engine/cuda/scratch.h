@@ -8,13 +8,9 @@
 #include <vector>
 
 #include "engine/contract.h"
-#include "longstride/error.h"
+#include "engine/cuda/check.h"
 
 namespace longstride::engine::cuda {
-
-inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
-}
 
 class Scratch {
  public:

@@ -9,14 +9,10 @@
 #include <functional>
 
 #include "core/refuse.h"
-#include "longstride/error.h"
+#include "engine/cuda/check.h"
 
 namespace longstride::engine::cuda {
 namespace {
-
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw Error(fmt::format("{}: {}", what, cudaGetErrorString(error)));
-}
 
 std::vector<uint8_t> ragged_tiles(const PlanView& plan) {
   std::vector<uint8_t> ragged;

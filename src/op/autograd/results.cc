@@ -1,4 +1,4 @@
-// See results.h.
+// Tensors over the pool of large results, in LibTorch's full ABI (results.h).
 #include "op/autograd/results.h"
 
 #include <ATen/EmptyTensor.h>

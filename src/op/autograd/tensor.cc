@@ -1,4 +1,4 @@
-// See tensor.h.
+// at::Tensor as the checks see one (tensor.h).
 #include "op/autograd/tensor.h"
 
 #include <ATen/Functions.h>
