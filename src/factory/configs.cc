@@ -22,25 +22,63 @@ using nn::Json;
 constexpr const char* kHybrid = "hybrid";
 constexpr const char* kLearned = "learned";
 
+// A rule's "density" is also given as its complement.
+constexpr std::string_view kDensity = "density";
+constexpr const char* kComplement = "sparsity_ratio";
+
+// visit(Rule()) of every rule that has a name here: a list of blocks is none of these.
+template <class Visit>
+constexpr void for_each_named_rule(const Visit& visit) {
+  for_each_rule([&]<class Rule>(const Rule& rule) {
+    if constexpr (!std::is_same_v<Rule, BlockList>) visit(rule);
+  });
+}
+
 struct PatternOptions {
   const char* pattern;
   std::vector<std::string> takes;
 };
 
 const std::vector<PatternOptions>& pattern_table() {
-  static const std::vector<PatternOptions> table = {
-      {"local_window", {"window", "sparsity_ratio", "density"}},
-      {"dilated_sparse", {"rates", "reach", "sparsity_ratio", "density"}},
-      {"global_local", {"window", "global_tokens"}},
-      {"strided", {"stride_blocks"}},
-      {"axial", {"grid_columns"}},
-      {"random", {"sparsity_ratio", "density", "seed"}},
-      {"hierarchical", {"levels"}},
-      {kHybrid, {"blocks"}},
-      {kLearned, {"sparsity_ratio", "density", "min_sparsity_ratio", "max_sparsity_ratio", "hidden", "temperature"}},
-  };
+  static const auto table = [] {
+    std::vector<PatternOptions> rows;
+    for_each_named_rule([&](const auto& rule) {
+      std::vector<std::string>& takes = rows.emplace_back(rule.kName).takes;
+      rule.fields(rule, [&](const char* key, const auto&, const FieldNote&) {
+        if (key == kDensity) takes.emplace_back(kComplement);
+        takes.emplace_back(key);
+      });
+    });
+    rows.push_back({kHybrid, {"blocks"}});
+    rows.push_back(
+        {kLearned, {kComplement, "density", "min_sparsity_ratio", "max_sparsity_ratio", "hidden", "temperature"}});
+    return rows;
+  }();
   return table;
 }
+
+template <class Field>
+constexpr bool kIsOptional = false;
+template <class Value>
+constexpr bool kIsOptional<std::optional<Value>> = true;
+
+// Whether a SparseAttentionConfig has every field of every rule, as an option of its type.
+constexpr bool every_field_is_an_option() {
+  bool all = true;
+  for_each_named_rule([&](const auto& rule) {
+    rule.fields(rule, [&]<class Field>(std::string_view name, const Field&, const FieldNote&) {
+      using Wanted = std::conditional_t<kIsOptional<Field>, Field, std::optional<Field>>;
+      bool found = false;
+      SparseAttentionConfig config;
+      SparseAttentionConfig::fields(config, [&]<class Option>(std::string_view key, const Option&) {
+        found |= key == name && std::is_same_v<Option, Wanted>;
+      });
+      all &= found;
+    });
+  });
+  return all;
+}
+static_assert(every_field_is_an_option());
 
 }  // namespace
 
@@ -53,46 +91,48 @@ const std::vector<std::string>& factory::options_of_pattern(const std::string& p
   core::refuse_unknown("pattern", pattern, names);
 }
 
+std::vector<std::string> factory::patterns_that_take(const std::string& option) {
+  std::vector<std::string> names;
+  for (const auto& [pattern, takes] : pattern_table()) {
+    if (std::find(takes.begin(), takes.end(), option) != takes.end()) names.emplace_back(pattern);
+  }
+  return names;
+}
+
 namespace {
 
-template <class T>
-bool is_set(const std::optional<T>& field) {
-  return field.has_value();
+// Adds what a rule usually has where nothing is given; an optional field that is given stands for all of them.
+template <class Rule>
+void add_usual(const Rule& usual, Json& given) {
+  bool chosen = false;
+  const auto is_given = [&](const char* key) {
+    return given.contains(key) || (key == kDensity && given.contains(kComplement));
+  };
+  Rule::fields(usual, [&]<class Field>(const char* key, const Field&, const FieldNote&) {
+    chosen |= kIsOptional<Field> && is_given(key);
+  });
+  Rule::fields(usual, [&]<class Field>(const char* key, const Field& field, const FieldNote&) {
+    if (is_given(key) || (kIsOptional<Field> && chosen)) return;
+    if (const Json value = nn::written(field); !value.is_null()) given[key] = value;
+  });
 }
-bool is_set(const std::vector<BlockPattern>& field) { return !field.empty(); }
 
 // The options of one pattern that are set, with the defaults of those that it cannot do without.
 Json given_options(const SparseAttentionConfig& c) {
   const std::vector<std::string>& takes = factory::options_of_pattern(c.pattern);
   Json given = Json::object();
   SparseAttentionConfig::fields(c, [&](const std::string& key, const auto& field) {
-    if (key == "pattern" || key == "block_size") {
-      given[key] = nn::written(field);
-    } else if constexpr (!std::is_arithmetic_v<std::decay_t<decltype(field)>> &&
-                         !std::is_same_v<std::decay_t<decltype(field)>, std::string>) {
-      if (!is_set(field)) return;
-      if (std::find(takes.begin(), takes.end(), key) == takes.end()) {
-        core::refuse_unknown(fmt::format("option of pattern {}", c.pattern), key, takes);
-      }
-      given[key] = nn::written(field);
+    const Json value = nn::written(field);
+    if (value.is_null() || (key == "blocks" && value.empty())) return;
+    const bool taken = key == "pattern" || key == "block_size";
+    if (!taken && std::find(takes.begin(), takes.end(), key) == takes.end()) {
+      core::refuse_unknown(fmt::format("option of pattern {}", c.pattern), key, takes);
     }
+    given[key] = value;
   });
-  const auto lacks = [&](std::initializer_list<const char*> keys) {
-    return std::none_of(keys.begin(), keys.end(), [&](const char* key) { return given.contains(key); });
-  };
-  if (c.pattern == "local_window" && lacks({"window", "sparsity_ratio", "density"})) given["sparsity_ratio"] = 0.9;
-  if (c.pattern == "dilated_sparse" && lacks({"reach", "sparsity_ratio", "density"})) given["sparsity_ratio"] = 0.9;
-  if (c.pattern == "random" && lacks({"sparsity_ratio", "density"})) given["sparsity_ratio"] = 0.9;
-  if (c.pattern == "global_local") {
-    if (lacks({"window"})) given["window"] = 512;
-    if (lacks({"global_tokens"})) given["global_tokens"] = 64;
-  }
-  if (c.pattern == "strided" && lacks({"stride_blocks"})) given["stride_blocks"] = 4;
-  if (c.pattern == "hierarchical" && lacks({"levels"})) {
-    const int64_t b = c.block_size;
-    const std::vector<HierarchyLevel> levels = {{b, 4 * b}, {4 * b, 16 * b}, {16 * b, std::nullopt}};
-    given["levels"] = nn::written(levels);
-  }
+  for_each_named_rule([&](const auto& rule) {
+    if (c.pattern == rule.kName) add_usual(rule.usual(c.block_size), given);
+  });
   return given;
 }
 

@@ -3,15 +3,39 @@
 
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
 #include <vector>
 
 #include "core/refuse.h"
+#include "factory/sparse_options.h"
 #include "factory/tensor_options.h"
+#include "longstride/pattern/blocks.h"
 
 namespace longstride::factory {
+namespace {
+
+// "" if no rule of blocks has such a field.
+std::string meaning_of_rule_field(const std::string& option) {
+  std::string meaning;
+  for_each_rule([&](const auto& rule) {
+    rule.fields(rule, [&](const char* name, const auto&, const FieldNote& note) {
+      if (option == name) meaning = note.meaning;
+    });
+  });
+  return meaning;
+}
+
+// Of the rules that are patterns by themselves.
+std::string pattern_names() {
+  std::vector<std::string> names = block_pattern_names();
+  std::erase(names, BlockList::kName);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+}  // namespace
 
 std::string meaning_of(const std::string& option) {
   static const std::map<std::string, std::string> meanings = {
@@ -39,25 +63,14 @@ std::string meaning_of(const std::string& option) {
       {"sub_layer_norm", "LayerNorm before the output projection (MAGNETO)"},
       {"layer_norm_eps", "epsilon of every LayerNorm, above 0"},
       {"gamma_init", "Xavier gain of value and output projections (MAGNETO), above 0"},
-      {"pattern",
-       "local_window, dilated_sparse, global_local, strided, axial, random, hierarchical; hybrid: their union; or "
-       "learned"},
+      {"pattern", pattern_names() + "; hybrid: their union; or learned"},
       {"block_size", "tokens a side of a block"},
-      {"sparsity_ratio", "share of block pairs left out, in (0, 1); local_window, dilated_sparse, random, learned"},
-      {"density", "1 - sparsity_ratio; give one of the two"},
-      {"window", "tokens that a query sees around it; local_window, global_local"},
-      {"rates", "distances in blocks, one per head in turn; dilated_sparse"},
-      {"reach", "how many distances are kept on each side; dilated_sparse"},
-      {"global_tokens", "first tokens that see and are seen by all; global_local"},
-      {"stride_blocks", "every how many key blocks one is seen by all; strided"},
-      {"grid_columns", "columns of the grid of blocks; unset: nearly square; axial"},
-      {"seed", "of the drawn blocks; random"},
-      {"levels", "list of {stride, window} in tokens, or {stride, global: true}; hierarchical"},
-      {"blocks", "list of block patterns {pattern, block_size, ...}; hybrid"},
-      {"min_sparsity_ratio", "least share that a row may leave out, in (0, 1); unset: sparsity_ratio; learned"},
-      {"max_sparsity_ratio", "most that it may, above min_sparsity_ratio; unset: sparsity_ratio; learned"},
-      {"hidden", "width of the scorer's perceptrons; learned"},
-      {"temperature", "of the Gumbel noise on scores while training, 0: none; learned"},
+      {"sparsity_ratio", "share of block pairs left out, in (0, 1)"},
+      {"blocks", "list of block patterns {pattern, block_size, ...}"},
+      {"min_sparsity_ratio", "least share that a row may leave out, in (0, 1); unset: sparsity_ratio"},
+      {"max_sparsity_ratio", "most that it may, above min_sparsity_ratio; unset: sparsity_ratio"},
+      {"hidden", "width of the scorer's perceptrons"},
+      {"temperature", "of the Gumbel noise on scores while training, 0: none"},
       {"head_dim", "of q and k, only with learned blocks, unset: 64"},
       {"group", "name of a process group; none: this process by itself; unset: the default group, if there is one"},
       {"ring_size", "ranks that share a sequence; unset: all of the group"},
@@ -68,8 +81,11 @@ std::string meaning_of(const std::string& option) {
       {"dtype", "of the weights: float32, float64, bfloat16, float16"},
   };
   const auto found = meanings.find(option);
-  if (found == meanings.end()) core::refuse("option", "must have a meaning", option);
-  return found->second;
+  std::string meaning = found == meanings.end() ? meaning_of_rule_field(option) : found->second;
+  if (meaning.empty()) core::refuse("option", "must have a meaning", option);
+  const std::vector<std::string> patterns = patterns_that_take(option);
+  if (patterns.empty() || option == "density") return meaning;
+  return fmt::format("{}; {}", meaning, fmt::join(patterns, ", "));
 }
 
 at::Device device_of(const std::string& text) {

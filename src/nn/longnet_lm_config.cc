@@ -8,19 +8,6 @@
 #include "nn/require.h"
 
 namespace longstride {
-namespace {
-
-// What a rule must be given so that its causal rows are the same in every longer sequence; empty: they are. Causal
-// random blocks are such: a row's share is counted over the rows up to it. A list must fit into every sequence.
-const char* needed_to_stay(const BlockPattern& block) {
-  if (const auto* window = std::get_if<LocalWindow>(&block.rule())) return window->density ? "window" : "";
-  if (const auto* dilated = std::get_if<DilatedSparse>(&block.rule())) return dilated->density ? "reach" : "";
-  if (const auto* axial = std::get_if<Axial>(&block.rule())) return axial->grid_columns ? "" : "grid_columns";
-  if (std::holds_alternative<BlockList>(block.rule())) return "a rule in place of a list";
-  return "";
-}
-
-}  // namespace
 
 LongNetLMConfig::LongNetLMConfig() {
   layer.attention.embed_dim = 256;
@@ -64,7 +51,7 @@ void LongNetLMConfig::validate() const {
                  "it decodes token by token, and a block is chosen by all of its row; give blocks");
   }
   for (const BlockPattern& block : o.attention.pattern.blocks()) {
-    const std::string needed = needed_to_stay(block);
+    const std::string needed = std::visit([](const auto& rule) { return rule.needed_to_stay(); }, block.rule());
     if (needed.empty()) continue;
     core::refuse("blocks", "must be the same for a prefix as for what it grows into, or decoding is not the model",
                  block.name(), fmt::format("give {}", needed));

@@ -23,8 +23,7 @@ void check_heads(std::optional<int64_t> kv_heads, const Pattern& pattern) {
 }
 
 void check_one_list(const Pattern& pattern) {
-  const auto lists = std::ranges::count_if(
-      pattern.blocks(), [](const BlockPattern& block) { return std::holds_alternative<BlockList>(block.rule()); });
+  const auto lists = std::ranges::count_if(pattern.blocks(), &BlockPattern::list);
   if (lists != 1) refuse("gates", "must belong to the pattern's one list", fmt::format("{} lists", lists));
 }
 

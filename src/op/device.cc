@@ -30,7 +30,7 @@ void attach(engine::Problem& problem, const Tensor& q, const Tensor& k, const Te
 // The one list of a pattern, and the size of its blocks.
 std::pair<const BlockList*, int64_t> list_of(const Pattern& pattern) {
   for (const BlockPattern& block : pattern.blocks()) {
-    if (const auto* list = std::get_if<BlockList>(&block.rule())) return {list, block.block_size()};
+    if (const BlockList* list = block.list()) return {list, block.block_size()};
   }
   return {nullptr, 1};
 }

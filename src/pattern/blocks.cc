@@ -88,6 +88,29 @@ void check(const BlockList& r, int64_t) {
   }
 }
 
+// Counts the members of a rule by how many values it can be made of.
+struct AnyValue {
+  template <class T>
+  operator T() const;
+};
+template <class Rule, class... Values>
+consteval size_t members() {
+  if constexpr (requires { Rule{Values()..., AnyValue()}; }) return members<Rule, Values..., AnyValue>();
+  return sizeof...(Values);
+}
+
+// A member that is not listed would be lost in JSON, and so to whoever gets the pattern as text.
+consteval bool every_member_is_listed() {
+  bool all = true;
+  for_each_rule([&]<class Rule>(const Rule& rule) {
+    size_t listed = 0;
+    Rule::fields(rule, [&](const char*, const auto&, const FieldNote&) { ++listed; });
+    all &= listed == members<Rule>();
+  });
+  return all;
+}
+static_assert(every_member_is_listed());
+
 }  // namespace
 
 BlockPattern::BlockPattern(int64_t block_size, BlockRule rule) : block_size_(block_size), rule_(std::move(rule)) {
@@ -96,12 +119,17 @@ BlockPattern::BlockPattern(int64_t block_size, BlockRule rule) : block_size_(blo
 }
 
 const std::vector<std::string>& block_pattern_names() {
-  static const std::vector<std::string> names = {"local_window", "dilated_sparse", "global_local", "strided",
-                                                 "axial",        "random",         "hierarchical", "list"};
+  static const auto names = [] {
+    std::vector<std::string> all;
+    for_each_rule([&](const auto& rule) { all.emplace_back(rule.kName); });
+    return all;
+  }();
   return names;
 }
 
-const char* BlockPattern::name() const { return block_pattern_names()[rule_.index()].c_str(); }
+const char* BlockPattern::name() const {
+  return std::visit([](const auto& rule) { return rule.kName; }, rule_);
+}
 
 std::vector<std::pair<int64_t, int64_t>> BlockPattern::active_blocks(int64_t len, bool causal, int64_t kv_head,
                                                                      int64_t batch_row) const {

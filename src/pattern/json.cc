@@ -51,7 +51,7 @@ class Fields {
   }
 
   template <class T>
-  static T as(const Json& value, const std::string& where);
+  static T as(const Json& value, const std::string& where) = delete;
 
  private:
   const Json& object_;
@@ -107,93 +107,94 @@ int32_t narrow(int64_t value, const std::string& where) {
   return static_cast<int32_t>(value);
 }
 
-BlockList take_list(Fields& f, const std::vector<Block>* list, bool& used) {
-  const Json* rows = f.find("blocks");
-  if (!rows) {
-    if (!list || used) {
-      core::refuse(f.path("blocks"), "must be given", "none",
-                   list ? "the list beside the text serves one pattern" : "give them here or beside the text");
-    }
-    used = true;
-    return {*list};
-  }
-  if (!rows->is_array()) core::refuse(f.path("blocks"), "must be a list", shown(*rows));
-  BlockList result;
-  for (size_t i = 0; i < rows->size(); ++i) {
-    const std::string where = fmt::format("{}[{}]", f.path("blocks"), i);
-    const auto row = Fields::as<std::vector<int64_t>>((*rows)[i], where);
-    if (row.size() != 4) {
-      core::refuse(where, "must be [batch row or -1, KV head or -1, query block, key block]", shown((*rows)[i]));
-    }
-    result.blocks.push_back(
-        {narrow(row[0], where), narrow(row[1], where), narrow(row[2], where), narrow(row[3], where)});
-  }
-  return result;
-}
+// Blocks that stand beside the text: they serve one list that has none of its own.
+struct BesideText {
+  const std::vector<Block>* list = nullptr;
+  bool used = false;
+};
 
-Hierarchical take_levels(Fields& f) {
-  const Json* levels = f.find("levels");
-  if (!levels || !levels->is_array()) {
-    core::refuse(f.path("levels"), "must be a list of {stride, window} or {stride, global: true}",
-                 levels ? shown(*levels) : "none");
-  }
-  Hierarchical rule;
-  for (size_t i = 0; i < levels->size(); ++i) {
-    Fields level((*levels)[i], fmt::format("{}[{}]", f.path("levels"), i));
-    HierarchyLevel one{.stride = level.required<int64_t>("stride"), .window = level.optional<int64_t>("window")};
-    const bool global = level.optional<bool>("global").value_or(false);
-    if (global == one.window.has_value()) {
-      core::refuse(level.path("window"), "must be given, or \"global\": true", global ? "both" : "neither");
-    }
-    level.done();
-    rule.levels.push_back(one);
-  }
-  return rule;
-}
+// Takes the fields of a rule.
+struct RuleReader {
+  Fields& f;
+  BesideText& beside;
 
-BlockPattern take_block_pattern(const Json& json, size_t index, const std::vector<Block>* list, bool& used) {
+  template <class T>
+  std::optional<T> value(const char* key) const {
+    if constexpr (std::is_same_v<T, double>) {
+      if (std::string_view(key) == "density") return take_density(f);
+    }
+    return f.optional<T>(key);
+  }
+
+  template <class T>
+  void operator()(const char* key, std::optional<T>& field, const FieldNote&) const {
+    field = value<T>(key);
+  }
+
+  template <class T>
+  void operator()(const char* key, T& field, const FieldNote& note) const {
+    if (std::optional<T> given = value<T>(key)) {
+      field = std::move(*given);
+    } else if (!note.has_default) {
+      const bool is_density = std::string_view(key) == "density";
+      core::refuse(f.path(key), "must be given", "none", is_density ? "or sparsity_ratio = 1 - density" : "");
+    }
+  }
+
+  void operator()(const char* key, std::vector<Block>& field, const FieldNote&) const {
+    const Json* rows = f.find(key);
+    if (!rows) {
+      if (!beside.list || beside.used) {
+        core::refuse(f.path(key), "must be given", "none",
+                     beside.list ? "the list beside the text serves one pattern" : "give them here or beside the text");
+      }
+      beside.used = true;
+      field = *beside.list;
+      return;
+    }
+    if (!rows->is_array()) core::refuse(f.path(key), "must be a list", shown(*rows));
+    for (size_t i = 0; i < rows->size(); ++i) {
+      const std::string where = fmt::format("{}[{}]", f.path(key), i);
+      const auto row = Fields::as<std::vector<int64_t>>((*rows)[i], where);
+      if (row.size() != 4) {
+        core::refuse(where, "must be [batch row or -1, KV head or -1, query block, key block]", shown((*rows)[i]));
+      }
+      field.push_back({narrow(row[0], where), narrow(row[1], where), narrow(row[2], where), narrow(row[3], where)});
+    }
+  }
+
+  void operator()(const char* key, std::vector<HierarchyLevel>& field, const FieldNote&) const {
+    const Json* levels = f.find(key);
+    if (!levels || !levels->is_array()) {
+      core::refuse(f.path(key), "must be a list of {stride, window} or {stride, global: true}",
+                   levels ? shown(*levels) : "none");
+    }
+    for (size_t i = 0; i < levels->size(); ++i) {
+      Fields level((*levels)[i], fmt::format("{}[{}]", f.path(key), i));
+      HierarchyLevel one{.stride = level.required<int64_t>("stride"), .window = level.optional<int64_t>("window")};
+      const bool global = level.optional<bool>("global").value_or(false);
+      if (global == one.window.has_value()) {
+        core::refuse(level.path("window"), "must be given, or \"global\": true", global ? "both" : "neither");
+      }
+      level.done();
+      field.push_back(one);
+    }
+  }
+};
+
+BlockPattern take_block_pattern(const Json& json, size_t index, BesideText& beside) {
   Fields f(json, fmt::format("blocks[{}]", index));
   const std::string name = f.required<std::string>("pattern");
   const int64_t block_size = f.required<int64_t>("block_size");
-  const std::vector<std::string>& names = block_pattern_names();
-  const auto at = std::find(names.begin(), names.end(), name);
-  BlockRule rule;
-  switch (at - names.begin()) {
-    case 0:
-      rule = LocalWindow{.window = f.optional<int64_t>("window"), .density = take_density(f)};
-      break;
-    case 1: {
-      DilatedSparse r{.density = take_density(f), .reach = f.optional<int64_t>("reach")};
-      if (const auto rates = f.optional<std::vector<int64_t>>("rates")) r.rates = *rates;
-      rule = r;
-      break;
-    }
-    case 2:
-      rule = GlobalLocal{f.required<int64_t>("window"), f.required<int64_t>("global_tokens")};
-      break;
-    case 3:
-      rule = Strided{f.required<int64_t>("stride_blocks")};
-      break;
-    case 4:
-      rule = Axial{f.optional<int64_t>("grid_columns")};
-      break;
-    case 5: {
-      const std::optional<double> density = take_density(f);
-      if (!density) core::refuse(f.path("density"), "must be given", "none", "or sparsity_ratio = 1 - density");
-      rule = RandomBlocks{.density = *density, .seed = f.optional<int64_t>("seed").value_or(0)};
-      break;
-    }
-    case 6:
-      rule = take_levels(f);
-      break;
-    case 7:
-      rule = take_list(f, list, used);
-      break;
-    default:
-      core::refuse_unknown("pattern", name, names);
-  }
+  std::optional<BlockRule> rule;
+  for_each_rule([&](auto one) {
+    if (name != one.kName) return;
+    one.fields(one, RuleReader{f, beside});
+    rule = std::move(one);
+  });
+  if (!rule) core::refuse_unknown("pattern", name, block_pattern_names());
   f.done();
-  return BlockPattern(block_size, std::move(rule));
+  return BlockPattern(block_size, std::move(*rule));
 }
 
 Pattern take_dilated(const Json& json, bool causal) {
@@ -210,49 +211,33 @@ Pattern take_dilated(const Json& json, bool causal) {
   return Pattern::dilated(segments, rates, options);
 }
 
+// Writes the fields of a rule; a std::optional that is unset is left out.
 struct RuleWriter {
   Json& to;
 
   template <class T>
-  void maybe(const char* key, const std::optional<T>& value) const {
-    if (value) to[key] = *value;
+  void operator()(const char* key, const T& field, const FieldNote&) const {
+    to[key] = field;
   }
-  void operator()(const LocalWindow& r) const {
-    maybe("window", r.window);
-    maybe("density", r.density);
+  template <class T>
+  void operator()(const char* key, const std::optional<T>& field, const FieldNote&) const {
+    if (field) to[key] = *field;
   }
-  void operator()(const DilatedSparse& r) const {
-    to["rates"] = r.rates;
-    maybe("density", r.density);
-    maybe("reach", r.reach);
-  }
-  void operator()(const GlobalLocal& r) const {
-    to["window"] = r.window;
-    to["global_tokens"] = r.global_tokens;
-  }
-  void operator()(const Strided& r) const { to["stride_blocks"] = r.stride_blocks; }
-  void operator()(const Axial& r) const { maybe("grid_columns", r.grid_columns); }
-  void operator()(const RandomBlocks& r) const {
-    to["density"] = r.density;
-    to["seed"] = r.seed;
-  }
-  void operator()(const Hierarchical& r) const {
-    to["levels"] = Json::array();
-    for (const HierarchyLevel& level : r.levels) {
+  void operator()(const char* key, const std::vector<HierarchyLevel>& field, const FieldNote&) const {
+    to[key] = Json::array();
+    for (const HierarchyLevel& level : field) {
       Json one = {{"stride", level.stride}};
       if (level.window) {
         one["window"] = *level.window;
       } else {
         one["global"] = true;
       }
-      to["levels"].push_back(one);
+      to[key].push_back(one);
     }
   }
-  void operator()(const BlockList& r) const {
-    to["blocks"] = Json::array();
-    for (const Block& b : r.blocks) {
-      to["blocks"].push_back(Json::array({b.batch_row, b.kv_head, b.query_block, b.key_block}));
-    }
+  void operator()(const char* key, const std::vector<Block>& field, const FieldNote&) const {
+    to[key] = Json::array();
+    for (const Block& b : field) to[key].push_back(Json::array({b.batch_row, b.kv_head, b.query_block, b.key_block}));
   }
 };
 
@@ -266,14 +251,14 @@ Pattern pattern_from_json(const std::string& text, const std::optional<std::vect
   const Json* blocks = f.find("blocks");
   f.done();
   std::vector<BlockPattern> patterns;
-  bool used = false;
+  BesideText beside{list ? &*list : nullptr};
   if (blocks) {
     if (!blocks->is_array()) core::refuse("blocks", "must be a list of block patterns", shown(*blocks));
     for (size_t i = 0; i < blocks->size(); ++i) {
-      patterns.push_back(take_block_pattern((*blocks)[i], i, list ? &*list : nullptr, used));
+      patterns.push_back(take_block_pattern((*blocks)[i], i, beside));
     }
   }
-  if (list && !used) {
+  if (list && !beside.used) {
     core::refuse("pattern", "must have a \"list\" without blocks of its own when blocks are given beside it", text,
                  "leave the blocks out, or add {\"pattern\": \"list\", \"block_size\": ...}");
   }
@@ -303,7 +288,9 @@ Json written(const Pattern& pattern, bool with_lists) {
   }
   for (const BlockPattern& block : pattern.blocks()) {
     Json one = {{"pattern", block.name()}, {"block_size", block.block_size()}};
-    if (with_lists || !std::holds_alternative<BlockList>(block.rule())) std::visit(RuleWriter{one}, block.rule());
+    if (with_lists || !block.list()) {
+      std::visit([&](const auto& rule) { rule.fields(rule, RuleWriter{one}); }, block.rule());
+    }
     json["blocks"].push_back(one);
   }
   return json;

@@ -2,6 +2,7 @@
 #include "plan/cache.h"
 
 #include <bit>
+#include <type_traits>
 #include <utility>
 
 namespace longstride::plan {
@@ -16,9 +17,24 @@ class Hasher {
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
     state_ = x ^ (x >> 31);
   }
-  void add(const std::vector<int64_t>& values) {
+  void add(double value) { add(std::bit_cast<int64_t>(value + 0.0)); }  // -0.0 is 0.0
+  void add(const HierarchyLevel& level) {
+    add(level.stride);
+    add(level.window);
+  }
+  void add(const Block& b) {
+    add(int64_t{b.batch_row} << 32 | static_cast<uint32_t>(b.kv_head));
+    add(int64_t{b.query_block} << 32 | static_cast<uint32_t>(b.key_block));
+  }
+  template <class T>
+  void add(const std::optional<T>& value) {
+    add(int64_t{value.has_value()});
+    if (value) add(*value);
+  }
+  template <class T>
+  void add(const std::vector<T>& values) {
     add(static_cast<int64_t>(values.size()));
-    for (const int64_t value : values) add(value);
+    for (const T& value : values) add(value);
   }
   size_t value() const { return static_cast<size_t>(state_); }
 
@@ -26,55 +42,23 @@ class Hasher {
   uint64_t state_ = 0;
 };
 
-// Block patterns one by one: the index of the rule, then its fields. What is left out (an optional that is unset, a
-// fraction that is rounded) only makes two keys share a bucket.
-struct RuleHasher {
-  Hasher& hash;
-  void add(const std::optional<double>& density) const { hash.add(std::bit_cast<int64_t>(density.value_or(0))); }
-  void operator()(const LocalWindow& r) const {
-    hash.add(r.window.value_or(0));
-    add(r.density);
-  }
-  void operator()(const DilatedSparse& r) const {
-    hash.add(r.rates);
-    hash.add(r.reach.value_or(-1));
-    add(r.density);
-  }
-  void operator()(const GlobalLocal& r) const {
-    hash.add(r.window);
-    hash.add(r.global_tokens);
-  }
-  void operator()(const Strided& r) const { hash.add(r.stride_blocks); }
-  void operator()(const Axial& r) const { hash.add(r.grid_columns.value_or(0)); }
-  void operator()(const RandomBlocks& r) const {
-    add(r.density);
-    hash.add(r.seed);
-  }
-  void operator()(const Hierarchical& r) const {
-    for (const HierarchyLevel& level : r.levels) {
-      hash.add(level.stride);
-      hash.add(level.window.value_or(0));
-    }
-  }
-  void operator()(const BlockList& r) const {
-    for (const Block& b : r.blocks) {
-      hash.add(int64_t{b.batch_row} << 32 | static_cast<uint32_t>(b.kv_head));
-      hash.add(int64_t{b.query_block} << 32 | static_cast<uint32_t>(b.key_block));
-    }
-  }
-};
-
-// What a block pattern takes beyond itself.
-int64_t rule_bytes(const BlockRule& rule) {
-  if (const auto* list = std::get_if<BlockList>(&rule))
-    return static_cast<int64_t>(list->blocks.size() * sizeof(Block));
-  if (const auto* dilated = std::get_if<DilatedSparse>(&rule)) {
-    return static_cast<int64_t>(dilated->rates.size() * sizeof(int64_t));
-  }
-  if (const auto* levels = std::get_if<Hierarchical>(&rule)) {
-    return static_cast<int64_t>(levels->levels.size() * sizeof(HierarchyLevel));
-  }
+// What a field takes beyond itself.
+template <class T>
+int64_t bytes_beyond(const T&) {
+  static_assert(std::is_trivially_copyable_v<T>);
   return 0;
+}
+template <class T>
+int64_t bytes_beyond(const std::vector<T>& values) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return static_cast<int64_t>(values.size() * sizeof(T));
+}
+
+// visit(field) of every field of the rule that a block pattern has.
+template <class Visit>
+void visit_rule(const BlockPattern& block, const Visit& visit) {
+  const auto one = [&](const char*, const auto& field, const FieldNote&) { visit(field); };
+  std::visit([&](const auto& rule) { rule.fields(rule, one); }, block.rule());
 }
 
 // What a key takes beside its plan: counted, or a million decode steps would each keep some hundred bytes unseen.
@@ -82,7 +66,8 @@ int64_t key_bytes(const PlanKey& key) {
   const size_t offsets = key.pattern.options().offsets ? key.pattern.options().offsets->size() : 0;
   int64_t blocks = 0;
   for (const BlockPattern& block : key.pattern.blocks()) {
-    blocks += static_cast<int64_t>(sizeof(BlockPattern)) + rule_bytes(block.rule());
+    blocks += static_cast<int64_t>(sizeof(BlockPattern));
+    visit_rule(block, [&](const auto& field) { blocks += bytes_beyond(field); });
   }
   return blocks +
          static_cast<int64_t>(sizeof(PlanKey) + key.pattern.groups().size() * sizeof(Group) +
@@ -100,11 +85,11 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   const DilatedOptions& options = key.pattern.options();
   hash.add(options.causal + 2 * options.average + 4 * static_cast<int64_t>(options.head_offset) +
            16 * static_cast<int64_t>(options.mixing) + 64 * static_cast<int64_t>(options.padding));
-  if (options.offsets) hash.add(*options.offsets);
+  hash.add(options.offsets);
   for (const BlockPattern& block : key.pattern.blocks()) {
     hash.add(block.block_size());
     hash.add(static_cast<int64_t>(block.rule().index()));
-    std::visit(RuleHasher{hash}, block.rule());
+    visit_rule(block, [&](const auto& field) { hash.add(field); });
   }
   const Extent& e = key.extent;
   for (const int64_t value : {e.batch, e.heads, e.kv_heads, e.len_q, e.len_k, e.query_start}) hash.add(value);
@@ -113,8 +98,8 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   const Geometry& g = key.geometry;
   for (const int64_t value : {g.tile_rows, g.column_block, g.row_quantum, g.run_row_quantum, g.diagonal_rows})
     hash.add(value);
-  hash.add(std::bit_cast<int64_t>(g.merge_columns));
-  hash.add(std::bit_cast<int64_t>(g.run_columns));
+  hash.add(g.merge_columns);
+  hash.add(g.run_columns);
   hash.add(static_cast<int64_t>(key.direction));
   return hash.value();
 }

@@ -57,7 +57,7 @@ class BlockVariants {
     const size_t places = extent.batch * extent.kv_heads;
     for (const BlockPattern& block : pattern.blocks()) {
       std::vector<SharedCells> by_place;
-      if (const auto* list = std::get_if<BlockList>(&block.rule())) {
+      if (const BlockList* list = block.list()) {
         check_list(*list, block.block_size(), extent);
         by_place = split(*list, places);
       }
@@ -68,12 +68,10 @@ class BlockVariants {
   std::vector<int64_t> key(int64_t b, int64_t j) const {
     std::vector<int64_t> key;
     for (size_t p = 0; p < cells_.size(); ++p) {
-      const BlockRule& rule = pattern_.blocks()[p].rule();
-      if (const auto* dilated = std::get_if<DilatedSparse>(&rule)) {
-        key.push_back(dilated->rates[j % static_cast<int64_t>(dilated->rates.size())]);
-      } else if (std::holds_alternative<RandomBlocks>(rule)) {
-        key.push_back(j);
-      } else if (!cells_[p].empty()) {
+      if (cells_[p].empty()) {
+        const auto variant = [&](const auto& rule) { return rule.variant(b, j); };
+        key.push_back(std::visit(variant, pattern_.blocks()[p].rule()));
+      } else {
         key.push_back(reinterpret_cast<intptr_t>(cells_[p][b * extent_.kv_heads + j].get()));
       }
     }

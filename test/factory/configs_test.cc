@@ -205,6 +205,17 @@ TEST(Configs, SparseDefaultsAreWhatTheHeaderSays) {
             (std::vector<HierarchyLevel>{{8, 32}, {32, 128}, {128, std::nullopt}}));
 }
 
+TEST(Configs, EveryRuleIsMadeByItsName) {
+  for_each_rule([]<class Rule>(const Rule& rule) {
+    if constexpr (!std::is_same_v<Rule, BlockList>) {
+      SparseAttentionConfig c;
+      c.pattern = rule.kName;
+      c.block_size = 8;
+      EXPECT_EQ(c.block_patterns(), (std::vector<BlockPattern>{{8, Rule::usual(8)}})) << rule.kName;
+    }
+  });
+}
+
 TEST(Configs, LearnedBlocksAreWhatTheRatiosSay) {
   SparseAttentionConfig c;
   EXPECT_FALSE(c.learned_blocks().has_value());

@@ -115,7 +115,7 @@ struct SparseAttentionConfig {
   bool operator==(const SparseAttentionConfig&) const = default;
 
   template <class Self, class Visit>
-  static void fields(Self& self, Visit&& visit) {
+  static constexpr void fields(Self& self, Visit&& visit) {
     visit("pattern", self.pattern);
     visit("block_size", self.block_size);
     visit("sparsity_ratio", self.sparsity_ratio);

@@ -16,17 +16,49 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
 namespace longstride {
 
+// What a rule says of a field beside its name.
+struct FieldNote {
+  const char* meaning;       // one line, with its unit and values
+  bool has_default = false;  // JSON may leave it out; a std::optional it always may
+};
+
+// A rule describes itself, and nothing that can be asked of it is answered elsewhere but check() in blocks.cc and its
+// rows in block_rows.cc. JSON, hashing, the size of a cached key, the factory and its help are made from
+//
+//   kName             in JSON
+//   fields()          visit(name, field, FieldNote) of every member, in the order of JSON. One called "density" is also
+//                     read as "sparsity_ratio" = 1 - density.
+//   usual()           what the factory takes for what is not given, at a block_size. Of std::optional fields one that
+//                     is given stands for all. A BlockList has none: the factory does not make one.
+//   variant()         equal for (batch row, KV head) that see the same blocks; 0: all do. Those of one variant share a
+//                     plan.
+//   needed_to_stay()  what must be given so that its causal rows are those of every longer sequence; "": they are.
+
+inline constexpr FieldNote kWindowNote = {"tokens that a query sees around it"};
+inline constexpr FieldNote kDensityNote = {"1 - sparsity_ratio; give one of the two"};
+
 // abs(i - j) <= floor(ceil(window / block_size) / 2). Give one of the two.
 struct LocalWindow {
   std::optional<int64_t> window;  // tokens, >= 1
   std::optional<double> density;  // in (0, 1]: the window that comes nearest
   bool operator==(const LocalWindow&) const = default;
+
+  static constexpr const char* kName = "local_window";
+  template <class Self, class Visit>
+  static constexpr void fields(Self& self, Visit&& visit) {
+    visit("window", self.window, kWindowNote);
+    visit("density", self.density, kDensityNote);
+  }
+  static LocalWindow usual(int64_t) { return {.density = 1 - 0.9}; }
+  int64_t variant(int64_t, int64_t) const { return 0; }
+  const char* needed_to_stay() const { return density ? "window" : ""; }
 };
 
 // j = i, or abs(i - j) = n * d for n = 1..K, d = rates[h mod number of rates] of KV head h. Give one of reach, density.
@@ -35,6 +67,17 @@ struct DilatedSparse {
   std::optional<double> density;     // in (0, 1]: the K that comes nearest
   std::optional<int64_t> reach;      // K, >= 0
   bool operator==(const DilatedSparse&) const = default;
+
+  static constexpr const char* kName = "dilated_sparse";
+  template <class Self, class Visit>
+  static constexpr void fields(Self& self, Visit&& visit) {
+    visit("rates", self.rates, {"distances in blocks, one per head in turn", true});
+    visit("reach", self.reach, {"how many distances are kept on each side"});
+    visit("density", self.density, kDensityNote);
+  }
+  static DilatedSparse usual(int64_t) { return {.density = 1 - 0.9}; }
+  int64_t variant(int64_t, int64_t kv_head) const { return rates[kv_head % static_cast<int64_t>(rates.size())]; }
+  const char* needed_to_stay() const { return density ? "reach" : ""; }
 };
 
 // The local window, and the rows and columns below ceil(global_tokens / block_size).
@@ -42,12 +85,31 @@ struct GlobalLocal {
   int64_t window = 0;         // tokens, >= 1
   int64_t global_tokens = 0;  // >= 0
   bool operator==(const GlobalLocal&) const = default;
+
+  static constexpr const char* kName = "global_local";
+  template <class Self, class Visit>
+  static constexpr void fields(Self& self, Visit&& visit) {
+    visit("window", self.window, kWindowNote);
+    visit("global_tokens", self.global_tokens, {"first tokens that see and are seen by all"});
+  }
+  static GlobalLocal usual(int64_t) { return {.window = 512, .global_tokens = 64}; }
+  int64_t variant(int64_t, int64_t) const { return 0; }
+  const char* needed_to_stay() const { return ""; }
 };
 
 // abs(i - j) <= 1, or j mod stride_blocks = 0.
 struct Strided {
   int64_t stride_blocks = 1;  // >= 1
   bool operator==(const Strided&) const = default;
+
+  static constexpr const char* kName = "strided";
+  template <class Self, class Visit>
+  static constexpr void fields(Self& self, Visit&& visit) {
+    visit("stride_blocks", self.stride_blocks, {"every how many key blocks one is seen by all"});
+  }
+  static Strided usual(int64_t) { return {.stride_blocks = 4}; }
+  int64_t variant(int64_t, int64_t) const { return 0; }
+  const char* needed_to_stay() const { return ""; }
 };
 
 // The blocks of a document laid out row by row on a grid of `grid_columns` columns: i and j stand in one row or one
@@ -55,6 +117,15 @@ struct Strided {
 struct Axial {
   std::optional<int64_t> grid_columns;  // >= 1; unset: ceil(sqrt(nb)), nearly square
   bool operator==(const Axial&) const = default;
+
+  static constexpr const char* kName = "axial";
+  template <class Self, class Visit>
+  static constexpr void fields(Self& self, Visit&& visit) {
+    visit("grid_columns", self.grid_columns, {"columns of the grid of blocks; unset: nearly square"});
+  }
+  static Axial usual(int64_t) { return {}; }
+  int64_t variant(int64_t, int64_t) const { return 0; }
+  const char* needed_to_stay() const { return grid_columns ? "" : "grid_columns"; }
 };
 
 // Every row its share of blocks, the diagonal among them and the others drawn without replacement: by KV head, the same
@@ -63,6 +134,16 @@ struct RandomBlocks {
   double density = 0;  // in (0, 1]
   int64_t seed = 0;
   bool operator==(const RandomBlocks&) const = default;
+
+  static constexpr const char* kName = "random";
+  template <class Self, class Visit>
+  static constexpr void fields(Self& self, Visit&& visit) {
+    visit("density", self.density, kDensityNote);
+    visit("seed", self.seed, {"of the drawn blocks", true});
+  }
+  static RandomBlocks usual(int64_t) { return {.density = 1 - 0.9}; }
+  int64_t variant(int64_t, int64_t kv_head) const { return kv_head; }
+  const char* needed_to_stay() const { return ""; }  // a row's share is counted over the rows up to it
 };
 
 // A union over levels: rows i with i mod (stride / block_size) = 0 see their window, or everything.
@@ -74,6 +155,15 @@ struct HierarchyLevel {
 struct Hierarchical {
   std::vector<HierarchyLevel> levels;  // at least one; a row of no level sees its diagonal
   bool operator==(const Hierarchical&) const = default;
+
+  static constexpr const char* kName = "hierarchical";
+  template <class Self, class Visit>
+  static constexpr void fields(Self& self, Visit&& visit) {
+    visit("levels", self.levels, {"list of {stride, window} in tokens, or {stride, global: true}"});
+  }
+  static Hierarchical usual(int64_t b) { return {{{b, 4 * b}, {4 * b, 16 * b}, {16 * b, std::nullopt}}}; }
+  int64_t variant(int64_t, int64_t) const { return 0; }
+  const char* needed_to_stay() const { return ""; }
 };
 
 struct Block {
@@ -90,10 +180,27 @@ struct Block {
 struct BlockList {
   std::vector<Block> blocks;  // in any order
   bool operator==(const BlockList&) const = default;
+
+  static constexpr const char* kName = "list";
+  template <class Self, class Visit>
+  static constexpr void fields(Self& self, Visit&& visit) {
+    visit("blocks", self.blocks, {"list of [batch row or -1, KV head or -1, query block, key block]"});
+  }
+  // The planner knows better: it compares their blocks.
+  int64_t variant(int64_t batch_row, int64_t kv_head) const { return batch_row << 32 | kv_head; }
+  // It must fit into every sequence.
+  const char* needed_to_stay() const { return "a rule in place of a list"; }
 };
 
 using BlockRule =
     std::variant<LocalWindow, DilatedSparse, GlobalLocal, Strided, Axial, RandomBlocks, Hierarchical, BlockList>;
+
+// visit(Rule()) of every rule, in the order of BlockRule.
+template <class Visit>
+constexpr void for_each_rule(Visit&& visit) {
+  const auto each = [&]<class... Rules>(std::type_identity<std::variant<Rules...>>) { (visit(Rules()), ...); };
+  each(std::type_identity<BlockRule>());
+}
 
 class BlockPattern {
  public:
@@ -102,8 +209,8 @@ class BlockPattern {
 
   int64_t block_size() const { return block_size_; }
   const BlockRule& rule() const { return rule_; }
-  // "local_window", "dilated_sparse", "global_local", "strided", "axial", "random", "hierarchical", "list"
   const char* name() const;
+  const BlockList* list() const { return std::get_if<BlockList>(&rule_); }  // null if the rule is no list
 
   // The active blocks (i, j) of one document of `len` tokens, in order of i, then j; if causal, those with j <= i.
   // Throws Error if the density asked for cannot be reached.

@@ -12,7 +12,7 @@ namespace {
 
 using at::Tensor;
 
-bool is_list(const BlockPattern& block) { return std::holds_alternative<BlockList>(block.rule()); }
+bool is_list(const BlockPattern& block) { return block.list() != nullptr; }
 
 // A long list goes as a tensor, as text it would cost more than the attention.
 void name_pattern(const Pattern& pattern, Call& call) {
@@ -22,7 +22,7 @@ void name_pattern(const Pattern& pattern, Call& call) {
     return;
   }
   call.pattern = to_json_beside_list(pattern);
-  const auto& list = std::get<BlockList>(std::find_if(blocks.begin(), blocks.end(), is_list)->rule()).blocks;
+  const auto& list = std::find_if(blocks.begin(), blocks.end(), is_list)->list()->blocks;
   const Tensor rows = at::empty({static_cast<int64_t>(list.size()), 4}, at::TensorOptions().dtype(at::kInt));
   std::copy(list.begin(), list.end(), reinterpret_cast<Block*>(rows.mutable_data_ptr<int32_t>()));
   call.blocks = rows;
