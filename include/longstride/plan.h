@@ -54,6 +54,14 @@ struct Merge {
   int32_t row_begin = 0;
   int32_t row_step = 1;
   int32_t rows = 0;
+
+  // The slot of row row_begin + n * row_step.
+  constexpr int64_t slot_at(int64_t n, int64_t repeat) const { return slot + n * slot_step + slot_shift * repeat; }
+  // The slot of row j of the tile; -1: it is none of the rows.
+  constexpr int64_t slot_of_row(int32_t j, int64_t repeat) const {
+    const int32_t past = j - row_begin, n = past / row_step;
+    return past < 0 || n >= rows || n * row_step != past ? -1 : slot_at(n, repeat);
+  }
 };
 
 // Row j stands at row0 + j * L. A tile may have no runs: it still writes its rows (out = 0, lse = -inf, zero
@@ -134,6 +142,14 @@ struct PlanView {
   int32_t row_quantum = 1;          // Geometry::row_quantum; for count()
   int32_t run_row_quantum = 32767;  // Geometry::run_row_quantum; for count()
   int32_t diagonal_rows = 32767;    // Geometry::diagonal_rows; for count()
+
+  auto levels_of(const PlanClass& c) const { return levels.subspan(c.level_begin, c.level_count); }
+  auto sections_of(const Level& l) const { return sections.subspan(l.section_begin, l.section_count); }
+  auto tiles_of(const Section& s) const { return tiles.subspan(s.tile_begin, s.tile_count); }
+  auto runs_of(const Tile& t) const { return runs.subspan(t.run_begin, t.run_count); }
+  auto phantoms_of(const Tile& t) const { return phantoms.subspan(t.phantom_begin, t.phantom_count); }
+  auto merges_of(const Tile& t) const { return merges.subspan(t.merge_begin, t.merge_count); }
+  int64_t bytes() const;  // of all arrays
 };
 
 struct Plan {
@@ -149,7 +165,7 @@ struct Plan {
   std::vector<Merge> merges;
 
   PlanView view() const;
-  int64_t bytes() const;  // of all arrays
+  int64_t bytes() const { return view().bytes(); }
 };
 
 // Compiles a pattern for one call's lengths. Rows are the len_q queries (forward), or the len_k keys (transposed).

@@ -5,12 +5,9 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/exp.h>
-#include <ATen/ops/floor_divide.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/remainder.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
@@ -21,6 +18,7 @@
 #include <exception>
 
 #include "longstride/attention.h"
+#include "longstride/pattern/sight.h"
 
 namespace longstride::cli {
 namespace {
@@ -36,20 +34,15 @@ struct Dense {
 };
 
 Dense dense_formula(const Tensor& q, const Tensor& k, const Tensor& v, const Pattern& pattern) {
-  const Tensor position = at::arange(kLen);
+  const Extent extent{.heads = kHeads, .kv_heads = kKvHeads, .len_q = kLen, .len_k = kLen};
   std::vector<Tensor> outs, lses;
   for (int64_t h = 0; h < kHeads; ++h) {
     const int64_t kv_head = h / (kHeads / kKvHeads);
-    Tensor multiplicity = at::zeros({kLen, kLen}, at::kDouble);
-    for (int64_t g = 0; g < static_cast<int64_t>(pattern.groups().size()); ++g) {
-      const Group& group = pattern.groups()[static_cast<size_t>(g)];
-      const Tensor segment = at::floor_divide(position, group.segment);
-      const Tensor sampled =
-          at::remainder(position - segment * group.segment, group.rate).eq(pattern.offset(g, kv_head, kKvHeads));
-      Tensor seen = segment.unsqueeze(1).eq(segment.unsqueeze(0));
-      seen = seen.logical_and(sampled.unsqueeze(1)).logical_and(sampled.unsqueeze(0));
-      if (pattern.causal()) seen = seen.logical_and(position.unsqueeze(1).ge(position.unsqueeze(0)));
-      multiplicity = multiplicity + seen;
+    const Sight sight(pattern, extent, 0, kv_head);
+    const Tensor multiplicity = at::zeros({kLen, kLen}, at::kDouble);
+    auto m = multiplicity.accessor<double, 2>();
+    for (int64_t i = 0; i < kLen; ++i) {
+      for (int64_t n = 0; n < kLen; ++n) m[i][n] = static_cast<double>(sight.multiplicity(i, n));
     }
     const Tensor scores = at::matmul(q.select(2, h), k.select(2, kv_head).transpose(1, 2)) / std::sqrt(double{kDim});
     const Tensor weights = scores.exp() * multiplicity;

@@ -16,6 +16,7 @@
 #include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
+#include "longstride/pattern/sight.h"
 #include "longstride/plan.h"
 #include "number_options.h"
 #include "pattern_options.h"
@@ -84,14 +85,12 @@ nlohmann::json counts_json(const PlanCounts& counts) {
 
 // m(h, q, k) of one head, row by row.
 nlohmann::json multiplicity_json(const Pattern& pattern, const Extent& extent, int64_t head) {
-  const Cells cells = count_cells(pattern, extent, head, std::max<int64_t>(1, std::max(extent.len_q, extent.len_k)));
+  const Sight sight(pattern, extent, 0, head / (extent.heads / extent.kv_heads));
   nlohmann::json rows = nlohmann::json::array();
-  for (int64_t r = 0; r < cells.rows; ++r) {
-    std::vector<int64_t> row(static_cast<size_t>(cells.columns));
-    for (int64_t c = 0; c < cells.columns; ++c) {
-      for (int64_t g = 0; g < cells.layers; ++g) row[static_cast<size_t>(c)] += cells.of(g, r, c) > 0 ? 1 : 0;
-    }
-    rows.push_back(row);
+  for (int64_t i = 0; i < extent.len_q; ++i) {
+    nlohmann::json row = nlohmann::json::array();
+    for (int64_t k = 0; k < extent.len_k; ++k) row.push_back(sight.multiplicity(extent.query_start + i, k));
+    rows.push_back(std::move(row));
   }
   return rows;
 }
@@ -110,10 +109,8 @@ nlohmann::json to_json(const ShowOptions& options, const Shown& shown) {
   nlohmann::json classes = nlohmann::json::array();
   for (size_t c = 0; c < view.classes.size(); ++c) {
     nlohmann::json levels = nlohmann::json::array();
-    for (int32_t l = 0; l < view.classes[c].level_count; ++l) {
-      const Level& level = view.levels[static_cast<size_t>(view.classes[c].level_begin + l)];
+    for (const Level& level : view.levels_of(view.classes[c]))
       levels.push_back({{"stride", level.stride}, {"partial", level.partial}});
-    }
     classes.push_back({{"levels", levels},
                        {"partial_rows", view.classes[c].partial_rows},
                        {"counts", counts_json(count(view, static_cast<int64_t>(c)))}});

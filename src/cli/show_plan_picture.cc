@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "longstride/error.h"
+#include "longstride/plan/walk.h"
 #include "pattern_options.h"
 #include "show_picture.h"
 
@@ -51,22 +52,17 @@ struct Tally {
   int64_t merged_rows = 0;
 };
 
-int64_t columns_seen(const Run& run, int64_t row) {
-  if (run.diagonal >= Run::kEverything) return run.columns;
-  return std::clamp<int64_t>(row + run.diagonal, 0, run.columns);
-}
-
 // Draws one tile: what is computed in grey, what is seen over it.
-void draw_tile(picture::Picture& picture, const Panel& panel, const PlanView& plan, const Tile& tile, int64_t shift) {
+void draw_tile(picture::Picture& picture, const Panel& panel, const PlanView& plan, const PlacedTile& placed) {
+  const Tile& tile = *placed.tile;
   const double ys = panel.row_scale(), xs = panel.column_scale();
-  const double top = panel.y + panel.rows.place(tile.row0 + shift) * ys;
-  for (uint32_t n = 0; n < tile.run_count; ++n) {
-    const Run& run = plan.runs[tile.run_begin + n];
-    const int64_t reach = columns_seen(run, run.row_end - 1);
-    const int64_t computed =
-        std::min(run.columns, (reach + plan.column_block - 1) / plan.column_block * plan.column_block);
+  const double top = panel.y + panel.rows.place(placed.row(0)) * ys;
+  for (const Run& run : plan.runs_of(tile)) {
+    const auto seen_by = [&](int64_t row) { return columns_seen(plan, run, row).second; };
+    const int64_t computed = std::min(
+        run.columns, (seen_by(run.row_end - 1) + plan.column_block - 1) / plan.column_block * plan.column_block);
     for (int32_t c = 0; c < run.classes; ++c) {
-      const double left = panel.x + panel.columns.place(run.column0 + shift + c * run.class_step) * xs;
+      const double left = panel.x + panel.columns.place(placed.column(run, c, 0)) * xs;
       if (computed > 0) {
         picture.box(left, top + run.row_begin * ys, static_cast<double>(computed) * xs,
                     (run.row_end - run.row_begin) * ys, kMasked);
@@ -76,8 +72,8 @@ void draw_tile(picture::Picture& picture, const Panel& panel, const PlanView& pl
       int64_t row = run.row_begin;
       while (row < run.row_end) {
         int64_t stop = std::min<int64_t>(run.row_end, row + step);
-        const int64_t seen = columns_seen(run, (row + stop - 1) / 2);
-        while (stop < run.row_end && columns_seen(run, stop) == seen) ++stop;
+        const int64_t seen = seen_by((row + stop - 1) / 2);
+        while (stop < run.row_end && seen_by(stop) == seen) ++stop;
         if (seen > 0) {
           picture.box(left, top + static_cast<double>(row) * ys, static_cast<double>(seen) * xs,
                       static_cast<double>(stop - row) * ys, weight_color(run.weight));
@@ -95,29 +91,22 @@ void draw_tile(picture::Picture& picture, const Panel& panel, const PlanView& pl
 picture::Picture plan_picture(const PlanView& plan, const Pattern& pattern, const Extent& extent, int64_t head) {
   const int64_t kv_head = head / (extent.heads / extent.kv_heads);
   const PlanClass& plan_class = plan.classes[static_cast<size_t>(plan.class_of[static_cast<size_t>(kv_head)])];
-  const auto levels =
-      plan.levels.subspan(static_cast<size_t>(plan_class.level_begin), static_cast<size_t>(plan_class.level_count));
+  const auto levels = plan.levels_of(plan_class);
   std::vector<Tally> tallies(levels.size());
   int32_t most_weight = 1;
   int64_t rectangles = 0;
   const int64_t strips = 300;  // at most so many boxes for the diagonal of one run
   for (size_t l = 0; l < levels.size(); ++l) {
-    for (const Section& section : plan.sections.subspan(static_cast<size_t>(levels[l].section_begin),
-                                                        static_cast<size_t>(levels[l].section_count))) {
-      tallies[l].tiles += section.tile_count * section.repeats;
-      for (int64_t t = section.tile_begin; t < section.tile_begin + section.tile_count; ++t) {
-        const Tile& tile = plan.tiles[static_cast<size_t>(t)];
-        for (uint32_t n = 0; n < tile.merge_count; ++n)
-          tallies[l].merged_rows += plan.merges[tile.merge_begin + n].rows * section.repeats;
-        for (uint32_t n = 0; n < tile.run_count; ++n) {
-          const Run& run = plan.runs[tile.run_begin + n];
-          most_weight = std::max(most_weight, run.weight);
-          const int64_t boxes = run.diagonal >= Run::kEverything ? 2 : 1 + std::min<int64_t>(strips, tile.rows);
-          tallies[l].rectangles += run.classes * section.repeats;
-          rectangles += boxes * run.classes * section.repeats;
-        }
+    for_each_stored_tile(plan, levels[l], [&](const Section& section, const Tile& tile) {
+      tallies[l].tiles += section.repeats;
+      for (const Merge& merge : plan.merges_of(tile)) tallies[l].merged_rows += merge.rows * section.repeats;
+      for (const Run& run : plan.runs_of(tile)) {
+        most_weight = std::max(most_weight, run.weight);
+        const int64_t boxes = run.diagonal >= Run::kEverything ? 2 : 1 + std::min<int64_t>(strips, tile.rows);
+        tallies[l].rectangles += run.classes * section.repeats;
+        rectangles += boxes * run.classes * section.repeats;
       }
-    }
+    });
   }
   if (rectangles > kMostRectangles) {
     throw Error(
@@ -154,13 +143,7 @@ picture::Picture plan_picture(const PlanView& plan, const Pattern& pattern, cons
     if (tallies[l].merged_rows > 0) words += fmt::format(", merges {} rows", tallies[l].merged_rows);
     picture.text(panel.x, y - 22, words, 12, picture::kGrey);
     picture.box(panel.x, y, side, side, picture::Color{252, 252, 252});
-    for (const Section& section :
-         plan.sections.subspan(static_cast<size_t>(level.section_begin), static_cast<size_t>(level.section_count))) {
-      for (int64_t n = 0; n < section.repeats; ++n) {
-        for (int64_t t = section.tile_begin; t < section.tile_begin + section.tile_count; ++t)
-          draw_tile(picture, panel, plan, plan.tiles[static_cast<size_t>(t)], n * section.shift);
-      }
-    }
+    for_each_tile(plan, level, [&](const PlacedTile& placed) { draw_tile(picture, panel, plan, placed); });
     picture.frame(panel.x, y, side, side, picture::kFaint);
     if (level.stride > 1 && level.stride <= 32) {  // residues, where their bands are wide enough to be named
       for (int64_t r = 0; r < level.stride; ++r) {

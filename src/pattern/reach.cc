@@ -9,7 +9,7 @@
 
 #include "core/checked.h"
 #include "core/refuse.h"
-#include "pattern/block_rows.h"
+#include "longstride/pattern/sight.h"
 
 namespace longstride {
 namespace {
@@ -59,33 +59,17 @@ class BitRows {
   std::vector<uint64_t> bits_;
 };
 
-void show_group(const Pattern& pattern, int64_t g, int64_t kv_head, int64_t kv_heads, int64_t len, BitRows& seen) {
-  if (!pattern.runs(g, kv_head, kv_heads)) return;
-  const auto& [segment, rate] = pattern.groups()[static_cast<size_t>(g)];
-  const int64_t offset = pattern.offset(g, kv_head, kv_heads);
-  for (int64_t begin = 0; begin < len; begin += std::min(segment, len)) {
-    const int64_t end = std::min(len, begin + std::min(segment, len));
-    for (int64_t q = begin + offset; q < end; q += rate) {
-      const int64_t last = pattern.causal() ? q + 1 : end;
-      if (rate == 1) {
-        seen.set_range(q, begin, last);
-      } else {
-        for (int64_t k = begin + offset; k < last; k += rate) seen.set(q, k);
-      }
-    }
-  }
-}
-
-void show_blocks(const BlockPattern& block, bool causal, int64_t kv_head, int64_t len, BitRows& seen) {
-  const int64_t size = block.block_size(), count = core::ceil_divide(len, size);
-  const pattern::BlockRows rows =
-      pattern::active_rows(block, {.blocks = count, .causal = causal, .kv_head = kv_head}, 0, count);
+void show(const Sight& sight, int64_t len, BitRows& seen) {
+  std::vector<Progression> keys;
   for (int64_t q = 0; q < len; ++q) {
-    const auto row = static_cast<size_t>(q / size);
-    for (int64_t n = rows.row_begin[row]; n < rows.row_begin[row + 1]; ++n) {
-      const pattern::Interval& blocks = rows.intervals[static_cast<size_t>(n)];
-      const int64_t end = std::min(len, blocks.end * size);
-      seen.set_range(q, blocks.begin * size, causal ? std::min(end, q + 1) : end);
+    keys.clear();
+    sight.keys(q, keys);
+    for (const Progression& some : keys) {
+      if (some.step == 1) {
+        seen.set_range(q, some.first, some.first + some.count);
+      } else {
+        for (int64_t n = 0; n < some.count; ++n) seen.set(q, some.first + n * some.step);
+      }
     }
   }
 }
@@ -101,12 +85,10 @@ Reach reach(const Pattern& pattern, int64_t len, int64_t kv_heads) {
   Reach result;
   // One step: what some head shows, and the token itself.
   BitRows step(len);
+  const Extent extent{.heads = kv_heads, .kv_heads = kv_heads, .len_q = len, .len_k = len};
   for (int64_t head = 0; head < kv_heads; ++head) {
     BitRows seen(len);
-    for (size_t g = 0; g < pattern.groups().size(); ++g) {
-      show_group(pattern, static_cast<int64_t>(g), head, kv_heads, len, seen);
-    }
-    for (const BlockPattern& block : pattern.blocks()) show_blocks(block, pattern.causal(), head, len, seen);
+    show(Sight(pattern, extent, 0, head), len, seen);
     result.density += static_cast<double>(seen.count()) / pairs / static_cast<double>(kv_heads);
     for (int64_t q = 0; q < len; ++q) step.merge(q, seen, q);
   }

@@ -82,8 +82,8 @@ PlanView Plan::view() const {
           geometry.diagonal_rows};
 }
 
-int64_t Plan::bytes() const {
-  const auto size = [](const auto& array) { return static_cast<int64_t>(array.size() * sizeof(array[0])); };
+int64_t PlanView::bytes() const {
+  const auto size = [](const auto& array) { return static_cast<int64_t>(array.size_bytes()); };
   return size(class_of) + size(classes) + size(levels) + size(sections) + size(tiles) + size(runs) + size(phantoms) +
          size(merges);
 }

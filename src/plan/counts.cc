@@ -8,6 +8,7 @@
 #include "core/refuse.h"
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
+#include "longstride/plan/walk.h"
 #include "plan/run_cost.h"
 #include "plan/seen_pairs.h"
 
@@ -37,22 +38,16 @@ PlanCounts count(const PlanView& view, int64_t class_id) {
   PlanCounts counts;
   const bool transposed = view.direction == Direction::kTransposed;
   const PlanClass& c = view.classes[class_id];
-  for (const Level& level : view.levels.subspan(c.level_begin, c.level_count)) {
-    for (const Section& section : view.sections.subspan(level.section_begin, level.section_count)) {
-      PlanCounts once;
-      for (const Tile& tile : view.tiles.subspan(section.tile_begin, section.tile_count)) {
-        ++once.tiles;
-        once.runs += tile.run_count;
-        if (!level.partial) once.rows += tile.rows;
-        const int64_t rows = core::ceil_divide(tile.rows, view.row_quantum) * view.row_quantum;
-        for (const Run& run : view.runs.subspan(tile.run_begin, tile.run_count)) {
-          once.computed_pairs += run.classes * plan::computed_pairs(run, rows, transposed, view);
-        }
-        for (const Merge& merge : view.merges.subspan(tile.merge_begin, tile.merge_count))
-          once.merged_rows += merge.rows;
+  for (const Level& level : view.levels_of(c)) {
+    for_each_stored_tile(view, level, [&](const Section& section, const Tile& tile) {
+      PlanCounts once{.tiles = 1, .runs = tile.run_count, .rows = level.partial ? 0 : tile.rows};
+      const int64_t rows = core::ceil_divide(tile.rows, view.row_quantum) * view.row_quantum;
+      for (const Run& run : view.runs_of(tile)) {
+        once.computed_pairs += run.classes * plan::computed_pairs(run, rows, transposed, view);
       }
+      for (const Merge& merge : view.merges_of(tile)) once.merged_rows += merge.rows;
       add(counts, once, section.repeats);
-    }
+    });
   }
   counts.seen_pairs = plan::seen_pairs(view, c);
   return counts;

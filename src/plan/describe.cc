@@ -8,6 +8,7 @@
 
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
+#include "longstride/plan/walk.h"
 
 namespace longstride {
 namespace {
@@ -16,12 +17,6 @@ std::string bytes_in_words(int64_t bytes) {
   if (bytes < 1024) return fmt::format("{} bytes", bytes);
   if (bytes < 1024 * 1024) return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024);
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024 * 1024));
-}
-
-int64_t bytes_of(const PlanView& p) {
-  return static_cast<int64_t>(p.class_of.size_bytes() + p.classes.size_bytes() + p.levels.size_bytes() +
-                              p.sections.size_bytes() + p.tiles.size_bytes() + p.runs.size_bytes() +
-                              p.phantoms.size_bytes() + p.merges.size_bytes());
 }
 
 // "1 query", "2 queries".
@@ -33,22 +28,18 @@ std::string counted(int64_t n, const char* one, const char* many) {
 std::string level_line(const PlanView& plan, const Level& level, int64_t number) {
   int64_t tiles = 0, stored = 0, rows = 0, runs = 0, heaviest = 0, merged = 0;
   double column_sum = 0;
-  for (const Section& section : plan.sections.subspan(level.section_begin, level.section_count)) {
-    for (const Tile& tile : plan.tiles.subspan(section.tile_begin, section.tile_count)) {
-      ++stored;
-      tiles += section.repeats;
-      rows += tile.rows * section.repeats;
-      runs += static_cast<int64_t>(tile.run_count) * section.repeats;
-      for (const Run& run : plan.runs.subspan(tile.run_begin, tile.run_count)) {
-        heaviest = std::max<int64_t>(heaviest, run.weight);
-        column_sum += static_cast<double>(run.row_end - run.row_begin) *
-                      static_cast<double>(run.columns * run.classes) * static_cast<double>(section.repeats);
-      }
-      for (const Merge& merge : plan.merges.subspan(tile.merge_begin, tile.merge_count)) {
-        merged += merge.rows * section.repeats;
-      }
+  for_each_stored_tile(plan, level, [&](const Section& section, const Tile& tile) {
+    ++stored;
+    tiles += section.repeats;
+    rows += tile.rows * section.repeats;
+    runs += static_cast<int64_t>(tile.run_count) * section.repeats;
+    for (const Run& run : plan.runs_of(tile)) {
+      heaviest = std::max<int64_t>(heaviest, run.weight);
+      column_sum += static_cast<double>(run.row_end - run.row_begin) * static_cast<double>(run.columns * run.classes) *
+                    static_cast<double>(section.repeats);
     }
-  }
+    for (const Merge& merge : plan.merges_of(tile)) merged += merge.rows * section.repeats;
+  });
   const double columns = rows ? column_sum / static_cast<double>(rows) : 0;
   return fmt::format("  {:>5}  {:<7}  {:>6}  {:>9}  {:>8}  {:>8}  {:>8}  {:>11.1f}  {:>10}  {:>9}\n", number,
                      level.partial ? "partial" : "base", level.stride, rows, tiles, stored, runs, columns, heaviest,
@@ -63,11 +54,11 @@ std::string class_table(const PlanView& plan, int64_t c, int64_t members) {
                                  counted(members, "(batch row, KV head)", "of (batch row, KV head)"),
                                  counts.seen_per_row(), column, counts.computed_per_row(), forward ? "query" : "key");
   text += "  level  kind     stride       rows     tiles    stored      runs  columns/row  max weight     merged\n";
-  const PlanClass& its = plan.classes[c];
-  for (int64_t n = 0; n < its.level_count; ++n) {
-    text += level_line(plan, plan.levels[its.level_begin + n], n);
-  }
-  if (its.partial_rows > 0) text += fmt::format("  {} kept for merging\n", counted(its.partial_rows, "row", "rows"));
+  const PlanClass& plan_class = plan.classes[c];
+  int64_t number = 0;
+  for (const Level& level : plan.levels_of(plan_class)) text += level_line(plan, level, number++);
+  if (plan_class.partial_rows > 0)
+    text += fmt::format("  {} kept for merging\n", counted(plan_class.partial_rows, "row", "rows"));
   return text;
 }
 
@@ -80,7 +71,7 @@ std::string describe(const PlanView& plan, const Extent& e) {
                                  counted(e.len_k, "key", "keys"), counted(e.batch, "batch row", "batch rows"),
                                  counted(e.heads, "head", "heads"), counted(e.kv_heads, "KV head", "KV heads"),
                                  counted(static_cast<int64_t>(plan.classes.size()), "class", "classes"), plan.tile_rows,
-                                 bytes_in_words(bytes_of(plan)));
+                                 bytes_in_words(plan.bytes()));
   if (e.query_start != 0) text += fmt::format("query 0 stands at position {}\n", e.query_start);
   if (!e.cu_seqlens.empty()) {
     text += fmt::format("{} packed one after another\n",

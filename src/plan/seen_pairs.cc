@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "core/checked.h"
+#include "longstride/pattern/sight.h"
+#include "longstride/plan/walk.h"
 
 namespace longstride::plan {
 namespace {
@@ -17,21 +19,6 @@ namespace {
 // Each further level may double the work. Patterns have one to three; those with more levels than this (many groups of
 // large rates, that no two can share) have few pairs, which are then listed.
 constexpr size_t kMostLevels = 8;
-
-struct Progression {
-  int64_t first = 0;
-  int64_t step = 1;
-  int64_t count = 0;
-  int64_t last() const { return first + (count - 1) * step; }
-};
-
-// The members of `a` in [low, high].
-Progression within(const Progression& a, int64_t low, int64_t high) {
-  const int64_t skipped = a.first >= low ? 0 : core::ceil_divide(low - a.first, a.step);
-  if (skipped >= a.count || a.first + skipped * a.step > high) return {};
-  const int64_t first = a.first + skipped * a.step;
-  return {first, a.step, std::min(a.count - skipped, (high - first) / a.step + 1)};
-}
 
 // x with a * x = 1 modulo m; a and m share no factor.
 int64_t inverse(int64_t a, int64_t m) {
@@ -46,12 +33,12 @@ int64_t inverse(int64_t a, int64_t m) {
 
 Progression meet(const Progression& a, const Progression& b) {
   if (a.count == 0 || b.count == 0) return {};
-  if (b.count == 1) return within(a, b.first, b.first);
-  if (a.count == 1) return within(b, a.first, a.first);
+  if (b.count == 1) return a.within(b.first, b.first);
+  if (a.count == 1) return b.within(a.first, a.first);
   if (a.step < b.step) return meet(b, a);
   const int64_t divisor = std::gcd(a.step, b.step);
   if ((a.first - b.first) % divisor != 0) return {};
-  if (divisor == b.step) return within(a, b.first, b.last());
+  if (divisor == b.step) return a.within(b.first, b.last());
   // a.first + t * a.step is in b for t = t0 modulo b.step / divisor.
   const int64_t modulus = b.step / divisor;
   const auto ahead = static_cast<__int128>(core::floor_modulo((b.first - a.first) / divisor, modulus));
@@ -59,14 +46,12 @@ Progression meet(const Progression& a, const Progression& b) {
   if (t0 >= a.count) return {};
   const Progression shared{a.first + t0 * a.step, core::saturating_multiply(a.step, modulus),
                            (a.count - 1 - t0) / modulus + 1};
-  return within(shared, b.first, b.last());
+  return shared.within(b.first, b.last());
 }
 
-// A tile as it is executed.
-struct PlacedTile {
+struct TileRows {
   Progression rows;
-  const Tile* tile = nullptr;
-  int64_t shift = 0;
+  PlacedTile placed;
 };
 
 // Rows and columns of one step, and the pairs of them with column - row < bound (forward) or >= bound (transposed).
@@ -81,10 +66,10 @@ class Union {
   explicit Union(const PlanView& plan)
       : plan_(plan), forward_(plan.direction == Direction::kForward), unbounded_(forward_ ? kFar : -kFar) {}
 
-  void add_level(int64_t stride, std::vector<PlacedTile> tiles) {
-    std::erase_if(tiles, [](const PlacedTile& t) { return t.tile->run_count == 0; });
+  void add_level(int64_t stride, std::vector<TileRows> tiles) {
+    std::erase_if(tiles, [](const TileRows& t) { return t.placed.tile->run_count == 0; });
     if (tiles.empty()) return;
-    std::sort(tiles.begin(), tiles.end(), [stride](const PlacedTile& a, const PlacedTile& b) {
+    std::sort(tiles.begin(), tiles.end(), [stride](const TileRows& a, const TileRows& b) {
       return before(line(a.rows.first, stride), a.rows.first, line(b.rows.first, stride), b.rows.first);
     });
     levels_.push_back({stride, std::move(tiles)});
@@ -95,9 +80,9 @@ class Union {
     int64_t pairs = 0;
     std::vector<Block> blocks;
     for (size_t l = 0; l < levels_.size(); ++l) {
-      for (const PlacedTile& tile : levels_[l].tiles) {
+      for (const TileRows& tile : levels_[l].tiles) {
         blocks.clear();
-        for_each_block(levels_[l].stride, tile, [&](const Block& block) { blocks.push_back(block); });
+        for_each_block(tile, [&](const Block& block) { blocks.push_back(block); });
         pairs += beyond(tile.rows, blocks, l);
       }
     }
@@ -107,7 +92,7 @@ class Union {
  private:
   struct PlacedLevel {
     int64_t stride = 1;
-    std::vector<PlacedTile> tiles;  // by line, along each line by position
+    std::vector<TileRows> tiles;  // by line, along each line by position
   };
   static constexpr int64_t kFar = std::numeric_limits<int64_t>::max();
 
@@ -118,11 +103,12 @@ class Union {
 
   // What each run and class of a tile shows.
   template <class Visit>
-  void for_each_block(int64_t stride, const PlacedTile& tile, const Visit& visit) const {
-    for (const Run& run : plan_.runs.subspan(tile.tile->run_begin, tile.tile->run_count)) {
+  void for_each_block(const TileRows& tile, const Visit& visit) const {
+    const int64_t stride = tile.rows.step;
+    for (const Run& run : plan_.runs_of(*tile.placed.tile)) {
       const Progression rows{tile.rows.first + run.row_begin * stride, stride, run.row_end - run.row_begin};
       for (int64_t c = 0; c < run.classes; ++c) {
-        const int64_t column0 = run.column0 + c * run.class_step + tile.shift;
+        const int64_t column0 = tile.placed.column(run, c, 0);
         const bool all = run.diagonal == (forward_ ? Run::kEverything : -Run::kEverything);
         // i < j + diagonal, times the stride.
         const int64_t bound = all ? unbounded_ : column0 - tile.rows.first + run.diagonal * stride;
@@ -137,23 +123,23 @@ class Union {
     for (const Block& block : blocks) pairs += size(block);
     std::vector<Block> met;
     for (size_t l = 0; l < end; ++l) {
-      for_each_tile(levels_[l], rows, [&](const PlacedTile& tile, const Progression& shared) {
+      for_each_sharing(levels_[l], rows, [&](const TileRows& tile, const Progression& shared) {
         met.clear();
-        meet_tile(levels_[l].stride, tile, blocks, met);
+        meet_tile(tile, blocks, met);
         if (!met.empty()) pairs -= beyond(shared, met, l);
       });
     }
     return pairs;
   }
 
-  // Calls visit(tile, the rows that it shares with `rows`).
+  // Calls visit(tile, the rows that it shares with `rows`) for the tiles that share some.
   template <class Visit>
-  void for_each_tile(const PlacedLevel& level, const Progression& rows, const Visit& visit) const {
+  void for_each_sharing(const PlacedLevel& level, const Progression& rows, const Visit& visit) const {
     const int64_t lines = level.stride / std::gcd(level.stride, rows.step);
     for (int64_t n = 0; n < std::min(lines, rows.count); ++n) {
       const int64_t position = rows.first + n * rows.step;
       const int64_t its_line = line(position, level.stride);
-      auto at = std::upper_bound(level.tiles.begin(), level.tiles.end(), position, [&](int64_t p, const PlacedTile& t) {
+      auto at = std::upper_bound(level.tiles.begin(), level.tiles.end(), position, [&](int64_t p, const TileRows& t) {
         return before(its_line, p, line(t.rows.first, level.stride), t.rows.first);
       });
       if (at != level.tiles.begin()) --at;
@@ -167,14 +153,13 @@ class Union {
     }
   }
 
-  void meet_tile(int64_t stride, const PlacedTile& tile, const std::vector<Block>& blocks,
-                 std::vector<Block>& met) const {
+  void meet_tile(const TileRows& tile, const std::vector<Block>& blocks, std::vector<Block>& met) const {
     int64_t low = kFar, high = -1;
     for (const Block& block : blocks) {
       low = std::min(low, block.columns.first);
       high = std::max(high, block.columns.last());
     }
-    for_each_block(stride, tile, [&](const Block& other) {
+    for_each_block(tile, [&](const Block& other) {
       if (other.columns.first > high || other.columns.last() < low) return;
       for (const Block& block : blocks) {
         if (other.columns.first > block.columns.last() || other.columns.last() < block.columns.first) continue;
@@ -202,32 +187,20 @@ class Union {
   }
 
   int64_t listed() const {
-    struct Row {
-      int64_t position;
-      const PlacedLevel* level;
-      const PlacedTile* tile;
-    };
-    std::vector<Row> rows;
+    std::vector<PlacedRow> rows;
     for (const PlacedLevel& level : levels_) {
-      for (const PlacedTile& tile : level.tiles) {
-        for (int64_t j = 0; j < tile.rows.count; ++j) {
-          rows.push_back({tile.rows.first + j * level.stride, &level, &tile});
-        }
+      for (const auto& [tile_rows, placed] : level.tiles) {
+        for (int32_t j = 0; j < tile_rows.count; ++j) rows.push_back({placed, j, placed.row(j)});
       }
     }
-    std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.position < b.position; });
+    std::sort(rows.begin(), rows.end(), [](const PlacedRow& a, const PlacedRow& b) { return a.position < b.position; });
     int64_t pairs = 0;
     std::vector<int64_t> columns;
     for (size_t i = 0; i < rows.size();) {
       const int64_t position = rows[i].position;
       columns.clear();
       for (; i < rows.size() && rows[i].position == position; ++i) {
-        for_each_block(rows[i].level->stride, *rows[i].tile, [&](const Block& block) {
-          if (meet(block.rows, {position, 1, 1}).count == 0) return;
-          for (int64_t n = 0, c = block.columns.first; n < block.columns.count; ++n, c += block.columns.step) {
-            if (block.bound == unbounded_ || (c - position < block.bound) == forward_) columns.push_back(c);
-          }
-        });
+        for_each_pair(plan_, rows[i], [&](int64_t column, int32_t) { columns.push_back(column); });
       }
       std::sort(columns.begin(), columns.end());
       pairs += std::unique(columns.begin(), columns.end()) - columns.begin();
@@ -241,35 +214,30 @@ class Union {
   std::vector<PlacedLevel> levels_;
 };
 
-int64_t last_row(const Tile& tile, int64_t stride) { return tile.row0 + (tile.rows - 1) * stride; }
-
 // Whether all sections that repeat do so alike and stand apart from those that do not, so that one period tells of all.
 bool repeat_alike(const PlanView& plan, const PlanClass& its) {
   const Section* model = nullptr;
   int64_t begin = std::numeric_limits<int64_t>::max(), last = 0;
-  const auto for_each_section = [&](const auto& visit) {
-    for (const Level& level : plan.levels.subspan(its.level_begin, its.level_count)) {
-      for (const Section& s : plan.sections.subspan(level.section_begin, level.section_count)) visit(level, s);
+  const auto for_each_stored = [&](const auto& visit) {
+    for (const Level& level : plan.levels_of(its)) {
+      for_each_stored_tile(plan, level, [&](const Section& s, const Tile& tile) {
+        visit(s, tile.row0, tile.row0 + (tile.rows - 1) * level.stride);
+      });
     }
   };
   bool alike = true;
-  for_each_section([&](const Level& level, const Section& s) {
+  for_each_stored([&](const Section& s, int64_t row0, int64_t last_row) {
     if (s.repeats == 1) return;
     if (model == nullptr) model = &s;
     alike = alike && s.repeats == model->repeats && s.shift == model->shift;
-    for (const Tile& tile : plan.tiles.subspan(s.tile_begin, s.tile_count)) {
-      begin = std::min(begin, tile.row0);
-      last = std::max(last, last_row(tile, level.stride));
-    }
+    begin = std::min(begin, row0);
+    last = std::max(last, last_row);
   });
   if (model == nullptr) return true;
   const int64_t end = begin + model->repeats * model->shift;
   alike = alike && last - begin < model->shift;
-  for_each_section([&](const Level& level, const Section& s) {
-    if (s.repeats > 1) return;
-    for (const Tile& tile : plan.tiles.subspan(s.tile_begin, s.tile_count)) {
-      alike = alike && (tile.row0 >= end || last_row(tile, level.stride) < begin);
-    }
+  for_each_stored([&](const Section& s, int64_t row0, int64_t last_row) {
+    alike = alike && (s.repeats > 1 || row0 >= end || last_row < begin);
   });
   return alike;
 }
@@ -285,12 +253,13 @@ int64_t seen_pairs(const PlanView& plan, const PlanClass& its) {
     // The base level first: it has the most tiles, and is then looked up for what the others have.
     for (int32_t l = its.level_count; l-- > 0;) {
       const Level& level = plan.levels[its.level_begin + l];
-      std::vector<PlacedTile> tiles;
-      for (const Section& s : plan.sections.subspan(level.section_begin, level.section_count)) {
+      std::vector<TileRows> tiles;
+      for (const Section& s : plan.sections_of(level)) {
         if (alike ? (s.repeats > 1) != repeating : repeating) continue;
         for (int64_t n = 0; n < (alike ? 1 : s.repeats); ++n) {
-          for (const Tile& tile : plan.tiles.subspan(s.tile_begin, s.tile_count)) {
-            tiles.push_back({{tile.row0 + n * s.shift, level.stride, tile.rows}, &tile, n * s.shift});
+          for (const Tile& tile : plan.tiles_of(s)) {
+            const PlacedTile placed{&level, &tile, n, n * s.shift};
+            tiles.push_back({{placed.row(0), level.stride, tile.rows}, placed});
           }
         }
         repeats = alike ? s.repeats : 1;

@@ -13,6 +13,7 @@
 #include "longstride/error.h"
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
+#include "longstride/plan/walk.h"
 
 namespace longstride {
 namespace {
@@ -65,69 +66,64 @@ std::string compare(const PlanView& plan, const Definition& want, const Extent& 
     if (level.partial != (l + 1 < c.level_begin + c.level_count))
       wrong << "level " << l << " partial=" << level.partial << "; ";
     std::vector<int64_t> in_level(n);
-    for (const Section& section : plan.sections.subspan(level.section_begin, level.section_count)) {
-      for (int64_t repeat = 0; repeat < section.repeats; ++repeat) {
-        for (int64_t t = 0; t < section.tile_count; ++t) {
-          const Tile& tile = plan.tiles[section.tile_begin + t];
-          const int64_t shift = repeat * section.shift;
-          if (tile.rows < 1 || tile.rows > plan.tile_rows) wrong << "tile of " << tile.rows << " rows; ";
-          for (int64_t i = 0; i < tile.rows; ++i) {
-            const int64_t p = tile.row0 + shift + i * level.stride;
-            if (p < rows_begin || p >= rows_end) return wrong.str() + "row outside: " + std::to_string(p);
-            ++in_level[p];
-            if (level.partial) {
-              const int64_t slot = section.slot_begin + (repeat * section.tile_count + t) * plan.tile_rows + i;
-              if (slot < 0 || slot >= c.partial_rows) wrong << "slot " << slot << " of " << c.partial_rows << "; ";
-              if (!row_of_slot.emplace(slot, p).second) wrong << "slot " << slot << " twice; ";
-              ++slots_open[p];
-            } else {
-              ++covered[p];
-            }
-          }
-          for (const Run& run : plan.runs.subspan(tile.run_begin, tile.run_count)) {
-            if (run.row_begin < 0 || run.row_begin >= run.row_end || run.row_end > tile.rows) wrong << "run rows; ";
-            if (run.columns < 1 || run.classes < 1 || run.weight < 1) wrong << "empty run; ";
-            if (run.classes > 1 && (run.class_step <= 0 || run.class_step * (run.classes - 1) >= level.stride)) {
-              wrong << "class_step " << run.class_step << " x " << run.classes << " at stride " << level.stride << "; ";
-            }
-            for (int64_t i = run.row_begin; i < run.row_end; ++i) {
-              for (int64_t k = 0; k < run.classes; ++k) {
-                for (int64_t col = 0; col < run.columns; ++col) {
-                  if (transposed ? col < i + run.diagonal : col >= i + run.diagonal) continue;
-                  const int64_t row = tile.row0 + shift + i * level.stride;
-                  const int64_t column = run.column0 + shift + k * run.class_step + col * level.stride;
-                  if (column < 0 || column >= n) return wrong.str() + "column outside";
-                  got[transposed ? column * n + row : row * n + column] += run.weight;
-                }
-              }
-            }
-          }
-          for (const Phantoms& z : plan.phantoms.subspan(tile.phantom_begin, tile.phantom_count)) {
-            for (int64_t i = z.row_begin; i < z.row_end; ++i) phantoms[tile.row0 + shift + i * level.stride] += z.count;
-          }
-          if (level.partial && tile.merge_count > 0) wrong << "merge in a partial level; ";
-          for (const Merge& merge : plan.merges.subspan(tile.merge_begin, tile.merge_count)) {
-            for (int64_t i = 0; i < merge.rows; ++i) {
-              const int64_t row = merge.row_begin + i * merge.row_step;
-              const int64_t slot = merge.slot + repeat * merge.slot_shift + i * merge.slot_step;
-              const auto found = row_of_slot.find(slot);
-              if (row < 0 || row >= tile.rows) return wrong.str() + "merge row outside";
-              const int64_t p = tile.row0 + shift + row * level.stride;
-              if (found == row_of_slot.end() || found->second != p) {
-                wrong << "slot " << slot << " does not hold row " << p << "; ";
-              } else {
-                row_of_slot.erase(found);
-              }
-              --slots_open[p];
-            }
+    for_each_tile(plan, level, [&](const PlacedTile& placed) {
+      const Tile& tile = *placed.tile;
+      if (tile.rows < 1 || tile.rows > plan.tile_rows) wrong << "tile of " << tile.rows << " rows; ";
+      for (const Run& run : plan.runs_of(tile)) {
+        if (run.row_begin < 0 || run.row_begin >= run.row_end || run.row_end > tile.rows) wrong << "run rows; ";
+        if (run.columns < 1 || run.classes < 1 || run.weight < 1) wrong << "empty run; ";
+        if (run.classes > 1 && (run.class_step <= 0 || run.class_step * (run.classes - 1) >= level.stride)) {
+          wrong << "class_step " << run.class_step << " x " << run.classes << " at stride " << level.stride << "; ";
+        }
+      }
+      if (level.partial && tile.merge_count > 0) wrong << "merge in a partial level; ";
+      for (const Merge& merge : plan.merges_of(tile)) {
+        for (int64_t i = 0; i < merge.rows; ++i) {
+          const int64_t row = merge.row_begin + i * merge.row_step, slot = merge.slot_at(i, placed.repeat);
+          const auto found = row_of_slot.find(slot);
+          const int64_t p = placed.row(row);
+          if (row < 0 || row >= tile.rows || p >= n) {
+            wrong << "merge row outside; ";
+          } else if (found == row_of_slot.end() || found->second != p) {
+            wrong << "slot " << slot << " does not hold row " << p << "; ";
+          } else {
+            row_of_slot.erase(found);
+            --slots_open[p];
           }
         }
       }
-    }
+      for (int64_t j = 0; j < tile.rows; ++j) {
+        const int64_t p = placed.row(j);
+        if (p < rows_begin || p >= rows_end) {
+          wrong << "row outside: " << p << "; ";
+          continue;
+        }
+        ++in_level[p];
+        if (!level.partial) {
+          ++covered[p];
+          continue;
+        }
+        const int64_t slot = placed.slot + j;
+        if (slot < 0 || slot >= c.partial_rows) wrong << "slot " << slot << " of " << c.partial_rows << "; ";
+        if (!row_of_slot.emplace(slot, p).second) wrong << "slot " << slot << " twice; ";
+        ++slots_open[p];
+      }
+    });
     for (int64_t p = 0; p < n; ++p) {
       if (in_level[p] > 1) wrong << "row " << p << " twice in level " << l << "; ";
     }
   }
+  if (!wrong.str().empty()) return wrong.str();
+  for_each_row(plan, c, [&](const PlacedRow& row) {
+    phantoms[row.position] += phantom_count(plan, row);
+    for_each_pair(plan, row, [&](int64_t column, int32_t weight) {
+      if (column < 0 || column >= n) {
+        wrong << "column outside: " << column << "; ";
+      } else {
+        got[transposed ? column * n + row.position : row.position * n + column] += weight;
+      }
+    });
+  });
   if (!row_of_slot.empty()) wrong << row_of_slot.size() << " slots are never merged; ";
   for (int64_t p = rows_begin; p < rows_end; ++p) {
     if (covered[p] != 1) wrong << "row " << p << " covered " << covered[p] << " times; ";

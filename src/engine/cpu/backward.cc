@@ -37,13 +37,8 @@ class Backward {
         dropout_(p.dropout_p > 0 ? core::Dropout(p.dropout_p, *p.dropout_seed, p.heads) : core::Dropout()),
         gain_(static_cast<float>(p.out_scale * (dropout_.active() ? dropout_.gain() : 1.0))) {
     int32_t levels = 1;
-    for (const PlanClass& c : plan.classes) {
-      levels = std::max(levels, c.level_count);
-      for (int32_t l = 0; l < c.level_count; ++l) {
-        const int64_t blocks = LineOrder(p.len_q, plan.levels[c.level_begin + l].stride).blocks();
-        blocks_ = std::max(blocks_, blocks);
-      }
-    }
+    for (const PlanClass& c : plan.classes) levels = std::max(levels, c.level_count);
+    for (const Level& level : plan.levels) blocks_ = std::max(blocks_, LineOrder(p.len_q, level.stride).blocks());
     for (int64_t place = 0; grads.gates && place < p.batch * p.kv_heads; ++place) {
       const GateRange gates = gates_of(*grads.gates, place);
       most_gates_ = std::max(most_gates_, gates.last - gates.first);
@@ -152,7 +147,7 @@ class Backward {
     });
   }
 
-  void tile(const TileAt& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head,
+  void tile(const PlacedTile& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head,
             int64_t query_head, const BackwardHead& h, float* dq_t, const GateSums& gates,
             const BackwardThread& t) const {
     const int64_t rows = at.tile->rows;
@@ -177,8 +172,7 @@ class Backward {
         chunk.drop.batch_head = static_cast<uint32_t>(b * p_.heads + query_head);
         chunk.drop.stride = level.stride;
       }
-      for (uint32_t r = 0; r < at.tile->run_count; ++r) {
-        const Run& run = plan_.runs[at.tile->run_begin + r];
+      for (const Run& run : plan_.runs_of(*at.tile)) {
         chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
         for (int32_t k = 0; k < run.classes; ++k) {
           const int64_t column0 = run.column0 + k * run.class_step + at.shift;

@@ -69,13 +69,8 @@ class Forward {
         unit_(unit_of(p.scale)),
         scale_(std::abs(static_cast<float>(p.scale)) / unit_),
         scale_log2_(static_cast<float>(static_cast<double>(scale_) * std::numbers::log2e)) {
-    for (const PlanClass& c : plan.classes) {
-      partial_rows_ = std::max(partial_rows_, c.partial_rows);
-      for (int32_t l = 0; l < c.level_count; ++l) {
-        const int64_t blocks = LineOrder(p.len_k, plan.levels[c.level_begin + l].stride).blocks();
-        blocks_ = std::max(blocks_, blocks);
-      }
-    }
+    for (const PlanClass& c : plan.classes) partial_rows_ = std::max(partial_rows_, c.partial_rows);
+    for (const Level& level : plan.levels) blocks_ = std::max(blocks_, LineOrder(p.len_k, level.stride).blocks());
   }
 
   void run(const Workspace& w) {
@@ -127,14 +122,12 @@ class Forward {
   void head(int64_t index, const HeadScratch& h, const Team& team) const {
     const int64_t b = index / p_.kv_heads;
     const int64_t kv_head = index % p_.kv_heads;
-    const PlanClass& c = plan_.classes[plan_.class_of[index]];
-    for (int32_t l = 0; l < c.level_count; ++l) {
-      const Level& level = plan_.levels[c.level_begin + l];
+    for (const Level& level : plan_.levels_of(plan_.classes[plan_.class_of[index]])) {
       const LevelTiles tiles(plan_, level);
       const LineOrder order(p_.len_k, level.stride);
       pack(b, kv_head, order, tiles, h, team);
       team.each(tiles.count(), [&](int64_t i, int thread) {
-        const TileAt at = tiles[i];
+        const PlacedTile at = tiles[i];
         for (int64_t g = 0; g < queries_per_key_; ++g) {
           tile(at, level, order, b, kv_head, g, h, threads_[thread]);
         }
@@ -144,9 +137,8 @@ class Forward {
   }
 
   template <class Visit>
-  void for_each_run_class(const TileAt& at, const LineOrder& order, const Visit& visit) const {
-    for (uint32_t r = 0; r < at.tile->run_count; ++r) {
-      const Run& run = plan_.runs[at.tile->run_begin + r];
+  void for_each_run_class(const PlacedTile& at, const LineOrder& order, const Visit& visit) const {
+    for (const Run& run : plan_.runs_of(*at.tile)) {
       for (int32_t k = 0; k < run.classes; ++k) {
         const int64_t begin = order.column(run.column0 + k * run.class_step + at.shift);
         for_each_piece(run, begin, Direction::kForward, [&](const Piece& piece) { visit(run, piece); });
@@ -177,7 +169,7 @@ class Forward {
     });
   }
 
-  void tile(const TileAt& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head, int64_t g,
+  void tile(const PlacedTile& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head, int64_t g,
             const HeadScratch& h, const ThreadScratch& t) const {
     const int64_t query_head = kv_head * queries_per_key_ + g;
     const int64_t rows = at.tile->rows;
@@ -204,8 +196,7 @@ class Forward {
       chunk.drop.batch_head = static_cast<uint32_t>(b * p_.heads + query_head);
       chunk.drop.stride = level.stride;
     }
-    for (uint32_t r = 0; r < at.tile->run_count; ++r) {
-      const Run& run = plan_.runs[at.tile->run_begin + r];
+    for (const Run& run : plan_.runs_of(*at.tile)) {
       chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
       for (int32_t k = 0; k < run.classes; ++k) {
         const int64_t column0 = run.column0 + k * run.class_step + at.shift;
@@ -263,17 +254,15 @@ class Forward {
   }
 
   // A row begins with what other levels found and with its phantoms.
-  void begin_rows(const TileAt& at, const PartialRows& partial, const ThreadScratch& t) const {
-    for (uint32_t i = 0; i < at.tile->merge_count; ++i) {
-      const Merge& m = plan_.merges[at.tile->merge_begin + i];
+  void begin_rows(const PlacedTile& at, const PartialRows& partial, const ThreadScratch& t) const {
+    for (const Merge& m : plan_.merges_of(*at.tile)) {
       for (int64_t n = 0; n < m.rows; ++n) {
         const int64_t row = m.row_begin + n * m.row_step;
-        const int64_t slot = m.slot + n * m.slot_step + m.slot_shift * at.repeat;
+        const int64_t slot = m.slot_at(n, at.repeat);
         join(row, partial.max[slot], partial.sum[slot], partial.out + slot * dim_padded_, t);
       }
     }
-    for (uint32_t i = 0; i < at.tile->phantom_count; ++i) {
-      const Phantoms& z = plan_.phantoms[at.tile->phantom_begin + i];
+    for (const Phantoms& z : plan_.phantoms_of(*at.tile)) {
       if (z.count == 0) continue;
       for (int64_t row = z.row_begin; row < z.row_end; ++row) {
         join(row, 0.0f, static_cast<float>(z.count), nullptr, t);
@@ -302,7 +291,7 @@ class Forward {
     return sum;
   }
 
-  void keep_rows(const TileAt& at, const ThreadScratch& t, const PartialRows& partial) const {
+  void keep_rows(const PlacedTile& at, const ThreadScratch& t, const PartialRows& partial) const {
     for (int64_t row = 0; row < at.tile->rows; ++row) {
       const float sum = row_sum(row, t);
       partial.sum[at.slot + row] = sum;

@@ -17,7 +17,7 @@ namespace {
 std::vector<uint8_t> ragged_tiles(const PlanView& plan) {
   std::vector<uint8_t> ragged;
   for (const Tile& tile : plan.tiles) {
-    const auto runs = plan.runs.subspan(tile.run_begin, tile.run_count);
+    const auto runs = plan.runs_of(tile);
     const auto whole = [&](const Run& run) { return seen_by(run, 0) && seen_by(run, tile.rows - 1); };
     const auto row_is_seen = [&](int32_t j) {
       return std::any_of(runs.begin(), runs.end(), [&](const Run& run) { return seen_by(run, j); });
@@ -112,13 +112,9 @@ void DevicePlan::upload(const PlanView& plan) {
   for (int64_t b = 0; b < batch_; ++b) {
     for (int64_t j = 0; j < kv_heads_; ++j) {
       const PlanClass& c = plan.classes[plan.class_of[b * kv_heads_ + j]];
-      for (int32_t l = c.level_begin; l < c.level_begin + c.level_count; ++l) {
-        const Level& level = plan.levels[l];
+      for (const Level& level : plan.levels_of(c)) {
         int64_t tiles = 0;
-        for (int32_t s = 0; s < level.section_count; ++s) {
-          const Section& section = plan.sections[level.section_begin + s];
-          tiles += section.tile_count * section.repeats;
-        }
+        for (const Section& section : plan.sections_of(level)) tiles += section.tile_count * section.repeats;
         if (tiles == 0) continue;
         // The first launch that has this stride, or has room for it.
         auto& its = *launches[level.partial];

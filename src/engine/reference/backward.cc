@@ -7,8 +7,9 @@
 #include "core/philox.h"
 #include "engine/gates.h"
 #include "engine/reference/elements.h"
+#include "engine/reference/heads.h"
 #include "engine/reference/reference.h"
-#include "engine/reference/walk.h"
+#include "longstride/plan/walk.h"
 
 namespace longstride::engine::reference {
 namespace {
@@ -48,11 +49,11 @@ class KvHeadBackward {
     const int64_t slots = plan_.classes[class_id_].partial_rows;
     std::vector<double> slot_dk(slots * p_.dim);  // [slots, dim]
     std::vector<double> slot_dv(slots * p_.dim);
-    for_each_row(plan_, class_id_, [&](const TileRow& at) {
+    for_each_row(plan_, plan_.classes[class_id_], [&](const PlacedRow& at) {
       run_key(h, at);
-      if (at.level->partial) {
-        std::copy_n(key_dk_.data(), p_.dim, &slot_dk[at.slot * p_.dim]);
-        std::copy_n(key_dv_.data(), p_.dim, &slot_dv[at.slot * p_.dim]);
+      if (at.placed.level->partial) {
+        std::copy_n(key_dk_.data(), p_.dim, &slot_dk[at.slot() * p_.dim]);
+        std::copy_n(key_dv_.data(), p_.dim, &slot_dv[at.slot() * p_.dim]);
         return;
       }
       double* dk = &dk_[at.position * p_.dim];
@@ -87,7 +88,7 @@ class KvHeadBackward {
   }
 
   // Fills key_dk_ and key_dv_ with what the queries of one tile row give, and adds to dq_.
-  void run_key(int64_t h, const TileRow& at) {
+  void run_key(int64_t h, const PlacedRow& at) {
     const Element* key = row<Element>(p_.k, b_, at.position, j_);
     const Element* value = row<Element>(p_.v, b_, at.position, j_);
     std::fill(key_dk_.begin(), key_dk_.end(), 0.0);
@@ -103,7 +104,7 @@ class KvHeadBackward {
       const double gain = kept ? dropout_.gain() * p_.out_scale : 0.0;
       const double d_gated = probability * (gain * dot(d_out, value, p_.dim) - offset_[i]);
       const double d_score = d_gated * p_.scale;
-      if (g_.gates && !at.level->partial) add_gate(position, at.position, d_gated / weight);
+      if (g_.gates && !at.placed.level->partial) add_gate(position, at.position, d_gated / weight);
       for (int64_t d = 0; d < p_.dim; ++d) {
         key_dv_[d] += probability * gain * load(d_out[d]);
         key_dk_[d] += d_score * load(query[d]);

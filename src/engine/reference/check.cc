@@ -2,8 +2,8 @@
 #include <string>
 
 #include "core/refuse.h"
+#include "engine/reference/heads.h"
 #include "engine/reference/reference.h"
-#include "engine/reference/walk.h"
 
 namespace longstride::engine::reference {
 

@@ -6,8 +6,9 @@
 
 #include "core/philox.h"
 #include "engine/reference/elements.h"
+#include "engine/reference/heads.h"
 #include "engine/reference/reference.h"
-#include "engine/reference/walk.h"
+#include "longstride/plan/walk.h"
 
 namespace longstride::engine::reference {
 namespace {
@@ -48,10 +49,10 @@ class RowSoftmax {
     if (p.dropout_p > 0) dropout_ = core::Dropout(p.dropout_p, *p.dropout_seed, p.heads);
   }
 
-  Part run(const TileRow& at) {
+  Part run(const PlacedRow& at) {
     const Element* query = row<Element>(p_.q, b_, at.position - p_.query_start, h_);
     keys_.clear();
-    const auto phantoms = static_cast<double>(phantoms_of(plan_, at));
+    const auto phantoms = static_cast<double>(phantom_count(plan_, at));
     Part part;
     part.values.resize(p_.dim);
     double& top = part.top;
@@ -95,10 +96,10 @@ void forward_head(const Problem& p, const PlanView& plan, int64_t b, int64_t h, 
   std::vector<Part> kept(slots);
   auto* lse = static_cast<LseOf<Element>*>(p.lse) + (b * p.heads + h) * p.len_q;
   RowSoftmax<Element> softmax(p, plan, b, h);
-  for_each_row(plan, class_id, [&](const TileRow& at) {
+  for_each_row(plan, plan.classes[class_id], [&](const PlacedRow& at) {
     Part part = softmax.run(at);
-    if (at.level->partial) {
-      kept[at.slot] = std::move(part);
+    if (at.placed.level->partial) {
+      kept[at.slot()] = std::move(part);
       return;
     }
     for_each_slot(plan, at, [&](int64_t slot) { part.join(kept[slot]); });

@@ -5,11 +5,11 @@
 #include <ATen/TensorIndexing.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <limits>
 
 #include "core/refuse.h"
 #include "longstride/plan.h"
+#include "longstride/plan/walk.h"
 #include "op/autograd/tensor.h"
 #include "op/checks.h"
 #include "op/problem.h"
@@ -28,28 +28,12 @@ void check_options(const Pattern& pattern, const AttentionOptions& options) {
     core::refuse("padding", "must be 'masked' for weights: phantom keys have no column", "'zero_keys'");
 }
 
-// m of one class, [len_q, len_k], added up run by run.
+// m of one class, [len_q, len_k], added up pair by pair.
 Tensor multiplicities(const PlanView& plan, int64_t class_id, const Extent& e) {
   Tensor m = at::zeros({e.len_q, e.len_k}, at::kDouble);
   auto cells = m.accessor<double, 2>();
-  const PlanClass& its = plan.classes[class_id];
-  for (const Level& level : plan.levels.subspan(its.level_begin, its.level_count)) {
-    for (const Section& section : plan.sections.subspan(level.section_begin, level.section_count)) {
-      for (int64_t n = 0; n < section.repeats; ++n) {
-        for (const Tile& tile : plan.tiles.subspan(section.tile_begin, section.tile_count)) {
-          for (const Run& run : plan.runs.subspan(tile.run_begin, tile.run_count)) {
-            for (int64_t row = run.row_begin; row < run.row_end; ++row) {
-              const int64_t query = tile.row0 + row * level.stride + n * section.shift - e.query_start;
-              for (int64_t i = 0; i < std::min(run.columns, row + run.diagonal); ++i) {
-                for (int64_t c = 0; c < run.classes; ++c)
-                  cells[query][run.column0 + c * run.class_step + i * level.stride + n * section.shift] += run.weight;
-              }
-            }
-          }
-        }
-      }
-    }
-  }
+  for_each_pair(plan, plan.classes[class_id],
+                [&](int64_t query, int64_t key, int32_t weight) { cells[query - e.query_start][key] += weight; });
   return m;
 }
 

@@ -6,6 +6,7 @@
 #include "engine/cuda/sm90/sm90.h"
 #include "engine/cuda/sm90/tensor_maps.h"
 #include "longstride/pattern.h"
+#include "longstride/plan/walk.h"
 
 namespace longstride::test {
 namespace {
@@ -139,32 +140,27 @@ TEST(CudaHost, WalkSeesEveryPairOnce) {
         const bool forward = direction == Direction::kForward;
         int64_t seen = 0, expected = 0;
         for (const Level& level : plan.levels) {
-          for (int32_t s = level.section_begin; s < level.section_begin + level.section_count; ++s) {
-            const Section& section = plan.sections[s];
-            for (int64_t t = section.tile_begin; t < section.tile_begin + section.tile_count; ++t) {
-              const Tile& tile = plan.tiles[t];
-              const auto stride = static_cast<int32_t>(level.stride);
-              for (BlockWalk walk(&plan.runs[tile.run_begin], tile.run_count, direction, geometry.column_block);
-                   !walk.done(); walk.advance()) {
-                const engine::cuda::Block b = walk.at(tile.rows, stride, 0);
-                int64_t pairs = 0;
-                for (int j = b.rows & 0xffff; j < b.rows >> 16; ++j)
-                  for (int i = 0; i < b.columns; ++i) pairs += forward ? i < j + b.diagonal : i >= j + b.diagonal;
-                EXPECT_GT(pairs, 0);
-                if (!b.masked) {
-                  EXPECT_EQ(pairs, int64_t{tile.rows} * geometry.column_block);
-                }
-                seen += pairs * section.repeats;
+          const auto stride = static_cast<int32_t>(level.stride);
+          for_each_stored_tile(plan.view(), level, [&](const Section& section, const Tile& tile) {
+            for (BlockWalk walk(&plan.runs[tile.run_begin], tile.run_count, direction, geometry.column_block);
+                 !walk.done(); walk.advance()) {
+              const engine::cuda::Block b = walk.at(tile.rows, stride, 0);
+              int64_t pairs = 0;
+              for (int j = b.rows & 0xffff; j < b.rows >> 16; ++j)
+                for (int i = 0; i < b.columns; ++i) pairs += forward ? i < j + b.diagonal : i >= j + b.diagonal;
+              EXPECT_GT(pairs, 0);
+              if (!b.masked) {
+                EXPECT_EQ(pairs, int64_t{tile.rows} * geometry.column_block);
               }
-              for (uint32_t r = tile.run_begin; r < tile.run_begin + tile.run_count; ++r) {
-                const longstride::Run& run = plan.runs[r];
-                for (int64_t j = run.row_begin; j < run.row_end; ++j) {
-                  const int64_t edge = std::clamp<int64_t>(j + run.diagonal, 0, run.columns);
-                  expected += (forward ? edge : run.columns - edge) * run.classes * section.repeats;
-                }
+              seen += pairs * section.repeats;
+            }
+            for (const longstride::Run& run : plan.view().runs_of(tile)) {
+              for (int64_t j = run.row_begin; j < run.row_end; ++j) {
+                const auto [begin, end] = columns_seen(plan.view(), run, j);
+                expected += (end - begin) * run.classes * section.repeats;
               }
             }
-          }
+          });
         }
         EXPECT_EQ(seen, expected) << len << causal << forward;
       }

@@ -74,7 +74,7 @@ __device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile
     __syncthreads();
     if (threadIdx.x < Shape::kRows) {
       const int row = threadIdx.x;
-      const int64_t slot = row < tile_.rows ? merged_slot(m, row, at.repeat) : -1;
+      const int64_t slot = row < tile_.rows ? m.slot_of_row(row, at.repeat) : -1;
       s.slot[row] = slot < 0 ? -1 : head * p.partial_rows + slot;
       const float2 theirs = slot < 0 ? make_float2(-INFINITY, 0.f) : p.partial_softmax[s.slot[row]];
       const float most = fmaxf(s.most[row], theirs.x);

@@ -99,7 +99,7 @@ __device__ __forceinline__ void store_gradient(const Values& p, const Tile& its,
     const Merge m = p.plan.merges[its.merge_begin + n];
     __syncthreads();
     if (threadIdx.x < Shape::kRows)
-      s.slot[threadIdx.x] = int(threadIdx.x) < its.rows ? merged_slot(m, threadIdx.x, at.repeat) : -1;
+      s.slot[threadIdx.x] = int(threadIdx.x) < its.rows ? m.slot_of_row(threadIdx.x, at.repeat) : -1;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < cute::size(grad); ++i) {

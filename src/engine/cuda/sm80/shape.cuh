@@ -130,11 +130,4 @@ __device__ __forceinline__ bool pair(const Block& b, int row, int column, bool t
 
 __device__ __forceinline__ float weight_log2(const Block& b) { return b.weight == 1 ? 0.f : log2f(float(b.weight)); }
 
-// Where a row of a base tile finds its partial result under merge m, as a slot of its head; -1: nowhere.
-__device__ __forceinline__ int64_t merged_slot(const Merge& m, int row, int repeat) {
-  const int past = row - m.row_begin, n = past / m.row_step;
-  if (past < 0 || n >= m.rows || n * m.row_step != past) return -1;
-  return m.slot + int64_t(n) * m.slot_step + m.slot_shift * repeat;
-}
-
 }  // namespace longstride::engine::cuda::sm80

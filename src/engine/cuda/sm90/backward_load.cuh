@@ -34,7 +34,7 @@ __device__ __forceinline__ void fetch_partials(const BackwardParams& p, const Ti
     const Merge& m = p.plan.merges[tile.merge_begin + i];
 #pragma unroll 1
     for (int n = threadIdx.x % 32; n < m.rows; n += 32) {
-      const int64_t slot = first + m.slot + int64_t(n) * m.slot_step + m.slot_shift * at.repeat;
+      const int64_t slot = first + m.slot_at(n, at.repeat);
 #pragma unroll 1
       for (int x = 0; x < Shape::kDim; x += 32) {  // 128 bytes
         asm volatile("prefetch.global.L2 [%0];" ::"l"(p.partial_dk + slot * Shape::kDim + x));

@@ -24,8 +24,7 @@ __device__ __forceinline__ void begin_keys(const BackwardParams& p, const KeyIte
     for (int r = 0; r < 2; ++r) {
       const int past = row0 + 8 * r - m.row_begin, n = past / m.row_step;
       if (past < 0 || n >= m.rows || n * m.row_step != past || row0 + 8 * r >= item.rows) continue;
-      const int64_t slot =
-          (head + m.slot + int64_t(n) * m.slot_step + m.slot_shift * item.repeat) * Shape::kDim + column0;
+      const int64_t slot = (head + m.slot_at(n, item.repeat)) * Shape::kDim + column0;
 #pragma unroll
       for (int j = 0; j < Shape::kDim / 8; ++j) {
         const float2 a = *reinterpret_cast<const float2*>(p.partial_dk + slot + 8 * j);

@@ -113,7 +113,7 @@ __device__ __forceinline__ void fetch_partials(const ForwardParams& p, const Til
     const Merge& m = p.plan.merges[tile.merge_begin + i];
 #pragma unroll 1
     for (int n = threadIdx.x % 32; n < m.rows; n += 32) {
-      const int64_t slot = first + m.slot + int64_t(n) * m.slot_step + m.slot_shift * at.repeat;
+      const int64_t slot = first + m.slot_at(n, at.repeat);
       const char* row = reinterpret_cast<const char*>(p.partial_out + slot * Shape::kDim);
       asm volatile("prefetch.global.L2 [%0];" ::"l"(p.partial_softmax + slot));
 #pragma unroll

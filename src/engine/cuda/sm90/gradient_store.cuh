@@ -21,7 +21,7 @@ __device__ __forceinline__ void begin_gradient(const GradientParams& p, const Gr
     for (int r = 0; r < 2; ++r) {
       const int row = row0 + 8 * r, past = row - m.row_begin, n = past / m.row_step;
       if (past < 0 || n >= m.rows || n * m.row_step != past || row >= item.rows) continue;
-      const int64_t slot = head * p.partial_rows + m.slot + int64_t(n) * m.slot_step + m.slot_shift * item.repeat;
+      const int64_t slot = head * p.partial_rows + m.slot_at(n, item.repeat);
       const float* from = p.partial_result + slot * Shape::kDim + column0;
 #pragma unroll
       for (int j = 0; j < Shape::kDim / 8; ++j) {

@@ -102,7 +102,7 @@ __device__ __forceinline__ void for_each_slot(const ForwardParams& p, const Item
     for (int r = 0; r < 2; ++r) {
       const int past = row0 + 8 * r - m.row_begin, n = past / m.row_step;
       const bool takes = past >= 0 && n < m.rows && n * m.row_step == past && row0 + 8 * r < item.rows;
-      slots[r] = takes ? head + m.slot + int64_t(n) * m.slot_step + m.slot_shift * item.repeat : -1;
+      slots[r] = takes ? head + m.slot_at(n, item.repeat) : -1;
     }
     if (slots[0] >= 0 || slots[1] >= 0) body(slots);
   }

@@ -1,0 +1,26 @@
+// What the reference engine's forward and backward share: their checks, and the heads side by side. They walk a plan
+// row by row and pair by pair (longstride/plan/walk.h), assuming nothing about how it was compiled.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/contract.h"
+
+namespace longstride::engine::reference {
+
+// Calls body(b, j) for every batch row and KV head, in parallel if the caller brought threads.
+template <typename Body>
+void for_each_kv_head(const Problem& p, const Workspace& workspace, Body&& body) {
+  const int64_t count = p.batch * p.kv_heads;
+  const auto one = [&](int64_t index, int) { body(index / p.kv_heads, index % p.kv_heads); };
+  if (workspace.parallel_for) {
+    workspace.parallel_for(count, one);
+  } else {
+    for (int64_t index = 0; index < count; ++index) one(index, 0);
+  }
+}
+
+// Throws Error if problem and plan do not belong together or ask for what this engine has not.
+void check(const Problem&, const PlanView&, Direction);
+
+}  // namespace longstride::engine::reference
