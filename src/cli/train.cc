@@ -97,6 +97,7 @@ struct TrainCommand {
   void add_model(CLI::App& app);
   void add_training(CLI::App& app);
   void add_sitting(CLI::App& app);
+  core::Json completed(core::Json config) const;
   TrainSummary train_and_show(const TrainSettings& settings) const;
   int run();
 };
@@ -220,6 +221,14 @@ core::Json read_config(const std::string& path) {
   return core::with_bytes(config);
 }
 
+// Segments and rates are one pattern: where the file has one of them and the line the other, they belong together.
+core::Json TrainCommand::completed(core::Json config) const {
+  for (const auto& [half, other] : {std::pair{"segments", "rates"}, std::pair{"rates", "segments"}}) {
+    if (config.contains(half) && !config.contains(other) && given.contains(other)) config[other] = given[other];
+  }
+  return config;
+}
+
 void show_start(const TrainStart& start, int64_t eval_windows) {
   if (start.threads_before > 0 && start.threads != start.threads_before) {
     tell("note: {} threads, the run had {}: it goes on, but not bit for bit", start.threads, start.threads_before);
@@ -292,11 +301,9 @@ int TrainCommand::run() {
     sitting.from = out_option->count() > 0 ? resume : sitting.run;
     sitting.changes = core::json_text(given);
   } else {
-    // Read once they are together: a line may complete what a file begins, as --rates do segments.
-    core::Json all = core::Json::object();
-    if (!preset_name.empty()) all = train::preset(preset_name);
-    if (!config_path.empty()) all = train::layered(all, read_config(config_path));
-    settings = train::settings_of(train::layered(all, given));
+    if (!preset_name.empty()) settings = train::settings_of(train::preset(preset_name), settings);
+    if (!config_path.empty()) settings = train::settings_of(completed(read_config(config_path)), settings);
+    settings = train::settings_of(given, settings);
   }
   const TrainSummary summary = train_and_show(settings);
   const bool stopped = summary.status == "interrupted";

@@ -215,24 +215,6 @@ TrainSettings settings_of(const Json& given, TrainSettings settings) {
   return settings;
 }
 
-Json layered(Json below, const Json& above) {
-  if (above.contains("steps")) below.erase("minutes");
-  if (above.contains("minutes")) below.erase("steps");
-  if (says(above, "pattern")) {
-    below.erase("segments");
-    below.erase("rates");
-  }
-  if (says(above, "segments") || says(above, "rates")) below.erase("pattern");
-  for (const auto& [key, value] : above.items()) {
-    if (key == "model" && value.is_object() && below.contains(key) && below[key].is_object()) {
-      below[key].update(value);
-    } else {
-      below[key] = value;
-    }
-  }
-  return below;
-}
-
 Json preset(const std::string& name) {
   std::vector<std::string> known;
   for (const Preset& preset : kPresets) {

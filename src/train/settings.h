@@ -17,10 +17,6 @@ constexpr double kMostMinutes = 1e7;  // 19 years
 core::Json json_of(const TrainSettings& settings);
 TrainSettings settings_of(const core::Json& given, TrainSettings base = {});
 
-// Two objects of settings as one: where both say the same it is as `above` says; "model" is joined field by field. A
-// budget takes the place of the other one, a pattern that of segments and rates, and the other way about.
-core::Json layered(core::Json below, const core::Json& above);
-
 Budget budget_of(const TrainSettings& settings);
 CorpusOptions corpus_of(const TrainSettings& settings);
 

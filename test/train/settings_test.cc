@@ -82,24 +82,6 @@ TEST(Settings, OneBudgetAndOnePatternTakeThePlaceOfTheOther) {
   EXPECT_TRUE(settings.model.layer.attention.attention.pattern.blocks().empty());
 }
 
-// A line may complete what a file begins, and takes the place of what excludes it there.
-TEST(Settings, AreReadOnceTheyLieTogether) {
-  const auto both = [](const char* below, const char* above) {
-    return layered(core::parse_json("below", below), core::parse_json("above", above));
-  };
-  const TrainSettings settings =
-      settings_of(both(R"({"segments": [8, 16, 32], "dim": 64})", R"({"rates": [1, 2, 4]})"));
-  EXPECT_EQ(segments_of(settings), (std::vector<int64_t>{8, 16, 32}));
-  EXPECT_EQ(settings.model.layer.attention.embed_dim, 64);
-  EXPECT_EQ(both(R"({"minutes": 2, "lr": 1})", R"({"steps": 5})"), core::parse_json("x", R"({"lr": 1, "steps": 5})"));
-  EXPECT_EQ(both(R"({"segments": [8], "rates": [1]})", R"({"pattern": {"causal": true}})"),
-            core::parse_json("x", R"({"pattern": {"causal": true}})"));
-  EXPECT_EQ(both(R"({"pattern": {"causal": true}})", R"({"rates": [1]})"), core::parse_json("x", R"({"rates": [1]})"));
-  EXPECT_EQ(both(R"({"model": {"bias": false, "mixing": "joint"}})", R"({"model": {"mixing": "head_partition"}})"),
-            core::parse_json("x", R"({"model": {"bias": false, "mixing": "head_partition"}})"));
-  EXPECT_THROW(settings_of(both(R"({"steps": 1})", R"({"model": 3})")), Error);
-}
-
 TEST(Settings, RoomForLongerContextsFollowsTheContextUnlessItIsSaid) {
   const auto max_len = [](const TrainSettings& settings) { return settings.model.layer.attention.positions.max_len; };
   EXPECT_EQ(max_len(TrainSettings::from_json(R"({"context": 1048576})")), 4 << 20);
