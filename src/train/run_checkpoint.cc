@@ -141,7 +141,7 @@ LoadedRun load_run(const fs::path& checkpoint) {
   } catch (const Error& error) {
     throw Error(fmt::format("the checkpoint '{}' is corrupt: {}: {}", checkpoint.string(), kStateFile, error.what()));
   }
-  loaded.model = load_model<LongNetLM>(checkpoint);
+  loaded.model = longstride::load_model<LongNetLM>(checkpoint);
   loaded.training = load_tensors(checkpoint / kTrainingFile).tensors;
   return loaded;
 }
@@ -179,7 +179,7 @@ void restore_training(const LoadedRun& loaded, LongNetLM& model, torch::optim::A
 
 LongNetLM load_model(const fs::path& checkpoint) {
   if (fs::exists(checkpoint / kStateFile)) verified_state(checkpoint);
-  return load_model<LongNetLM>(checkpoint);
+  return longstride::load_model<LongNetLM>(checkpoint);
 }
 
 }  // namespace longstride::train
