@@ -41,7 +41,8 @@ struct Problem {
   double scale = 1;
   double out_scale = 1;                   // out is multiplied with it after the softmax; lse is not
   double dropout_p = 0;                   // in [0, 1)
-  const int64_t* dropout_seed = nullptr;  // one element on the engine's device; required iff dropout_p > 0
+  const int64_t* dropout_seed = nullptr;  // one element on the engine's device; required iff it drops
+  bool drops() const { return dropout_p > 0; }
   bool deterministic = false;
 
   ConstTensorRef q;     // [batch, len_q, heads, dim]

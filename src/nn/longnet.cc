@@ -68,7 +68,7 @@ at::Tensor LongNetImpl::run_layers(torch::nn::ModuleList& layers, at::Tensor x, 
   const MultiheadDilatedAttentionOptions& o = config.layer.attention;
   const RotaryFactors rotary =
       rotary_factors(o.positions, 0, x.size(1), o.head_dim(), nn::attention_type(x), x.device());
-  const bool draws_random = is_training() && (config.layer.dropout > 0 || o.attention.attention_dropout > 0);
+  const bool draws_random = is_training() && config.layer.draws_random();
   for (const auto& child : *layers) {
     const auto plain = std::dynamic_pointer_cast<TransformerLayerImpl>(child);
     const auto crossing = std::dynamic_pointer_cast<DilatedTransformerDecoderLayerImpl>(child);

@@ -93,7 +93,7 @@ at::Tensor LongNetLMImpl::hidden(const at::Tensor& tokens, const CallOptions& ca
   }
   at::Tensor x = embed(tokens);  // [batch, len, dim]
   const RotaryFactors rotary = factors(x, 0);
-  const bool draws_random = is_training() && (config.layer.dropout > 0 || o.attention.attention_dropout > 0);
+  const bool draws_random = is_training() && config.layer.draws_random();
   for (const auto& child : *layers) {
     const auto layer = std::dynamic_pointer_cast<TransformerLayerImpl>(child);
     // Holds all that it reads: the backward may run it long after this call.

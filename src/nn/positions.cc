@@ -129,8 +129,8 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& factors) {
   bool viewable = wide.stride(3) == 1 && wide.storage_offset() % 2 == 0;
   for (int64_t d = 0; d < 3; ++d) viewable = viewable && wide.stride(d) % 2 == 0;
   if (!viewable) wide = wide.clone(at::MemoryFormat::Contiguous);
-  const at::Tensor turned = at::view_as_complex(wide.unflatten(3, {x.size(3) / 2, 2})) * factors;
-  return at::view_as_real(turned).flatten(3).to(x.scalar_type());
+  const at::Tensor rotated = at::view_as_complex(wide.unflatten(3, {x.size(3) / 2, 2})) * factors;
+  return at::view_as_real(rotated).flatten(3).to(x.scalar_type());
 }
 
 }  // namespace longstride

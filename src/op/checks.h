@@ -48,6 +48,8 @@ std::string dtype_and_shape(const ArrayView<Size>& t) {
 
 // What needs no tensor: checks.cc.
 void check_settings(const Settings&);
+void check_without_seed(const Settings&);
+void check_without_dropout(const Settings&, const char* of_what);
 void check_heads(std::optional<int64_t> kv_heads, const Pattern&);  // heads that are a symbol are left to the run
 void check_one_list(const Pattern&);
 
@@ -148,12 +150,7 @@ void check_lengths(const ArrayView<Size>& q, const ArrayView<Size>& k, const Cal
 
 template <class Tensor, class Size>
 void check_dropout_seed(const ArrayView<Size>& q, const CallOf<Tensor, Size>& call) {
-  if (!given(call.dropout_seed)) {
-    if (call.dropout_p > 0)
-      refuse("dropout_seed", "must be given when dropout_p > 0", "none",
-             "draw one with draw_dropout_seed(device), or torch.randint(2**63 - 1, (), dtype=torch.int64)");
-    return;
-  }
+  if (!given(call.dropout_seed)) return check_without_seed(call);
   const ArrayView<Size> seed = Access<Tensor>::view(*call.dropout_seed);
   Size numel(1);
   for (const Size& size : seed.sizes) numel = numel * size;

@@ -10,6 +10,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <unordered_set>
 
 #include "core/checked.h"
@@ -21,7 +22,9 @@ namespace {
 
 constexpr std::align_val_t kAlignment{UnifiedMemoryPool::kAlignmentBytes};
 
-std::atomic<LargeResult> of_the_full_abi = nullptr;
+// What the full ABI sets.
+std::atomic<LargeResult> make_large = nullptr;
+std::atomic<ThrowOutOfMemory> throw_out_of_memory = nullptr;
 
 // Memory and swap.
 int64_t machine_bytes() {
@@ -48,8 +51,19 @@ int64_t result_bytes(std::span<const int64_t> sizes, int64_t item_bytes) {
 void* take_from_pool(int64_t bytes) { return process_memory_pool().allocate(bytes); }
 void return_to_pool(void* data) { process_memory_pool().free(data); }
 
-void set_large_result(LargeResult make) { of_the_full_abi = make; }
-LargeResult large_result() { return of_the_full_abi; }
+void set_large_result(LargeResult make) { make_large = make; }
+LargeResult large_result() { return make_large; }
+
+void set_out_of_memory(ThrowOutOfMemory function) { throw_out_of_memory = function; }
+
+void out_of_memory(int64_t bytes, Place place) {
+  const std::string text = fmt::format(
+      "{} out of memory. longstride asked LibTorch for {} bytes on {} and got none: give fewer batch rows, heads or "
+      "tokens at a time, or free tensors that are no longer needed",
+      place.is_cuda() ? "CUDA" : "CPU", bytes, op::text(place));
+  if (const ThrowOutOfMemory function = throw_out_of_memory) function(text);
+  throw std::runtime_error(text);
+}
 
 void lend_memory(engine::Workspace& space) {
   // Of this workspace, which one call uses on one thread.

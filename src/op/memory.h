@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "engine/contract.h"
 #include "op/array.h"
@@ -25,6 +26,13 @@ void return_to_pool(void* data);
 using LargeResult = void* (*)(std::span<const int64_t> sizes, ScalarType);
 void set_large_result(LargeResult);
 LargeResult large_result();  // null if there is none
+
+// Throws because LibTorch gave no memory. Its C interface only says that it failed; what LibTorch throws itself, and
+// Python knows as torch.OutOfMemoryError, can be made by the full ABI, which sets this when it is loaded. Without it
+// this is std::runtime_error of the same text, whose first words are LibTorch's: people's code looks for them.
+[[noreturn]] void out_of_memory(int64_t bytes, Place);
+using ThrowOutOfMemory = void (*)(const std::string& text);
+void set_out_of_memory(ThrowOutOfMemory);
 
 // Large scratch from the pool, the rest from the system.
 void lend_memory(engine::Workspace&);

@@ -8,7 +8,7 @@ namespace longstride::op {
 
 // A contiguous tensor whose values are yet to be written. Large ones on the CPU come from the process's pool, to which
 // they return with their last reference. Throws Error for more than the machine's memory; where there is no more,
-// std::bad_alloc, or for what LibTorch allocates std::runtime_error: its C interface says no more than that it failed.
+// std::bad_alloc, or for what LibTorch allocates what out_of_memory() does.
 Tensor empty_result(Sizes, ScalarType, Place);
 
 // [rows]: the sum over the entries of each row, from the entries' gradients [entries].

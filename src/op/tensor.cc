@@ -5,6 +5,9 @@
 
 #include <utility>
 
+#include "core/checked.h"
+#include "op/memory.h"
+
 namespace longstride::op {
 namespace {
 
@@ -120,8 +123,12 @@ Tensor empty(Sizes sizes, ScalarType dtype, Place place) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                                                  code_of(dtype), code_of(place.type), place.index, &made));
+  if (aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code_of(dtype),
+                               code_of(place.type), place.index, &made)) {
+    int64_t bytes = static_cast<int64_t>(aoti_torch_dtype_element_size(code_of(dtype)));
+    for (const int64_t size : sizes) bytes = core::saturating_multiply(bytes, size);
+    out_of_memory(bytes, place);
+  }
   return Tensor(made);
 }
 

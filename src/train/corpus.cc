@@ -194,11 +194,6 @@ Corpus read_corpus(const CorpusOptions& options) {
   return corpus;
 }
 
-Text read_held_out(const CorpusOptions& options) {
-  const Split split = split_sources(options);
-  return is_tail_split(options, split) ? split_tail(options, split.train.front()).held_out : read_text(split.held_out);
-}
-
 WindowOrder::WindowOrder(size_t text_bytes, int64_t context, uint64_t seed)
     : text_bytes_(text_bytes),
       context_(context),

@@ -40,9 +40,6 @@ struct Corpus {
 // for a path that does not exist, a filter that matches nothing, a share outside [0, 1), or nothing left to train on.
 Corpus read_corpus(const CorpusOptions& options);
 
-// Reads only the held-out part, as read_corpus would split it.
-Text read_held_out(const CorpusOptions& options);
-
 // FNV-1a, 64 bits, going on from `hash`.
 inline constexpr uint64_t kHashStart = 14695981039346656037ull;
 uint64_t hash_bytes(const char* data, size_t size, uint64_t hash = kHashStart);

@@ -221,6 +221,21 @@ class CudaTest(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "dim must be 1 to 256, got 264"):
             attention(q, k, v)
 
+    def test_where_memory_ends_torchs_own_error_is_raised_and_nothing_is_lost(self):
+        q = torch.zeros(1, 1 << 18, 8, 64, device="cuda", dtype=torch.bfloat16)  # 256 MiB; the result as much
+        held = torch.cuda.memory_allocated()
+        _, total = torch.cuda.mem_get_info()
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (64 << 20)) / total)
+        try:
+            with self.assertRaisesRegex(torch.OutOfMemoryError, "CUDA out of memory.*cuda:0.*fewer"):
+                attention(q, q, q)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        self.assertEqual(torch.cuda.memory_allocated(), held)
+        out, _ = attention(q, q, q)
+        self.assertEqual(out.shape, q.shape)
+
     def step(self, q, k, v, causal=True):
         out, lse = attention(q, k, v, causal=causal)
         return (out, *torch.autograd.grad(out.float().square().sum() + lse.sum(), (q, k, v)))

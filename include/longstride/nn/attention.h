@@ -38,6 +38,7 @@ struct DilatedAttentionOptions {
   // then.
   std::optional<LearnedBlocks> learned;
 
+  bool draws_random() const { return attention_dropout > 0; }  // while training
   Pattern whole_pattern() const;  // `pattern`, and the learned blocks as an empty list of blocks
   void validate() const;          // throws Error
   // Every field by name, and back: missing fields have their defaults, an unknown one (named with the nearest), or one

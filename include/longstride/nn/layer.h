@@ -73,7 +73,8 @@ struct TransformerLayerOptions {
 
   TransformerLayerOptions() { attention.sub_layer_norm = true; }
   FeedForwardOptions feed_forward() const;
-  void validate() const;        // throws Error
+  bool draws_random() const { return dropout > 0 || attention.attention.draws_random(); }  // while training
+  void validate() const;                                                                   // throws Error
   std::string to_json() const;  // flat: the fields of `attention` beside the layer's own
   static TransformerLayerOptions from_json(std::string_view text);
   bool operator==(const TransformerLayerOptions&) const = default;

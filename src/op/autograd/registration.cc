@@ -78,7 +78,7 @@ InputGrads backward_refused(const BackwardInputs& in, const Call& call) {
 
 TORCH_LIBRARY_FRAGMENT(longstride, m) {
   using at::DispatchKey;
-  install_large_results();
+  install_memory();
   const auto add = [&](DispatchKey key, auto* forward, auto* backward) {
     m.impl("attention", torch::dispatch(key, forward));
     m.impl("attention_backward", torch::dispatch(key, backward));

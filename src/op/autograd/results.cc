@@ -40,6 +40,9 @@ at::Tensor empty_result(at::IntArrayRef sizes, at::ScalarType dtype) {
                                    std::nullopt);
 }
 
-void install_large_results() { set_large_result(large_tensor); }
+void install_memory() {
+  set_large_result(large_tensor);
+  set_out_of_memory([](const std::string& text) { TORCH_CHECK_WITH(OutOfMemoryError, false, text); });
+}
 
 }  // namespace longstride::op::autograd

@@ -1,4 +1,4 @@
-// Large results of the CPU kernels.
+// Large results of the CPU kernels, and what is thrown where memory ends.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,7 +10,7 @@ namespace longstride::op::autograd {
 // machine's memory, std::bad_alloc where there is no more.
 at::Tensor empty_result(at::IntArrayRef sizes, at::ScalarType);
 
-// Makes the CPU kernels take their large results from here.
-void install_large_results();
+// Makes the kernels take their large results from here, and throw c10::OutOfMemoryError where LibTorch has no memory.
+void install_memory();
 
 }  // namespace longstride::op::autograd

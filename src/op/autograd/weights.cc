@@ -21,8 +21,8 @@ using at::Tensor;
 
 constexpr int64_t kMostWeights = int64_t{1} << 26;
 
-void check_options(const Pattern& pattern, const AttentionOptions& options) {
-  if (options.dropout_p != 0) core::refuse("dropout_p", "must be 0 for weights", fmt::format("{}", options.dropout_p));
+void check_options(const Pattern& pattern, const AttentionOptions& options, const op::Settings& settings) {
+  op::checks::check_without_dropout(settings, "weights");
   if (options.gates) core::refuse("gates", "must be unset for weights", "gates");
   if (pattern.options().padding == Padding::kZeroKeys && !pattern.causal())
     core::refuse("padding", "must be 'masked' for weights: phantom keys have no column", "'zero_keys'");
@@ -45,7 +45,7 @@ Tensor for_query_heads(const Tensor& k, int64_t heads) { return k.repeat_interle
 Tensor attention_weights(const Tensor& q, const Tensor& k, const Pattern& pattern, const AttentionOptions& options) {
   const op::autograd::Call call = op::autograd::make_call(pattern, options);
   op::check_forward(q, k, k, call);
-  check_options(pattern, options);
+  check_options(pattern, options, call);
   const Extent e = op::extent_of(q, k, call);
   if (e.batch * e.heads * e.len_q * e.len_k > kMostWeights)
     core::refuse("len", fmt::format("must give at most {} weights", kMostWeights),
@@ -85,8 +85,8 @@ BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pat
   if (options.cu_seqlens || options.lengths || options.query_start)
     core::refuse("options", "must leave cu_seqlens, lengths and query_start unset", "one of them",
                  "call it document by document");
-  check_options(pattern, options);
   const op::autograd::Call call = op::autograd::make_call(pattern, options);
+  check_options(pattern, options, call);
   op::check_forward(q, k, k, call);
   const Extent e = op::extent_of(q, k, call);
   const BlockPattern& block = pattern.blocks().front();

@@ -11,6 +11,7 @@
 #include "engine/cuda/sm90/sm90.h"
 #include "op/cuda/cuda.h"
 #include "op/later.h"
+#include "op/memory.h"
 
 namespace longstride::op::cuda {
 namespace {
@@ -91,10 +92,6 @@ const FromTorch& from_torch() {
   return functions;
 }
 
-void called(const char* what, AOTITorchError error) {
-  if (error) throw std::runtime_error(fmt::format("LibTorch gave no {} on this CUDA device", what));
-}
-
 }  // namespace
 
 const Engine& choose_engine(Place device, const Problem& problem) {
@@ -120,12 +117,13 @@ Loan lend(Place device) {
   Loan loan;
   loan.device = device.index;
   const FromTorch& torch = from_torch();
-  called("the current stream", torch.get_current_stream(device.index, &loan.stream));
+  if (torch.get_current_stream(device.index, &loan.stream))
+    throw std::runtime_error(fmt::format("LibTorch gave no current stream on {}", text(device)));
   loan.capturing = engine::cuda::capturing(loan.stream);
   // Blocks come from the current stream's pool and go back to it, in the order of the stream.
-  loan.workspace.allocate = [&torch](size_t bytes) {
+  loan.workspace.allocate = [&torch, device](size_t bytes) {
     void* data = nullptr;
-    called("memory", torch.allocate(bytes, &data));
+    if (torch.allocate(bytes, &data)) out_of_memory(static_cast<int64_t>(bytes), device);
     return data;
   };
   loan.workspace.free = [&torch](void* data) { torch.give_back(data); };

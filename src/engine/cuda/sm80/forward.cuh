@@ -17,7 +17,7 @@ struct ForwardStorage {
   alignas(16) Element v[Shape::kColumns * Shape::kPitch];
   alignas(16) float scores[Shape::kRows * (Shape::kColumns + 1)];
   alignas(16) Element probabilities[Shape::kRows * Shape::kScorePitch];
-  float most[Shape::kRows];    // greatest score of a row so far, as the product left it (turned round if scale < 0)
+  float most[Shape::kRows];    // greatest score of a row so far, as the product left it (negated if scale < 0)
   float sum[Shape::kRows];     // of weight * exp(scale * (score - most))
   float factor[Shape::kRows];  // what out so far is multiplied with
   float other[Shape::kRows];   // what a partial result is multiplied with
@@ -31,8 +31,8 @@ __device__ __forceinline__ float exp_below(const Values& p, float x, float most,
 
 // One row's softmax by kLanes threads, `lane` of them.
 template <class Shape>
-__device__ __forceinline__ void soften(const Values& p, const Block& b, const Place& at, int row0,
-                                       ForwardStorage<Shape>& s) {
+__device__ __forceinline__ void softmax_step(const Values& p, const Block& b, const Place& at, int row0,
+                                             ForwardStorage<Shape>& s) {
   constexpr int kLanes = Shape::kThreads / Shape::kRows;
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const float* scores = s.scores + row * (Shape::kColumns + 1);
@@ -169,12 +169,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
           b.masked && !pair(b, row, column, false) ? -INFINITY : copysignf(1.f, p.scale) * scores(i);
     }
     __syncthreads();
-    soften<Shape>(p, b, at, row0, s);
+    softmax_step<Shape>(p, b, at, row0, s);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < cute::size(out); ++i) out(i) *= s.factor[cute::get<0>(of_out(i))];
     multiply<Shape>(tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.probabilities),
-                    turned<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.v), out);
+                    transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.v), out);
   }
   __syncthreads();
   if (!p.partial) merge_partials<Shape>(p, its, at, head_of_all, of_out, out, s);

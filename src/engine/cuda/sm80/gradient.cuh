@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
     keep_scores<Shape>(of_scores, dp, s.scores);
     __syncthreads();
     multiply<Shape>(tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores),
-                    turned<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dq);
+                    transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dq);
   }
   store_gradient<Shape>(p, its, at, head_of_all, places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a,
                         p.dq.head<Element>(at.batch, head), position, p.dq.len_stride, p.scale, s);
@@ -211,11 +211,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
       keep_scores<Shape>(of_scores, scores, s.scores);
       __syncthreads();
       const auto kept = tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores);
-      multiply<Shape>(kept, turned<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dv);
+      multiply<Shape>(kept, transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dv);
       __syncthreads();
       keep_scores<Shape>(of_scores, dp, s.scores);
       __syncthreads();
-      multiply<Shape>(kept, turned<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dk);
+      multiply<Shape>(kept, transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dk);
     }
   }
   const int64_t head_of_all = int64_t(at.batch) * p.kv_heads + at.kv_head;

@@ -44,14 +44,14 @@ struct Shape {
   static constexpr int kScorePitch = kColumns + kPiece;  // of P and dS
 };
 
-// A tile in shared memory: kN rows of kWidth, or turned round.
+// A tile in shared memory: kN rows of kWidth, or its transpose.
 template <int kN, int kWidth, int kPitch, class T>
 __device__ __forceinline__ auto tile(T* at) {
   using namespace cute;
   return make_tensor(make_smem_ptr(at), make_layout(cute::Shape<Int<kN>, Int<kWidth>>{}, Stride<Int<kPitch>, _1>{}));
 }
 template <int kN, int kWidth, int kPitch, class T>
-__device__ __forceinline__ auto turned(T* at) {
+__device__ __forceinline__ auto transposed(T* at) {
   using namespace cute;
   return make_tensor(make_smem_ptr(at), make_layout(cute::Shape<Int<kWidth>, Int<kN>>{}, Stride<_1, Int<kPitch>>{}));
 }

@@ -56,8 +56,8 @@ __device__ __forceinline__ void read_matrices(const uint16_t* at, uint32_t& a, u
                : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
                : "r"(cute::cast_smem_ptr_to_uint(at)));
 }
-__device__ __forceinline__ void read_turned_matrices(const uint16_t* at, uint32_t& a, uint32_t& b, uint32_t& c,
-                                                     uint32_t& d) {
+__device__ __forceinline__ void read_transposed_matrices(const uint16_t* at, uint32_t& a, uint32_t& b, uint32_t& c,
+                                                         uint32_t& d) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
                : "r"(cute::cast_smem_ptr_to_uint(at)));
@@ -104,13 +104,13 @@ __device__ __forceinline__ ColumnFragment column_fragment(const Planes<kN, kDim>
 }
 // Columns from n on, terms from x on, of a tile whose rows are the terms.
 template <int kN, int kDim>
-__device__ __forceinline__ ColumnFragment turned_fragment(const Planes<kN, kDim>& from, int n, int x) {
+__device__ __forceinline__ ColumnFragment transposed_fragment(const Planes<kN, kDim>& from, int n, int x) {
   const int lane = threadIdx.x % 32;
   ColumnFragment b;
 #pragma unroll
   for (int i = 0; i < kParts; ++i)
-    read_turned_matrices(&from.part[i][(x + lane % 16) * from.kPitch + n + lane / 16 * 8], b.part[i][0][0],
-                         b.part[i][0][1], b.part[i][1][0], b.part[i][1][1]);
+    read_transposed_matrices(&from.part[i][(x + lane % 16) * from.kPitch + n + lane / 16 * 8], b.part[i][0][0],
+                             b.part[i][0][1], b.part[i][1][0], b.part[i][1][1]);
   return b;
 }
 
@@ -198,7 +198,7 @@ __device__ __forceinline__ void multiply_columns(const RowFragment (&rows)[Shape
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
 #pragma unroll
-      for (int n = 0; n < kPairs; ++n) b[k][n] = turned_fragment(columns, x + 16 * n, 16 * k);
+      for (int n = 0; n < kPairs; ++n) b[k][n] = transposed_fragment(columns, x + 16 * n, 16 * k);
       multiply_small<Rows::kQueries>(rows[k], b[k], sum, 0);
     }
 #pragma unroll

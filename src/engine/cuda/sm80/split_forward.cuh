@@ -26,7 +26,7 @@ struct SplitForwardStorage {
   int64_t slot[Shape::kRows];
 };
 
-// Of a thread's two rows: the greatest score so far, as the product left it (turned round if scale < 0), and this
+// Of a thread's two rows: the greatest score so far, as the product left it (negated if scale < 0), and this
 // thread's share of the sum of weight * exp(scale * (score - most)).
 struct RowState {
   float most[2], sum[2];
@@ -35,8 +35,9 @@ struct RowState {
 // Scores become probabilities, dropped ones 0, and the state what it is after them. What so far is in out is multiplied
 // with factor.
 template <class Shape, class Places, class Scores>
-__device__ __forceinline__ void soften_rows(const Values& p, const Block& b, const Place& at, const Tile& its,
-                                            const Places& of, Scores& scores, RowState& state, float (&factor)[2]) {
+__device__ __forceinline__ void softmax_step_rows(const Values& p, const Block& b, const Place& at, const Tile& its,
+                                                  const Places& of, Scores& scores, RowState& state,
+                                                  float (&factor)[2]) {
   constexpr int kCount = decltype(cute::size(scores))::value;
   const float weight = weight_log2(b);
   float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
@@ -166,7 +167,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     {
       auto scores = multiply_rows<Shape, Rows::kQueries, Shape::kPairs>(q, s.k);
       mend_scores<Shape>(p, b, at, its, of_scores, scores);
-      soften_rows<Shape>(p, b, at, its, of_scores, scores, state, factor);
+      softmax_step_rows<Shape>(p, b, at, its, of_scores, scores, state, factor);
       to_rows<Shape::kColumns>(scores, probabilities);
     }
     multiply_columns<Shape>(probabilities, s.v, out, [&](int half) { return factor[half]; });

@@ -37,7 +37,7 @@ struct Values {
   int32_t len_q = 0;
   int32_t heads = 0, kv_heads = 0, dim = 0;
   float scale = 1;
-  float scale_log2 = 1;  // forward: of |scale|, for scores that are turned round if scale < 0
+  float scale_log2 = 1;  // forward: of |scale|, for scores that are negated if scale < 0
   float out_scale = 1;
   DropoutValues dropout;
   Strided q, k, v, out;

@@ -73,7 +73,7 @@ constexpr OrderedInstance kOrderedInstances[] = {
 template <class Table>
 const auto& find(const Table& table, const Problem& p) {
   for (const auto& instance : table)
-    if (instance.dtype == p.dtype && instance.dim >= p.dim && instance.drops == (p.dropout_p > 0)) return instance;
+    if (instance.dtype == p.dtype && instance.dim >= p.dim && instance.drops == p.drops()) return instance;
   throw Error("no backward kernel for this problem, though capability() took it");
 }
 

@@ -22,7 +22,7 @@ struct KeyBlockNote {
 
 struct KeyItemNote {
   int64_t slot;
-  int32_t row0, stride, repeat, shift;
+  int32_t row0, stride, repeat;
   int32_t rows, batch, kv_head;
   int32_t merge_begin, merge_count;
   int32_t blocks, map, stop;

@@ -58,7 +58,7 @@ void forward(const Problem& given, const DevicePlan& plan, const Workspace& work
   p.v = padding.in(given.v, given.len_k, given.kv_heads);
   p.out = padding.out(given.out, given.len_q, given.heads);
   for (const Instance& instance : kInstances) {
-    if (instance.dtype != p.dtype || instance.dim < p.dim || instance.drops != (p.dropout_p > 0)) continue;
+    if (instance.dtype != p.dtype || instance.dim < p.dim || instance.drops != p.drops()) continue;
     instance.launch(p, plan, scratch, cuda_stream);
     padding.finish();
     return;

@@ -278,14 +278,14 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
     for (int i = 0; i < size(scores); ++i) weights[i] = static_cast<Element>(scores[i]);
   };
 
-  // While a block is multiplied with V, the scores of the next are made and softened.
+  // While a block is multiplied with V, the scores of the next are made and their softmax step is taken.
   int stage = 0, phase = 0, query = 0, q_phase = 0, note = 0;
   int v_stage = 0, v_phase = 0;
   bool last = false;
   float rescale[2];
   RowState state;
   ItemNote* item = &s.item[0];
-  auto finish_scores = [&] {  // scores are there: release K (and Q), mask, soften
+  auto finish_scores = [&] {  // scores are there: release K (and Q), mask, step the softmax
     const BlockNote b = s.block[stage];
     last = b.last;
     release(s.k_empty[stage]);
@@ -296,7 +296,7 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
     if (p.negate)
       for (int i = 0; i < size(scores); ++i) scores[i] = -scores[i];
     if (b.masked) mask<Shape>(scores, b, row0);
-    soften<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2);
+    softmax_step<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2);
     if constexpr (Shape::Dropout::kDrops) {
       const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item->row0 + row0 * item->stride,
                                               b.column0 + 2 * (thread % 4) * item->stride, item->stride,

@@ -23,8 +23,8 @@ struct GradientBlockNote {
 
 struct GradientItemNote {
   int64_t slot;
-  int32_t row0, stride, repeat, shift;  // row0: tensor row of tile row 0
-  int32_t rows, batch, head;            // head: of the row's tensor
+  int32_t row0, stride, repeat;  // row0: tensor row of tile row 0
+  int32_t rows, batch, head;     // head: of the row's tensor
   int32_t merge_begin, merge_count;
   int32_t blocks, stop;
 };

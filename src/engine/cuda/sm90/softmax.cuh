@@ -13,7 +13,7 @@ namespace longstride::engine::cuda::sm90 {
 // The two rows of a thread: 64 * warpgroup + 16 * warp + lane / 4, and 8 further. Its columns of an accumulator: pair
 // 2 * (lane % 4) of every eight.
 struct RowState {
-  float max[2];  // greatest score, as the product left it (turned round if scale < 0)
+  float max[2];  // greatest score, as the product left it (negated if scale < 0)
   float sum[2];  // of weight * exp(scale * (score - max)); of this thread's columns only, until the end
 };
 
@@ -44,8 +44,8 @@ __device__ __forceinline__ void mask(Scores& scores, const BlockNote& b, int row
 // one multiply-add each, which is good enough if is_large() says no at the end. kExact: large terms are subtracted
 // first, and a row that has none comes out as it would without, so that nothing depends on a tile's other rows.
 template <class Shape, bool kExact, class Scores>
-__device__ __forceinline__ void soften(Scores& scores, RowState& state, float (&rescale)[2], float scale_log2,
-                                       float weight_log2) {
+__device__ __forceinline__ void softmax_step(Scores& scores, RowState& state, float (&rescale)[2], float scale_log2,
+                                             float weight_log2) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     // One chain: four, which need not wait for themselves, took dense 16k at dim 64 from 2.34 to 2.58 ms.
