@@ -13,7 +13,17 @@
 
 namespace oracle {
 
-enum class BlockKind { kLocalWindow, kDilatedSparse, kGlobalLocal, kStrided, kAxial, kRandom, kHierarchical, kList };
+enum class BlockKind {
+  kLocalWindow,
+  kDilatedSparse,
+  kGlobalLocal,
+  kStrided,
+  kAxial,
+  kRandom,
+  kHierarchical,
+  kList,
+  kSlidingWindow
+};
 
 // Fields that a kind does not name are not read.
 struct BlockRule {
@@ -28,6 +38,8 @@ struct BlockRule {
   int64_t columns = 0;  // kAxial: of the grid; 0: the least c with c * c >= blocks
   uint64_t seed = 0;
   std::vector<std::array<int64_t, 2>> levels;  // kHierarchical: stride and window in tokens; window 0: everything
+  int64_t left = -1, right = -1;               // kSlidingWindow, whose block_size is 1: tokens; -1: unbounded
+  int64_t sink_tokens = 0;                     // kSlidingWindow
   std::vector<std::array<int64_t, 4>> list;    // batch row or -1, KV head or -1, query block, key block
 };
 
@@ -80,6 +92,11 @@ inline bool cell(const BlockRule& r, int64_t i, int64_t j, int64_t nb, int64_t h
         if (window == 0 || in_window(i, j, window, r.block_size)) return true;
       }
       return false;
+    case BlockKind::kSlidingWindow: {
+      const bool not_too_early = r.left == -1 || i - r.left <= j;
+      const bool not_too_late = r.right == -1 || j <= i + r.right;
+      return (not_too_early && not_too_late) || j < r.sink_tokens;
+    }
     case BlockKind::kList:
     case BlockKind::kRandom:
       break;

@@ -18,22 +18,30 @@ namespace longstride {
 class Pattern;
 struct Extent;
 
+enum class Direction { kForward, kTransposed };
+
 // Column i of class c stands at column0 + c * class_step + i * L, 0 <= i < columns, 0 <= c < classes. Row j (of the
 // rows [row_begin, row_end) that the run serves) and column i of any class are a pair iff
-//   forward:    i <  j + diagonal   (kEverything: all pairs)
-//   transposed: i >= j + diagonal   (-kEverything: all pairs)
-// and every pair counts `weight` times.
+//   forward:    j + low <= i < j + diagonal     (diagonal = kEverything: no bound)
+//   transposed: j + diagonal <= i <= j - low    (diagonal = -kEverything: no bound)
+// and every pair counts `weight` times. So `diagonal` keeps keys from queries that stand before them, and `low`, in
+// both directions (key less query) >= low, keeps them from queries too far behind; low = -kEverything: no bound.
 struct Run {
   static constexpr int64_t kEverything = std::numeric_limits<int64_t>::max() / 4;
   int64_t column0 = 0;
   int64_t columns = 0;     // per class
-  int64_t class_step = 0;  // in tokens; 0 < class_step < L if classes > 1
+  int32_t class_step = 0;  // in tokens; 0 < class_step < L if classes > 1, which only levels of L <= 64 have
+  int16_t classes = 1;
+  int16_t buffer = 0;  // 0: the local tensor; n: rows received in exchange n (context parallelism)
   int64_t diagonal = kEverything;
-  int32_t classes = 1;
+  int64_t low = -kEverything;
   int32_t weight = 1;
   int16_t row_begin = 0;
   int16_t row_end = 0;
-  int32_t buffer = 0;  // 0: the local tensor; n: rows received in exchange n (context parallelism)
+
+  // Row j sees the columns i of [0, columns) with j + begin_diagonal <= i < j + end_diagonal.
+  constexpr int64_t begin_diagonal(Direction d) const { return d == Direction::kForward ? low : diagonal; }
+  constexpr int64_t end_diagonal(Direction d) const { return d == Direction::kForward ? diagonal : 1 - low; }
 };
 static_assert(sizeof(Run) == 48);
 
@@ -121,10 +129,11 @@ struct Geometry {
   double merge_columns = 64;        // price of one row of a partial level: as much as this many columns
   double run_columns =
       8;  // fixed price of one (run, class, column block): as much as this many columns, times tile_rows
+  // Whether the engine masks by Run::low. If not, blocks of one token are cut row by row, and compile() refuses sliding
+  // windows.
+  bool two_diagonals = true;
   bool operator==(const Geometry&) const = default;
 };
-
-enum class Direction { kForward, kTransposed };
 
 // Borrowed arrays: what crosses the engine contract.
 struct PlanView {
@@ -181,7 +190,7 @@ struct PlanCounts {
   int64_t seen_pairs = 0;
   // What the engine multiplies, masked pairs included, over the tiles of all levels: rows of the tile's runs rounded as
   // Geometry says, times their columns and classes, less the column blocks that no row sees
-  // (at the diagonal: no row of Geometry::diagonal_rows).
+  // (at a diagonal: no row of Geometry::diagonal_rows).
   int64_t computed_pairs = 0;
   int64_t rows = 0;         // rows of base levels
   int64_t merged_rows = 0;  // rows that a Merge names

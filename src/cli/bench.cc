@@ -19,6 +19,7 @@
 #include "core/json_text.h"
 #include "file_options.h"
 #include "longstride/error.h"
+#include "longstride/pattern/json.h"
 #include "number_options.h"
 #include "peer/peers.h"
 #include "picture/picture.h"
@@ -220,12 +221,14 @@ void add_bench(CLI::App& app, int& exit_code) {
       "Examples:\n"
       "  longstride bench --len 16k --causal --backward\n"
       "  longstride bench --pattern docs/patterns/strided.json --len 16k --backward\n"
+      "  longstride bench --window 1024 --sinks 4 --causal --len 16k\n"
       "  longstride bench --lens 1k,2k,4k,8k,16k,32k --curve curve.svg --save bench.json\n"
       "  longstride bench --suite cpu --save suite.json");
   command->callback([options, &exit_code] {
     // Read once: all cases, and the processes that measure memory, have the same pattern.
-    std::string& json = options->bench_case.pattern.json;
-    if (!json.empty()) json = pattern_text(json);
+    PatternOptions& pattern = options->bench_case.pattern;
+    if (!pattern.json.empty()) pattern.json = pattern_text(pattern.json);
+    if (!pattern.window.empty()) pattern.json = to_json(pattern.pattern());
     bench(*options, exit_code);
   });
 }

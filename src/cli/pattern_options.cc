@@ -17,6 +17,12 @@ namespace longstride::cli {
 
 Pattern PatternOptions::pattern() const {
   if (!json.empty()) return pattern_from_json(pattern_text(json));
+  if (!window.empty()) {
+    if (window.size() > 2)
+      throw Error(fmt::format("--window: got {} numbers, expected LEFT or LEFT,RIGHT", window.size()));
+    const SlidingWindow rule{.left = window.front(), .right = window.back(), .sink_tokens = sinks};
+    return Pattern::block_sparse({{*fixed_block_size<SlidingWindow>(), rule}}, causal);
+  }
   DilatedOptions options;
   options.causal = causal;
   options.head_offset = head_offset_from_name(head_offset);
@@ -105,6 +111,31 @@ void add_json_option(CLI::App& command, PatternOptions& into) {
        {"--segments", "--rates", "--causal", "--offset", "--offsets", "--mixing", "--average", "--padding"}) {
     option->excludes(command.get_option(other));
   }
+  CLI::Option* window =
+      command
+          .add_option("--window", into.window,
+                      "A sliding window in place of the groups: tokens seen before a query, and after it (LEFT or "
+                      "LEFT,RIGHT; default: as many after)")
+          ->delimiter(',')
+          ->transform(token_count(0))
+          ->excludes(option)
+          ->group("Pattern");
+  for (const char* other : {"--segments", "--rates", "--offset", "--offsets", "--mixing", "--average", "--padding"}) {
+    window->excludes(command.get_option(other));
+  }
+  command.add_option("--sinks", into.sinks, "With --window: first tokens that every query sees beside it")
+      ->transform(token_count(0))
+      ->capture_default_str()
+      ->needs(window)
+      ->group("Pattern");
+}
+
+std::string block_words(const BlockPattern& block) {
+  const SlidingWindow* window = block.window();
+  if (window == nullptr) return fmt::format("{} of {}", block.name(), block.block_size());
+  const auto side = [](std::optional<int64_t> tokens) { return tokens ? fmt::format("{}", *tokens) : "all"; };
+  return fmt::format("{} of {} before, {} after{}", block.name(), side(window->left), side(window->right),
+                     window->sink_tokens > 0 ? fmt::format(", {} sinks", window->sink_tokens) : "");
 }
 
 std::string pattern_line(const Pattern& pattern) {
@@ -127,7 +158,7 @@ std::string pattern_line(const Pattern& pattern) {
   }
   std::string blocks;
   for (const BlockPattern& block : pattern.blocks()) {
-    blocks += fmt::format("{}{} of {}", blocks.empty() ? "; blocks " : ", ", block.name(), block.block_size());
+    blocks += (blocks.empty() ? "; blocks " : "; ") + block_words(block);
   }
   return line + blocks;
 }

@@ -20,8 +20,10 @@ struct PatternOptions {
   std::string padding = "masked";
   bool causal = false;
   bool average = false;
-  std::string json;         // a whole pattern (longstride/pattern/json.h) or its file, in place of all the others
-  Pattern pattern() const;  // throws Error
+  std::vector<int64_t> window;  // LEFT, or LEFT and RIGHT: a sliding window in place of the groups
+  int64_t sinks = 0;            // first tokens that all see, beside the window
+  std::string json;             // a whole pattern (longstride/pattern/json.h) or its file, in place of all the others
+  Pattern pattern() const;      // throws Error
 };
 
 struct LengthOptions {
@@ -39,8 +41,12 @@ std::string pattern_text(const std::string& given, const char* argument = "--pat
 
 // Adds --segments --rates --causal --offset --offsets --mixing --average --padding; defaults are what `into` holds.
 void add_pattern_options(CLI::App& command, PatternOptions& into);
-// Adds --pattern, which excludes them. For commands that take block patterns too.
+// Adds --pattern, which excludes them, and --window and --sinks, which exclude all but --causal. For commands that take
+// block patterns too.
 void add_json_option(CLI::App& command, PatternOptions& into);
+
+// A block pattern with what it is of: "axial of 16", "sliding_window of 1024 before, 1024 after, 4 sinks".
+std::string block_words(const BlockPattern& block);
 
 // One line: segments, rates and whatever differs from the defaults.
 std::string pattern_line(const Pattern& pattern);

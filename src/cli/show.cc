@@ -173,10 +173,9 @@ void print_text(const ShowOptions& options, const Shown& shown) {
   if (!shown.pattern.groups().empty()) std::cout << text_table(rows) << "\n";
   if (!shown.pattern.blocks().empty()) {
     const int64_t documents = std::max<int64_t>(1, static_cast<int64_t>(extent.cu_seqlens.size()) - 1);
-    std::vector<std::vector<std::string>> table = {
-        {"block pattern", "block size", fmt::format("density of head {}", options.head)}};
+    std::vector<std::vector<std::string>> table = {{"block pattern", fmt::format("density of head {}", options.head)}};
     for (const BlockPattern& block : shown.pattern.blocks()) {
-      table.push_back({block.name(), fmt::format("{}", block.block_size()),
+      table.push_back({block_words(block),
                        documents > 1 ? "by document"
                                      : fmt::format("{:.2f} %", 100 * block.density(extent.len_k, shown.pattern.causal(),
                                                                                    kv_head))});

@@ -76,6 +76,7 @@ void check_show_cost(const Pattern& pattern, const Extent& extent, const Geometr
     const int64_t most = std::min(kMostBlocks, kMostBlockTokens / block.block_size());
     const int64_t rows_of_blocks = ceil_divide(len, block.block_size());
     if (rows_of_blocks > most) refuse(extent, "rows of blocks", static_cast<double>(rows_of_blocks), most, shorter);
+    if (block.window()) continue;  // two stretches a row, however wide
     const int64_t active = active_blocks(block, longest, pattern.causal(), most);
     if (active > most / ceil_divide(len, longest))
       refuse(extent, "active blocks, or more", static_cast<double>(active), most, shorter);

@@ -31,7 +31,7 @@ std::string layer_words(const Pattern& pattern, int64_t layer) {
   std::string words;
   for (const BlockPattern& block : pattern.blocks()) {
     if (!words.empty()) words += ", ";
-    words += fmt::format("{} of {}", block.name(), block.block_size());
+    words += block_words(block);
   }
   return words;
 }

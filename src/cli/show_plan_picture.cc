@@ -58,25 +58,27 @@ void draw_tile(picture::Picture& picture, const Panel& panel, const PlanView& pl
   const double ys = panel.row_scale(), xs = panel.column_scale();
   const double top = panel.y + panel.rows.place(placed.row(0)) * ys;
   for (const Run& run : plan.runs_of(tile)) {
-    const auto seen_by = [&](int64_t row) { return columns_seen(plan, run, row).second; };
-    const int64_t computed = std::min(
-        run.columns, (seen_by(run.row_end - 1) + plan.column_block - 1) / plan.column_block * plan.column_block);
+    const auto seen_by = [&](int64_t row) { return columns_seen(plan, run, row); };
+    const int64_t block = plan.column_block, hidden = seen_by(run.row_begin).first / block * block;
+    const int64_t computed =
+        std::min(run.columns, (seen_by(run.row_end - 1).second + block - 1) / block * block) - hidden;
     for (int32_t c = 0; c < run.classes; ++c) {
       const double left = panel.x + panel.columns.place(placed.column(run, c, 0)) * xs;
       if (computed > 0) {
-        picture.box(left, top + run.row_begin * ys, static_cast<double>(computed) * xs,
-                    (run.row_end - run.row_begin) * ys, kMasked);
+        picture.box(left + static_cast<double>(hidden) * xs, top + run.row_begin * ys,
+                    static_cast<double>(computed) * xs, (run.row_end - run.row_begin) * ys, kMasked);
       }
-      // Rows that see equally many keys, or as many rows as make one pixel, are one box.
+      // Rows that see the same keys, or as many rows as make one pixel, are one box.
       const int64_t step = std::max<int64_t>(1, static_cast<int64_t>(0.5 / ys));
       int64_t row = run.row_begin;
       while (row < run.row_end) {
         int64_t stop = std::min<int64_t>(run.row_end, row + step);
-        const int64_t seen = seen_by((row + stop - 1) / 2);
+        const auto seen = seen_by((row + stop - 1) / 2);
         while (stop < run.row_end && seen_by(stop) == seen) ++stop;
-        if (seen > 0) {
-          picture.box(left, top + static_cast<double>(row) * ys, static_cast<double>(seen) * xs,
-                      static_cast<double>(stop - row) * ys, weight_color(run.weight));
+        if (seen.first < seen.second) {
+          picture.box(left + static_cast<double>(seen.first) * xs, top + static_cast<double>(row) * ys,
+                      static_cast<double>(seen.second - seen.first) * xs, static_cast<double>(stop - row) * ys,
+                      weight_color(run.weight));
         }
         row = stop;
       }
@@ -95,14 +97,15 @@ picture::Picture plan_picture(const PlanView& plan, const Pattern& pattern, cons
   std::vector<Tally> tallies(levels.size());
   int32_t most_weight = 1;
   int64_t rectangles = 0;
-  const int64_t strips = 300;  // at most so many boxes for the diagonal of one run
+  const int64_t strips = 300;  // at most so many boxes for the diagonals of one run
   for (size_t l = 0; l < levels.size(); ++l) {
     for_each_stored_tile(plan, levels[l], [&](const Section& section, const Tile& tile) {
       tallies[l].tiles += section.repeats;
       for (const Merge& merge : plan.merges_of(tile)) tallies[l].merged_rows += merge.rows * section.repeats;
       for (const Run& run : plan.runs_of(tile)) {
         most_weight = std::max(most_weight, run.weight);
-        const int64_t boxes = run.diagonal >= Run::kEverything ? 2 : 1 + std::min<int64_t>(strips, tile.rows);
+        const bool whole = run.diagonal >= Run::kEverything && run.low == -Run::kEverything;
+        const int64_t boxes = whole ? 2 : 1 + std::min<int64_t>(strips, tile.rows);
         tallies[l].rectangles += run.classes * section.repeats;
         rectangles += boxes * run.classes * section.repeats;
       }

@@ -15,6 +15,7 @@
 #include "interrupt.h"
 #include "longstride/error.h"
 #include "longstride/pattern/flat.h"
+#include "longstride/pattern/json.h"
 #include "number_options.h"
 #include "pattern_options.h"
 #include "picture/chart.h"
@@ -53,6 +54,8 @@ Presets (single options given beside them win):
 struct TrainCommand {
   TrainSitting sitting;
   core::Json given = core::Json::object();
+  std::optional<int64_t> window;  // what --window and --sinks say
+  std::optional<int64_t> sinks;
   std::string preset_name;
   std::string config_path;
   std::string out = "longstride-run";
@@ -148,7 +151,15 @@ void TrainCommand::add_model(CLI::App& app) {
       "--pattern", [this](const std::string& value) { given["pattern"] = parsed(pattern_text(value)); },
       "who sees whom, as a pattern's JSON or a file of it, in place of segments and rates; see 'longstride show'");
   pattern->check(not_empty());
-  for (const char* other : {"--segments", "--rates"}) pattern->excludes(app.get_option(other));
+  CLI::Option* sliding = app.add_option(
+      "--window", window, "a sliding window of so many bytes before each one, in place of segments and rates");
+  sliding->transform(token_count(0))->excludes(pattern);
+  for (CLI::Option* one : {pattern, sliding}) {
+    for (const char* other : {"--segments", "--rates"}) one->excludes(app.get_option(other));
+  }
+  app.add_option("--sinks", sinks, "with --window: first bytes that all see beside it [0]")
+      ->transform(token_count(0))
+      ->needs(sliding);
   setting<std::string>(app, "positions", "rope, xpos or none", name(attention.positions.kind));
   real_setting(app, "rope-base", "base of the angles of rope and xpos", attention.positions.base);
   setting<std::string>(app, "activation", "of the feed-forward layers", d.model.layer.activation);
@@ -295,6 +306,11 @@ TrainSummary TrainCommand::train_and_show(const TrainSettings& settings) const {
 
 int TrainCommand::run() {
   TrainSettings settings;
+  if (window) {
+    const SlidingWindow rule{.left = *window, .sink_tokens = sinks.value_or(0)};
+    const Pattern pattern = Pattern::block_sparse({{*fixed_block_size<SlidingWindow>(), rule}}, true);
+    given["pattern"] = parsed(to_json(pattern));
+  }
   sitting.run = out;
   if (!resume.empty()) {
     sitting.run = out_option->count() > 0 ? out : train::run_to_resume(resume).string();

@@ -25,12 +25,13 @@ constexpr const char* kLearned = "learned";
 // A rule's "density" is also given as its complement.
 constexpr std::string_view kDensity = "density";
 constexpr const char* kComplement = "sparsity_ratio";
+constexpr int64_t kUsualBlockSize = 128;
 
-// visit(Rule()) of every rule that has a name here: a list of blocks is none of these.
+// visit(Rule()) of every rule that has a name here: those that say what they usually are.
 template <class Visit>
 constexpr void for_each_named_rule(const Visit& visit) {
   for_each_rule([&]<class Rule>(const Rule& rule) {
-    if constexpr (!std::is_same_v<Rule, BlockList>) visit(rule);
+    if constexpr (requires { Rule::usual(int64_t{1}); }) visit(rule);
   });
 }
 
@@ -130,8 +131,11 @@ Json given_options(const SparseAttentionConfig& c) {
     }
     given[key] = value;
   });
-  for_each_named_rule([&](const auto& rule) {
-    if (c.pattern == rule.kName) add_usual(rule.usual(c.block_size), given);
+  for_each_named_rule([&]<class Rule>(const Rule& rule) {
+    if (c.pattern != rule.kName) return;
+    const int64_t usual = fixed_block_size<Rule>().value_or(kUsualBlockSize);
+    if (!c.block_size) given["block_size"] = usual;
+    add_usual(rule.usual(c.block_size.value_or(usual)), given);
   });
   return given;
 }
@@ -162,7 +166,7 @@ namespace {
 
 // What holds for every pattern, and the options that are given.
 Json checked_options(const SparseAttentionConfig& c) {
-  nn::require_positive("block_size", c.block_size);
+  if (c.block_size) nn::require_positive("block_size", *c.block_size);
   for (const auto& [key, ratio] : {std::pair{"sparsity_ratio", c.sparsity_ratio},
                                    {"density", c.density},
                                    {"min_sparsity_ratio", c.min_sparsity_ratio},
@@ -192,7 +196,7 @@ std::optional<LearnedBlocks> SparseAttentionConfig::learned_blocks() const {
                  fmt::format("{}", ratio));
   }
   LearnedBlocks learned;
-  learned.block_size = block_size;
+  learned.block_size = block_size.value_or(kUsualBlockSize);
   learned.density = density.value_or(1 - ratio);
   if (max_sparsity_ratio) learned.min_density = std::min(1 - most, learned.density);
   if (min_sparsity_ratio) learned.max_density = std::max(1 - least, learned.density);

@@ -30,8 +30,10 @@ std::string meaning_of_rule_field(const std::string& option) {
 
 // Of the rules that are patterns by themselves.
 std::string pattern_names() {
-  std::vector<std::string> names = block_pattern_names();
-  std::erase(names, BlockList::kName);
+  std::vector<std::string> names;
+  for_each_rule([&]<class Rule>(const Rule&) {
+    if constexpr (requires { Rule::usual(int64_t{1}); }) names.emplace_back(Rule::kName);
+  });
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
@@ -64,7 +66,7 @@ std::string meaning_of(const std::string& option) {
       {"layer_norm_eps", "epsilon of every LayerNorm, above 0"},
       {"gamma_init", "Xavier gain of value and output projections (MAGNETO), above 0"},
       {"pattern", pattern_names() + "; hybrid: their union; or learned"},
-      {"block_size", "tokens a side of a block"},
+      {"block_size", "tokens a side of a block; unset: 128, of sliding_window 1"},
       {"sparsity_ratio", "share of block pairs left out, in (0, 1)"},
       {"blocks", "list of block patterns {pattern, block_size, ...}"},
       {"min_sparsity_ratio", "least share that a row may leave out, in (0, 1); unset: sparsity_ratio"},

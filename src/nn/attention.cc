@@ -24,8 +24,10 @@ void DilatedAttentionOptions::validate() const {
   if (learned) {
     learned->validate();
     if (!pattern.blocks().empty()) {
-      core::refuse("blocks", "must be empty with learned blocks", fmt::format("{} patterns", pattern.blocks().size()),
-                   "give one of the two");
+      core::refuse(
+          "blocks", "must be empty with learned blocks", fmt::format("{} patterns", pattern.blocks().size()),
+          "the scorer's gates tell of the blocks that it chose, not of what a rule shows beside them; give one of "
+          "the two");
     }
   } else if (pattern.empty()) {
     core::refuse("segment_lengths", "cannot be empty", "[]", "give one length a group, or blocks");

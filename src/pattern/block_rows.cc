@@ -189,6 +189,16 @@ class RandomRows {
   std::unordered_set<int64_t> drawn_;
 };
 
+// Of tokens.
+struct SlidingRows {
+  int64_t blocks = 0;
+  const SlidingWindow& rule;
+  void row(int64_t i, std::vector<Interval>& out) const {
+    out.push_back({0, rule.sink_tokens});
+    out.push_back({rule.left ? i - *rule.left : 0, rule.right ? i + *rule.right + 1 : blocks});
+  }
+};
+
 struct ListRows {
   const Cells& cells;
   void row(int64_t i, std::vector<Interval>& out) const {
@@ -275,6 +285,7 @@ BlockRows active_rows(const BlockPattern& pattern, const Place& at, int64_t row_
     BlockRows operator()(const Hierarchical& r) const {
       return collected(HierarchicalRows{at.blocks, block_size, &r.levels});
     }
+    BlockRows operator()(const SlidingWindow& r) const { return collected(SlidingRows{at.blocks, r}); }
     BlockRows operator()(const BlockList& r) const {
       if (at.cells != nullptr) return collected(ListRows{*at.cells});
       return collected(ListRows{cells_of(r, at.batch_row, at.kv_head)});

@@ -75,6 +75,12 @@ void check(const Hierarchical& r, int64_t block_size) {
   }
 }
 
+void check(const SlidingWindow& r, int64_t) {
+  if (r.left) require_between("left", *r.left, 0);
+  if (r.right) require_between("right", *r.right, 0);
+  require_between("sink_tokens", r.sink_tokens, 0);
+}
+
 void check(const BlockList& r, int64_t) {
   for (size_t i = 0; i < r.blocks.size(); ++i) {
     const Block& b = r.blocks[i];
@@ -115,7 +121,15 @@ static_assert(every_member_is_listed());
 
 BlockPattern::BlockPattern(int64_t block_size, BlockRule rule) : block_size_(block_size), rule_(std::move(rule)) {
   require_between("block_size", block_size_, 1);
-  std::visit([&](const auto& r) { check(r, block_size_); }, rule_);
+  const auto check_all = [&]<class Rule>(const Rule& r) {
+    constexpr std::optional<int64_t> only = fixed_block_size<Rule>();
+    if (only && block_size_ != *only) {
+      core::refuse("block_size", fmt::format("must be {} under {}, which is in tokens", *only, r.kName),
+                   fmt::format("{}", block_size_), "local_window has windows of blocks");
+    }
+    check(r, block_size_);
+  };
+  std::visit(check_all, rule_);
 }
 
 const std::vector<std::string>& block_pattern_names() {

@@ -185,10 +185,12 @@ struct RuleReader {
 BlockPattern take_block_pattern(const Json& json, size_t index, BesideText& beside) {
   Fields f(json, fmt::format("blocks[{}]", index));
   const std::string name = f.required<std::string>("pattern");
-  const int64_t block_size = f.required<int64_t>("block_size");
+  int64_t block_size = 1;
   std::optional<BlockRule> rule;
-  for_each_rule([&](auto one) {
+  for_each_rule([&]<class Rule>(Rule one) {
     if (name != one.kName) return;
+    constexpr std::optional<int64_t> only = fixed_block_size<Rule>();
+    block_size = only ? f.optional<int64_t>("block_size").value_or(*only) : f.required<int64_t>("block_size");
     one.fields(one, RuleReader{f, beside});
     rule = std::move(one);
   });
@@ -287,7 +289,9 @@ Json written(const Pattern& pattern, bool with_lists) {
     if (o.padding != defaults.padding) dilated["padding"] = name(o.padding);
   }
   for (const BlockPattern& block : pattern.blocks()) {
-    Json one = {{"pattern", block.name()}, {"block_size", block.block_size()}};
+    Json one = {{"pattern", block.name()}};
+    const auto only = [](const auto& rule) { return fixed_block_size<std::remove_cvref_t<decltype(rule)>>(); };
+    if (!std::visit(only, block.rule())) one["block_size"] = block.block_size();
     if (with_lists || !block.list()) {
       std::visit([&](const auto& rule) { rule.fields(rule, RuleWriter{one}); }, block.rule());
     }

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "core/checked.h"
+#include "plan/grids.h"
 #include "plan/level.h"
 #include "plan/run_cost.h"
 
@@ -29,28 +30,6 @@ void append(int64_t row_begin, int64_t row_end, const std::vector<Interval>& int
   to.intervals.insert(to.intervals.end(), intervals.begin(), intervals.end());
   to.bands.push_back({row_begin, row_end, begin, static_cast<int64_t>(to.intervals.size())});
 }
-
-// One pattern on one document, its rows within the queries of the plan.
-struct Grid {
-  int64_t block_size = 1;
-  int64_t document_begin = 0;
-  int64_t document_end = 0;
-  int64_t row_end = 0;
-  pattern::BlockRows rows;
-
-  int64_t block_of(int64_t position) const { return (position - document_begin) / block_size; }
-  int64_t next_edge(int64_t position) const {
-    return std::min(row_end, document_begin + (block_of(position) + 1) * block_size);
-  }
-  void add_columns(int64_t position, std::vector<Interval>& out) const {
-    const int64_t n = block_of(position) - rows.first;
-    for (int64_t at = rows.row_begin[n]; at < rows.row_begin[n + 1]; ++at) {
-      const Interval& x = rows.intervals[at];
-      out.push_back(
-          {document_begin + x.begin * block_size, std::min(document_end, document_begin + x.end * block_size)});
-    }
-  }
-};
 
 // Rows become columns. Rows of blocks are expanded over the elementary slabs between all column edges, so it costs as
 // much as there are active (band, slab) pairs.
@@ -163,25 +142,11 @@ Bands make_bands(const Pattern& pattern, const ClassSpec& spec, const Scope& sco
   const int64_t query_end = scope.transposed ? scope.column_end : scope.row_end;
   const Documents& documents = *spec.documents;
   Bands result;
-  std::vector<Grid> grids;
   std::vector<Interval> columns;
   for (size_t d = 1; d < documents.size(); ++d) {
     const int64_t begin = std::max(query_begin, documents[d - 1]), end = std::min(query_end, documents[d]);
     if (begin >= end) continue;
-    const int64_t length = documents[d] - documents[d - 1];
-    grids.clear();
-    for (size_t p = 0; p < pattern.blocks().size(); ++p) {
-      const BlockPattern& block = pattern.blocks()[p];
-      Grid grid{block.block_size(), documents[d - 1], documents[d], end, {}};
-      const pattern::Place place{.blocks = ceil_divide(length, block.block_size()),
-                                 .causal = scope.causal,
-                                 .kv_head = spec.kv_head,
-                                 .batch_row = spec.batch_row,
-                                 .strict = length == spec.longest_document,
-                                 .cells = spec.cells[p].get()};
-      grid.rows = pattern::active_rows(block, place, grid.block_of(begin), grid.block_of(end - 1) + 1);
-      grids.push_back(std::move(grid));
-    }
+    const std::vector<Grid> grids = make_grids(pattern, spec, scope, d, begin, end);
     for (int64_t row = begin; row < end;) {
       int64_t next = end;
       columns.clear();

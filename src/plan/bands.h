@@ -28,7 +28,8 @@ struct Bands {
   std::vector<pattern::Interval> intervals;
 };
 
-// Of a class of a pattern that has block patterns. Throws Error if a density cannot be reached.
+// Of a class of a pattern that has block patterns and does not slide (rectangles.h). Throws Error if a density cannot
+// be reached.
 Bands make_bands(const Pattern&, const ClassSpec&, const Scope&);
 
 // Positions at which tiles of stride 1 should end: where a band begins that would cost more in the tile at hand than in

@@ -27,7 +27,7 @@ bool keeps_phase(const Sampling& s, int64_t document_length) {
 // A period is stored once if it fits at least twice into the rows that see and are seen by a whole document.
 std::vector<ClassWriter::Span> ClassWriter::spans(const ClassSpec& spec, const std::vector<LevelShape>& levels) const {
   const std::vector<Span> one = {{scope_.row_begin, scope_.row_end, 1}};
-  if (spec.documents->size() != 2 || spec.bands) return one;
+  if (spec.documents->size() != 2 || spec.bands || spec.rectangles) return one;
   const int64_t begin = std::max(scope_.row_begin, scope_.column_begin);
   const int64_t end = std::min({scope_.row_end, scope_.column_end, spec.documents->back()});
   int64_t period = 1, widest = 1;

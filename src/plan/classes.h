@@ -25,6 +25,7 @@ struct Sampling {
 using Documents = std::vector<int64_t>;
 
 struct Bands;
+struct Rectangles;
 
 struct ClassSpec {
   std::vector<Sampling> samplings;
@@ -35,7 +36,9 @@ struct ClassSpec {
   int64_t kv_head = 0;
   int64_t longest_document = 0;  // of the call: a density is held against it, whatever query_start is
   std::vector<std::shared_ptr<const pattern::Cells>> cells;
-  std::shared_ptr<const Bands> bands;  // made by compile(); null without block patterns
+  // Made by compile(): one of the two if there are block patterns.
+  std::shared_ptr<const Bands> bands;
+  std::shared_ptr<const Rectangles> rectangles;
 };
 
 struct Classes {

@@ -1,12 +1,13 @@
 // compile(): a pattern and the lengths of a call become a plan. Pure: values in, values out.
 //
-// The steps, each a file: classes (what every KV head samples), bands (block patterns as rows of tokens), levels (which
-// groups share a stride, by cost), tiler (rows into tiles, segments into runs), class_writer (order, repetition),
-// merges.
+// The steps, each a file: classes (what every KV head samples), bands or rectangles (block patterns as rows of tokens),
+// levels (which groups share a stride, by cost), tiler (rows into tiles, segments into runs), class_writer (order,
+// repetition), merges.
 #include <fmt/format.h>
 
 #include "core/refuse.h"
 #include "longstride/pattern.h"
+#include "longstride/pattern/json.h"
 #include "longstride/plan.h"
 #include "plan/class_writer.h"
 #include "plan/classes.h"
@@ -28,6 +29,17 @@ void validate(const Geometry& geometry) {
   if (!(geometry.run_columns >= 0)) refuse("run_columns", geometry.run_columns);
 }
 
+// An engine that masks by one diagonal cannot run a window's plan.
+void refuse_windows(const Pattern& pattern) {
+  for (const BlockPattern& block : pattern.blocks()) {
+    if (block.window()) {
+      core::refuse("pattern", "must have no sliding_window for this engine, whose kernels mask a tile by one diagonal",
+                   to_json(Pattern::block_sparse({block})),
+                   "take a local_window of blocks, or move q, k and v to the CPU");
+    }
+  }
+}
+
 }  // namespace
 
 Plan compile(const Pattern& pattern, const Extent& extent, const Geometry& geometry, Direction direction) {
@@ -37,16 +49,18 @@ Plan compile(const Pattern& pattern, const Extent& extent, const Geometry& geome
   }
   extent.validate();
   validate(geometry);
+  if (!geometry.two_diagonals) refuse_windows(pattern);
   const bool transposed = direction == Direction::kTransposed;
   const int64_t query_end = extent.query_start + extent.len_q;
-  const plan::Scope scope{.row_begin = transposed ? 0 : extent.query_start,
-                          .row_end = transposed ? extent.len_k : query_end,
-                          .column_begin = transposed ? extent.query_start : 0,
-                          .column_end = transposed ? query_end : extent.len_k,
-                          .causal = pattern.causal(),
-                          .zero_keys = pattern.options().padding == Padding::kZeroKeys,
-                          .transposed = transposed,
-                          .geometry = geometry};
+  plan::Scope scope{.row_begin = transposed ? 0 : extent.query_start,
+                    .row_end = transposed ? extent.len_k : query_end,
+                    .column_begin = transposed ? extent.query_start : 0,
+                    .column_end = transposed ? query_end : extent.len_k,
+                    .causal = pattern.causal(),
+                    .zero_keys = pattern.options().padding == Padding::kZeroKeys,
+                    .transposed = transposed,
+                    .geometry = geometry};
+  scope.sliding_unit = plan::sliding_unit(pattern, geometry, scope.row_end - scope.row_begin);
   plan::Classes classes = plan::classify(pattern, extent);
   Plan result;
   result.direction = direction;
@@ -56,11 +70,14 @@ Plan compile(const Pattern& pattern, const Extent& extent, const Geometry& geome
   search.prepare(classes.specs);
   plan::ClassWriter writer(scope, result);
   for (plan::ClassSpec& spec : classes.specs) {
-    if (!pattern.blocks().empty()) {
+    if (scope.sliding_unit > 0) {
+      spec.rectangles = std::make_shared<const plan::Rectangles>(plan::make_rectangles(pattern, spec, scope));
+    } else if (!pattern.blocks().empty()) {
       spec.bands = std::make_shared<const plan::Bands>(plan::make_bands(pattern, spec, scope));
     }
     writer.add(spec, search.choose(spec));
     spec.bands = nullptr;
+    spec.rectangles = nullptr;
   }
   return result;
 }

@@ -129,7 +129,7 @@ class Pricer {
     for (const Run& run : runs_) {
       const int64_t n = computed_pairs(run, padded_rows, scope_.transposed, geometry);
       pairs += n * run.classes;
-      blocks += ceil_divide(computed_columns(run, run.row_end, scope_.transposed, geometry.column_block),
+      blocks += ceil_divide(computed_columns(run, run.row_begin, run.row_end, scope_.transposed, geometry.column_block),
                             geometry.column_block) *
                 run.classes;
     }

@@ -8,6 +8,7 @@
 #include "longstride/plan.h"
 #include "plan/bands.h"
 #include "plan/classes.h"
+#include "plan/rectangles.h"
 
 namespace longstride::plan {
 
@@ -20,6 +21,7 @@ struct Scope {
   bool causal = false;
   bool zero_keys = false;
   bool transposed = false;
+  int64_t sliding_unit = 0;  // not 0: block patterns are rectangles in blocks of so many tokens, not bands
   Geometry geometry;
 };
 
@@ -35,6 +37,8 @@ struct LevelShape {
   // The block patterns of the class, in the base level of stride 1 that they make, and where its tiles end for them.
   std::shared_ptr<const Bands> bands;
   std::vector<int64_t> cuts;  // ascending
+  // In place of bands and samplings, in a base level whose stride is their unit.
+  std::shared_ptr<const Rectangles> rectangles;
 };
 
 // Whether no segment has a second sample, so that any stride serves.

@@ -24,14 +24,19 @@ class LevelSearch {
  private:
   // A decoding step.
   bool one_row() const { return scope_.row_end - scope_.row_begin == 1; }
-  // The groups that bands, which make the base level, do not take in.
-  static ClassSpec beside_bands(const ClassSpec& spec);
+  // The groups that block patterns, which make the base level, do not take in.
+  ClassSpec beside_blocks(const ClassSpec& spec) const;
   std::vector<LevelShape> choose_groups(const ClassSpec& spec);
   // Which samplings share a level, and where its tiles are cut.
   struct Part {
     uint64_t members = 0;  // bit i: sampling i of the spec (those that sample anything)
     int32_t cut = 0;       // index into cut candidates
   };
+
+  // The values of LevelShape::cut_segment that are tried, by their number.
+  static constexpr int32_t kCutCandidates = 3;
+  int64_t cut_segment(int32_t candidate, int64_t stride) const;
+  static std::vector<Sampling> members_of(uint64_t members, const std::vector<Sampling>&);
 
   struct Option;
   using Options = std::map<uint64_t, Option>;  // by members: what has been priced

@@ -1,5 +1,5 @@
 // The union of the levels' pairs. What a run shows to rows of its tile is a block: a progression of rows, a progression
-// of columns, and perhaps a diagonal. Two blocks meet in a block, whose pairs are counted by a formula; so
+// of columns, and perhaps two diagonals. Two blocks meet in a block, whose pairs are counted by a formula; so
 //   |A or B or C ...| = sum over levels l of |A_l| - |A_l and (A_0 or ... or A_l-1)|
 // is taken tile by tile, level by level, and nothing is ever listed pair by pair.
 #include "plan/seen_pairs.h"
@@ -54,17 +54,17 @@ struct TileRows {
   PlacedTile placed;
 };
 
-// Rows and columns of one step, and the pairs of them with column - row < bound (forward) or >= bound (transposed).
+// Rows and columns of one step, and the pairs of them with begin <= column - row < end.
 struct Block {
   Progression rows;
   Progression columns;
-  int64_t bound = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
 };
 
 class Union {
  public:
-  explicit Union(const PlanView& plan)
-      : plan_(plan), forward_(plan.direction == Direction::kForward), unbounded_(forward_ ? kFar : -kFar) {}
+  explicit Union(const PlanView& plan) : plan_(plan) {}
 
   void add_level(int64_t stride, std::vector<TileRows> tiles) {
     std::erase_if(tiles, [](const TileRows& t) { return t.placed.tile->run_count == 0; });
@@ -109,10 +109,13 @@ class Union {
       const Progression rows{tile.rows.first + run.row_begin * stride, stride, run.row_end - run.row_begin};
       for (int64_t c = 0; c < run.classes; ++c) {
         const int64_t column0 = tile.placed.column(run, c, 0);
-        const bool all = run.diagonal == (forward_ ? Run::kEverything : -Run::kEverything);
-        // i < j + diagonal, times the stride.
-        const int64_t bound = all ? unbounded_ : column0 - tile.rows.first + run.diagonal * stride;
-        visit(Block{rows, {column0, stride, run.columns}, bound});
+        // j + begin_diagonal <= i < j + end_diagonal, times the stride.
+        const int64_t ahead = column0 - tile.rows.first;
+        const int64_t begin = run.begin_diagonal(plan_.direction), end = run.end_diagonal(plan_.direction);
+        visit(Block{rows,
+                    {column0, stride, run.columns},
+                    begin <= -Run::kEverything ? -kFar : ahead + begin * stride,
+                    end >= Run::kEverything ? kFar : ahead + end * stride});
       }
     }
   }
@@ -164,26 +167,28 @@ class Union {
       for (const Block& block : blocks) {
         if (other.columns.first > block.columns.last() || other.columns.last() < block.columns.first) continue;
         const Block both{meet(block.rows, other.rows), meet(block.columns, other.columns),
-                         forward_ ? std::min(block.bound, other.bound) : std::max(block.bound, other.bound)};
+                         std::max(block.begin, other.begin), std::min(block.end, other.end)};
         if (size(both) > 0) met.push_back(both);
       }
     });
   }
 
   // Rows and columns of a block have one step: both are made of the same levels' strides.
-  int64_t size(const Block& b) const {
+  static int64_t size(const Block& b) { return std::max<int64_t>(0, early(b, b.end) - early(b, b.begin)); }
+
+  // Of all rows and columns of a block, the pairs with column - row < bound.
+  static int64_t early(const Block& b, int64_t bound) {
     const int64_t all = b.rows.count * b.columns.count;
-    if (all == 0 || b.bound == unbounded_) return all;
+    if (all == 0 || bound == -kFar) return 0;
+    if (bound == kFar) return all;
     // Row j has the columns c with c - row0 - j * step < bound before it: clamp(first + j, 0, columns) many.
     const int64_t step = b.columns.count > 1 ? b.columns.step : b.rows.step;
-    const int64_t ahead = b.bound - b.columns.first + b.rows.first;
+    const int64_t ahead = bound - b.columns.first + b.rows.first;
     const int64_t first = -core::floor_divide(-ahead, step);
     const int64_t rising_begin = std::clamp<int64_t>(-first, 0, b.rows.count);
     const int64_t rising_end = std::clamp<int64_t>(b.columns.count - first, rising_begin, b.rows.count);
     const int64_t rising = rising_end - rising_begin;
-    const int64_t early =
-        rising * (first + rising_begin) + rising * (rising - 1) / 2 + (b.rows.count - rising_end) * b.columns.count;
-    return forward_ ? early : all - early;
+    return rising * (first + rising_begin) + rising * (rising - 1) / 2 + (b.rows.count - rising_end) * b.columns.count;
   }
 
   int64_t listed() const {
@@ -209,8 +214,6 @@ class Union {
   }
 
   const PlanView& plan_;
-  const bool forward_;
-  const int64_t unbounded_;
   std::vector<PlacedLevel> levels_;
 };
 

@@ -1,5 +1,5 @@
 // Rows into tiles. The segments that a tile's rows sample are gathered as pieces; their ends cut the columns into
-// intervals, whose runs tiler_runs.cc makes.
+// intervals, whose runs tiler_runs.cc makes; those of rectangles are made by tiler_rectangles.cc.
 #include "plan/tiler.h"
 
 #include <algorithm>
@@ -157,6 +157,7 @@ std::pair<int64_t, int64_t> Tiler::first_touched() const {
 }
 
 void Tiler::emit(int64_t rows, std::vector<Run>& runs, std::vector<Phantoms>* phantoms) {
+  if (level_->rectangles) return emit_rectangles(rows, runs);
   if (pieces_.empty()) return;
   const int64_t last = row0_ + (rows - 1) * stride_;
   bounds_.clear();

@@ -56,6 +56,10 @@ class Tiler {
   void emit_residues(const Interval&, const std::vector<std::pair<const Piece*, uint64_t>>&, std::vector<Run>& runs);
   void emit_set(const Interval&, uint64_t set, int64_t row_begin, int64_t row_end, int32_t weight,
                 std::vector<Run>& runs) const;
+  struct Places;
+  Places places_at(const Rectangle&, int64_t place) const;
+  void emit_rectangles(int64_t rows, std::vector<Run>& runs) const;
+  void emit_places(const Rectangle&, const Places&, int64_t rows, std::vector<Run>& runs) const;
   void emit_phantoms(int64_t rows, std::vector<Phantoms>& phantoms);
 
   const Scope& scope_;

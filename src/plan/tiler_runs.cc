@@ -152,8 +152,8 @@ void Tiler::emit_set(const Interval& interval, uint64_t set, int64_t row_begin, 
       }
       Run run = pending;
       run.column0 += first;
-      run.classes = static_cast<int32_t>(classes);
-      run.class_step = step;
+      run.classes = static_cast<int16_t>(classes);
+      run.class_step = static_cast<int32_t>(step);
       runs.push_back(run);
       for (int64_t c = 0; c < classes; ++c) pending_set &= ~(uint64_t{1} << (first + c * step));
     }

@@ -88,6 +88,21 @@ class Bench(ProgramTest):
         self.call("bench", "--pattern", file, "--lens", "128,256", "--no-memory", "--repeats", "1", "--curve", curve)
         self.assertIn("causal", "".join(xml.etree.ElementTree.parse(curve).getroot().itertext()))
 
+    def test_a_sliding_window(self):
+        words = ["--window", "64", "--sinks", "3", "--causal", "--len", "512", "--heads", "2", "--dim", "16", "--repeats", "1"]
+        [case] = self.json("bench", *words)["cases"]
+        pairs = sum(q + 1 if q < 64 + 3 else 65 + 3 for q in range(512))
+        self.assertEqual(case["useful_flops"], 4 * 16 * 2 * pairs)
+        self.assertEqual(case["pattern"]["blocks"], [{"pattern": "sliding_window", "left": 64, "right": 64, "sink_tokens": 3}])
+        self.assertGreaterEqual(case["runs"]["longstride"]["extra_bytes"], 0)  # in a process that gets the window too
+        text = self.call("bench", *words, "--no-memory").stdout.decode()
+        self.assertIn("causal; blocks sliding_window of 64 before, 64 after, 3 sinks", text)
+        self.refused("bench", "--window", "1,2,3", says="--window: got 3 numbers, expected LEFT or LEFT,RIGHT")
+        self.refused("bench", "--window", "-1", says="--window: must be a whole number from 0")
+        self.refused("bench", "--window", "8", "--rates", "1", says="--rates")
+        self.refused("bench", "--window", "8", "--pattern", "{}", says="--pattern")
+        self.refused("bench", "--sinks", "8", says="--window")
+
     def test_curve_and_saved_file(self):
         curve, saved = self.folder / "curve.svg", self.folder / "bench.json"
         done = self.call("bench", *TINY, "--lens", "256,512,1k", "--dense-limit", "512", "--no-memory", "--curve", curve, "--save",

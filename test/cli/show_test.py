@@ -83,6 +83,20 @@ class Show(ProgramTest):
         self.refused("show", "--pattern", pattern, "--causal", says="--causal")
         self.refused("show", "--pattern", pattern.replace("axial", "axel"), says="did you mean 'axial'")
 
+    def test_a_sliding_window(self):
+        for words, left, right, sinks, causal in ((["--window", "5"], 5, 5, 0, False), (["--window", "4,0"], 4, 0, 0, False),
+                                                  (["--window", "3", "--sinks", "2", "--causal"], 3, 3, 2, True)):
+            shown = self.json("show", *words, "--len", 23, "--heads", 1, "--tile-rows", 8, "--verify")
+            self.assertEqual(shown["multiplicity"], [[int((q - left <= k <= q + right or k < sinks) and not (causal and k > q))
+                                                      for k in range(23)] for q in range(23)])
+            self.assertEqual(shown["verify"], "ok")
+        path = self.folder / "window.svg"
+        words = ["show", "--window", "1k", "--sinks", "4", "--causal", "--len", "64k", "--heads", "1", "--picture", path]
+        text = self.call(*words).stdout.decode()
+        self.assertIn("sliding_window of 1024 before, 1024 after, 4 sinks", text)
+        self.assertIn("sliding_window of 1024 before", path.read_text())
+        self.refused("show", "--window", "2", "--segments", "8", says="--segments")
+
     def test_counts_add_up(self):
         shown = self.json("show", "--len", "96", "--segments", "16,96", "--rates", "1,4", "--heads", "4", "--causal",
                           "--tile-rows", "16")

@@ -185,6 +185,18 @@ class Train(ProgramTest):
             self.refused("train", self.text, "--config", config, "--out", self.folder / "other", says=says)
             self.assertFalse((self.folder / "other").exists())
 
+    def test_a_sliding_window(self):
+        words = ["train", self.text, "--out", self.folder / "run", "--dim", 24, "--layers", 1, "--heads", 2, "--context", 128,
+                 "--steps", 3]
+        result = self.json(*words, "--window", 40, "--sinks", 2)
+        self.assertEqual(result["status"], "finished")
+        model = json.loads((self.folder / "run/latest/config.json").read_text())["config"]
+        self.assertEqual(model["blocks"], [{"pattern": "sliding_window", "left": 40, "sink_tokens": 2}])
+        self.assertEqual(model["segment_lengths"], [])
+        self.refused(*words, "--window", 40, "--rates", 1, says="--rates")
+        self.refused(*words, "--window", 40, "--pattern", "{}", says="--pattern")
+        self.refused(*words, "--sinks", 2, says="--window")
+
     def test_presets_and_config_files_are_laid_over_each_other(self):
         config = self.folder / "c.json"
         config.write_text(json.dumps({"dim": 16, "layers": 1, "heads": 2, "context": 64, "steps": 2, "segments": [16, 64]}))

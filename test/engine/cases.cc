@@ -1,83 +1,17 @@
-// Builds the cases of cases.h: the covering array, the options behind each level, the tensors and their poison.
+// Builds the cases of cases.h: the options behind each level, the tensors and their poison.
 #include "test/engine/cases.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
-#include <random>
 #include <sstream>
 
 #include "core/half.h"
-#include "longstride/pattern/json.h"
+#include "test/engine/draw.h"
 
 namespace longstride::test {
 namespace {
-
-// Draws that do not depend on the standard library's distributions.
-class Draw {
- public:
-  explicit Draw(uint64_t seed) : engine_(seed * 0x9E3779B97F4A7C15ull + 1) {}
-  int64_t below(int64_t n) { return static_cast<int64_t>(engine_() % static_cast<uint64_t>(n)); }
-  double real() { return static_cast<double>(engine_() >> 11) * 0x1p-53; }
-  double value() { return 2 * (real() + real() + real()) - 3; }  // near enough to normal, variance 1
-  int64_t one_of(std::initializer_list<int64_t> list) { return list.begin()[below(static_cast<int64_t>(list.size()))]; }
-  uint64_t bits() { return engine_(); }
-
- private:
-  std::mt19937_64 engine_;
-};
-
-// Greedy all-pairs: each choice starts from a pair that is still missing, then takes factor by factor the level that
-// adds most missing pairs.
-std::vector<Choice> cover_pairs(const std::vector<int>& levels) {
-  const int factors = static_cast<int>(levels.size());
-  const int width = *std::max_element(levels.begin(), levels.end());
-  const auto at = [&](int f, int x, int g, int y) { return ((f * width + x) * factors + g) * width + y; };
-  std::vector<bool> missing(factors * width * factors * width, false);
-  for (int f = 0; f < factors; ++f) {
-    for (int g = 0; g < factors; ++g) {
-      if (f == g) continue;
-      for (int x = 0; x < levels[f]; ++x) {
-        for (int y = 0; y < levels[g]; ++y) missing[at(f, x, g, y)] = true;
-      }
-    }
-  }
-  std::vector<Choice> choices;
-  for (int f = 0; f < factors; ++f) {
-    for (int g = f + 1; g < factors; ++g) {
-      for (int x = 0; x < levels[f]; ++x) {
-        for (int y = 0; y < levels[g]; ++y) {
-          if (!missing[at(f, x, g, y)]) continue;
-          Choice choice(factors, -1);
-          choice[f] = x;
-          choice[g] = y;
-          for (int n = 0; n < factors; ++n) {
-            if (choice[n] >= 0) continue;
-            int best_gain = -1;
-            for (int i = 0; i < levels[n]; ++i) {
-              // Ties go to a level that turns with the choice's number, so that levels are used evenly.
-              const int level = (i + static_cast<int>(choices.size())) % levels[n];
-              int gain = 0;
-              for (int m = 0; m < factors; ++m) gain += choice[m] >= 0 && missing[at(n, level, m, choice[m])];
-              if (gain > best_gain) {
-                best_gain = gain;
-                choice[n] = level;
-              }
-            }
-          }
-          for (int n = 0; n < factors; ++n) {
-            for (int m = 0; m < factors; ++m) {
-              if (n != m) missing[at(n, choice[n], m, choice[m])] = false;
-            }
-          }
-          choices.push_back(std::move(choice));
-        }
-      }
-    }
-  }
-  return choices;
-}
 
 void set_groups(oracle::Options& o, int level, Draw& draw) {
   switch (level) {
@@ -160,50 +94,29 @@ oracle::BlockRule draw_rule(const oracle::Options& o, Draw& draw) {
   return r;
 }
 
+void leave_out_groups(oracle::Options& o) {
+  o.segments.clear();
+  o.rates.clear();
+  o.offsets.clear();
+  o.head_partition = o.average = o.zero_keys = false;
+}
+
 void set_blocks(oracle::Options& o, int level, Draw& draw) {
   if (level == 0) return;
-  if (level != 2) {
-    o.segments.clear();
-    o.rates.clear();
-    o.offsets.clear();
-    o.head_partition = o.average = o.zero_keys = false;
-  }
+  if (level != 2) leave_out_groups(o);
   for (int64_t n = level == 3 ? 2 : 1; n > 0; --n) o.blocks.push_back(draw_rule(o, draw));
 }
 
-BlockPattern block_pattern(const oracle::BlockRule& r) {
-  using oracle::BlockKind;
-  const std::optional<double> density = r.density;
-  const std::optional<int64_t> none;
-  switch (r.kind) {
-    case BlockKind::kLocalWindow:
-      return BlockPattern(r.block_size, r.window > 0 ? LocalWindow{.window = r.window} : LocalWindow{none, density});
-    case BlockKind::kDilatedSparse:
-      return BlockPattern(r.block_size, r.reach >= 0 ? DilatedSparse{.rates = r.rates, .reach = r.reach}
-                                                     : DilatedSparse{.rates = r.rates, .density = density});
-    case BlockKind::kGlobalLocal:
-      return BlockPattern(r.block_size, GlobalLocal{r.window, r.global_tokens});
-    case BlockKind::kStrided:
-      return BlockPattern(r.block_size, Strided{r.stride});
-    case BlockKind::kAxial:
-      return BlockPattern(r.block_size, Axial{r.columns > 0 ? std::optional(r.columns) : none});
-    case BlockKind::kRandom:
-      return BlockPattern(r.block_size, RandomBlocks{r.density, static_cast<int64_t>(r.seed)});
-    case BlockKind::kHierarchical: {
-      Hierarchical h;
-      for (const auto& [stride, window] : r.levels)
-        h.levels.push_back({stride, window > 0 ? std::optional(window) : none});
-      return BlockPattern(r.block_size, h);
-    }
-    case BlockKind::kList:
-      break;
-  }
-  BlockList list;
-  for (const auto& [b, h, i, j] : r.list) {
-    list.blocks.push_back(
-        {static_cast<int32_t>(b), static_cast<int32_t>(h), static_cast<int32_t>(i), static_cast<int32_t>(j)});
-  }
-  return BlockPattern(r.block_size, list);
+void set_window(oracle::Options& o, int level, Draw& draw) {
+  if (level == 0) return;
+  if (level == 3) leave_out_groups(o);
+  oracle::BlockRule r;
+  r.kind = oracle::BlockKind::kSlidingWindow;
+  const auto side = [&] { return draw.one_of({-1, 0, 1, draw.below(9), draw.below(9), draw.below(70)}); };
+  r.left = side();
+  r.right = side();
+  if (level >= 2) r.sink_tokens = draw.below(level == 2 ? 6 : 40);
+  o.blocks.push_back(r);
 }
 
 // Marks what no pair reads: NaN in rows of q and d_out (and d_lse) that see nothing, of k and v that nobody sees.
@@ -240,36 +153,7 @@ void poison_unread(Case& c) {
   }
 }
 
-std::string list(const std::vector<int64_t>& values) {
-  std::ostringstream text;
-  text << "[";
-  for (size_t i = 0; i < values.size(); ++i) text << (i ? "," : "") << values[i];
-  text << "]";
-  return text.str();
-}
-
 }  // namespace
-
-const std::vector<int>& levels_of_factors() {
-  static const std::vector<int> levels = {4, 3, 2, 2, 3, 2, 2, 6, 7, 2, 3, 3, 4, 6, 8, 4, 4};
-  return levels;
-}
-
-const std::vector<Choice>& pairwise_choices() {
-  static const std::vector<Choice> choices = cover_pairs(levels_of_factors());
-  return choices;
-}
-
-Choice random_choice(uint64_t seed) {
-  Draw draw(seed ^ 0xC0FFEEull);
-  Choice choice;
-  for (const int levels : levels_of_factors()) choice.push_back(static_cast<int>(draw.below(levels)));
-  if (draw.below(2)) choice[kBlocks] = 0;
-  // Half of the random cases draw what the tables fix.
-  if (draw.below(2)) choice[kGroups] = 6;
-  if (draw.below(2)) choice[kLength] = 7;
-  return choice;
-}
 
 Case make_case(const Choice& choice, uint64_t seed, Poison poison, const Adjust& adjust) {
   Draw draw(seed);
@@ -314,6 +198,7 @@ Case make_case(const Choice& choice, uint64_t seed, Poison poison, const Adjust&
   o.dropout_p = choice[kDropoutP] == 1 ? 0.3 : 0.0;
   o.dropout_seed = draw.bits();
   set_blocks(o, choice[kBlocks], draw);
+  set_window(o, choice[kWindow], draw);
   if (adjust) adjust(c.dtype, o);
 
   const auto fill = [&](std::vector<double>& x, int64_t n, core::DType dtype) {
@@ -328,57 +213,6 @@ Case make_case(const Choice& choice, uint64_t seed, Poison poison, const Adjust&
   if (c.has_d_lse) fill(c.d_lse, o.batch * o.heads * o.len_q, lse_dtype);
   if (poison == Poison::kUnread) poison_unread(c);
   return c;
-}
-
-Pattern Case::pattern() const {
-  DilatedOptions d;
-  d.causal = options.causal;
-  d.head_offset = options.rule == oracle::OffsetRule::kModulo  ? HeadOffset::kModulo
-                  : options.rule == oracle::OffsetRule::kBlock ? HeadOffset::kBlock
-                                                               : HeadOffset::kGroup;
-  if (!options.offsets.empty()) d.offsets = options.offsets;
-  d.mixing = options.head_partition ? Mixing::kHeadPartition : Mixing::kJoint;
-  d.average = options.average;
-  d.padding = options.zero_keys ? Padding::kZeroKeys : Padding::kMasked;
-  std::vector<BlockPattern> blocks;
-  for (const oracle::BlockRule& rule : options.blocks) blocks.push_back(block_pattern(rule));
-  if (options.segments.empty()) return Pattern::block_sparse(blocks, options.causal);
-  return Pattern::dilated(options.segments, options.rates, d).with_blocks(blocks);
-}
-
-Extent Case::extent() const {
-  Extent e;
-  e.batch = options.batch;
-  e.heads = options.heads;
-  e.kv_heads = options.kv_heads;
-  e.len_q = options.len_q;
-  e.len_k = options.len_k;
-  e.query_start = options.query_start;
-  e.cu_seqlens = options.cu_seqlens;
-  e.lengths = options.lengths;
-  return e;
-}
-
-std::string Case::words() const {
-  const oracle::Options& o = options;
-  std::ostringstream text;
-  text << "segments " << list(o.segments) << " rates " << list(o.rates) << " offsets "
-       << (o.offsets.empty() ? std::vector<std::string>{"modulo", "block", "group"}[static_cast<int>(o.rule)]
-                             : list(o.offsets))
-       << (o.head_partition ? " head_partition" : "") << (o.average ? " average" : "") << (o.causal ? " causal" : "")
-       << (o.zero_keys ? " zero_keys" : "") << "; batch " << o.batch << " heads " << o.heads << "/" << o.kv_heads
-       << " len_q " << o.len_q << " len_k " << o.len_k << " query_start " << o.query_start << " dim " << o.dim;
-  if (!o.blocks.empty()) text << " pattern " << to_json(pattern());
-  if (!o.cu_seqlens.empty()) text << " cu_seqlens " << list(o.cu_seqlens);
-  if (!o.lengths.empty()) text << " lengths " << list(o.lengths);
-  text << " dropout " << o.dropout_p << " scale " << o.scale_used() << " " << core::name(dtype) << " layout "
-       << choice[kLayout] << (has_d_lse ? " d_lse" : "") << "; tile_rows " << geometry.tile_rows << " column_block "
-       << geometry.column_block << " row_quantum " << geometry.row_quantum << " merge_columns "
-       << geometry.merge_columns << " run_columns " << geometry.run_columns << "\n  rerun: LONGSTRIDE_CASE=" << seed
-       << ":";
-  for (size_t f = 0; f < choice.size(); ++f) text << (f ? "," : "") << choice[f];
-  text << " and this test's --gtest_filter";
-  return text.str();
 }
 
 double rounded(double x, core::DType dtype) {

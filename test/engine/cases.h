@@ -38,6 +38,7 @@ enum Factor {
   kLength,  // 61, 0, 1, tile - 1, tile, tile + 1, 139, drawn from the seed
   kTile,    // tile_rows 8, 4, 16, 128
   kBlocks,  // no block pattern, one alone (no groups), one beside the groups, two of different block sizes alone
+  kWindow,  // no sliding window, one beside what there is, one with sinks beside it, one in place of the groups
   kFactors
 };
 using Choice = std::vector<int>;  // kFactors entries

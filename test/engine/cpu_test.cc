@@ -78,7 +78,10 @@ TEST(Cpu, AnyDim) {
     for (const int dtype : {1, 2, 3}) {
       for (const int causal : {0, 1}) {
         ++seed;
-        Case c = make_case(choose(seed, {{kDType, dtype}, {kCausal, causal}, {kHeads, 1}, {kMixing, 0}}), seed);
+        // A list of blocks would be of the length that it was drawn for.
+        const Choice choice =
+            choose(seed, {{kDType, dtype}, {kCausal, causal}, {kHeads, 1}, {kMixing, 0}, {kBlocks, 0}});
+        Case c = make_case(choice, seed);
         resize(c, dim, 77);
         EXPECT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, threads(1, dtype == 2 ? &gemm : nullptr))), "");
       }
@@ -136,11 +139,21 @@ TEST(Cpu, MultipliesWhatThePlanCounts) {
   constexpr int64_t kLen = 384, kDim = 32;
   const std::vector<float> values(kLen * kDim, 0.5f);  // of any dtype: no value is looked at
   std::vector<float> out(kLen * kDim), lse(kLen);
+  const Pattern window = Pattern::block_sparse({{1, SlidingWindow{.left = 96}}}, true);
+  // 32 rows at a time see their own 32 columns and the 96 before.
+  const int64_t window_pairs = 32 * 128 * (kLen / 32) - 32 * (96 + 64 + 32);
+  struct Wanted {
+    Pattern pattern;
+    int64_t pairs;
+  };
+  const Wanted all[] = {{Pattern::dilated({kLen}, {1}), kLen * kLen},
+                        {Pattern::dilated({kLen}, {1}, {.causal = true}), 32 * (32 + kLen) * (kLen / 32) / 2},
+                        {window, window_pairs}};
   for (const core::DType dtype : {core::DType::kFloat32, core::DType::kBFloat16}) {
-    for (const bool causal : {false, true}) {
+    for (const auto& [pattern, pairs] : all) {
       const Extent extent{.len_q = kLen, .len_k = kLen};
-      const Plan plan = compile(Pattern::dilated({kLen}, {1}, {.causal = causal}), extent,
-                                engine::cpu::geometry(dtype, kDim, causal, Direction::kForward));
+      const Plan plan =
+          compile(pattern, extent, engine::cpu::geometry(dtype, kDim, pattern.causal(), Direction::kForward));
       engine::Problem p;
       p.dtype = dtype;
       p.batch = p.heads = p.kv_heads = 1;
@@ -151,7 +164,6 @@ TEST(Cpu, MultipliesWhatThePlanCounts) {
       p.lse = lse.data();
       const PairsGemm gemm;
       kCpu.forward(p, plan.view(), threads(1, &gemm));
-      const int64_t pairs = causal ? 32 * (32 + kLen) * (kLen / 32) / 2 : kLen * kLen;
       EXPECT_EQ(count(plan.view(), extent).computed_pairs, pairs);
       EXPECT_EQ(gemm.multiplications, 2 * kDim * pairs);
     }

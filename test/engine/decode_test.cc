@@ -65,6 +65,24 @@ TEST(Decode, TouchesOnlyWhatThePatternShows) {
   }
 }
 
+// What stands before the window and behind the sinks is not read: a cache could drop it.
+TEST(Decode, ReadsAWindowAndItsSinks) {
+  constexpr int64_t kLeft = 1023, kSinks = 64;
+  const Pattern window = Pattern::block_sparse({{1, SlidingWindow{.left = kLeft, .sink_tokens = kSinks}}}, true);
+  for (const Engine& engine : {reference_engine(), cpu_engine()}) {
+    for (const int64_t len : {int64_t{1} << 19, int64_t{1} << 23}) {
+      const Plan plan = compile(window, step(len), engine::cpu::geometry(core::DType::kFloat32, kDim, true, {}));
+      const AddressSpace k(len * kKeyBytes), v(len * kKeyBytes), rest(1 << 14);
+      engine.forward(problem(len, k, v, rest), plan.view(), {});
+      const int64_t shown = (kLeft + 1 + kSinks) * kKeyBytes / sysconf(_SC_PAGESIZE);
+      EXPECT_GE(k.touched_pages(), shown) << engine.name << len;
+      // The CPU engine packs whole blocks of 64 keys, of the window and of the sinks.
+      EXPECT_LE(k.touched_pages(), shown + 2 * 64 * kKeyBytes / sysconf(_SC_PAGESIZE)) << engine.name << len;
+      EXPECT_EQ(v.touched_pages(), k.touched_pages()) << engine.name << len;
+    }
+  }
+}
+
 // The scratch that a step writes, lent by the workspace from address space of which only touched pages exist.
 struct CountedScratch {
   std::vector<std::unique_ptr<AddressSpace>> lent;

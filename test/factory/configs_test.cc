@@ -66,8 +66,15 @@ TEST(Configs, RoundTripAndRefuseUnknownKeys) {
   EXPECT_EQ(SparseAttentionConfig::from_json(sparse.to_json()), sparse);
   SparseAttentionConfig hybrid;
   hybrid.pattern = "hybrid";
-  hybrid.blocks = {{8, LocalWindow{.window = 16}}, {4, RandomBlocks{.density = 0.25, .seed = 3}}};
+  hybrid.blocks = {{8, LocalWindow{.window = 16}},
+                   {4, RandomBlocks{.density = 0.25, .seed = 3}},
+                   {1, SlidingWindow{.left = 7, .sink_tokens = 2}}};
   EXPECT_EQ(SparseAttentionConfig::from_json(hybrid.to_json()), hybrid);
+  SparseAttentionConfig window;
+  window.pattern = "sliding_window";
+  window.left = 7;
+  window.sink_tokens = 2;
+  EXPECT_EQ(SparseAttentionConfig::from_json(window.to_json()), window);
   MultiheadConfig multihead;
   multihead.embed_dim = 32;
   multihead.num_heads = 4;
@@ -136,6 +143,16 @@ TEST(Configs, RefuseBadNumbers) {
   EXPECT_THAT(sparse(R"({"pattern": "strided", "window": 5})"), HasSubstr("one of [stride_blocks]"));
   EXPECT_THAT(sparse(R"({"pattern": "hybrid"})"), HasSubstr("blocks must hold the block patterns"));
   EXPECT_THAT(sparse(R"({"sparsity_ratio": 0.5, "density": 0.5})"), HasSubstr("together"));
+  const auto window = [&](const std::string& more) {
+    return sparse((R"({"pattern": "sliding_window", )" + more + "}").c_str());
+  };
+  EXPECT_THAT(window(R"("left": -1)"), HasSubstr("left must not be negative, got -1"));
+  EXPECT_THAT(window(R"("right": -5)"), HasSubstr("right must not be negative, got -5"));
+  EXPECT_THAT(window(R"("sink_tokens": -2)"), HasSubstr("sink_tokens must not be negative, got -2"));
+  EXPECT_THAT(window(R"("block_size": 128)"),
+              HasSubstr("block_size must be 1 under sliding_window, which is in tokens, got 128"));
+  EXPECT_THAT(window(R"("window": 64)"),
+              HasSubstr("unknown option of pattern sliding_window 'window'; one of [left, right, sink_tokens]"));
   const auto learned = [&](const std::string& more) {
     return sparse((R"({"pattern": "learned", )" + more + "}").c_str());
   };
@@ -201,17 +218,29 @@ TEST(Configs, SparseDefaultsAreWhatTheHeaderSays) {
   EXPECT_NEAR(std::get<RandomBlocks>(of("random")).density, 0.1, 1e-12);
   EXPECT_EQ(std::get<GlobalLocal>(of("global_local")), (GlobalLocal{512, 64}));
   EXPECT_EQ(std::get<Strided>(of("strided")).stride_blocks, 4);
+  SparseAttentionConfig window;
+  window.pattern = "sliding_window";
+  EXPECT_EQ(window.block_patterns(), (std::vector<BlockPattern>{{1, SlidingWindow{.left = 512, .right = 512}}}));
+  window.sink_tokens = 4;
+  EXPECT_EQ(window.block_patterns(),
+            (std::vector<BlockPattern>{{1, SlidingWindow{.left = 512, .right = 512, .sink_tokens = 4}}}));
+  window.left = 1023;
+  EXPECT_EQ(window.block_patterns(), (std::vector<BlockPattern>{{1, SlidingWindow{.left = 1023, .sink_tokens = 4}}}));
+  SparseAttentionConfig strided;
+  strided.pattern = "strided";
+  EXPECT_EQ(strided.block_patterns()[0].block_size(), 128);
   EXPECT_EQ(std::get<Hierarchical>(of("hierarchical")).levels,
             (std::vector<HierarchyLevel>{{8, 32}, {32, 128}, {128, std::nullopt}}));
 }
 
 TEST(Configs, EveryRuleIsMadeByItsName) {
   for_each_rule([]<class Rule>(const Rule& rule) {
-    if constexpr (!std::is_same_v<Rule, BlockList>) {
+    if constexpr (requires { Rule::usual(int64_t{1}); }) {
       SparseAttentionConfig c;
       c.pattern = rule.kName;
-      c.block_size = 8;
-      EXPECT_EQ(c.block_patterns(), (std::vector<BlockPattern>{{8, Rule::usual(8)}})) << rule.kName;
+      const int64_t size = fixed_block_size<Rule>().value_or(8);
+      c.block_size = size;
+      EXPECT_EQ(c.block_patterns(), (std::vector<BlockPattern>{{size, Rule::usual(size)}})) << rule.kName;
     }
   });
 }

@@ -54,6 +54,15 @@ Trial pattern(NamedOptions options, std::function<void(oracle::BlockRule&)> mean
           }};
 }
 
+// A sliding window by its options.
+Trial window(NamedOptions options, std::function<void(oracle::BlockRule&)> means) {
+  options.merge(NamedOptions{{"pattern", "sliding_window"}, {"block_size", OptionValue()}});
+  return pattern(std::move(options), [means](oracle::BlockRule& r) {
+    r = {.kind = oracle::BlockKind::kSlidingWindow};
+    means(r);
+  });
+}
+
 // The trials of an option of learned blocks; none for other options.
 std::vector<Trial> learned_trials(const std::string& option, const std::string& type, bool multihead) {
   const auto trial = [&](NamedOptions options, std::function<void(LearnedBlocks&)> means) {
@@ -262,6 +271,18 @@ std::vector<Trial> trials_of(const std::string& option, const std::string& type,
                   r.kind = BlockKind::kHierarchical;
                   r.levels = {{4, 8}, {12, 0}};
                 })}},
+      {"left",
+       {window({{"left", 5}}, [](auto& r) { r.left = 5; }), window({}, [](auto& r) { r.left = r.right = 512; })}},
+      {"right",
+       {window({{"right", 3}}, [](auto& r) { r.right = 3; }),
+        window({{"left", 6}, {"right", 0}}, [](auto& r) { r.left = 6, r.right = 0; })}},
+      {"sink_tokens",
+       {window({{"left", 2}, {"right", 1}, {"sink_tokens", 4}},
+               [](auto& r) {
+                 r.left = 2;
+                 r.right = 1;
+                 r.sink_tokens = 4;
+               })}},
       {"blocks",
        {{{{"pattern", "hybrid"},
           {"block_size", OptionValue()},

@@ -42,6 +42,8 @@ std::vector<NamedPattern> patterns() {
   dilated.dilation_rates = {1, 3};
   FlatPattern beside = dilated;
   beside.blocks = blocks({LocalWindow{.window = 12}}).blocks;
+  FlatPattern window;
+  window.blocks = {{1, SlidingWindow{.left = 9, .right = 3, .sink_tokens = 2}}};
   const LearnedBlocks learned{.block_size = kBlock, .density = 0.4, .hidden = 8, .temperature = 0};
   return {
       {"dilated groups", dilated},
@@ -52,6 +54,7 @@ std::vector<NamedPattern> patterns() {
       {"axial", blocks({Axial{}})},
       {"random", blocks({RandomBlocks{0.4, 1}})},
       {"hierarchical", blocks({Hierarchical{{{4, 8}, {16, std::nullopt}}}})},
+      {"sliding_window", window},
       {"list", blocks({BlockList{{{-1, -1, 0, 0}, {-1, -1, 1, 0}, {0, -1, 1, 1}, {-1, 1, 9, 1}, {-1, -1, 10, 8}}}})},
       {"hybrid", blocks({LocalWindow{.window = 12}, Strided{4}})},
       {"groups and blocks", beside},

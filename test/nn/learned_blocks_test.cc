@@ -259,8 +259,13 @@ TEST(LearnedBlockAttention, RefusesWhatItCannotHonour) {
               HasSubstr("q must be [2, 61, a multiple of 2, 8], got [2, 30, 4, 8]"));
   EXPECT_THAT(refusal([&] { module(in.q, in.q, in.q); }), HasSubstr("k must be [batch, len, 2, 8], got [2, 61, 4, 8]"));
   DilatedAttentionOptions both = module->options;
-  both.pattern = Pattern::block_sparse({{8, Strided{2}}});
-  EXPECT_THAT(refusal([&] { DilatedAttention{both}; }), HasSubstr("blocks must be empty with learned blocks"));
+  for (const BlockPattern& beside : {BlockPattern(8, Strided{2}), BlockPattern(1, SlidingWindow{.left = 4})}) {
+    both.pattern = Pattern::block_sparse({beside});
+    EXPECT_THAT(refusal([&] { DilatedAttention{both}; }),
+                AllOf(HasSubstr("blocks must be empty with learned blocks, got 1 patterns"),
+                      HasSubstr("not of what a rule shows beside them; give one of the two")))
+        << beside.name();
+  }
   EXPECT_THAT(refusal([&] { DilatedAttention(module->options, local_attention(module->options.whole_pattern())); }),
               HasSubstr("attend must be empty with learned blocks"));
   DilatedAttention fixed(DilatedAttentionOptions{.pattern = Pattern::dilated({8}, {1})});

@@ -48,12 +48,17 @@ std::vector<Case> cases() {
       {"axial", block_config({{8, Axial{.grid_columns = 3}}})},
       {"random", block_config({{8, RandomBlocks{.density = 0.6, .seed = 5}}})},
       {"hierarchical", block_config({{8, Hierarchical{{{8, 16}, {32, std::nullopt}}}}})},
+      {"sliding_window", block_config({{1, SlidingWindow{.left = 11, .sink_tokens = 3}}})},
+      {"window and blocks", block_config({{1, SlidingWindow{.left = 5}}, {8, Strided{.stride_blocks = 3}}})},
       {"hybrid", block_config({local, {16, RandomBlocks{.density = 0.7, .seed = 2}}})},
   };
   LongNetLMConfig beside_groups = small_config();
   Pattern& both = beside_groups.layer.attention.attention.pattern;
-  both = both.with_blocks({local});
+  const Pattern groups = both;
+  both = groups.with_blocks({local});
   all.push_back({"beside groups", beside_groups});
+  both = groups.with_blocks({{1, SlidingWindow{.left = 9, .sink_tokens = 2}}});
+  all.push_back({"window beside groups", beside_groups});
   return all;
 }
 

@@ -107,6 +107,30 @@ TEST(Blocks, EveryCellIsAsDefined) {
   }
 }
 
+TEST(Blocks, EveryTokenOfAWindowIsAsDefined) {
+  const std::vector<int64_t> sides = {-1, 0, 1, 5, 1000};
+  const auto given = [](int64_t side) { return side < 0 ? std::nullopt : std::optional(side); };
+  int64_t sinks_alone = 0;
+  for (const int64_t left : sides) {
+    for (const int64_t right : sides) {
+      for (const int64_t sinks : {0, 1, 4, 1000}) {
+        oracle::BlockRule theirs{.kind = oracle::BlockKind::kSlidingWindow, .left = left, .right = right};
+        theirs.sink_tokens = sinks;
+        const BlockPattern ours(1, SlidingWindow{given(left), given(right), sinks});
+        for (const int64_t len : {0, 1, 2, 9, 23}) {
+          for (const bool causal : {false, true}) {
+            const Active active = ours.active_blocks(len, causal);
+            ASSERT_EQ(active, listed(oracle::block_mask(theirs, len, causal, 0, 0)))
+                << to_json(Pattern::block_sparse({ours}, causal)) << " len " << len;
+            for (const auto& [q, k] : active) sinks_alone += left >= 0 && k < q - left;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(sinks_alone, 1000);
+}
+
 TEST(Blocks, EveryRowKeepsItsDiagonal) {
   for (const Pair& p : pairs(4)) {
     if (std::holds_alternative<BlockList>(p.ours.rule())) continue;
@@ -230,6 +254,11 @@ TEST(BlocksRefuse, BadValues) {
   EXPECT_THAT(make(16, Hierarchical{}), HasSubstr("levels cannot be empty"));
   EXPECT_THAT(make(16, Hierarchical{{{24, 8}}}),
               HasSubstr("levels[0].stride must be a multiple of block_size (16), got 24; the next is 32"));
+  EXPECT_THAT(make(1, SlidingWindow{.left = -1}), HasSubstr("left must not be negative, got -1"));
+  EXPECT_THAT(make(1, SlidingWindow{.right = -2}), HasSubstr("right must not be negative, got -2"));
+  EXPECT_THAT(make(1, SlidingWindow{.sink_tokens = -3}), HasSubstr("sink_tokens must not be negative, got -3"));
+  EXPECT_THAT(make(16, SlidingWindow{.left = 4}),
+              HasSubstr("block_size must be 1 under sliding_window, which is in tokens, got 16"));
   EXPECT_THAT(make(16, BlockList{{{-2, 0, 0, 0}}}), HasSubstr("blocks[0].batch_row must be -1"));
   EXPECT_THAT(make(16, BlockList{{{0, 0, 0, -1}}}), HasSubstr("blocks[0].key_block must not be negative, got -1"));
   EXPECT_THAT(refusal([] { Pattern::block_sparse({}); }), HasSubstr("blocks cannot be empty"));
@@ -257,6 +286,19 @@ TEST(Json, ComesBackTheSame) {
     EXPECT_EQ(pattern_from_json(to_json(hybrid)), hybrid);
     EXPECT_EQ(to_json(pattern_from_json(to_json(hybrid))), to_json(hybrid));
   }
+}
+
+TEST(Json, AWindowOfTokensNeedsNoBlockSize) {
+  const Pattern window = Pattern::block_sparse({{1, SlidingWindow{.left = 7, .sink_tokens = 2}}});
+  EXPECT_EQ(to_json(window), R"({"causal":false,"blocks":[{"pattern":"sliding_window","left":7,"sink_tokens":2}]})");
+  EXPECT_EQ(pattern_from_json(R"({"blocks": [{"pattern": "sliding_window", "left": 7, "sink_tokens": 2}]})"), window);
+  EXPECT_EQ(
+      pattern_from_json(R"({"blocks": [{"pattern": "sliding_window", "block_size": 1, "left": 7, "sink_tokens": 2}]})"),
+      window);
+  EXPECT_THAT(refusal([] { pattern_from_json(R"({"blocks": [{"pattern": "sliding_window", "block_size": 2}]})"); }),
+              HasSubstr("block_size must be 1 under sliding_window"));
+  EXPECT_THAT(refusal([] { pattern_from_json(R"({"blocks": [{"pattern": "strided", "stride_blocks": 2}]})"); }),
+              HasSubstr("block_size must be given"));
 }
 
 TEST(Json, SparsityIsWhatIsLeftOut) {

@@ -10,6 +10,7 @@
 
 namespace longstride::test {
 
+// The block size of the values of a rule that takes any.
 inline constexpr int64_t kBlockSize = 4;
 
 // Values that a field of each type takes in turn. A field of another type does not compile until it has some.
@@ -45,7 +46,7 @@ std::vector<BlockPattern> valid_values() {
       combinations *= values.size();
     });
     try {
-      valid.emplace_back(kBlockSize, rule);
+      valid.emplace_back(fixed_block_size<Rule>().value_or(kBlockSize), rule);
     } catch (const Error&) {
     }
   }

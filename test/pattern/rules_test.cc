@@ -71,7 +71,7 @@ TEST(Rules, HaveNamesOfTheirOwn) {
 // The blocks of one document; none where a density is out of reach.
 std::optional<Active> active(const BlockPattern& pattern, int64_t blocks, int64_t kv_head, int64_t batch_row) {
   try {
-    return pattern.active_blocks(blocks * test::kBlockSize, true, kv_head, batch_row);
+    return pattern.active_blocks(blocks * pattern.block_size(), true, kv_head, batch_row);
   } catch (const Error&) {
     return std::nullopt;
   }

@@ -74,6 +74,11 @@ TEST_F(BrokenPlan, DiagonalOff) {
   EXPECT_THAT(verdict(), HasSubstr("query 0 and key 2"));
 }
 
+TEST_F(BrokenPlan, LowOff) {
+  plan_.runs[0].low = 1;
+  EXPECT_THAT(verdict(), HasSubstr("query 0 and key 0 have weight 1, must have 2"));
+}
+
 TEST_F(BrokenPlan, RowsOfARunOff) {
   plan_.runs[1].row_begin = 1;
   EXPECT_THAT(verdict(), HasSubstr("query 0 and key 0 have weight 1, must have 2"));
@@ -204,6 +209,27 @@ TEST(Verify, NoNumberOfACompiledPlanIsIdle) {
     Plan plan = whole;
     ++plan.merges[m].slot;
     EXPECT_TRUE(spoken(plan)) << "slot of merge " << m;
+  }
+}
+
+TEST(Verify, NoDiagonalOfAWindowIsIdle) {
+  const Pattern window = Pattern::block_sparse({{1, SlidingWindow{.left = 5, .right = 3}}});
+  const Extent extent{.len_q = 40, .len_k = 40};
+  for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+    const Plan whole = compile(window, extent, {.tile_rows = 16}, direction);
+    int64_t diagonals = 0;
+    for (size_t n = 0; n < whole.runs.size(); ++n) {
+      for (int64_t longstride::Run::*const of : {&longstride::Run::low, &longstride::Run::diagonal}) {
+        if (std::abs(whole.runs[n].*of) == longstride::Run::kEverything) continue;
+        ++diagonals;
+        for (const int64_t off : {-1, 1}) {
+          Plan plan = whole;
+          plan.runs[n].*of += off;
+          EXPECT_NE("", verify(plan.view(), window, extent)) << n;
+        }
+      }
+    }
+    EXPECT_GE(diagonals, 4);
   }
 }
 

@@ -29,7 +29,7 @@ Plan by_hand(Direction direction) {
   plan.tiles = {{.row0 = 1, .rows = 2, .run_begin = 0, .run_count = 1, .phantom_begin = 0, .phantom_count = 2},
                 {.row0 = 0, .rows = 4, .run_begin = 1, .run_count = 1, .merge_begin = 0, .merge_count = 1},
                 {.row0 = 4, .rows = 1, .run_begin = 2}};
-  plan.runs = {{.column0 = 0, .columns = 2, .class_step = 1, .diagonal = all, .classes = 2, .weight = 3, .row_end = 1},
+  plan.runs = {{.column0 = 0, .columns = 2, .class_step = 1, .classes = 2, .diagonal = all, .weight = 3, .row_end = 1},
                {.column0 = 5, .columns = 3, .diagonal = 0, .row_begin = 1, .row_end = 4}};
   plan.phantoms = {{0, 1, 7}, {0, 2, 5}};
   plan.merges = {{.slot = 12, .slot_shift = 4, .slot_step = 1, .row_begin = 1, .row_step = 2, .rows = 2}};
@@ -94,6 +94,25 @@ TEST(Walk, PairsOfATransposedPlan) {
   EXPECT_EQ(pairs_of_the_second_repeat(by_hand(Direction::kTransposed)), expected);
 }
 
+// Rows 1 to 3 of the base tile: forward j - 2 <= i < j, transposed j <= i <= j + 1 (low counts key less query).
+TEST(Walk, TwoDiagonals) {
+  const auto pairs_of = [](Direction direction, int64_t low) {
+    Plan plan = by_hand(direction);
+    plan.runs[1].low = low;
+    return pairs_of_the_second_repeat(plan);
+  };
+  const Pairs first = {{11, 10, 3}, {11, 12, 3}, {11, 11, 3}, {11, 13, 3}};
+  Pairs forward = first, transposed = first;
+  for (const auto& pair : Pairs{{11, 15, 1}, {12, 15, 1}, {12, 16, 1}, {13, 16, 1}, {13, 17, 1}})
+    forward.push_back(pair);
+  for (const auto& pair : Pairs{{11, 16, 1}, {11, 17, 1}, {12, 17, 1}}) transposed.push_back(pair);
+  EXPECT_EQ(pairs_of(Direction::kForward, -2), forward);
+  EXPECT_EQ(pairs_of(Direction::kTransposed, -1), transposed);
+  transposed = first;
+  transposed.insert(transposed.end(), {{11, 16, 1}, {12, 17, 1}});
+  EXPECT_EQ(pairs_of(Direction::kTransposed, 0), transposed);
+}
+
 TEST(Walk, PhantomsOfARowAddUp) {
   const Plan plan = by_hand(Direction::kForward);
   const PlanView view = plan.view();
@@ -137,8 +156,9 @@ std::map<std::pair<int64_t, int64_t>, int64_t> weights_by_index(const Plan& plan
           const longstride::Run& run = plan.runs[r];
           for (int64_t j = run.row_begin; j < run.row_end; ++j) {
             for (int64_t i = 0; i < run.columns; ++i) {
+              const bool forward = plan.direction == Direction::kForward;
               const bool before = i < j + run.diagonal;
-              if (before != (plan.direction == Direction::kForward)) continue;
+              if (before != forward || (forward ? i - j : j - i) < run.low) continue;
               for (int64_t n = 0; n < section.repeats * run.classes; ++n) {
                 const int64_t shift = n / run.classes * section.shift, column_class = n % run.classes;
                 weights[{tile.row0 + j * level.stride + shift,

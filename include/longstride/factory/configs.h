@@ -86,8 +86,8 @@ struct MemoryPoolConfig {
 
 // A block-sparse pattern by name. Only the options that the pattern takes may be set; docs/factory.md has the table.
 struct SparseAttentionConfig {
-  std::string pattern = "dilated_sparse";             // one of block_pattern_names() but "list", "hybrid", or "learned"
-  int64_t block_size = 128;                           // tokens, >= 1
+  std::string pattern = "dilated_sparse";             // a rule that has usual() (blocks.h), "hybrid", or "learned"
+  std::optional<int64_t> block_size;                  // tokens, >= 1; unset: 128, of sliding_window 1
   std::optional<double> sparsity_ratio;               // share of block pairs left out, in (0, 1)
   std::optional<double> density;                      // 1 - sparsity_ratio; give one of the two
   std::optional<int64_t> window;                      // local_window, global_local: tokens
@@ -98,6 +98,8 @@ struct SparseAttentionConfig {
   std::optional<int64_t> grid_columns;                // axial
   std::optional<int64_t> seed;                        // random
   std::optional<std::vector<HierarchyLevel>> levels;  // hierarchical
+  std::optional<int64_t> left, right;                 // sliding_window: tokens; one given, the other is unbounded
+  std::optional<int64_t> sink_tokens;                 // sliding_window
   std::vector<BlockPattern> blocks;                   // hybrid: the patterns that are united
   // learned: bounds for the rows, in (0, 1), min below max, sparsity_ratio between them; unset: sparsity_ratio
   std::optional<double> min_sparsity_ratio, max_sparsity_ratio;
@@ -105,7 +107,8 @@ struct SparseAttentionConfig {
   std::optional<double> temperature;  // learned: of the noise while training, >= 0
 
   // What these options say. Where a pattern needs an option that is not given: sparsity_ratio 0.9, window 512,
-  // global_tokens 64, stride_blocks 4, levels {b, window 4b}, {4b, window 16b}, {16b, everything} for block_size b.
+  // global_tokens 64, stride_blocks 4, levels {b, window 4b}, {4b, window 16b}, {16b, everything} for block_size b,
+  // left and right 512.
   std::vector<BlockPattern> block_patterns() const;  // none for "learned"
   // The same for "learned", nothing for the others. head_dim and kv_heads are left to the module.
   std::optional<LearnedBlocks> learned_blocks() const;
@@ -128,6 +131,9 @@ struct SparseAttentionConfig {
     visit("grid_columns", self.grid_columns);
     visit("seed", self.seed);
     visit("levels", self.levels);
+    visit("left", self.left);
+    visit("right", self.right);
+    visit("sink_tokens", self.sink_tokens);
     visit("blocks", self.blocks);
     visit("min_sparsity_ratio", self.min_sparsity_ratio);
     visit("max_sparsity_ratio", self.max_sparsity_ratio);

@@ -36,10 +36,11 @@ struct FieldNote {
 //   fields()          visit(name, field, FieldNote) of every member, in the order of JSON. One called "density" is also
 //                     read as "sparsity_ratio" = 1 - density.
 //   usual()           what the factory takes for what is not given, at a block_size. Of std::optional fields one that
-//                     is given stands for all. A BlockList has none: the factory does not make one.
+//                     is given stands for all. A rule that has none is not made by the factory.
 //   variant()         equal for (batch row, KV head) that see the same blocks; 0: all do. Those of one variant share a
 //                     plan.
 //   needed_to_stay()  what must be given so that its causal rows are those of every longer sequence; "": they are.
+//   kBlockSize        of a rule in tokens alone: the one block_size that it takes, which JSON leaves out.
 
 inline constexpr FieldNote kWindowNote = {"tokens that a query sees around it"};
 inline constexpr FieldNote kDensityNote = {"1 - sparsity_ratio; give one of the two"};
@@ -166,6 +167,26 @@ struct Hierarchical {
   const char* needed_to_stay() const { return ""; }
 };
 
+// Of a document's tokens, query q sees key k iff q - left <= k <= q + right, or k is one of the first sink_tokens.
+struct SlidingWindow {
+  std::optional<int64_t> left;   // tokens, >= 0; unset: every earlier key
+  std::optional<int64_t> right;  // tokens, >= 0; unset: every later key
+  int64_t sink_tokens = 0;       // >= 0
+  bool operator==(const SlidingWindow&) const = default;
+
+  static constexpr const char* kName = "sliding_window";
+  static constexpr int64_t kBlockSize = 1;
+  template <class Self, class Visit>
+  static constexpr void fields(Self& self, Visit&& visit) {
+    visit("left", self.left, {"earlier tokens that a query sees; unset: all"});
+    visit("right", self.right, {"later tokens that a query sees; unset: all"});
+    visit("sink_tokens", self.sink_tokens, {"first tokens that all see", true});
+  }
+  static SlidingWindow usual(int64_t) { return {.left = 512, .right = 512}; }
+  int64_t variant(int64_t, int64_t) const { return 0; }
+  const char* needed_to_stay() const { return ""; }
+};
+
 struct Block {
   int32_t batch_row = -1;  // -1: every one
   int32_t kv_head = -1;    // -1: every one
@@ -192,8 +213,15 @@ struct BlockList {
   const char* needed_to_stay() const { return "a rule in place of a list"; }
 };
 
-using BlockRule =
-    std::variant<LocalWindow, DilatedSparse, GlobalLocal, Strided, Axial, RandomBlocks, Hierarchical, BlockList>;
+using BlockRule = std::variant<LocalWindow, DilatedSparse, GlobalLocal, Strided, Axial, RandomBlocks, Hierarchical,
+                               SlidingWindow, BlockList>;
+
+// The one block_size that a rule takes; none: it takes any.
+template <class Rule>
+constexpr std::optional<int64_t> fixed_block_size() {
+  if constexpr (requires { Rule::kBlockSize; }) return Rule::kBlockSize;
+  return std::nullopt;
+}
 
 // visit(Rule()) of every rule, in the order of BlockRule.
 template <class Visit>
@@ -204,13 +232,14 @@ constexpr void for_each_rule(Visit&& visit) {
 
 class BlockPattern {
  public:
-  // block_size in tokens, >= 1. Throws Error naming the argument.
+  // block_size in tokens, >= 1; of a rule in tokens it must be 1. Throws Error naming the argument.
   BlockPattern(int64_t block_size, BlockRule rule);
 
   int64_t block_size() const { return block_size_; }
   const BlockRule& rule() const { return rule_; }
   const char* name() const;
-  const BlockList* list() const { return std::get_if<BlockList>(&rule_); }  // null if the rule is no list
+  const BlockList* list() const { return std::get_if<BlockList>(&rule_); }            // null if the rule is no list
+  const SlidingWindow* window() const { return std::get_if<SlidingWindow>(&rule_); }  // null if the rule is none
 
   // The active blocks (i, j) of one document of `len` tokens, in order of i, then j; if causal, those with j <= i.
   // Throws Error if the density asked for cannot be reached.

@@ -71,8 +71,8 @@ void for_each_row(const PlanView& plan, const PlanClass& c, const Visit& visit) 
 // Of each class of a run's columns, those that row j of the tile sees: [first, second).
 inline std::pair<int64_t, int64_t> columns_seen(const PlanView& plan, const Run& run, int64_t j) {
   if (j < run.row_begin || j >= run.row_end) return {0, 0};
-  const int64_t edge = std::clamp<int64_t>(j + run.diagonal, 0, run.columns);
-  return plan.direction == Direction::kForward ? std::pair{int64_t{0}, edge} : std::pair{edge, run.columns};
+  const int64_t begin = std::clamp<int64_t>(j + run.begin_diagonal(plan.direction), 0, run.columns);
+  return {begin, std::clamp<int64_t>(j + run.end_diagonal(plan.direction), begin, run.columns)};
 }
 
 // Calls visit(position of the column, weight) for every pair of a row.

@@ -224,7 +224,8 @@ class Backward {
       chunk.columns = piece.columns;
       chunk.first = piece.first;
       chunk.last = piece.last;
-      chunk.diagonal = piece.diagonal + top;
+      chunk.begin_diagonal = piece.begin_diagonal + top;
+      chunk.end_diagonal = piece.end_diagonal + top;
       chunk.drop.row0 = row0 + top * chunk.drop.stride;
       products_.run(chunk.rows, piece.columns, dim_padded_, at_cell(t.keys, top * dim_padded_, cell_), dim_padded_,
                     at_cell(h.queries_t, in_transposed, cell_), kBlock, t.scores, kBlock, false);

@@ -18,39 +18,41 @@ struct Piece {
   int last = 0;
   int row_begin = 0;  // rows of the tile that see a column of the piece
   int row_end = 0;
-  int64_t diagonal = 0;  // of tile row 0 and the piece's column 0 (as in Chunk)
+  int64_t begin_diagonal = 0;  // of tile row 0 and the piece's column 0 (as in Chunk)
+  int64_t end_diagonal = 0;
 };
 
-// A piece that the diagonal crosses is cut to so many columns, so that fewer masked pairs are computed. The forward
+// A piece that a diagonal crosses is cut to so many columns, so that fewer masked pairs are computed. The forward
 // cuts it by rows instead (kDiagonalRows), so that a row's output is added to once a block.
 constexpr int64_t diagonal_columns(Direction d) { return d == Direction::kForward ? kBlock : 32; }
 
 // Calls piece(Piece) for one residue class of a run whose column 0 is packed column `begin`.
 template <class Visit>
 void for_each_piece(const Run& run, int64_t begin, Direction direction, const Visit& visit) {
-  const bool forward = direction == Direction::kForward;
+  const int64_t begin_diagonal = run.begin_diagonal(direction), end_diagonal = run.end_diagonal(direction);
   const int64_t cut = diagonal_columns(direction);
   // Columns of the run that any row sees.
-  const int64_t low = forward ? 0 : std::max<int64_t>(0, run.row_begin + run.diagonal);
-  const int64_t high = forward ? std::min(run.columns, run.row_end - 1 + run.diagonal) : run.columns;
+  const int64_t low = std::max<int64_t>(0, run.row_begin + begin_diagonal);
+  const int64_t high = std::min(run.columns, run.row_end - 1 + end_diagonal);
   int64_t at = low;
   while (at < high) {
     Piece p;
     p.block = (begin + at) / kBlock;
     const int64_t block_column = p.block * kBlock - begin;  // of the run, of the block's first column
     int64_t stop = std::min(high, block_column + kBlock);
-    const bool crossed = forward ? run.row_begin + run.diagonal < stop : run.row_end - 1 + run.diagonal > at;
+    const bool crossed = run.row_end - 1 + begin_diagonal > at || run.row_begin + end_diagonal < stop;
     if (crossed) {
       stop = std::min(stop, ((at - block_column) / cut + 1) * cut + block_column);
     }
-    p.row_begin = forward ? static_cast<int>(std::max<int64_t>(run.row_begin, at - run.diagonal + 1)) : run.row_begin;
-    p.row_end = forward ? run.row_end : static_cast<int>(std::min<int64_t>(run.row_end, stop - run.diagonal));
+    p.row_begin = static_cast<int>(std::max<int64_t>(run.row_begin, at - end_diagonal + 1));
+    p.row_end = static_cast<int>(std::min<int64_t>(run.row_end, stop - begin_diagonal));
     p.begin = static_cast<int>((at - block_column) / kGroup * kGroup);
     p.columns = static_cast<int>((stop - block_column - p.begin + kGroup - 1) / kGroup * kGroup);
     const int64_t column0 = block_column + p.begin;
     p.first = static_cast<int>(at - column0);
     p.last = static_cast<int>(stop - column0);
-    p.diagonal = run.diagonal - column0;
+    p.begin_diagonal = begin_diagonal - column0;
+    p.end_diagonal = end_diagonal - column0;
     visit(p);
     at = stop;
   }

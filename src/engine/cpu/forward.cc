@@ -204,8 +204,7 @@ class Forward {
         for_each_piece(run, begin, Direction::kForward, [&](const Piece& piece) {
           // Column 0 of the piece is column i of the run.
           const int64_t i = piece.block * kBlock + piece.begin - begin;
-          chunk.drop.column0 = column0 + i * level.stride;
-          run_piece(piece, row0, h, t, chunk);
+          run_piece(piece, row0, column0 + i * level.stride, h, t, chunk);
         });
       }
     }
@@ -217,7 +216,9 @@ class Forward {
     }
   }
 
-  void run_piece(const Piece& piece, int64_t row0, const HeadScratch& h, const ThreadScratch& t, Chunk& chunk) const {
+  // column0: the position of the piece's column 0.
+  void run_piece(const Piece& piece, int64_t row0, int64_t column0, const HeadScratch& h, const ThreadScratch& t,
+                 Chunk& chunk) const {
     const int64_t block_cells = kBlock * dim_padded_;
     const int64_t pair = cell_ == Cell::kNarrow ? 2 : 1;
     const char* keys = at_cell(h.keys, piece.block * block_cells + piece.begin * pair, cell_);
@@ -229,27 +230,33 @@ class Forward {
     }
     int high = piece.row_begin;
     for (int low = high; low < piece.row_end; low = high) {
-      const bool crossed = low + piece.diagonal < piece.last;
+      const int64_t most = std::min(piece.row_end, (low / kBandRows + 1) * kBandRows);
+      const bool crossed = low + piece.end_diagonal < piece.last || most - 1 + piece.begin_diagonal > piece.first;
       const int band_rows = crossed ? kDiagonalRows : kBandRows;
       high = std::min(piece.row_end, (low / band_rows + 1) * band_rows);
       const int top = low / kRowQuantum * kRowQuantum;
       chunk.rows = (high - top + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
       chunk.row_begin = low - top;
       chunk.row_end = high - top;
-      chunk.first = piece.first;
-      chunk.last = static_cast<int>(std::min<int64_t>(piece.last, high - 1 + piece.diagonal));
+      // The rows see columns from here on: whole groups before are left out.
+      const auto first = static_cast<int>(std::max<int64_t>(piece.first, low + piece.begin_diagonal));
+      const int skipped = first / kGroup * kGroup;
+      chunk.first = first - skipped;
+      chunk.last = static_cast<int>(std::min<int64_t>(piece.last, high - 1 + piece.end_diagonal)) - skipped;
       chunk.columns = (chunk.last + kGroup - 1) / kGroup * kGroup;
-      chunk.diagonal = piece.diagonal + top;
+      chunk.begin_diagonal = piece.begin_diagonal + top - skipped;
+      chunk.end_diagonal = piece.end_diagonal + top - skipped;
+      chunk.drop.column0 = column0 + skipped * chunk.drop.stride;
       chunk.drop.row0 = row0 + top * chunk.drop.stride;
       products_.run(chunk.rows, chunk.columns, dim_padded_, at_cell(t.queries, top * dim_padded_, cell_), dim_padded_,
-                    keys, kBlock, t.scores, kBlock, false);
+                    at_cell(keys, skipped * pair, cell_), kBlock, t.scores, kBlock, false);
       if (unit_ != 1.0f) {
         for (int64_t i = 0; i < chunk.rows * kBlock; ++i) t.scores[i] *= unit_;
       }
       const SoftmaxRows softmax{t.max + top, t.sum + top * kLanes, t.out + top * dim_padded_, dim_padded_};
       softmax_chunk(cell_, chunk, t.scores, t.probabilities, softmax);
-      products_.run(chunk.rows, dim_padded_, chunk.columns, t.probabilities, kBlock, values, dim_padded_, softmax.out,
-                    dim_padded_, true);
+      products_.run(chunk.rows, dim_padded_, chunk.columns, t.probabilities, kBlock,
+                    at_cell(values, skipped * dim_padded_, cell_), dim_padded_, softmax.out, dim_padded_, true);
     }
   }
 

@@ -125,8 +125,8 @@ void gradient_chunk(Cell cell, const Chunk& b, const float* scores, const float*
     bool plain = !b.drop.dropout;
     for (int k = 0; k < 2; ++k) {
       const bool live = r + k >= b.row_begin && r + k < b.row_end;
-      first[k] = static_cast<int>(std::clamp<int64_t>(r + k + b.diagonal, b.first, b.last));
-      last[k] = live ? b.last : first[k];
+      first[k] = static_cast<int>(std::clamp<int64_t>(r + k + b.begin_diagonal, b.first, b.last));
+      last[k] = live ? static_cast<int>(std::clamp<int64_t>(r + k + b.end_diagonal, first[k], b.last)) : first[k];
       plain = plain && first[k] == 0 && last[k] == b.columns;
       if (b.drop.dropout) draw_row(b.drop, false, r + k, b.columns, keep[k]);
     }

@@ -60,8 +60,10 @@ struct Chunk {
   int columns = 0;
   int first = 0;  // columns [first, last) belong to the run
   int last = 0;
-  int64_t diagonal = 0;  // forward: row r sees c iff c < r + diagonal; transposed: iff c >= r + diagonal
-  float scale = 1;       // backward only
+  // Row r sees c iff r + begin_diagonal <= c < r + end_diagonal.
+  int64_t begin_diagonal = 0;
+  int64_t end_diagonal = 0;
+  float scale = 1;  // backward only
   float scale_log2 = 1;
   // Forward: scores up to this are at most 16 in powers of 2. There a max may be rounded in base 2 before it is
   // subtracted, 16 * 2^-25 being below the error of the exponential, and may be too low by half of this. Finite.

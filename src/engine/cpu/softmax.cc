@@ -169,13 +169,14 @@ void softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabi
   HWY_ALIGN float keep[512];
   for (int64_t r = 0; r < b.rows; ++r) {
     void* to = static_cast<char*>(probabilities) + r * b.ld * cell_bytes(cell);
-    const int last = static_cast<int>(std::clamp<int64_t>(r + b.diagonal, 0, b.last));
-    if (r < b.row_begin || r >= b.row_end || last <= b.first) {
+    const int first = static_cast<int>(std::clamp<int64_t>(r + b.begin_diagonal, b.first, b.last));
+    const int last = static_cast<int>(std::clamp<int64_t>(r + b.end_diagonal, b.first, b.last));
+    if (r < b.row_begin || r >= b.row_end || last <= first) {
       std::fill_n(static_cast<char*>(to), b.columns * cell_bytes(cell), char{0});
-    } else if (b.first == 0 && !b.drop.dropout) {
+    } else if (first == 0 && !b.drop.dropout) {
       plain_row(cell, b, r, last, scores + r * b.ld, to, s);
     } else {
-      masked_row(cell, b, r, b.first, last, scores + r * b.ld, to, s, keep);
+      masked_row(cell, b, r, first, last, scores + r * b.ld, to, s, keep);
     }
   }
 }

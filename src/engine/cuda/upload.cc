@@ -88,9 +88,15 @@ DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, in
     throw Error(
         fmt::format("plan must have one class per batch row and KV head ({}), got {}; compile it for this extent",
                     batch * kv_heads, plan.class_of.size()));
-  for (const Run& run : plan.runs)
+  for (const Run& run : plan.runs) {
     if (run.buffer != 0)
       throw Error(fmt::format("plan must read the local tensor only, got a run of buffer {}", run.buffer));
+    if (run.low != -Run::kEverything)
+      throw Error(
+          fmt::format("plan must have runs of one diagonal, which is all that the CUDA kernels mask, got a run with "
+                      "low = {}; use a local_window of blocks, or call on the CPU",
+                      run.low));
+  }
   upload(plan);
 }
 

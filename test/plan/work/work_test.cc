@@ -100,6 +100,38 @@ TEST(Work, ADecodingStepOfBlocksDoesNotDependOnTheKeys) {
   }
 }
 
+// A window's plan is as much work as its tiles, and a step of decoding as little whatever stands before it.
+TEST(Work, AWindowTakesAsMuchAsItsTiles) {
+  const BlockPattern window(1, SlidingWindow{.left = 1023, .right = 200, .sink_tokens = 4});
+  for (const bool causal : {false, true}) {
+    const Pattern pattern = Pattern::block_sparse({window}, causal);
+    for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+      const Counted c = counted(pattern, square(2, kMillion), direction);
+      EXPECT_LE(c.steps_a_run(), 310) << causal;
+      const Counted quarter = counted(pattern, square(2, kMillion / 4), direction);
+      EXPECT_LE(c.steps_a_run(), 1.25 * quarter.steps_a_run()) << causal;
+      EXPECT_LE(c.work.bytes, 4'500'000) << causal;
+    }
+    const Work near = counted(pattern, step(4, 4096)).work;
+    EXPECT_LE(near.steps, 1600) << causal;
+    for (const int64_t len : {kMillion, 256 * kMillion, int64_t{1} << 40}) {
+      const Work far = counted(pattern, step(4, len)).work;
+      EXPECT_LE(far.steps, near.steps + 100) << causal << len;
+      EXPECT_LE(far.bytes, near.bytes + 100) << causal << len;
+    }
+  }
+}
+
+// Blocks of one token are asked for token by token, and become as few rectangles as a window.
+TEST(Work, BlocksOfOneTokenTakeAFewStepsAToken) {
+  const Pattern pattern = Pattern::block_sparse({{1, LocalWindow{.window = 2048}}});
+  for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+    const Counted c = counted(pattern, square(2, kMillion), direction);
+    EXPECT_LE(c.work.steps, 200 * kMillion);
+    EXPECT_LE(c.plan.runs.size(), 3 * c.plan.tiles.size());
+  }
+}
+
 // `documents` of lengths from nothing to twice the mean, the same on every machine.
 Extent packed(int64_t len, int64_t documents) {
   Extent extent = square(16, len);
