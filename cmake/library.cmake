@@ -18,6 +18,14 @@ function(longstride_kernels)
   if(NOT LONGSTRIDE_SANITIZE)
     target_link_options(longstride_kernels PRIVATE -Wl,--no-undefined)
   endif()
+  if(LONGSTRIDE_PYTHON)
+    # Into the package's folder, with Highway and fmt beside it where they are shared libraries. LibTorch is not searched
+    # for: the process has loaded it.
+    set_target_properties(longstride_kernels PROPERTIES INSTALL_RPATH $ORIGIN INSTALL_RPATH_USE_LINK_PATH OFF)
+    install(TARGETS longstride_kernels
+            RUNTIME_DEPENDENCIES PRE_INCLUDE_REGEXES "^lib(hwy|fmt)[.]" PRE_EXCLUDE_REGEXES "."
+            LIBRARY DESTINATION longstride COMPONENT python NAMELINK_SKIP)
+  endif()
 endfunction()
 
 # longstride_library(ROOMS names...)

@@ -22,7 +22,7 @@
 namespace longstride::cli {
 namespace {
 
-constexpr const char* kVersion = "longstride 0.1.0";
+constexpr const char* kVersion = "longstride " LONGSTRIDE_VERSION;
 constexpr const char* kOutOfMemory =
     "out of memory; a shorter length or --context, a smaller model or --checkpoint-activations needs less";
 

@@ -1,0 +1,314 @@
+"""DilatedAttention and MultiheadDilatedAttention: the options and the parameters' names of the C++ modules."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._attention import Lengths, attention
+from .._merge import draw_dropout_seed
+from .._pattern import Pattern, plain, text_of
+from .._refusal import dtype as dtype_name
+from .._refusal import refuse, shape
+from . import _positions
+from ._checks import require_dropout, require_positive, require_positive_finite
+
+
+def pattern_of(segment_lengths, dilation_rates, causal, blocks, **options: Any) -> Pattern:
+    """The pattern of a module's flat options (include/longstride/pattern/flat.h)."""
+    parts: dict[str, Any] = {"causal": causal}
+    if len(segment_lengths) or len(dilation_rates) or not len(blocks):
+        parts["dilated"] = {"segment_lengths": segment_lengths, "dilation_rates": dilation_rates, **options}
+    else:
+        for name, value in options.items():
+            if value not in (None, False, "modulo", "joint", "masked"):
+                refuse(name, "is an option of dilated groups", value, "give segment_lengths, or leave it out")
+    if len(blocks):
+        parts["blocks"] = list(blocks)
+    return Pattern(text_of({name: plain(value, name) for name, value in parts.items()}))
+
+
+class DilatedAttention(nn.Module):
+    """A pattern, a scale and dropout around `attention`. It has no parameters.
+
+    Args:
+        segment_lengths, dilation_rates, causal, head_offset, offsets, mixing, average, padding: as in `Pattern.dilated`.
+        softmax_scale: of q.k; None: 1 / sqrt(dim).
+        attention_dropout: of the attention probabilities, in [0, 1), while training; its seed is drawn from torch's
+            generator.
+        blocks: rules of blocks as in a pattern's JSON, {"pattern": name, "block_size": tokens, ...}, beside the groups
+            or alone.
+        learned: must be None: learned blocks are in the C++ module alone yet.
+    Raises:
+        ValueError: what `Pattern.dilated` refuses; softmax_scale that is not finite; dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        segment_lengths: Sequence[int] = (),
+        dilation_rates: Sequence[int] = (),
+        *,
+        causal: bool = False,
+        head_offset: str = "modulo",
+        offsets: Sequence[int] | None = None,
+        mixing: str = "joint",
+        average: bool = False,
+        padding: str = "masked",
+        softmax_scale: float | None = None,
+        attention_dropout: float = 0.0,
+        blocks: Sequence[Mapping[str, Any]] = (),
+        learned: None = None,
+    ):
+        super().__init__()
+        if learned is not None:
+            refuse("learned", "must be None in Python", learned, "learned blocks are in the C++ module alone yet")
+        self.pattern = pattern_of(
+            segment_lengths, dilation_rates, causal, blocks, head_offset=head_offset, offsets=offsets, mixing=mixing,
+            average=average, padding=padding,
+        )  # fmt: skip
+        require_dropout("attention_dropout", attention_dropout)
+        if softmax_scale is not None and not math.isfinite(softmax_scale):
+            refuse("softmax_scale", "must be finite", softmax_scale)
+        self.softmax_scale = softmax_scale
+        self.attention_dropout = attention_dropout
+
+    def extra_repr(self) -> str:
+        return f"{self.pattern!r}, softmax_scale={self.softmax_scale}, attention_dropout={self.attention_dropout}"
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        cu_seqlens: Lengths = None,
+        lengths: Lengths = None,
+        query_start: int | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """q [batch, len, heads, dim], k and v [batch, len, kv_heads, dim] -> (out, lse), all as in `attention`."""
+        if not torch.compiler.is_compiling() and q.dim() == 4 and (q.size(3) % 8 or q.size(3) > 128):
+            warnings.warn(
+                "longstride: a head dim that is not a multiple of 8 or above 128 takes a slower path; got "
+                f"{q.size(3)}",
+                stacklevel=2,
+            )
+        drops = self.training and self.attention_dropout > 0
+        return attention(
+            q, k, v, self.pattern, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start,
+            deterministic=deterministic, scale=self.softmax_scale, dropout_p=self.attention_dropout if drops else 0,
+            dropout_seed=draw_dropout_seed(q.device) if drops else None, return_lse=True,
+        )  # fmt: skip
+
+
+def lengths_of(mask: Tensor, batch: int, length: int) -> Tensor:
+    """The lengths that a mask of trailing padding says. Read to the host, which waits for a device."""
+    remedy = "padding at the end of rows only; say anything else with lengths or cu_seqlens"
+    if mask.dtype != torch.bool or mask.shape != (batch, length):
+        wanted = f"must be bool [{batch}, {length}], true where a key is padding"
+        refuse("key_padding_mask", wanted, f"{dtype_name(mask.dtype)} {shape(mask)}", remedy)
+    rows = mask.cpu()
+    lengths = length - rows.sum(1)
+    if not torch.equal(rows, torch.arange(length) >= lengths[:, None]):
+        refuse("key_padding_mask", "must be true at the end of rows only", "a mask of another kind", remedy)
+    return lengths
+
+
+class MultiheadDilatedAttention(nn.Module):
+    """Multi-head attention: projections, norms and positions around `DilatedAttention`.
+
+    The constructor takes the fields of the C++ module's config.json by their names, and the parameters have its names,
+    so that its model.safetensors loads; one fused q/k/v projection loads three, and three load one.
+
+    Args:
+        embed_dim, num_heads: width of the input, a multiple of num_heads.
+        segment_lengths ... attention_dropout, blocks, learned: as in `DilatedAttention`.
+        kv_heads: divides num_heads; 0: num_heads.
+        fused_qkv: one projection `qkv_proj` (rows of q, then k, then v), or `q_proj`, `k_proj`, `v_proj`.
+        bias: of all projections.
+        sub_layer_norm: LayerNorm `inner_norm` before the output projection (MAGNETO, arXiv 2210.06423).
+        qk_norm: LayerNorm `q_norm`, `k_norm` over each head of q and of k, before positions.
+        layer_norm_eps: of all norms.
+        gamma_init: Xavier gain of the value and output projections; q and k have gain 1.
+        positions: "none", "rope" or "xpos", on q and k.
+        rope_base: of the angles, > 1.
+        xpos_scale_base: in tokens; 0: max(512, max_len / 32).
+        max_len: in tokens; what xpos_scale_base is derived from.
+    Raises:
+        ValueError: sizes that do not fit, and what `DilatedAttention` refuses.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        segment_lengths: Sequence[int] = (),
+        dilation_rates: Sequence[int] = (),
+        *,
+        kv_heads: int = 0,
+        fused_qkv: bool = True,
+        bias: bool = True,
+        sub_layer_norm: bool = False,
+        qk_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
+        gamma_init: float = 1.0,
+        positions: str = "none",
+        rope_base: float = 10000.0,
+        xpos_scale_base: float = 0.0,
+        max_len: int = 1 << 20,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **attention_options: Any,
+    ):
+        super().__init__()
+        require_positive("embed_dim", embed_dim)
+        require_positive("num_heads", num_heads)
+        if embed_dim % num_heads:
+            refuse("embed_dim", f"must be a multiple of num_heads {num_heads}", embed_dim)
+        if kv_heads < 0 or num_heads % (kv_heads or num_heads):
+            refuse("kv_heads", f"must divide num_heads {num_heads}, or be 0 for as many", kv_heads)
+        require_positive_finite("layer_norm_eps", layer_norm_eps)
+        require_positive_finite("gamma_init", gamma_init)
+        self.embed_dim, self.num_heads, self.kv_heads = embed_dim, num_heads, kv_heads or num_heads
+        self.head_dim = embed_dim // num_heads
+        self.gamma_init = gamma_init
+        self.set_positions(positions, rope_base, xpos_scale_base, max_len)
+        made = {"device": device, "dtype": dtype}
+        key_value = self.kv_heads * self.head_dim
+        self.parts = (embed_dim, key_value, key_value)
+        self.qkv_proj = nn.Linear(embed_dim, sum(self.parts), bias, **made) if fused_qkv else None
+        for name, rows in zip("qkv", self.parts):
+            self.register_module(f"{name}_proj", None if fused_qkv else nn.Linear(embed_dim, rows, bias, **made))
+        self.q_norm = nn.LayerNorm(self.head_dim, layer_norm_eps, **made) if qk_norm else None
+        self.k_norm = nn.LayerNorm(self.head_dim, layer_norm_eps, **made) if qk_norm else None
+        self.inner_norm = nn.LayerNorm(embed_dim, layer_norm_eps, **made) if sub_layer_norm else None
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias, **made)
+        self.attention = DilatedAttention(segment_lengths, dilation_rates, **attention_options)
+        self.register_load_state_dict_pre_hook(adapt_projections)
+        self.reset_parameters()
+
+    def set_positions(self, positions: str, rope_base: float, xpos_scale_base: float, max_len: int) -> None:
+        if positions not in _positions.KINDS:
+            raise ValueError(f"unknown positions '{positions}'; one of [{', '.join(_positions.KINDS)}]")
+        if not (rope_base > 1 and math.isfinite(rope_base)):
+            refuse("rope_base", "must be finite and above 1", rope_base)
+        if not (xpos_scale_base >= 0 and math.isfinite(xpos_scale_base)):
+            refuse("xpos_scale_base", "must be positive, or 0 for the default", xpos_scale_base)
+        require_positive("max_len", max_len)
+        if positions != "none" and self.head_dim % 2:
+            refuse("embed_dim / num_heads", f"must be even for {positions} positions", self.head_dim)
+        self.positions, self.rope_base = positions, rope_base
+        self.xpos_base = _positions.scale_base(xpos_scale_base, max_len)
+
+    def reset_parameters(self) -> None:
+        """MAGNETO's initialisation from torch's generator; biases are 0."""
+        with torch.no_grad():
+            if self.qkv_proj is not None:
+                q, k, v = self.qkv_proj.weight.split(self.parts)  # each part has the fans of its own projection
+            else:
+                q, k, v = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+            nn.init.xavier_uniform_(q)
+            nn.init.xavier_uniform_(k)
+            nn.init.xavier_uniform_(v, self.gamma_init)
+            nn.init.xavier_uniform_(self.out_proj.weight, self.gamma_init)
+            for projection in (self.qkv_proj, self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+                if projection is not None and projection.bias is not None:
+                    projection.bias.zero_()
+            for norm in (self.q_norm, self.k_norm, self.inner_norm):
+                if norm is not None:
+                    norm.reset_parameters()
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.qkv_proj is None:
+            parts = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        elif query is key and query is value:
+            # Views of one product: attention takes any strides with dim contiguous.
+            parts = self.qkv_proj(query).split(self.parts, 2)
+        else:
+            weights = self.qkv_proj.weight.split(self.parts)
+            biases = (None,) * 3 if self.qkv_proj.bias is None else self.qkv_proj.bias.split(self.parts)
+            parts = [nn.functional.linear(*of) for of in zip((query, key, value), weights, biases)]
+        return tuple(part.unflatten(2, (-1, self.head_dim)) for part in parts)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        key_padding_mask: Tensor | None = None,
+        lengths: Lengths = None,
+        cu_seqlens: Lengths = None,
+        position0: int = 0,
+        deterministic: bool = False,
+        need_lse: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Self-attention of query [batch, len, embed_dim], or attention of it over key and value of equal shapes.
+
+        Args:
+            key_padding_mask: bool [batch, len], True where a key is padding, at the end of rows only. It is read to the
+                host; `lengths` costs less.
+            lengths, cu_seqlens, deterministic: as in `attention`.
+            position0: global position of row 0, >= 0.
+            need_lse: whether to return lse.
+        Returns:
+            (output [batch, len, embed_dim], lse [batch, heads, len] or None).
+        Raises:
+            ValueError: shapes or dtypes that do not fit, padding that is not at the end of rows.
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            if x.dim() != 3 or x.size(2) != self.embed_dim:
+                refuse(name, f"must be [batch, len, {self.embed_dim}]", shape(x))
+            wanted = self.out_proj.weight.dtype
+            if not x.is_floating_point() or (x.dtype != wanted and not torch.is_autocast_enabled(x.device.type)):
+                refuse(
+                    name,
+                    f"must have the module's dtype {dtype_name(wanted)}",
+                    dtype_name(x.dtype),
+                    "convert one of them with to()",
+                )
+        if query.shape != key.shape or key.shape != value.shape:
+            got = f"{shape(query)}, {shape(key)} and {shape(value)}"
+            refuse("query, key and value", "must have equal shapes", got, "mark shorter rows with lengths")
+        if position0 < 0:
+            refuse("position0", "must not be negative", position0)
+        if key_padding_mask is not None:
+            if lengths is not None or cu_seqlens is not None:
+                refuse(
+                    "key_padding_mask", "must not come together with lengths or cu_seqlens", "both", "give one of them"
+                )
+            lengths = lengths_of(key_padding_mask, query.size(0), query.size(1))
+        q, k, v = self.project(query, key, value)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.positions != "none":
+            factors = _positions.rotary_factors(
+                self.positions, position0, query.size(1), self.head_dim, v, rope_base=self.rope_base,
+                xpos_base=self.xpos_base,
+            )  # fmt: skip
+            q, k = (_positions.rotate(x, factor) for x, factor in zip((q, k), factors))
+        # Under autocast norms return float32 where projections return a lower type.
+        out, lse = self.attention(
+            q.to(v.dtype), k.to(v.dtype), v, cu_seqlens=cu_seqlens, lengths=lengths, deterministic=deterministic
+        )
+        out = out.flatten(2)
+        if self.inner_norm is not None:
+            out = self.inner_norm(out)
+        return self.out_proj(out), lse if need_lse else None
+
+
+def adapt_projections(module: MultiheadDilatedAttention, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before weights are loaded: projections fused or split where the module has them the other way."""
+    for leaf in ("weight", "bias"):
+        fused = f"{prefix}qkv_proj.{leaf}"
+        parts = [f"{prefix}{name}_proj.{leaf}" for name in "qkv"]
+        if module.qkv_proj is not None and fused not in state and all(part in state for part in parts):
+            state[fused] = torch.cat([state.pop(part) for part in parts])
+        elif module.qkv_proj is None and fused in state and state[fused].size(0) == sum(module.parts):
+            for part, rows in zip(parts, state.pop(fused).split(module.parts)):
+                state[part] = rows

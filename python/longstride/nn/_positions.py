@@ -1,0 +1,58 @@
+"""RoPE (Su et al. 2021) and xPos (Sun et al. 2022), as src/nn/positions.cc has them: the same numbers."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .._refusal import dtype as dtype_name
+from .._refusal import refuse
+
+KINDS = ("none", "rope", "xpos")
+# log2(1.4 / 0.4): what xPos scales the first pair by in scale_base tokens; and how far that may go in a dtype, with room
+# for the data.
+XPOS_LOG2 = 1.81
+RANGE_LOG2 = {torch.float16: 12.0}
+WIDE_RANGE_LOG2 = 60.0
+
+
+def scale_base(xpos_scale_base: float, max_len: int) -> float:
+    return xpos_scale_base if xpos_scale_base > 0 else max(512.0, max_len / 32)
+
+
+def check_range(base: float, end: int, dtype: torch.dtype) -> None:
+    limit = RANGE_LOG2.get(dtype, WIDE_RANGE_LOG2)
+    if XPOS_LOG2 * end / base > limit:
+        refuse(
+            "len",
+            f"must satisfy 1.81 * len / xpos_scale_base <= {limit:g} in {dtype_name(dtype)}",
+            f"len {end} with xpos_scale_base {base:g}",
+            f"xpos_scale_base = {math.ceil(XPOS_LOG2 * end / limit)} works",
+        )
+
+
+def rotary_factors(
+    kind: str, position0: int, length: int, dim: int, like: Tensor, *, rope_base: float, xpos_base: float
+) -> tuple[Tensor, Tensor]:
+    """Factors of q and k for positions [position0, position0 + length): complex [length, 1, dim / 2].
+
+    Angles are computed in float64, so that they are right at a million tokens.
+    """
+    if kind == "xpos":
+        check_range(xpos_base, position0 + length, like.dtype)
+    pair = torch.arange(dim // 2, dtype=torch.float64, device=like.device)
+    n = torch.arange(position0, position0 + length, dtype=torch.float64, device=like.device).view(-1, 1, 1)
+    angle = n * torch.pow(rope_base, pair * (-2.0 / dim))
+    dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+    if kind == "rope":
+        factors = torch.polar(torch.ones_like(angle), angle).to(dtype)
+        return factors, factors
+    exponent = n * (torch.log((pair * (2.0 / dim) + 0.4) / 1.4) / xpos_base)
+    return torch.polar(exponent.exp(), angle).to(dtype), torch.polar((-exponent).exp(), angle).to(dtype)
+
+
+def rotate(x: Tensor, factors: Tensor) -> Tensor:
+    """x [batch, len, heads, dim] times factors, pair by pair, in float32 at least; dtype of x."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    pairs = torch.view_as_complex(wide.unflatten(3, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * factors).flatten(3).to(x.dtype)
