@@ -13,7 +13,7 @@ from . import _library, _registration
 _library.load()
 _registration.register()
 
-from ._attention import attention, block_sparse_attention, dilated_attention  # noqa: E402
+from ._attention import attention, block_sparse_attention, dilated_attention, sliding_window_attention  # noqa: E402
 from ._doctor import doctor  # noqa: E402
 from ._merge import draw_dropout_seed, merge  # noqa: E402
 from ._pattern import Pattern  # noqa: E402
@@ -32,4 +32,5 @@ __all__ = [
     "draw_dropout_seed",
     "merge",
     "nn",
+    "sliding_window_attention",
 ]

@@ -252,3 +252,52 @@ def block_sparse_attention(
         gates=gates,
         return_lse=return_lse,
     )
+
+
+def sliding_window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    left: int | None = None,
+    right: int | None = None,
+    *,
+    sink_tokens: int = 0,
+    causal: bool = False,
+    cu_seqlens: Lengths = None,
+    lengths: Lengths = None,
+    scale: float | None = None,
+    query_start: int | None = None,
+    dropout_p: float = NO_DROPOUT,
+    dropout_seed: Tensor | None = None,
+    deterministic: bool = False,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention within a window by token: `attention` with `Pattern.sliding_window`. On the CPU; CUDA tensors are refused.
+
+    Args:
+        left, right, sink_tokens, causal: as in `Pattern.sliding_window`.
+        q, k, v and the others: as in `attention`.
+    Returns:
+        What `attention` returns.
+    Raises:
+        ValueError: what both raise.
+    """
+    sides = {name: constant(side) for name, side in (("left", left), ("right", right)) if side is not None}
+    return block_sparse_attention(
+        q,
+        k,
+        v,
+        "sliding_window",
+        1,
+        causal=causal,
+        **sides,
+        sink_tokens=constant(sink_tokens),
+        cu_seqlens=cu_seqlens,
+        lengths=lengths,
+        scale=scale,
+        query_start=query_start,
+        dropout_p=dropout_p,
+        dropout_seed=dropout_seed,
+        deterministic=deterministic,
+        return_lse=return_lse,
+    )

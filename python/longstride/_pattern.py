@@ -14,7 +14,7 @@ from ._refusal import refuse
 # Fields that the library's own text leaves out, at the values that mean the same.
 DILATED_DEFAULTS = {"head_offset": "modulo", "offsets": None, "mixing": "joint", "average": False, "padding": "masked"}
 # Fields of block rules that may be left out (include/longstride/pattern/blocks.h), and what they are then.
-RULE_DEFAULTS = {"dilated_sparse": {"rates": [1]}, "random": {"seed": 0}}
+RULE_DEFAULTS = {"dilated_sparse": {"rates": [1]}, "random": {"seed": 0}, "sliding_window": {"sink_tokens": 0}}
 # A longer list of blocks goes to the operator as a tensor: as text it would cost more than the attention.
 MOST_BLOCKS_AS_TEXT = 64
 
@@ -79,6 +79,8 @@ def normal_block(block: Mapping) -> dict:
     one = {key: value for key, value in block.items() if value is not None}
     if "sparsity_ratio" in one:
         one["density"] = 1 - one.pop("sparsity_ratio")
+    if one["pattern"] == "sliding_window":  # in tokens
+        one.pop("block_size", None)
     for key, value in RULE_DEFAULTS.get(one["pattern"], {}).items():
         one.setdefault(key, value)
     if "density" in one:
@@ -120,7 +122,7 @@ def checked_text(text: str) -> str:
 class Pattern:
     """What attends to what: dilated groups, block patterns, or both in one softmax. An immutable value.
 
-    Made by `Pattern.dilated`, `Pattern.block_sparse`, `Pattern.from_json`; joined by `|`. Equal patterns are `==` and
+    Made by `Pattern.dilated`, `Pattern.block_sparse`, `Pattern.sliding_window`, `Pattern.from_json`; joined by `|`. Equal patterns are `==` and
     have one hash; `repr` gives an expression that makes the pattern again. It may be pickled and copied.
 
     Definitions: docs/semantics.md and docs/block_sparse.md of the project.
@@ -226,6 +228,7 @@ class Pattern:
                 "random": density, seed (0). Drawn by KV head, the diagonal among them.
                 "hierarchical": levels, a list of {"stride": tokens, "window": tokens} or {"stride": tokens, "global":
                     True}. A union: rows of a level see its window, or everything.
+                "sliding_window": left, right, sink_tokens, of tokens: `Pattern.sliding_window`; block_size must be 1.
                 "list": blocks, [rows, 4] integers (batch row or -1, KV head or -1, query block, key block). Left out,
                     they come with each call, as its `blocks`.
 
@@ -238,6 +241,24 @@ class Pattern:
         return Pattern(
             text_of({"causal": causal, "blocks": [{key: plain(value, key) for key, value in block.items()}]})
         )
+
+    @staticmethod
+    def sliding_window(
+        left: int | None = None, right: int | None = None, *, sink_tokens: int = 0, causal: bool = False
+    ) -> "Pattern":
+        """A window by token: query q sees key k iff q - left <= k <= q + right, or k is one of the first sink_tokens.
+
+        Args:
+            left: earlier tokens that a query sees besides itself, >= 0; None: all of them.
+            right: later tokens that it sees, >= 0; None: all of them.
+            sink_tokens: first tokens of each document that all its queries see, >= 0 (StreamingLLM, Xiao et al., arXiv
+                2309.17453).
+            causal: whether a query sees only keys at its own and earlier positions; `right` says nothing then.
+        Raises:
+            ValueError: a number that is negative or no integer.
+        """
+        sides = {name: side for name, side in (("left", left), ("right", right)) if side is not None}
+        return Pattern.block_sparse("sliding_window", 1, causal=causal, **sides, sink_tokens=sink_tokens)
 
     @property
     def causal(self) -> bool:
@@ -321,8 +342,13 @@ class Pattern:
             parts.append(f"Pattern.dilated({lists}{keywords({**causal, **fields})})")
         for block in data.get("blocks", []):
             fields = dict(block)
-            name, size = fields.pop("pattern"), fields.pop("block_size")
-            parts.append(f"Pattern.block_sparse({name!r}, {size}{keywords({**causal, **fields})})")
+            name = fields.pop("pattern")
+            if name == "sliding_window":
+                given = {key: value for key, value in fields.items() if (key, value) != ("sink_tokens", 0)}
+                parts.append(f"Pattern.sliding_window({keywords({**given, **causal})[2:]})")
+            else:
+                size = fields.pop("block_size")
+                parts.append(f"Pattern.block_sparse({name!r}, {size}{keywords({**causal, **fields})})")
         return " | ".join(parts)
 
 

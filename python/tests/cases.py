@@ -14,6 +14,11 @@ def rule(name, block_size, causal=False, **fields):
     return {"causal": causal, "blocks": [{"pattern": name, "block_size": block_size, **fields}]}
 
 
+def window(left, right, causal=False, **fields):
+    sides = {name: side for name, side in (("left", left), ("right", right)) if side is not None}
+    return {"causal": causal, "blocks": [{"pattern": "sliding_window", **sides, **fields}]}
+
+
 def union(*patterns):
     joined = {"causal": patterns[0]["causal"], "blocks": []}
     for pattern in patterns:
@@ -53,6 +58,10 @@ CASES = {
     "axial": (rule("axial", 2), {}, {}),
     "axial of columns": (rule("axial", 2, True, grid_columns=5), {"length": 23}, {}),
     "hierarchical": (rule("hierarchical", 3, levels=LEVELS), {}, {}),
+    "sliding_window": (window(3, 2), {}, {}),
+    "window and sinks": (window(5, None, True, sink_tokens=2), {"length": 23}, {"cu_seqlens": [0, 9, 23]}),
+    "window, decoding": (window(6, 0, sink_tokens=1), {"len_q": 3}, {"query_start": 20}),
+    "groups and window": (union(groups([4, 8], [1, 3], True), window(5, 0, True)), {}, {"lengths": [24, 13]}),
     "list": (rule("list", 4, blocks=LIST), {}, {}),
     "union of rules": (
         union(rule("local_window", 4, True, window=8), rule("strided", 3, True, stride_blocks=3)),

@@ -40,7 +40,10 @@ def near(window, b):
 
 
 def block_is_active(block, nb, i, j, kv_head, batch_row):
-    b, rule = block["block_size"], block["pattern"]
+    b, rule = block.get("block_size", 1), block["pattern"]
+    if rule == "sliding_window":
+        after, before = j - i <= block.get("right", j), i - j <= block.get("left", i)
+        return j < block.get("sink_tokens", 0) or (after and before)
     if rule == "local_window":
         return abs(i - j) <= near(block["window"], b)
     if rule == "dilated_sparse":
@@ -102,10 +105,10 @@ def count_pairs(pattern, len_k, kv_head, kv_heads, batch_row, cu_seqlens, length
             for k in range(q + 1 if causal else n):
                 m[begin + q, begin + k] += any(
                     block_is_active(
-                        block, math.ceil(n / block["block_size"]), q // block["block_size"], k // block["block_size"],
-                        kv_head, batch_row,
+                        block, math.ceil(n / b), q // b, k // b, kv_head, batch_row,
                     )
                     for block in pattern.get("blocks", [])
+                    for b in [block.get("block_size", 1)]
                 )  # fmt: skip
     return m, z
 

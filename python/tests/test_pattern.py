@@ -16,7 +16,7 @@ import longstride as ls
 from longstride import Pattern
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "patterns"
-RULES = ("local_window", "dilated_sparse", "global_local", "strided", "axial", "random", "hierarchical", "list")
+RULES = ("local_window", "dilated_sparse", "global_local", "strided", "axial", "random", "hierarchical", "sliding_window", "list")
 
 
 @pytest.mark.parametrize("name", cases.CASES)

@@ -18,7 +18,10 @@ def pattern_of(data):
         parts.append(ls.Pattern.dilated(**data["dilated"], causal=data["causal"]))
     for block in data.get("blocks", []):
         fields = {key: value for key, value in block.items() if key != "pattern"}
-        parts.append(ls.Pattern.block_sparse(block["pattern"], **fields, causal=data["causal"]))
+        if block["pattern"] == "sliding_window":
+            parts.append(ls.Pattern.sliding_window(**fields, causal=data["causal"]))
+        else:
+            parts.append(ls.Pattern.block_sparse(block["pattern"], **fields, causal=data["causal"]))
     pattern = parts[0]
     for part in parts[1:]:
         pattern = pattern | part
@@ -153,3 +156,15 @@ def test_any_strides_with_dim_contiguous():
     one = k[:, :, :1]
     shared = ls.dilated_attention(q, one.expand(-1, -1, 4, -1), one.expand(-1, -1, 4, -1), [24], [1])
     close(shared, ls.dilated_attention(q, one, one, [24], [1]))
+
+
+def test_a_sliding_window_by_its_own_arguments():
+    tensors = inputs()
+    for arguments in ({"left": 3, "right": 2}, {"left": 5, "sink_tokens": 2, "causal": True}, {"right": 1}):
+        pattern = ls.Pattern.sliding_window(**arguments)
+        out, lse = ls.sliding_window_attention(*tensors, **arguments, scale=0.3, return_lse=True)
+        wanted = ls.attention(*tensors, pattern, scale=0.3, return_lse=True)
+        assert torch.equal(out, wanted[0]) and torch.equal(lse, wanted[1])
+    assert eval(f"ls.{pattern!r}") == pattern and repr(pattern) == "Pattern.sliding_window(right=1)"
+    with pytest.raises(ValueError, match="^left must not be negative, got -1"):
+        ls.sliding_window_attention(*tensors, -1)

@@ -1,0 +1,153 @@
+"""The package on a GPU: values and gradients beside the CPU's, the ways in which models call it, and what bad luck gets.
+
+Needs a GPU and a library built with CUDA (LONGSTRIDE_LIBRARY); pytest does not collect it.
+
+usage: cuda_device.py
+"""
+
+import unittest
+
+import torch
+
+import longstride as ls
+
+SEGMENTS, RATES = [64, 128, 512], [1, 2, 4]
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+HYBRID = ls.Pattern.dilated(SEGMENTS, RATES, causal=True) | ls.Pattern.block_sparse(
+    "global_local", 64, window=128, global_tokens=64, causal=True
+)
+CALLS = {
+    "dilated": lambda q, k, v: ls.dilated_attention(q, k, v, SEGMENTS, RATES, causal=True),
+    "block_sparse": lambda q, k, v: ls.block_sparse_attention(q, k, v, "local_window", 64, window=128),
+    "documents": lambda q, k, v: ls.attention(q, k, v, HYBRID, cu_seqlens=[0, 17, 17, 150, q.shape[1]]),
+    "lengths": lambda q, k, v: ls.dilated_attention(q, k, v, SEGMENTS, RATES, lengths=[q.shape[1], 200]),
+}
+
+
+def inputs(dtype, length=389, heads=6, kv_heads=3, dim=64, device="cuda", grad=True):
+    generator = torch.Generator().manual_seed(1)
+
+    def one(count):
+        values = torch.randn(2, length, count, dim, generator=generator)
+        return values.to(dtype).to(device).requires_grad_(grad)
+
+    return one(heads), one(kv_heads), one(kv_heads)
+
+
+def gradients(call, tensors):
+    out = call(*tensors)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
+    return out, *torch.autograd.grad((out.float() * weights.to(out.device)).sum(), tensors)
+
+
+class CudaTest(unittest.TestCase):
+    def agree(self, got, wanted, tolerance):
+        for name, one, other in zip(("out", "dq", "dk", "dv"), got, wanted):
+            torch.testing.assert_close(
+                one.float().cpu(), other.float().cpu(), atol=tolerance, rtol=tolerance, msg=lambda m: f"{name}: {m}"
+            )
+
+    def test_values_and_gradients_are_those_of_the_cpu(self):
+        for name, call in CALLS.items():
+            for dtype, tolerance in TOLERANCE.items():
+                with self.subTest(name, dtype=dtype):
+                    tensors = inputs(dtype)
+                    host = tuple(t.detach().float().cpu().requires_grad_() for t in tensors)
+                    got = gradients(call, tensors)
+                    self.assertEqual((got[0].device.type, got[0].dtype), ("cuda", dtype))
+                    self.agree(got, gradients(call, host), tolerance)
+
+    def test_without_a_gradient_the_values_are_the_same_bits(self):
+        tensors = inputs(torch.bfloat16)
+        for name, call in CALLS.items():
+            with self.subTest(name):
+                with torch.no_grad():
+                    plain = call(*tensors)
+                self.assertTrue(torch.equal(plain, gradients(call, tensors)[0]))
+
+    def test_compiled_in_one_graph_for_all_lengths(self):
+        graphs = []
+
+        def backend(module, example):
+            graphs.append(module)
+            return module.forward
+
+        compiled = torch.compile(CALLS["dilated"], fullgraph=True, dynamic=True, backend=backend)
+        for length in (300, 389, 512, 700):
+            tensors = inputs(torch.bfloat16, length)
+            self.agree(gradients(compiled, tensors), gradients(CALLS["dilated"], tensors), 1e-6)
+        self.assertEqual(len(graphs), 1)
+
+    def test_inductor(self):
+        tensors = inputs(torch.bfloat16)
+
+        def block(q, k, v):
+            return CALLS["dilated"](q * 2, k, v).relu()
+
+        self.agree(gradients(torch.compile(block, fullgraph=True), tensors), gradients(block, tensors), 2e-2)
+
+    def test_autocast(self):
+        tensors = inputs(torch.float32)
+        with torch.autocast("cuda", dtype=torch.float16):
+            out = CALLS["dilated"](*tensors)
+        self.assertEqual(out.dtype, torch.float16)
+        self.assertTrue(torch.equal(out, CALLS["dilated"](*(t.detach().half() for t in tensors))))
+
+    def test_graph_capture(self):
+        tensors = inputs(torch.bfloat16, grad=False)
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            CALLS["dilated"](*tensors)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = CALLS["dilated"](*tensors)
+        tensors[0].copy_(torch.randn_like(tensors[0]))
+        graph.replay()
+        torch.cuda.synchronize()
+        self.assertTrue(torch.equal(out, CALLS["dilated"](*tensors)))
+
+    def test_a_module_trains_as_on_the_cpu(self):
+        torch.manual_seed(3)
+        module = ls.nn.MultiheadDilatedAttention(64, 4, SEGMENTS, RATES, causal=True)
+        x = torch.randn(2, 300, 64)
+        losses = []
+        for device in ("cpu", "cuda"):
+            copy = type(module)(64, 4, SEGMENTS, RATES, causal=True).to(device)
+            copy.load_state_dict(module.state_dict())
+            optimizer = torch.optim.SGD(copy.parameters(), lr=0.1)
+            of_device = []
+            for _ in range(3):
+                loss = copy(x.to(device))[0].square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                of_device.append(loss.item())
+            losses.append(of_device)
+        torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=1e-4)
+
+    def test_merge(self):
+        tensors = inputs(torch.float32, grad=False)
+        parts = [ls.attention(*tensors, ls.Pattern.dilated([w], [r]), return_lse=True) for w, r in ((64, 1), (512, 4))]
+        whole = ls.dilated_attention(*tensors, [64, 512], [1, 4])
+        merged, _ = ls.merge(parts)
+        torch.testing.assert_close(merged, whole, atol=1e-4, rtol=1e-4)
+
+    def test_refusals_say_why(self):
+        with self.assertRaisesRegex(ValueError, "dim must be 1 to 256, got 264"):
+            CALLS["dilated"](*inputs(torch.bfloat16, dim=264, grad=False))
+
+    def test_where_memory_ends_torchs_error_is_raised(self):
+        q = torch.zeros(1, 1 << 18, 8, 64, device="cuda", dtype=torch.bfloat16)
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (64 << 20)) / total)
+        try:
+            with self.assertRaisesRegex(RuntimeError, "CUDA out of memory.*cuda:0.*fewer"):
+                ls.dilated_attention(q, q, q, SEGMENTS, RATES)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+if __name__ == "__main__":
+    unittest.main()
