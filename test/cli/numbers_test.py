@@ -40,7 +40,9 @@ class Numbers(ProgramTest):
             options = self.options(command)
             self.assertIn("--len" if command == "show" else "--threads", options)
             for option, kind in options.items():
-                wrong = chance.sample(NO_NUMBERS if kind == "FLOAT" else NO_NUMBERS + ["1.5", "1e3"], 1) + chance.sample(HUGE, 1)
+                real = kind == "FLOAT"
+                wrong = chance.sample(NO_NUMBERS if real else NO_NUMBERS + ["1.5", "1e3"], 1)
+                wrong += chance.sample(HUGE[1:] if real else HUGE, 1)  # 1e20 is a base of angles that --rope-base takes
                 wrong += ["-1"] if kind == "UINT" else []
                 budget = ["--steps", "2"] if command == "train" and option not in ("--steps", "--minutes") else []
                 for value in wrong:
