@@ -1,0 +1,1 @@
+"""Other libraries' modules over this package's attention: `longstride.compat.torchscale`."""
