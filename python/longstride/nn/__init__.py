@@ -1,5 +1,28 @@
 """Modules of torch.nn with the options and the parameters' names of the C++ ones (include/longstride/nn.h)."""
 
 from ._attention import DilatedAttention, MultiheadDilatedAttention
+from ._cache import KeyValueCache
+from ._checkpoint import load_model, load_weights, save_model, saved_model_name
+from ._generate import generate, sample_token
+from ._layers import DilatedTransformerDecoderLayer, DilatedTransformerEncoderLayer, FeedForward, TransformerLayer
+from ._longnet import LongNet
+from ._longnet_lm import DecodeState, LongNetLM
 
-__all__ = ["DilatedAttention", "MultiheadDilatedAttention"]
+__all__ = [
+    "DecodeState",
+    "DilatedAttention",
+    "DilatedTransformerDecoderLayer",
+    "DilatedTransformerEncoderLayer",
+    "FeedForward",
+    "KeyValueCache",
+    "LongNet",
+    "LongNetLM",
+    "MultiheadDilatedAttention",
+    "TransformerLayer",
+    "generate",
+    "load_model",
+    "load_weights",
+    "sample_token",
+    "save_model",
+    "saved_model_name",
+]

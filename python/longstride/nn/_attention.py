@@ -14,7 +14,9 @@ from .._pattern import Pattern, plain, text_of
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
 from . import _positions
-from ._checks import require_dropout, require_positive, require_positive_finite
+from ._cache import KeyValueCache
+from ._checks import attention_dtype, check_input, require_dropout, require_positive, require_positive_finite
+from ._config import flat, refuse_unknown, require_types
 
 
 def pattern_of(segment_lengths, dilation_rates, causal, blocks, **options: Any) -> Pattern:
@@ -63,6 +65,7 @@ class DilatedAttention(nn.Module):
         learned: None = None,
     ):
         super().__init__()
+        require_types(DilatedAttention, locals())
         if learned is not None:
             refuse("learned", "must be None in Python", learned, "learned blocks are in the C++ module alone yet")
         self.pattern = pattern_of(
@@ -74,6 +77,12 @@ class DilatedAttention(nn.Module):
             refuse("softmax_scale", "must be finite", softmax_scale)
         self.softmax_scale = softmax_scale
         self.attention_dropout = attention_dropout
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every option by name, as in config.json: the constructor's arguments."""
+        own = {"softmax_scale": self.softmax_scale, "attention_dropout": self.attention_dropout, "learned": None}
+        return {**flat(self.pattern), **own}
 
     def extra_repr(self) -> str:
         return f"{self.pattern!r}, softmax_scale={self.softmax_scale}, attention_dropout={self.attention_dropout}"
@@ -164,6 +173,7 @@ class MultiheadDilatedAttention(nn.Module):
         **attention_options: Any,
     ):
         super().__init__()
+        require_types(MultiheadDilatedAttention, locals())
         require_positive("embed_dim", embed_dim)
         require_positive("num_heads", num_heads)
         if embed_dim % num_heads:
@@ -172,6 +182,12 @@ class MultiheadDilatedAttention(nn.Module):
             refuse("kv_heads", f"must divide num_heads {num_heads}, or be 0 for as many", kv_heads)
         require_positive_finite("layer_norm_eps", layer_norm_eps)
         require_positive_finite("gamma_init", gamma_init)
+        self.own = {
+            "fused_qkv": fused_qkv, "bias": bias, "sub_layer_norm": sub_layer_norm, "qk_norm": qk_norm,
+            "layer_norm_eps": layer_norm_eps, "gamma_init": gamma_init, "positions": positions, "rope_base": rope_base,
+            "xpos_scale_base": xpos_scale_base, "max_len": max_len,
+        }  # fmt: skip
+        self.sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "kv_heads": kv_heads}
         self.embed_dim, self.num_heads, self.kv_heads = embed_dim, num_heads, kv_heads or num_heads
         self.head_dim = embed_dim // num_heads
         self.gamma_init = gamma_init
@@ -187,12 +203,51 @@ class MultiheadDilatedAttention(nn.Module):
         self.inner_norm = nn.LayerNorm(embed_dim, layer_norm_eps, **made) if sub_layer_norm else None
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias, **made)
         self.attention = DilatedAttention(segment_lengths, dilation_rates, **attention_options)
+        self.check_heads()
         self.register_load_state_dict_pre_hook(adapt_projections)
         self.reset_parameters()
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every option by name, as in config.json: the constructor's arguments."""
+        return {**self.sizes, **self.attention.config, **self.own}
+
+    def check_heads(self) -> None:
+        parts = self.attention.config
+        groups = len(parts["segment_lengths"])
+        if parts["mixing"] == "head_partition" and self.kv_heads < groups:
+            wanted = f"must be at least the number of groups {groups} under head_partition"
+            refuse("kv_heads", wanted, self.kv_heads, "use joint mixing, which has no such limit")
+        offsets = parts["offsets"]
+        if offsets is not None and len(offsets) != groups * self.kv_heads:
+            refuse("offsets", f"must have groups x kv_heads = {groups * self.kv_heads} entries", len(offsets))
+
+    def make_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for `capacity` tokens of this module's keys and values.
+
+        Its dtype is that in which attention runs now: the module's, or that of autocast.
+        """
+        require_positive("batch", batch)
+        require_positive("capacity", capacity)
+        weight = self.out_proj.weight
+        rows = batch, capacity, self.kv_heads, self.head_dim
+        dtype = attention_dtype(weight)
+        return KeyValueCache(*(torch.empty(rows, dtype=dtype, device=weight.device) for _ in range(2)))
+
+    def rotary_factors(
+        self, position0: int, length: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor] | None:
+        """Factors of positions [position0, position0 + length), for `rotary` of forward(); None without positions."""
+        if self.positions == "none":
+            return None
+        return _positions.rotary_factors(
+            self.positions, position0, length, self.head_dim, dtype, device, rope_base=self.rope_base,
+            xpos_base=self.xpos_base,
+        )  # fmt: skip
+
     def set_positions(self, positions: str, rope_base: float, xpos_scale_base: float, max_len: int) -> None:
         if positions not in _positions.KINDS:
-            raise ValueError(f"unknown positions '{positions}'; one of [{', '.join(_positions.KINDS)}]")
+            refuse_unknown("positions", positions, _positions.KINDS)
         if not (rope_base > 1 and math.isfinite(rope_base)):
             refuse("rope_base", "must be finite and above 1", rope_base)
         if not (xpos_scale_base >= 0 and math.isfinite(xpos_scale_base)):
@@ -244,6 +299,8 @@ class MultiheadDilatedAttention(nn.Module):
         cu_seqlens: Lengths = None,
         position0: int = 0,
         deterministic: bool = False,
+        cache: KeyValueCache | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
         need_lse: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Self-attention of query [batch, len, embed_dim], or attention of it over key and value of equal shapes.
@@ -253,6 +310,9 @@ class MultiheadDilatedAttention(nn.Module):
                 host; `lengths` costs less.
             lengths, cu_seqlens, deterministic: as in `attention`.
             position0: global position of row 0, >= 0.
+            cache: for decoding, of `make_cache`: rows are appended behind cache.length, whose positions they see too.
+                Needs self-attention and grad mode off; takes no lengths.
+            rotary: factors of exactly these rows, of `rotary_factors`, where a caller has them already.
             need_lse: whether to return lse.
         Returns:
             (output [batch, len, embed_dim], lse [batch, heads, len] or None).
@@ -262,16 +322,7 @@ class MultiheadDilatedAttention(nn.Module):
         key = query if key is None else key
         value = key if value is None else value
         for name, x in (("query", query), ("key", key), ("value", value)):
-            if x.dim() != 3 or x.size(2) != self.embed_dim:
-                refuse(name, f"must be [batch, len, {self.embed_dim}]", shape(x))
-            wanted = self.out_proj.weight.dtype
-            if not x.is_floating_point() or (x.dtype != wanted and not torch.is_autocast_enabled(x.device.type)):
-                refuse(
-                    name,
-                    f"must have the module's dtype {dtype_name(wanted)}",
-                    dtype_name(x.dtype),
-                    "convert one of them with to()",
-                )
+            check_input(name, x, self.embed_dim, self.out_proj.weight)
         if query.shape != key.shape or key.shape != value.shape:
             got = f"{shape(query)}, {shape(key)} and {shape(value)}"
             refuse("query, key and value", "must have equal shapes", got, "mark shorter rows with lengths")
@@ -283,19 +334,36 @@ class MultiheadDilatedAttention(nn.Module):
                     "key_padding_mask", "must not come together with lengths or cu_seqlens", "both", "give one of them"
                 )
             lengths = lengths_of(key_padding_mask, query.size(0), query.size(1))
+        if cache is not None:
+            if lengths is not None or cu_seqlens is not None:
+                remedy = "a cache holds one document a batch row"
+                refuse("cache", "must not come together with lengths, cu_seqlens or a mask", "both", remedy)
+            if query is not key or key is not value:
+                refuse("cache", "needs self-attention", "different query, key and value", "pass one tensor")
+            if torch.is_grad_enabled():
+                refuse("cache", "needs grad mode off", "grad mode on", "put torch.no_grad() around decoding")
+            cache.check_room(query.size(1))
+        if rotary is not None and self.positions == "none":
+            refuse("rotary", "must be None in a module without positions", "factors", "set positions")
         q, k, v = self.project(query, key, value)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if self.positions != "none":
-            factors = _positions.rotary_factors(
-                self.positions, position0, query.size(1), self.head_dim, v, rope_base=self.rope_base,
-                xpos_base=self.xpos_base,
-            )  # fmt: skip
-            q, k = (_positions.rotate(x, factor) for x, factor in zip((q, k), factors))
+        if rotary is None:
+            before = position0 if cache is None else position0 + cache.length
+            rotary = self.rotary_factors(before, query.size(1), v.dtype, v.device)
+        if rotary is not None:
+            q, k = _positions.rotate(q, rotary[0]), _positions.rotate(k, rotary[1])
         # Under autocast norms return float32 where projections return a lower type.
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        query_start = None
+        if cache is not None:
+            query_start = cache.length
+            k, v = cache.append(k, v)
         out, lse = self.attention(
-            q.to(v.dtype), k.to(v.dtype), v, cu_seqlens=cu_seqlens, lengths=lengths, deterministic=deterministic
+            q, k, v, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start, deterministic=deterministic
         )
+        if cache is not None:
+            cache.length += query.size(1)
         out = out.flatten(2)
         if self.inner_norm is not None:
             out = self.inner_norm(out)
@@ -308,7 +376,9 @@ def adapt_projections(module: MultiheadDilatedAttention, state: dict[str, Any], 
         fused = f"{prefix}qkv_proj.{leaf}"
         parts = [f"{prefix}{name}_proj.{leaf}" for name in "qkv"]
         if module.qkv_proj is not None and fused not in state and all(part in state for part in parts):
-            state[fused] = torch.cat([state.pop(part) for part in parts])
-        elif module.qkv_proj is None and fused in state and state[fused].size(0) == sum(module.parts):
+            rows_of = [state[part] for part in parts]
+            if all(rows.dim() and rows.shape[1:] == rows_of[0].shape[1:] for rows in rows_of):
+                state[fused] = torch.cat([state.pop(part) for part in parts])
+        elif module.qkv_proj is None and fused in state and state[fused].shape[:1] == (sum(module.parts),):
             for part, rows in zip(parts, state.pop(fused).split(module.parts)):
                 state[part] = rows

@@ -32,23 +32,31 @@ def check_range(base: float, end: int, dtype: torch.dtype) -> None:
 
 
 def rotary_factors(
-    kind: str, position0: int, length: int, dim: int, like: Tensor, *, rope_base: float, xpos_base: float
+    kind: str,
+    position0: int,
+    length: int,
+    dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    rope_base: float,
+    xpos_base: float,
 ) -> tuple[Tensor, Tensor]:
-    """Factors of q and k for positions [position0, position0 + length): complex [length, 1, dim / 2].
+    """Factors of q and k, of type `dtype`, for positions [position0, position0 + length): complex [length, 1, dim / 2].
 
     Angles are computed in float64, so that they are right at a million tokens.
     """
     if kind == "xpos":
-        check_range(xpos_base, position0 + length, like.dtype)
-    pair = torch.arange(dim // 2, dtype=torch.float64, device=like.device)
-    n = torch.arange(position0, position0 + length, dtype=torch.float64, device=like.device).view(-1, 1, 1)
+        check_range(xpos_base, position0 + length, dtype)
+    pair = torch.arange(dim // 2, dtype=torch.float64, device=device)
+    n = torch.arange(position0, position0 + length, dtype=torch.float64, device=device).view(-1, 1, 1)
     angle = n * torch.pow(rope_base, pair * (-2.0 / dim))
-    dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+    wide = torch.complex128 if dtype == torch.float64 else torch.complex64
     if kind == "rope":
-        factors = torch.polar(torch.ones_like(angle), angle).to(dtype)
+        factors = torch.polar(torch.ones_like(angle), angle).to(wide)
         return factors, factors
     exponent = n * (torch.log((pair * (2.0 / dim) + 0.4) / 1.4) / xpos_base)
-    return torch.polar(exponent.exp(), angle).to(dtype), torch.polar((-exponent).exp(), angle).to(dtype)
+    return torch.polar(exponent.exp(), angle).to(wide), torch.polar((-exponent).exp(), angle).to(wide)
 
 
 def rotate(x: Tensor, factors: Tensor) -> Tensor:
