@@ -141,7 +141,7 @@ void run(const Shape& s, int repeats) {
   Buffer lse(s.len * s.heads * sizeof(float)), dropout_seed(sizeof(int64_t));
   check(cudaMemset(dropout_seed.data, 1, sizeof(int64_t)), "seed");
 
-  engine::Problem p;
+  engine::ForwardProblem p;
   p.dtype = s.dtype;
   p.batch = 1;
   p.heads = p.kv_heads = s.heads;
@@ -173,9 +173,11 @@ void run(const Shape& s, int repeats) {
 
   std::unique_ptr<Buffer> d_out, dq, dk, dv;
   std::unique_ptr<engine::cuda::DevicePlan> transposed;
-  engine::Gradients g;
+  engine::BackwardProblem g{p};
   if (s.backward) {
     call();
+    g.out = p.out;
+    g.lse = p.lse;
     d_out = tensor(), dq = tensor(), dk = tensor(), dv = tensor();
     fill(d_out->data, count, s.dtype, ++seed);
     g.d_out = in(*d_out);
@@ -187,10 +189,7 @@ void run(const Shape& s, int repeats) {
     counts = longstride::count(plan.view(), extent);
     plan_bytes = transposed->bytes();
     pool.held_bytes = 0;
-    call = [&] {
-      if (s.portable) return sm80::backward(p, g, *transposed, uploaded, w, nullptr);
-      sm90::backward(p, g, *transposed, &uploaded, w, nullptr);
-    };
+    call = [&] { (s.portable ? sm80::backward : sm90::backward)(g, {*transposed, &uploaded}, w, nullptr); };
   }
   cudaEvent_t begin, end;
   check(cudaEventCreate(&begin), "event");

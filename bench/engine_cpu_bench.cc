@@ -119,13 +119,16 @@ class Tensors {
     problem.v = read(v, s.len);
     problem.out = write(out, s.len);
     problem.lse = lse.data();
+    gradients = {problem};
+    gradients.out = problem.out;
+    gradients.lse = problem.lse;
     gradients.d_out = read(d_out, s.len);
     gradients.dq = write(dq, s.len);
     gradients.dk = write(dk, s.len);
     gradients.dv = write(dv, s.len);
   }
-  engine::Problem problem;
-  engine::Gradients gradients;
+  engine::ForwardProblem problem;
+  engine::BackwardProblem gradients;
 
  private:
   using Bytes = std::vector<unsigned char>;
@@ -164,7 +167,7 @@ void time_engine(benchmark::State& state, const Shape& s, Direction direction) {
     if (direction == Direction::kForward) {
       engine::cpu::forward(tensors.problem, forward.view(), w);
     } else {
-      engine::cpu::backward(tensors.problem, tensors.gradients, transposed.view(), w);
+      engine::cpu::backward(tensors.gradients, transposed.view(), w);
     }
     seconds = std::min(seconds, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }

@@ -47,7 +47,7 @@ void run(benchmark::State& state, bool backward, const engine::Workspace& worksp
   const Plan transposed = compile(pattern, extent, geometry(Direction::kTransposed), Direction::kTransposed);
   const int64_t row = kHeads * kDim;
   std::vector<float> q(len * row, 0.1f), k(q), v(q), out(q), dq(q), dk(q), dv(q), lse(kHeads * len);
-  engine::Problem p;
+  engine::ForwardProblem p;
   p.batch = 1;
   p.heads = p.kv_heads = kHeads;
   p.len_q = p.len_k = len;
@@ -58,7 +58,9 @@ void run(benchmark::State& state, bool backward, const engine::Workspace& worksp
   p.v = {v.data(), len * row, row, kDim};
   p.out = {out.data(), len * row, row, kDim};
   p.lse = lse.data();
-  engine::Gradients g;
+  engine::BackwardProblem g{p};
+  g.out = p.out;
+  g.lse = p.lse;
   g.d_out = p.q;
   g.dq = {dq.data(), len * row, row, kDim};
   g.dk = {dk.data(), len * row, row, kDim};
@@ -66,7 +68,7 @@ void run(benchmark::State& state, bool backward, const engine::Workspace& worksp
   engine::cpu::forward(p, forward.view(), workspace);
   for (auto _ : state) {
     if (backward) {
-      engine::cpu::backward(p, g, transposed.view(), workspace);
+      engine::cpu::backward(g, transposed.view(), workspace);
     } else {
       engine::cpu::forward(p, forward.view(), workspace);
     }

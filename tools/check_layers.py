@@ -99,10 +99,9 @@ def engine_part(path):
 
 
 def engines_apart(mine, theirs):
-    """Whether two parts of the engine room may not know each other: siblings may not, parent and child may."""
-    if not mine or not theirs or mine == theirs:
-        return False
-    return not (mine.startswith(theirs + "/") or theirs.startswith(mine + "/"))
+    """Whether a part of the engine room may not know another: each knows itself and what it shares, but what is shared
+    knows no engine, or they would reach each other through it."""
+    return theirs != "" and not f"{mine}/".startswith(f"{theirs}/")
 
 
 class Checker:

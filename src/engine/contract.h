@@ -1,9 +1,11 @@
 // What an engine is given and what it must do: the one line between the planner's data and the hardware. No torch type,
-// no pattern, no CUDA type crosses it. Called by src/op (tensors) and by the torch-free tests.
+// no pattern, no CUDA type crosses it. Called by src/op (tensors) and by the torch-free tests. docs/contract.md
+// explains it.
 //
-// An engine is two functions, forward(Problem, PlanView, Workspace, Stream) and backward(...), in its own namespace,
-// and capability(Problem), which says whether it takes a problem and why not. out, lse and the gradients are wholly
-// written. A refused or failed launch throws; nothing falls back in silence.
+// An engine is two functions, forward(ForwardProblem, plan, Workspace, Stream) and backward(BackwardProblem, plan or
+// plans, Workspace, Stream), in its own namespace, and capability(Problem), which says whether it takes a problem and
+// why not. What is read is a pointer to const; what is not const is written, wholly, and not read before. A refused or
+// failed launch throws; nothing falls back in silence.
 #pragma once
 
 #include <cstdint>
@@ -16,19 +18,21 @@
 namespace longstride::engine {
 
 // A [batch, len, heads, dim] tensor: 64-bit strides in elements, dim contiguous.
-struct TensorRef {
-  void* data = nullptr;
-  int64_t batch_stride = 0;
-  int64_t len_stride = 0;
-  int64_t head_stride = 0;
-};
 struct ConstTensorRef {
   const void* data = nullptr;
   int64_t batch_stride = 0;
   int64_t len_stride = 0;
   int64_t head_stride = 0;
 };
+struct TensorRef {
+  void* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t len_stride = 0;
+  int64_t head_stride = 0;
+  operator ConstTensorRef() const { return {data, batch_stride, len_stride, head_stride}; }
+};
 
+// What both directions read.
 struct Problem {
   core::DType dtype = core::DType::kFloat32;  // of q, k, v, out and the gradients
   int64_t batch = 0;
@@ -45,36 +49,46 @@ struct Problem {
   bool drops() const { return dropout_p > 0; }
   bool deterministic = false;
 
-  ConstTensorRef q;     // [batch, len_q, heads, dim]
-  ConstTensorRef k;     // [batch, len_k, kv_heads, dim]
-  ConstTensorRef v;     // [batch, len_k, kv_heads, dim]
-  TensorRef out;        // [batch, len_q, heads, dim]; written by forward, read by backward
-  void* lse = nullptr;  // [batch, heads, len_q] contiguous, natural log; float32, or float64 if dtype is float64.
-                        // Written by forward, read by backward
+  ConstTensorRef q;  // [batch, len_q, heads, dim]
+  ConstTensorRef k;  // [batch, len_k, kv_heads, dim]
+  ConstTensorRef v;  // [batch, len_k, kv_heads, dim]
 };
 
-// Blocks whose gates get a gradient. A gate g (1 in the forward) multiplies e^score of the pairs of one block of one
-// (batch row, KV head) in every query head: its gradient is the sum over these pairs of P (D gain d_out.v - delta +
-// d_lse), P being e^(score - lse) without the weights of other groups that show the pair. Blocks count positions from
-// 0. The base level of such a plan has stride 1 and executes every pair of the blocks in one of its runs.
-struct GateBlocks {
-  int64_t block_size = 0;                // tokens
-  int64_t key_blocks = 0;                // of len_k
-  const int64_t* begin = nullptr;        // [batch x kv_heads x key_blocks + 1]: the entries of a key block
-  const int32_t* query_block = nullptr;  // [entries], ascending and distinct within a key block
-  void* grad = nullptr;                  // [entries], dtype of lse, on the engine's device; wholly written
-  // Which pairs of a block there are, for engines that do not find them by the plan.
-  bool causal = false;               // those with key <= query
-  const int64_t* lengths = nullptr;  // [batch]: those below the batch row's length; null: all of len_k
+struct ForwardProblem : Problem {
+  TensorRef out;        // as q
+  void* lse = nullptr;  // [batch, heads, len_q] contiguous, natural log; float32, or float64 if dtype is float64
 };
 
-struct Gradients {
-  ConstTensorRef d_out;               // [batch, len_q, heads, dim], dtype of the problem
-  const void* d_lse = nullptr;        // [batch, heads, len_q] contiguous, dtype of lse; null: zero
-  TensorRef dq;                       // as q; wholly written
-  TensorRef dk;                       // as k; wholly written
-  TensorRef dv;                       // as v; wholly written
-  const GateBlocks* gates = nullptr;  // null: none are wanted
+// The pairs that share a gate: these queries with these keys, positions counted from 0, of one (batch row, KV head).
+struct GateRange {
+  int64_t query_begin = 0;
+  int64_t query_end = 0;
+  int64_t key_begin = 0;
+  int64_t key_end = 0;
+};
+
+// Ranges whose gates get a gradient. A gate g (1 in the forward) multiplies e^score of the pairs of one range in every
+// query head: its gradient is the sum over these pairs of P (D gain d_out.v - delta + d_lse), P being e^(score - lse)
+// without the weights of other groups that show the pair. The base level of such a plan has stride 1 and executes every
+// pair of the ranges in one of its runs.
+struct Gates {
+  const int64_t* begin = nullptr;  // [batch x kv_heads + 1]: the ranges of each; on the host, as these
+  // By key_begin, then by query_begin and query_end. Of one (batch row, KV head) those with one key_begin share no
+  // query, the others no key. None goes beyond the tensors or the batch row's length; some may be empty.
+  const GateRange* ranges = nullptr;
+  bool causal = false;   // of a range only the pairs with key <= query
+  void* grad = nullptr;  // one a range, dtype of lse, on the engine's device
+};
+
+struct BackwardProblem : Problem {
+  ConstTensorRef out;            // what the forward wrote, as lse
+  const void* lse = nullptr;     // [batch, heads, len_q] contiguous
+  ConstTensorRef d_out;          // as q
+  const void* d_lse = nullptr;   // as lse; null: zero
+  TensorRef dq;                  // as q
+  TensorRef dk;                  // as k
+  TensorRef dv;                  // as v
+  const Gates* gates = nullptr;  // null: none are wanted
 };
 
 // Calls body(index, thread) once for every index in [0, count), 0 <= thread < Workspace::threads, in any order, and

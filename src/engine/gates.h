@@ -1,5 +1,4 @@
-// Gates of blocks: which entry of Gradients::gates a pair of positions belongs to. Called by the backwards of the
-// engines.
+// Which gates pairs of positions belong to (contract.h). Called by the backwards of the engines that go by their plan.
 #pragma once
 
 #include <algorithm>
@@ -9,29 +8,29 @@
 
 namespace longstride::engine {
 
-// Entries of one (batch row, KV head): [first, last).
-struct GateRange {
-  int64_t first = 0;
-  int64_t last = 0;
-};
-
-inline GateRange gates_of(const GateBlocks& gates, int64_t place) {
-  return {gates.begin[place * gates.key_blocks], gates.begin[(place + 1) * gates.key_blocks]};
-}
-
-// Calls body(entry, key range, query range) for every entry of `place` whose block meets the keys [key_begin, key_end)
-// and the queries [query_begin, query_end), as body(int64_t entry, int64_t k0, int64_t k1, int64_t q0, int64_t q1).
+// Calls body(gate, key range, query range) for every gate of `place`, a (batch row, KV head), whose range meets the
+// keys [key_begin, key_end) and the queries [query_begin, query_end), as body(int64_t gate, int64_t k0, int64_t k1,
+// int64_t q0, int64_t q1).
 template <class Body>
-void for_each_gate(const GateBlocks& gates, int64_t place, int64_t key_begin, int64_t key_end, int64_t query_begin,
+void for_each_gate(const Gates& gates, int64_t place, int64_t key_begin, int64_t key_end, int64_t query_begin,
                    int64_t query_end, Body&& body) {
-  const int64_t size = gates.block_size;
-  for (int64_t j = key_begin / size; j * size < key_end; ++j) {
-    const int64_t* const begin = gates.begin + place * gates.key_blocks + j;
-    const int32_t* const last = gates.query_block + begin[1];
-    const int32_t* entry = std::lower_bound(gates.query_block + begin[0], last, query_begin / size);
-    for (; entry != last && *entry * size < query_end; ++entry) {
-      body(entry - gates.query_block, std::max(key_begin, j * size), std::min(key_end, (j + 1) * size),
-           std::max(query_begin, *entry * size), std::min(query_end, (*entry + 1) * size));
+  const GateRange* const last = gates.ranges + gates.begin[place + 1];
+  // The first range that begins beyond a key.
+  const auto beyond = [last](const GateRange* from, int64_t key) {
+    return std::partition_point(from, last, [key](const GateRange& r) { return r.key_begin <= key; });
+  };
+  const GateRange* column = gates.ranges + gates.begin[place];
+  const GateRange* column_end = beyond(column, key_begin);
+  // Of those before it only the last to begin can reach the key.
+  if (column_end != column) column = beyond(column, column_end[-1].key_begin - 1);
+  for (; column != last && column->key_begin < key_end; column = column_end) {
+    column_end = beyond(column, column->key_begin);
+    const GateRange* range =
+        std::partition_point(column, column_end, [=](const GateRange& r) { return r.query_end <= query_begin; });
+    for (; range != column_end && range->query_begin < query_end; ++range) {
+      if (range->key_end <= key_begin) continue;
+      body(range - gates.ranges, std::max(key_begin, range->key_begin), std::min(key_end, range->key_end),
+           std::max(query_begin, range->query_begin), std::min(query_end, range->query_end));
     }
   }
 }

@@ -77,7 +77,7 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const std::shared_ptr<const Pattern> pattern = check_forward(q, k, v, call);
   const Extent extent = extent_of(q, k, call);
   const ArrayView<int64_t> of_q = Access<Tensor>::view(q);
-  engine::Problem problem = problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent);
+  engine::ForwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
   const Engine& engine = choose_engine(of_q.place, problem);
   if (has_gates(call) && !all_one(*call.gates))
@@ -103,7 +103,7 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const std::shared_ptr<const Pattern> pattern = check_backward(in, call);
   const Extent extent = extent_of(in.q, in.k, call);
   const ArrayView<int64_t> of_q = Access<Tensor>::view(in.q), of_k = Access<Tensor>::view(in.k);
-  engine::Problem problem = problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent);
+  engine::BackwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
   const Engine& engine = choose_engine(of_q.place, problem);
   const auto like_lse = [&](int64_t size, auto make) {
@@ -132,29 +132,25 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   if (engine.backward_wants_forward_plan(problem))
     plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
   attach(problem, in.q, in.k, in.v, call);
-  // The backward reads out and lse only; the contract has one Problem for both directions, hence the casts.
-  problem.out = {const_cast<void*>(out.const_data_ptr()), out.stride(0), out.stride(1), out.stride(2)};
-  problem.lse = const_cast<void*>(lse.const_data_ptr());
-  engine::Gradients gradients;
-  gradients.d_out = read(d_out);
-  gradients.d_lse = given(in.d_lse) ? d_lse.const_data_ptr() : nullptr;
-  gradients.dq = write(dq);
-  gradients.dk = write(dk);
-  gradients.dv = write(dv);
+  problem.out = read(out);
+  problem.lse = lse.const_data_ptr();
+  problem.d_out = read(d_out);
+  problem.d_lse = given(in.d_lse) ? d_lse.const_data_ptr() : nullptr;
+  problem.dq = write(dq);
+  problem.dk = write(dk);
+  problem.dv = write(dv);
   if (!has_gates(call)) {
-    engine.backward(problem, gradients, plans, loan);
+    engine.backward(problem, plans, loan);
     note_engine(engine);
     return {dq, dk, dv, like_lse(0, empty)};
   }
   const auto [list, block_size] = list_of(*pattern);
-  const GateIndex index(list->blocks, block_size, extent);
+  const GateIndex index(list->blocks, block_size, pattern->causal(), extent);
   const Tensor entry_grads = like_lse(index.entries(), empty);
-  engine::GateBlocks gates = index.view();
+  engine::Gates gates = index.view();
   gates.grad = entry_grads.mutable_data_ptr();
-  gates.causal = pattern->causal();
-  if (!extent.lengths.empty()) gates.lengths = extent.lengths.data();
-  gradients.gates = &gates;
-  engine.backward(problem, gradients, plans, loan);
+  problem.gates = &gates;
+  engine.backward(problem, plans, loan);
   note_engine(engine);
   return {dq, dk, dv, by_row(index, entry_grads)};
 }

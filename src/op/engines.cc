@@ -29,12 +29,12 @@ bool no_forward_plan(const engine::Problem&) { return false; }
 
 // Engines of the CPU read a plan where the cache keeps it.
 template <auto run>
-void run_forward(const engine::Problem& p, const Plans& plans, const Loan& loan) {
+void run_forward(const engine::ForwardProblem& p, const Plans& plans, const Loan& loan) {
   run(p, plans.forward->view(), loan.workspace, loan.stream);
 }
 template <auto run>
-void run_backward(const engine::Problem& p, const engine::Gradients& g, const Plans& plans, const Loan& loan) {
-  run(p, g, plans.transposed->view(), loan.workspace, loan.stream);
+void run_backward(const engine::BackwardProblem& p, const Plans& plans, const Loan& loan) {
+  run(p, plans.transposed->view(), loan.workspace, loan.stream);
 }
 
 constexpr Engine kReference = {"reference",

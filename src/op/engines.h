@@ -33,8 +33,8 @@ struct Engine {
   Geometry (*geometry)(core::DType, int64_t dim, bool causal, Direction);
   engine::Capability (*capability)(const engine::Problem&);
   bool (*backward_wants_forward_plan)(const engine::Problem&);
-  void (*forward)(const engine::Problem&, const Plans&, const Loan&);
-  void (*backward)(const engine::Problem&, const engine::Gradients&, const Plans&, const Loan&);
+  void (*forward)(const engine::ForwardProblem&, const Plans&, const Loan&);
+  void (*backward)(const engine::BackwardProblem&, const Plans&, const Loan&);
 };
 
 // The one engine for this device, which is the current one, and problem: on the CPU float64 runs on the reference

@@ -1,23 +1,39 @@
-// Sorts the named blocks into the order of engine::GateBlocks. A row that names every batch row or KV head (-1) has an
-// entry for each.
+// Sorts the named blocks into the order of engine::Gates. A row that names every batch row or KV head (-1) has an entry
+// for each.
 #include "op/gates.h"
 
 #include <algorithm>
 #include <tuple>
 
-#include "core/checked.h"
-
 namespace longstride::op {
+namespace {
 
-GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const Extent& e)
-    : block_size_(block_size),
-      key_blocks_(core::ceil_divide(e.len_k, block_size)),
-      begin_(e.batch * e.kv_heads * key_blocks_ + 1, 0),
-      entries_of_row_(blocks.size(), 0) {
+// The pairs of a block: of this call's queries, below the batch row's length, and if causal below the diagonal.
+engine::GateRange range_of(const Block& block, int64_t size, bool causal, int64_t batch_row, const Extent& e) {
+  const int64_t len = e.lengths.empty() ? e.len_k : e.lengths[batch_row];
+  engine::GateRange r{.query_begin = std::max(block.query_block * size, e.query_start),
+                      .query_end = std::min({block.query_block * size + size, e.query_start + e.len_q, len}),
+                      .key_begin = block.key_block * size,
+                      .key_end = std::min(block.key_block * size + size, len)};
+  if (causal) {
+    r.query_begin = std::max(r.query_begin, r.key_begin);
+    r.key_end = std::min(r.key_end, r.query_end);
+  }
+  r.query_begin = std::min(r.query_begin, r.query_end);
+  r.key_end = std::max(r.key_begin, r.key_end);
+  return r;
+}
+
+}  // namespace
+
+GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, bool causal, const Extent& e)
+    : causal_(causal), begin_(e.batch * e.kv_heads + 1, 0), entries_of_row_(blocks.size(), 0) {
   struct Named {
-    int64_t column;  // (batch row, KV head, key block)
+    int64_t place;  // (batch row, KV head)
+    int32_t key_block;
     int32_t query_block;
     int64_t row;
+    auto operator<=>(const Named&) const = default;
   };
   std::vector<Named> named;
   named.reserve(blocks.size());
@@ -27,22 +43,21 @@ GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const
     const int64_t j0 = std::max(block.kv_head, 0), j1 = block.kv_head < 0 ? e.kv_heads : j0 + 1;
     for (int64_t b = b0; b < b1; ++b) {
       for (int64_t j = j0; j < j1; ++j) {
-        named.push_back(
-            {(b * e.kv_heads + j) * key_blocks_ + block.key_block, block.query_block, static_cast<int64_t>(r)});
+        named.push_back({b * e.kv_heads + j, block.key_block, block.query_block, static_cast<int64_t>(r)});
       }
     }
   }
-  std::sort(named.begin(), named.end(), [](const Named& a, const Named& b) {
-    return std::tie(a.column, a.query_block, a.row) < std::tie(b.column, b.query_block, b.row);
-  });
+  std::sort(named.begin(), named.end());
   std::vector<std::pair<int64_t, int64_t>> taken;  // row, entry
   taken.reserve(named.size());
   for (size_t n = 0; n < named.size(); ++n) {
-    if (n == 0 || named[n].column != named[n - 1].column || named[n].query_block != named[n - 1].query_block) {
-      query_block_.push_back(named[n].query_block);
-      ++begin_[named[n].column + 1];
+    const auto& [place, key_block, query_block, row] = named[n];
+    if (n == 0 || std::tie(place, key_block, query_block) !=
+                      std::tie(named[n - 1].place, named[n - 1].key_block, named[n - 1].query_block)) {
+      ranges_.push_back(range_of(blocks[row], block_size, causal, place / e.kv_heads, e));
+      ++begin_[place + 1];
     }
-    taken.emplace_back(named[n].row, entries() - 1);
+    taken.emplace_back(row, entries() - 1);
   }
   for (size_t n = 1; n < begin_.size(); ++n) begin_[n] += begin_[n - 1];
   std::sort(taken.begin(), taken.end());
@@ -50,11 +65,6 @@ GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, const
     entry_.push_back(entry);
     ++entries_of_row_[row];
   }
-}
-
-engine::GateBlocks GateIndex::view() const {
-  return {
-      .block_size = block_size_, .key_blocks = key_blocks_, .begin = begin_.data(), .query_block = query_block_.data()};
 }
 
 }  // namespace longstride::op

@@ -154,7 +154,7 @@ TEST(Cpu, MultipliesWhatThePlanCounts) {
       const Extent extent{.len_q = kLen, .len_k = kLen};
       const Plan plan =
           compile(pattern, extent, engine::cpu::geometry(dtype, kDim, pattern.causal(), Direction::kForward));
-      engine::Problem p;
+      engine::ForwardProblem p;
       p.dtype = dtype;
       p.batch = p.heads = p.kv_heads = 1;
       p.len_q = p.len_k = kLen;
@@ -291,7 +291,7 @@ TEST(Cpu, PortableProductOfEveryShape) {
 }
 
 TEST(Cpu, RefusesFloat64AndForeignPlans) {
-  engine::Problem p;
+  engine::ForwardProblem p;
   p.dtype = core::DType::kFloat64;
   p.dim = 8;
   EXPECT_FALSE(engine::cpu::capability(p).yes);

@@ -22,8 +22,8 @@ const Pattern kPattern =
 
 Extent step(int64_t len) { return {.len_q = 1, .len_k = len, .query_start = len - 1}; }
 
-engine::Problem problem(int64_t len, const AddressSpace& k, const AddressSpace& v, const AddressSpace& rest) {
-  engine::Problem p;
+engine::ForwardProblem problem(int64_t len, const AddressSpace& k, const AddressSpace& v, const AddressSpace& rest) {
+  engine::ForwardProblem p;
   p.batch = p.heads = p.kv_heads = p.len_q = 1;
   p.len_k = len;
   p.dim = kDim;

@@ -68,7 +68,7 @@ struct Tensor {
     each([&](int64_t at) { all.push_back(read_element(ref.data, at, dtype)); });
     return all;
   }
-  engine::ConstTensorRef read() const { return {ref.data, ref.batch_stride, ref.len_stride, ref.head_stride}; }
+  engine::ConstTensorRef read() const { return ref; }
 };
 
 DType lse_type(DType dtype) { return dtype == DType::kFloat64 ? dtype : DType::kFloat32; }
@@ -125,7 +125,7 @@ std::map<std::string, std::vector<double>> run(const Path& path, const Pattern& 
 
   const Extent extent{.batch = kBatch, .heads = heads, .kv_heads = kv_heads, .len_q = len, .len_k = len};
   const Geometry geometry{.tile_rows = 4, .column_block = 4, .merge_columns = 0};
-  engine::Problem p;
+  engine::ForwardProblem p;
   p.dtype = path.dtype;
   p.batch = kBatch;
   p.heads = heads;
@@ -139,13 +139,15 @@ std::map<std::string, std::vector<double>> run(const Path& path, const Pattern& 
   p.out = out.ref;
   p.lse = lse.ref.data;
   path.engine.forward(p, compile(pattern, extent, geometry).view(), path.workspace);
-  engine::Gradients g;
+  engine::BackwardProblem g{p};
+  g.out = out.read();
+  g.lse = lse.ref.data;
   g.d_out = d_out.read();
   g.d_lse = d_lse.ref.data;
   g.dq = dq.ref;
   g.dk = dk.ref;
   g.dv = dv.ref;
-  path.engine.backward(p, g, compile(pattern, extent, geometry, Direction::kTransposed).view(), path.workspace);
+  path.engine.backward(g, compile(pattern, extent, geometry, Direction::kTransposed).view(), path.workspace);
   return {{"out", out.values()},
           {"lse", lse.values()},
           {"dq", dq.values()},
@@ -199,7 +201,7 @@ TEST(Far, LseOfManyQueries) {
   for (const Path& path : paths()) {
     const int64_t size = size_of(path.dtype);
     const AddressSpace lse(4 * kLen * size_of(lse_type(path.dtype))), out(4 * kLen * kDim * size), rest(1 << 16);
-    engine::Problem p;
+    engine::ForwardProblem p;
     p.dtype = path.dtype;
     p.batch = p.heads = p.kv_heads = 2;
     p.len_q = kLen;
@@ -250,7 +252,7 @@ TEST(Far, ADecodingStepAtABillionKeys) {
       return data;
     };
     path.workspace.free = [&](void* data) { scratch.erase(data); };
-    engine::Problem p;
+    engine::ForwardProblem p;
     p.dtype = path.dtype;
     p.batch = p.heads = p.kv_heads = p.len_q = 1;
     p.len_k = kLen;

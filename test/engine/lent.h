@@ -20,14 +20,12 @@ namespace longstride::test {
 
 inline Engine reference_engine() {
   return {"reference", [](const auto& p, const auto& plan, const auto& w) { engine::reference::forward(p, plan, w); },
-          [](const auto& p, const auto& g, const auto& plan, const auto& w) {
-            engine::reference::backward(p, g, plan, w);
-          }};
+          [](const auto& p, const auto& plan, const auto& w) { engine::reference::backward(p, plan, w); }};
 }
 
 inline Engine cpu_engine() {
   return {"cpu", [](const auto& p, const auto& plan, const auto& w) { engine::cpu::forward(p, plan, w); },
-          [](const auto& p, const auto& g, const auto& plan, const auto& w) { engine::cpu::backward(p, g, plan, w); }};
+          [](const auto& p, const auto& plan, const auto& w) { engine::cpu::backward(p, plan, w); }};
 }
 
 // Plain loops over bfloat16 pairs (and float32): shows that the engine packs as the contract says.

@@ -217,7 +217,7 @@ TEST(Reference, RunsAHandWrittenPlan) {
   plan.merges = {{0, 4, 1, 0, 2, 2}};  // rows 0 and 2 find slots 0 and 1, in repeat 1 slots 4 and 5
 
   std::vector<double> q(8, 0.0), k(8, 0.0), v = {1, 10, 100, 1000, 2, 20, 200, 2000}, out(8, NAN), lse(8, NAN);
-  engine::Problem p;
+  engine::ForwardProblem p;
   p.dtype = core::DType::kFloat64;
   p.batch = p.heads = p.kv_heads = p.dim = 1;
   p.len_q = p.len_k = 8;
@@ -248,7 +248,7 @@ TEST(Reference, PhantomsAloneGiveZeroAndTheirLogarithm) {
   plan.tiles = {{0, 2, 0, 0, 0, 0, 1, 0}};
   plan.phantoms = {{0, 1, 7}};
   std::vector<float> q(2), out(2, NAN), lse(2, NAN);
-  engine::Problem p;
+  engine::ForwardProblem p;
   p.batch = p.heads = p.kv_heads = p.dim = 1;
   p.len_q = 2;
   p.q = {q.data(), 2, 1, 1};
@@ -263,14 +263,14 @@ TEST(Reference, PhantomsAloneGiveZeroAndTheirLogarithm) {
 TEST(Reference, RefusesWhatItCannotHonour) {
   const Case c = plain_case(5, false);
   const Plan forward = compile(c.pattern(), c.extent(), c.geometry);
-  engine::Problem p;
+  engine::ForwardProblem p;
   p.batch = 2;
   p.heads = p.kv_heads = 4;
   p.dim = 8;
   p.dropout_p = 0.5;
   EXPECT_THROW(engine::reference::forward(p, forward.view(), {}), Error);  // no seed
   p.dropout_p = 0;
-  EXPECT_THROW(engine::reference::backward(p, {}, forward.view(), {}), Error);  // not transposed
+  EXPECT_THROW(engine::reference::backward({p}, forward.view(), {}), Error);  // not transposed
   p.batch = 3;
   EXPECT_THROW(engine::reference::forward(p, forward.view(), {}), Error);  // another extent's plan
   p.batch = 2;

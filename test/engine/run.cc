@@ -156,26 +156,24 @@ const oracle::BlockRule* first_list(const Case& c) {
   return nullptr;
 }
 
-// The index that engine::GateBlocks borrows.
-struct GateIndex {
-  GateIndex(const Case& c, int64_t block_size) {
+// What engine::Gates borrows.
+struct GateArrays {
+  GateArrays(const Case& c, int64_t size) : begin(c.options.batch * c.options.kv_heads + 1, 0) {
     const oracle::Options& o = c.options;
-    blocks.block_size = block_size;
-    blocks.key_blocks = (o.len_k + block_size - 1) / block_size;
-    begin.assign(o.batch * o.kv_heads * blocks.key_blocks + 1, 0);
-    for (const auto& [b, j, i, key] : gate_cells(c)) {
-      query_block.push_back(static_cast<int32_t>(i));
-      ++begin[(b * o.kv_heads + j) * blocks.key_blocks + key + 1];
+    for (const auto& [b, j, query_block, key_block] : gate_cells(c)) {
+      const int64_t len = o.lengths.empty() ? o.len_k : o.lengths[b];
+      const int64_t last = std::min({(query_block + 1) * size, len, o.query_start + o.len_q});
+      const int64_t key = key_block * size, keys = std::min({size, len - key, o.causal ? last - key : size});
+      const int64_t first = std::max({query_block * size, o.query_start, o.causal ? key : 0});
+      ranges.push_back({std::min(first, last), last, key, key + std::max<int64_t>(keys, 0)});
+      ++begin[b * o.kv_heads + j + 1];
     }
     for (size_t n = 1; n < begin.size(); ++n) begin[n] += begin[n - 1];
-    blocks.begin = begin.data();
-    blocks.query_block = query_block.data();
-    blocks.causal = o.causal;
-    if (!o.lengths.empty()) blocks.lengths = o.lengths.data();
+    gates = {.begin = begin.data(), .ranges = ranges.data(), .causal = o.causal};
   }
-  engine::GateBlocks blocks;
+  engine::Gates gates;
   std::vector<int64_t> begin;
-  std::vector<int32_t> query_block;
+  std::vector<engine::GateRange> ranges;
 };
 
 }  // namespace
@@ -220,7 +218,7 @@ Results run_case(const Engine& engine, const Case& c, const Plan& forward, const
   const std::vector<unsigned char> d_lse = write_all(c.d_lse, lse_type);
   const auto seed = static_cast<int64_t>(o.dropout_seed);
 
-  engine::Problem p;
+  engine::ForwardProblem p;
   p.dtype = c.dtype;
   p.batch = o.batch;
   p.heads = o.heads;
@@ -244,19 +242,21 @@ Results run_case(const Engine& engine, const Case& c, const Plan& forward, const
   Results results;
   results.out = out.values();
   results.lse = read_all(lse, lse_count, lse_type);
-  engine::Gradients g;
+  engine::BackwardProblem g{p};
+  g.out = out.read();
+  g.lse = lse.data();
   g.d_out = d_out.read();
   g.d_lse = c.has_d_lse ? d_lse.data() : nullptr;
   g.dq = dq.write();
   g.dk = dk.write();
   g.dv = dv.write();
   const oracle::BlockRule* list = first_list(c);
-  GateIndex index(c, list ? list->block_size : 1);
-  std::vector<unsigned char> gates = write_all(std::vector<double>(index.query_block.size(), kNan), lse_type);
-  index.blocks.grad = gates.data();
-  if (list) g.gates = &index.blocks;
-  engine.backward(p, g, transposed.view(), workspace);
-  results.gates = read_all(gates, index.query_block.size(), lse_type);
+  GateArrays of_gates(c, list ? list->block_size : 1);
+  std::vector<unsigned char> gates = write_all(std::vector<double>(of_gates.ranges.size(), kNan), lse_type);
+  of_gates.gates.grad = gates.data();
+  if (list) g.gates = &of_gates.gates;
+  engine.backward(g, transposed.view(), workspace);
+  results.gates = read_all(gates, of_gates.ranges.size(), lse_type);
   results.dq = dq.values();
   results.dk = dk.values();
   results.dv = dv.values();

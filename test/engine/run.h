@@ -17,9 +17,8 @@ namespace longstride::test {
 
 struct Engine {
   std::string name;
-  std::function<void(const engine::Problem&, const PlanView&, const engine::Workspace&)> forward;
-  std::function<void(const engine::Problem&, const engine::Gradients&, const PlanView&, const engine::Workspace&)>
-      backward;
+  std::function<void(const engine::ForwardProblem&, const PlanView&, const engine::Workspace&)> forward;
+  std::function<void(const engine::BackwardProblem&, const PlanView&, const engine::Workspace&)> backward;
 };
 inline void PrintTo(const Engine& engine, std::ostream* out) { *out << engine.name; }  // the names of tests
 
@@ -39,7 +38,7 @@ double read_element(const void* array, int64_t element, core::DType dtype);
 void write_element(void* array, int64_t element, core::DType dtype, double value);
 
 // The blocks whose gates are asked for: those of the case's first explicit list, {batch row, KV head, query block, key
-// block} in the order of engine::GateBlocks. Empty if there is no list.
+// block} in the order of engine::Gates. Empty if there is no list.
 std::vector<std::array<int64_t, 4>> gate_cells(const Case& c);
 
 // A [batch, len, heads, dim] tensor of some dtype in memory, in the case's layout; the gaps hold NaN.

@@ -25,9 +25,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 class Backward {
  public:
-  Backward(const Problem& p, const Gradients& grads, const PlanView& plan, const Workspace& w)
+  Backward(const BackwardProblem& p, const PlanView& plan, const Workspace& w)
       : p_(p),
-        grads_(grads),
         plan_(plan),
         products_(w, p.dtype),
         cell_(products_.cell()),
@@ -39,10 +38,8 @@ class Backward {
     int32_t levels = 1;
     for (const PlanClass& c : plan.classes) levels = std::max(levels, c.level_count);
     for (const Level& level : plan.levels) blocks_ = std::max(blocks_, LineOrder(p.len_q, level.stride).blocks());
-    for (int64_t place = 0; grads.gates && place < p.batch * p.kv_heads; ++place) {
-      const GateRange gates = gates_of(*grads.gates, place);
-      most_gates_ = std::max(most_gates_, gates.last - gates.first);
-    }
+    for (int64_t place = 0; p.gates && place < p.batch * p.kv_heads; ++place)
+      most_gates_ = std::max(most_gates_, p.gates->begin[place + 1] - p.gates->begin[place]);
     several_levels_ = levels > 1;
     several_terms_ = several_levels_ || queries_per_key_ > 1;
   }
@@ -97,7 +94,7 @@ class Backward {
         team.each(parts_, [&](int64_t part, int thread) {
           float* dq_t = h.dq_t + part * blocks_ * kBlock * dim_padded_;
           std::fill_n(dq_t, order.blocks() * kBlock * dim_padded_, 0.0f);
-          const GateSums gates(level.partial ? nullptr : grads_.gates, index, h.gate_sums + part * most_gates_);
+          const GateSums gates(level.partial ? nullptr : p_.gates, index, h.gate_sums + part * most_gates_);
           for (int64_t i = part; i < tiles.count(); i += parts_) {
             tile(tiles[i], level, order, b, kv_head, query_head, h, dq_t, gates, threads_[thread]);
           }
@@ -107,17 +104,17 @@ class Backward {
       }
     }
     if (several_terms_) write_keys(b, kv_head, h, team);
-    if (grads_.gates) write_gates(index, h);
+    if (p_.gates) write_gates(index, h);
   }
 
   void pack(int64_t b, int64_t query_head, const LineOrder& order, const BackwardHead& h, const Team& team) const {
     const HeadRows queries(p_.q, p_, b, query_head);
-    const HeadRows d_out(grads_.d_out, p_, b, query_head);
-    const HeadRows out({p_.out.data, p_.out.batch_stride, p_.out.len_stride, p_.out.head_stride}, p_, b, query_head);
+    const HeadRows d_out(p_.d_out, p_, b, query_head);
+    const HeadRows out(p_.out, p_, b, query_head);
     const int64_t block_bytes = kBlock * dim_padded_ * products_.cell_size();
     const float* lse = static_cast<const float*>(p_.lse) + (b * p_.heads + query_head) * p_.len_q;
     const float* d_lse =
-        grads_.d_lse ? static_cast<const float*>(grads_.d_lse) + (b * p_.heads + query_head) * p_.len_q : nullptr;
+        p_.d_lse ? static_cast<const float*>(p_.d_lse) + (b * p_.heads + query_head) * p_.len_q : nullptr;
     constexpr int64_t kAtOnce = 8;  // blocks of one index: enough work to hand out
     team.each((order.blocks() + kAtOnce - 1) / kAtOnce, [&](int64_t part, int thread) {
       char* cells = threads_[thread].cells;
@@ -274,11 +271,11 @@ class Backward {
   void store_keys(int64_t b, int64_t kv_head, int64_t row0, int64_t stride, int64_t rows, const float* dk,
                   const float* dv, const BackwardThread& t) const {
     std::fill_n(t.factors, rows, static_cast<float>(p_.scale));
-    store_rows(p_.dtype, dk, dim_padded_, t.factors, rows, p_.dim, target(grads_.dk, b, row0, kv_head),
-               grads_.dk.len_stride * stride);
+    store_rows(p_.dtype, dk, dim_padded_, t.factors, rows, p_.dim, target(p_.dk, b, row0, kv_head),
+               p_.dk.len_stride * stride);
     std::fill_n(t.factors, rows, gain_);
-    store_rows(p_.dtype, dv, dim_padded_, t.factors, rows, p_.dim, target(grads_.dv, b, row0, kv_head),
-               grads_.dv.len_stride * stride);
+    store_rows(p_.dtype, dv, dim_padded_, t.factors, rows, p_.dim, target(p_.dv, b, row0, kv_head),
+               p_.dv.len_stride * stride);
   }
 
   char* target(const TensorRef& t, int64_t b, int64_t x, int64_t head) const {
@@ -310,7 +307,7 @@ class Backward {
           }
           if (last_level) {
             store_rows(p_.dtype, sums + row * dim_padded_, dim_padded_, t.factors, count, p_.dim,
-                       target(grads_.dq, b, position, query_head), grads_.dq.len_stride * order.stride());
+                       target(p_.dq, b, position, query_head), p_.dq.len_stride * order.stride());
           }
         });
       }
@@ -326,16 +323,15 @@ class Backward {
   }
 
   void write_gates(int64_t place, const BackwardHead& h) const {
-    const GateRange gates = gates_of(*grads_.gates, place);
-    for (int64_t n = 0; n < gates.last - gates.first; ++n) {
+    const int64_t* const gates = p_.gates->begin + place;
+    for (int64_t n = 0; n < gates[1] - gates[0]; ++n) {
       double sum = 0;
       for (int k = 0; k < parts_; ++k) sum += h.gate_sums[k * most_gates_ + n];
-      static_cast<float*>(grads_.gates->grad)[gates.first + n] = static_cast<float>(sum);
+      static_cast<float*>(p_.gates->grad)[gates[0] + n] = static_cast<float>(sum);
     }
   }
 
-  const Problem& p_;
-  const Gradients& grads_;
+  const BackwardProblem& p_;
   const PlanView& plan_;
   const Products products_;
   const Cell cell_;
@@ -355,10 +351,10 @@ class Backward {
 
 }  // namespace
 
-void backward(const Problem& p, const Gradients& grads, const PlanView& plan, const Workspace& w, Stream) {
+void backward(const BackwardProblem& p, const PlanView& plan, const Workspace& w, Stream) {
   check(p, plan, Direction::kTransposed);
   if (p.batch == 0 || p.heads == 0 || p.len_k == 0) return;
-  Backward(p, grads, plan, w).run(w);
+  Backward(p, plan, w).run(w);
 }
 
 }  // namespace longstride::engine::cpu

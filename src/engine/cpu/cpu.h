@@ -8,8 +8,8 @@ namespace longstride::engine::cpu {
 // The tile shapes that this engine wants from the planner.
 Geometry geometry(core::DType, int64_t dim, bool causal, Direction);
 Capability capability(const Problem&);
-void forward(const Problem&, const PlanView&, const Workspace&, Stream = nullptr);
+void forward(const ForwardProblem&, const PlanView&, const Workspace&, Stream = nullptr);
 // `plan` is the transposed plan.
-void backward(const Problem&, const Gradients&, const PlanView& plan, const Workspace&, Stream = nullptr);
+void backward(const BackwardProblem&, const PlanView& plan, const Workspace&, Stream = nullptr);
 
 }  // namespace longstride::engine::cpu

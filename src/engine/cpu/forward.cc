@@ -57,7 +57,7 @@ float unit_of(double scale) {
 
 class Forward {
  public:
-  Forward(const Problem& p, const PlanView& plan, const Workspace& w)
+  Forward(const ForwardProblem& p, const PlanView& plan, const Workspace& w)
       : p_(p),
         plan_(plan),
         products_(w, p.dtype),
@@ -329,7 +329,7 @@ class Forward {
     store_rows(p_.dtype, t.out, dim_padded_, t.factors, rows, p_.dim, out, p_.out.len_stride * stride);
   }
 
-  const Problem& p_;
+  const ForwardProblem& p_;
   const PlanView& plan_;
   const Products products_;
   const Cell cell_;
@@ -348,7 +348,7 @@ class Forward {
 
 }  // namespace
 
-void forward(const Problem& p, const PlanView& plan, const Workspace& w, Stream) {
+void forward(const ForwardProblem& p, const PlanView& plan, const Workspace& w, Stream) {
   check(p, plan, Direction::kForward);
   if (p.batch == 0 || p.heads == 0 || p.len_q == 0) return;
   Forward(p, plan, w).run(w);

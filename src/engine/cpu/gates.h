@@ -1,4 +1,4 @@
-// What the gates of blocks get from the chunks of a CPU backward: sums of the chunks' score gradients, block by block.
+// What gates get from the chunks of a CPU backward: sums of the chunks' score gradients, range by range.
 // Called by backward.cc.
 #pragma once
 
@@ -18,8 +18,8 @@ inline int64_t narrow_place(int64_t c) { return c / kGroup * kGroup + c % kLanes
 class GateSums {
  public:
   GateSums() = default;
-  GateSums(const GateBlocks* gates, int64_t place, double* sums)
-      : gates_(gates), place_(place), first_(gates ? gates_of(*gates, place).first : 0), sums_(sums) {}
+  GateSums(const Gates* gates, int64_t place, double* sums)
+      : gates_(gates), place_(place), first_(gates ? gates->begin[place] : 0), sums_(sums) {}
 
   bool wanted() const { return gates_ != nullptr; }
 
@@ -28,13 +28,13 @@ class GateSums {
   void add(Cell cell, const Chunk& chunk, const void* d_scores, int64_t key0, int64_t query0) const {
     const double share = std::exp2(-static_cast<double>(chunk.weight_log2));
     for_each_gate(*gates_, place_, key0 + chunk.row_begin, key0 + chunk.row_end, query0 + chunk.first,
-                  query0 + chunk.last, [&](int64_t entry, int64_t k0, int64_t k1, int64_t q0, int64_t q1) {
+                  query0 + chunk.last, [&](int64_t gate, int64_t k0, int64_t k1, int64_t q0, int64_t q1) {
                     double sum = 0;
                     for (int64_t k = k0; k < k1; ++k) {
                       sum +=
                           static_cast<double>(row_sum(cell, d_scores, (k - key0) * chunk.ld, q0 - query0, q1 - query0));
                     }
-                    sums_[entry - first_] += sum * share;
+                    sums_[gate - first_] += sum * share;
                   });
   }
 
@@ -51,7 +51,7 @@ class GateSums {
     return sum;
   }
 
-  const GateBlocks* gates_ = nullptr;
+  const Gates* gates_ = nullptr;
   int64_t place_ = 0;
   int64_t first_ = 0;
   double* sums_ = nullptr;

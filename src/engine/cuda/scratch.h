@@ -1,5 +1,5 @@
-// Device memory for the length of one call: from the caller's workspace, or from the stream's own pool if it brought
-// none. Used by the launches.
+// The stream of one call and device memory for its length: from the caller's workspace, or from the stream's own pool
+// if it brought none. Used by the launches.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -14,7 +14,8 @@ namespace longstride::engine::cuda {
 
 class Scratch {
  public:
-  Scratch(const Workspace& workspace, cudaStream_t stream) : workspace_(workspace), stream_(stream) {}
+  Scratch(const Workspace& workspace, Stream stream)
+      : workspace_(workspace), stream_(static_cast<cudaStream_t>(stream)) {}
   ~Scratch() {
     for (void* memory : owned_) {
       if (workspace_.allocate) {
@@ -26,6 +27,8 @@ class Scratch {
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
+
+  cudaStream_t stream() const { return stream_; }
 
   template <class T>
   T* take(size_t count) {

@@ -53,6 +53,12 @@ class DevicePlan {
   int64_t bytes_ = 0;
 };
 
+// Those of a backward.
+struct BackwardPlans {
+  const DevicePlan& transposed;         // uploaded with one query head an item
+  const DevicePlan* forward = nullptr;  // for a backward that wants it
+};
+
 // Throws Error unless the plan has the direction, was uploaded for the problem's heads, and has tiles of at most so
 // many rows.
 void require_plan(const Problem&, const DevicePlan&, Direction, int32_t most_rows);

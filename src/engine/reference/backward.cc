@@ -18,9 +18,8 @@ namespace {
 template <typename Element>
 class KvHeadBackward {
  public:
-  KvHeadBackward(const Problem& p, const Gradients& g, const PlanView& plan, int64_t b, int64_t j)
+  KvHeadBackward(const BackwardProblem& p, const PlanView& plan, int64_t b, int64_t j)
       : p_(p),
-        g_(g),
         plan_(plan),
         b_(b),
         j_(j),
@@ -34,12 +33,14 @@ class KvHeadBackward {
 
   void run() {
     const int64_t group = p_.heads / p_.kv_heads;
-    const GateRange gates = g_.gates ? gates_of(*g_.gates, b_ * p_.kv_heads + j_) : GateRange{};
-    gate_sums_.assign(gates.last - gates.first, 0.0);
-    for (int64_t h = j_ * group; h < (j_ + 1) * group; ++h) run_head(h, h + 1 == (j_ + 1) * group);
-    for (int64_t n = gates.first; n < gates.last; ++n) {
-      store(gate_sums_[n - gates.first], static_cast<LseOf<Element>*>(g_.gates->grad) + n);
+    if (p_.gates) {
+      const int64_t* const gates = p_.gates->begin + b_ * p_.kv_heads + j_;
+      first_gate_ = gates[0];
+      gate_sums_.assign(gates[1] - gates[0], 0.0);
     }
+    for (int64_t h = j_ * group; h < (j_ + 1) * group; ++h) run_head(h, h + 1 == (j_ + 1) * group);
+    for (size_t n = 0; n < gate_sums_.size(); ++n)
+      store(gate_sums_[n], static_cast<LseOf<Element>*>(p_.gates->grad) + first_gate_ + n);
   }
 
  private:
@@ -66,12 +67,12 @@ class KvHeadBackward {
       });
       if (!last) return;
       for (int64_t d = 0; d < p_.dim; ++d) {
-        store(dk[d], row<Element>(g_.dk, b_, at.position, j_) + d);
-        store(dv[d], row<Element>(g_.dv, b_, at.position, j_) + d);
+        store(dk[d], row<Element>(p_.dk, b_, at.position, j_) + d);
+        store(dv[d], row<Element>(p_.dv, b_, at.position, j_) + d);
       }
     });
     for (int64_t i = 0; i < p_.len_q; ++i) {
-      for (int64_t d = 0; d < p_.dim; ++d) store(dq_[i * p_.dim + d], row<Element>(g_.dq, b_, i, h) + d);
+      for (int64_t d = 0; d < p_.dim; ++d) store(dq_[i * p_.dim + d], row<Element>(p_.dq, b_, i, h) + d);
     }
   }
 
@@ -79,10 +80,10 @@ class KvHeadBackward {
     dq_.assign(p_.len_q * p_.dim, 0.0);
     offset_.resize(p_.len_q);
     lse_ = static_cast<const LseOf<Element>*>(p_.lse) + (b_ * p_.heads + h) * p_.len_q;
-    const auto* d_lse = static_cast<const LseOf<Element>*>(g_.d_lse);
+    const auto* d_lse = static_cast<const LseOf<Element>*>(p_.d_lse);
     for (int64_t i = 0; i < p_.len_q; ++i) {
       const Element* out = row<Element>(p_.out, b_, i, h);
-      const double delta = dot(row<Element>(g_.d_out, b_, i, h), out, p_.dim);
+      const double delta = dot(row<Element>(p_.d_out, b_, i, h), out, p_.dim);
       offset_[i] = delta - (d_lse ? load(d_lse[(b_ * p_.heads + h) * p_.len_q + i]) : 0.0);
     }
   }
@@ -96,7 +97,7 @@ class KvHeadBackward {
     for_each_pair(plan_, at, [&](int64_t position, int32_t weight) {
       const int64_t i = position - p_.query_start;
       const Element* query = row<Element>(p_.q, b_, i, h);
-      const Element* d_out = row<Element>(g_.d_out, b_, i, h);
+      const Element* d_out = row<Element>(p_.d_out, b_, i, h);
       // Rounded as lse is, so that a query with one key has probability 1 whatever its score.
       const auto score = static_cast<LseOf<Element>>(p_.scale * dot(query, key, p_.dim));
       const double probability = weight * std::exp(load(score) - load(lse_[i]));
@@ -104,7 +105,7 @@ class KvHeadBackward {
       const double gain = kept ? dropout_.gain() * p_.out_scale : 0.0;
       const double d_gated = probability * (gain * dot(d_out, value, p_.dim) - offset_[i]);
       const double d_score = d_gated * p_.scale;
-      if (g_.gates && !at.placed.level->partial) add_gate(position, at.position, d_gated / weight);
+      if (p_.gates && !at.placed.level->partial) add_gate(position, at.position, d_gated / weight);
       for (int64_t d = 0; d < p_.dim; ++d) {
         key_dv_[d] += probability * gain * load(d_out[d]);
         key_dk_[d] += d_score * load(query[d]);
@@ -114,18 +115,15 @@ class KvHeadBackward {
   }
 
   void add_gate(int64_t query, int64_t key, double term) {
-    const int64_t place = b_ * p_.kv_heads + j_;
-    const int64_t first = gates_of(*g_.gates, place).first;
-    for_each_gate(*g_.gates, place, key, key + 1, query, query + 1,
-                  [&](int64_t entry, auto...) { gate_sums_[entry - first] += term; });
+    for_each_gate(*p_.gates, b_ * p_.kv_heads + j_, key, key + 1, query, query + 1,
+                  [&](int64_t gate, auto...) { gate_sums_[gate - first_gate_] += term; });
   }
 
   void add(const double* from, double* to) const {
     for (int64_t d = 0; d < p_.dim; ++d) to[d] += from[d];
   }
 
-  const Problem& p_;
-  const Gradients& g_;
+  const BackwardProblem& p_;
   const PlanView& plan_;
   const int64_t b_;
   const int64_t j_;
@@ -137,16 +135,17 @@ class KvHeadBackward {
   std::vector<double> key_dk_;
   std::vector<double> key_dv_;
   std::vector<double> offset_;  // delta - d_lse of each query
+  int64_t first_gate_ = 0;      // of the KV head
   std::vector<double> gate_sums_;
   const LseOf<Element>* lse_ = nullptr;
 };
 
 }  // namespace
 
-void backward(const Problem& p, const Gradients& g, const PlanView& plan, const Workspace& workspace, Stream) {
+void backward(const BackwardProblem& p, const PlanView& plan, const Workspace& workspace, Stream) {
   check(p, plan, Direction::kTransposed);
   with_element(p.dtype, [&]<typename Element>() {
-    for_each_kv_head(p, workspace, [&](int64_t b, int64_t j) { KvHeadBackward<Element>(p, g, plan, b, j).run(); });
+    for_each_kv_head(p, workspace, [&](int64_t b, int64_t j) { KvHeadBackward<Element>(p, plan, b, j).run(); });
   });
 }
 

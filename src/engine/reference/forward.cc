@@ -91,7 +91,7 @@ class RowSoftmax {
 };
 
 template <typename Element>
-void forward_head(const Problem& p, const PlanView& plan, int64_t b, int64_t h, int32_t class_id) {
+void forward_head(const ForwardProblem& p, const PlanView& plan, int64_t b, int64_t h, int32_t class_id) {
   const int64_t slots = plan.classes[class_id].partial_rows;
   std::vector<Part> kept(slots);
   auto* lse = static_cast<LseOf<Element>*>(p.lse) + (b * p.heads + h) * p.len_q;
@@ -114,7 +114,7 @@ void forward_head(const Problem& p, const PlanView& plan, int64_t b, int64_t h, 
 
 }  // namespace
 
-void forward(const Problem& p, const PlanView& plan, const Workspace& workspace, Stream) {
+void forward(const ForwardProblem& p, const PlanView& plan, const Workspace& workspace, Stream) {
   check(p, plan, Direction::kForward);
   const int64_t group = p.heads / p.kv_heads;
   with_element(p.dtype, [&]<typename Element>() {

@@ -6,8 +6,8 @@
 namespace longstride::engine::reference {
 
 Capability capability(const Problem&);
-void forward(const Problem&, const PlanView&, const Workspace&, Stream = nullptr);
+void forward(const ForwardProblem&, const PlanView&, const Workspace&, Stream = nullptr);
 // `plan` is the transposed plan.
-void backward(const Problem&, const Gradients&, const PlanView& plan, const Workspace&, Stream = nullptr);
+void backward(const BackwardProblem&, const PlanView& plan, const Workspace&, Stream = nullptr);
 
 }  // namespace longstride::engine::reference

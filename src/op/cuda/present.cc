@@ -30,22 +30,14 @@ const DevicePlan& on_device(const plan::CachedPlan& plan, const Problem& p, cons
   return *static_cast<const DevicePlan*>(kept.get());
 }
 
-void sm90_forward(const Problem& p, const Plans& plans, const Loan& loan) {
-  sm90::forward(p, on_device(*plans.forward, p, loan), loan.workspace, loan.stream);
+template <auto run>
+void run_forward(const engine::ForwardProblem& p, const Plans& plans, const Loan& loan) {
+  run(p, on_device(*plans.forward, p, loan), loan.workspace, loan.stream);
 }
-
-void sm90_backward(const Problem& p, const engine::Gradients& g, const Plans& plans, const Loan& loan) {
+template <auto run>
+void run_backward(const engine::BackwardProblem& p, const Plans& plans, const Loan& loan) {
   const DevicePlan* forward = plans.forward ? &on_device(*plans.forward, p, loan) : nullptr;
-  sm90::backward(p, g, on_device(*plans.transposed, p, loan), forward, loan.workspace, loan.stream);
-}
-
-void sm80_forward(const Problem& p, const Plans& plans, const Loan& loan) {
-  sm80::forward(p, on_device(*plans.forward, p, loan), loan.workspace, loan.stream);
-}
-
-void sm80_backward(const Problem& p, const engine::Gradients& g, const Plans& plans, const Loan& loan) {
-  sm80::backward(p, g, on_device(*plans.transposed, p, loan), on_device(*plans.forward, p, loan), loan.workspace,
-                 loan.stream);
+  run(p, {.transposed = on_device(*plans.transposed, p, loan), .forward = forward}, loan.workspace, loan.stream);
 }
 
 struct Listed {
@@ -57,11 +49,11 @@ struct Listed {
 // In order of preference.
 constexpr Listed kEngines[] = {
     {{"cuda sm90", [](core::DType, int64_t, bool, Direction d) { return sm90::geometry(d); }, sm90::capability,
-      sm90::backward_wants_forward_plan, sm90_forward, sm90_backward},
+      sm90::backward_wants_forward_plan, run_forward<sm90::forward>, run_backward<sm90::backward>},
      [](int architecture) { return architecture == 90; },
      "compute capability 9.0"},
     {{"cuda sm80", [](core::DType t, int64_t dim, bool, Direction d) { return sm80::geometry(t, dim, d); },
-      sm80::capability, [](const Problem&) { return true; }, sm80_forward, sm80_backward},
+      sm80::capability, [](const Problem&) { return true; }, run_forward<sm80::forward>, run_backward<sm80::backward>},
      [](int architecture) { return architecture >= 80; },
      "compute capability 8.0 or later"},
 };

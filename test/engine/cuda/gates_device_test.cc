@@ -156,13 +156,12 @@ TEST(CudaGatesUnderCapture, AreRefused) {
   ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
   ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
   const int64_t begin[] = {0, 1};
-  const int32_t query_block[] = {0};
-  const engine::GateBlocks gates{.block_size = 8, .key_blocks = 1, .begin = begin, .query_block = query_block};
-  engine::Problem p{.batch = 1, .heads = 1, .kv_heads = 1, .len_q = 8, .len_k = 8, .dim = 8};
-  engine::Gradients g;
-  g.gates = &gates;
+  const engine::GateRange range{.query_end = 8, .key_end = 8};
+  const engine::Gates gates{.begin = begin, .ranges = &range};
+  engine::BackwardProblem p{{.batch = 1, .heads = 1, .kv_heads = 1, .len_q = 8, .len_k = 8, .dim = 8}};
+  p.gates = &gates;
   try {
-    engine::cuda::gate_gradients(p, g, engine::Workspace{}, stream);
+    engine::cuda::gate_gradients(p, engine::Workspace{}, stream);
     ADD_FAILURE() << "taken";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("must be null while the stream is being captured"), std::string::npos)

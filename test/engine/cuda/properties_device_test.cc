@@ -200,7 +200,7 @@ TEST(CudaProperties, TensorsBeyondTwoToThe31Elements) {
       d_out(kLen, 2, kDim, bits(c.d_out)), out(kLen, 2, kDim), dq(kLen, 2, kDim), dk(kLen, 1, kDim), dv(kLen, 1, kDim);
   void* lse = nullptr;
   ASSERT_EQ(cudaMalloc(&lse, 2 * kLen * sizeof(float)), cudaSuccess);
-  engine::Problem p;
+  engine::ForwardProblem p;
   p.dtype = c.dtype;
   p.batch = 1;
   p.heads = 2;
@@ -214,7 +214,9 @@ TEST(CudaProperties, TensorsBeyondTwoToThe31Elements) {
   p.v = v.read();
   p.out = out.write();
   p.lse = lse;
-  engine::Gradients g;
+  engine::BackwardProblem g{p};
+  g.out = out.read();
+  g.lse = lse;
   g.d_out = d_out.read();
   g.dq = dq.write();
   g.dk = dk.write();
@@ -222,7 +224,7 @@ TEST(CudaProperties, TensorsBeyondTwoToThe31Elements) {
   const engine::cuda::DevicePlan on_device(forward.view(), 1, 1, 2), turned(transposed.view(), 1, 1, 1);
   const engine::Workspace w = poisoned_workspace();
   engine::cuda::sm90::forward(p, on_device, w, nullptr);
-  engine::cuda::sm90::backward(p, g, turned, &on_device, w, nullptr);
+  engine::cuda::sm90::backward(g, {.transposed = turned, .forward = &on_device}, w, nullptr);
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   cudaFree(lse);
   EXPECT_EQ(out.values(), bits(packed.out));

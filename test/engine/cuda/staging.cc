@@ -90,10 +90,11 @@ engine::Workspace poisoned_workspace() {
 
 namespace {
 
+using engine::cuda::BackwardPlans;
 using engine::cuda::DevicePlan;
-using Forward = void (*)(const engine::Problem&, const DevicePlan&, const engine::Workspace&, engine::Stream);
-using Backward = void (*)(const engine::Problem&, const engine::Gradients&, const DevicePlan& transposed,
-                          const DevicePlan* forward, const engine::Workspace&, engine::Stream);
+using Forward = void (*)(const engine::ForwardProblem&, const DevicePlan&, const engine::Workspace&, engine::Stream);
+using Backward = void (*)(const engine::BackwardProblem&, const BackwardPlans&, const engine::Workspace&,
+                          engine::Stream);
 
 Engine staged(const char* name, Forward forward, Backward backward, bool deterministic) {
   const auto stage = [](Mirrors& m, engine::Problem& p) {
@@ -105,8 +106,9 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
   Engine e;
   e.name = name;
   auto last = std::make_shared<std::unique_ptr<DevicePlan>>();  // of the forward before, for the backward
-  e.forward = [stage, last, forward](const engine::Problem& host, const PlanView& plan, const engine::Workspace& w) {
-    engine::Problem p = host;
+  e.forward = [stage, last, forward](const engine::ForwardProblem& host, const PlanView& plan,
+                                     const engine::Workspace& w) {
+    engine::ForwardProblem p = host;
     Mirrors m(host);
     stage(m, p);
     m.out(p.out, p.len_q, p.heads);
@@ -115,31 +117,28 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
     forward(p, **last, w.allocate ? w : poisoned_workspace(), nullptr);
     m.finish();
   };
-  e.backward = [stage, last, backward, deterministic](const engine::Problem& host, const engine::Gradients& gradients,
-                                                      const PlanView& plan, const engine::Workspace& w) {
-    engine::Problem p = host;
+  e.backward = [stage, last, backward, deterministic](const engine::BackwardProblem& host, const PlanView& plan,
+                                                      const engine::Workspace& w) {
+    engine::BackwardProblem p = host;
     p.deterministic = deterministic;
-    engine::Gradients g = gradients;
     Mirrors m(host);
     stage(m, p);
-    engine::ConstTensorRef out{p.out.data, p.out.batch_stride, p.out.len_stride, p.out.head_stride};
-    m.in(out, p.len_q, p.heads);
-    p.out.data = const_cast<void*>(out.data);
+    m.in(p.out, p.len_q, p.heads);
     const size_t rows_bytes = p.batch * p.heads * p.len_q * sizeof(float);
     p.lse = m.in(p.lse, rows_bytes);
-    m.in(g.d_out, p.len_q, p.heads);
-    g.d_lse = m.in(g.d_lse, rows_bytes);
-    m.out(g.dq, p.len_q, p.heads);
-    m.out(g.dk, p.len_k, p.kv_heads);
-    m.out(g.dv, p.len_k, p.kv_heads);
-    engine::GateBlocks gates;
-    if (g.gates) {
-      gates = *g.gates;  // but for what is written, on the host
-      gates.grad = m.out(gates.grad, gates.begin[p.batch * p.kv_heads * gates.key_blocks] * sizeof(float));
-      g.gates = &gates;
+    m.in(p.d_out, p.len_q, p.heads);
+    p.d_lse = m.in(p.d_lse, rows_bytes);
+    m.out(p.dq, p.len_q, p.heads);
+    m.out(p.dk, p.len_k, p.kv_heads);
+    m.out(p.dv, p.len_k, p.kv_heads);
+    engine::Gates gates;
+    if (p.gates) {
+      gates = *p.gates;  // but for what is written, on the host
+      gates.grad = m.out(gates.grad, gates.begin[p.batch * p.kv_heads] * sizeof(float));
+      p.gates = &gates;
     }
     const DevicePlan uploaded(plan, p.batch, p.kv_heads, 1);
-    backward(p, g, uploaded, last->get(), w.allocate ? w : poisoned_workspace(), nullptr);
+    backward(p, {.transposed = uploaded, .forward = last->get()}, w.allocate ? w : poisoned_workspace(), nullptr);
     m.finish();
   };
   return e;
@@ -152,12 +151,6 @@ Engine staged_sm90(bool deterministic) {
                 engine::cuda::sm90::backward, deterministic);
 }
 
-Engine staged_sm80() {
-  const Backward backward = [](const engine::Problem& p, const engine::Gradients& g, const DevicePlan& transposed,
-                               const DevicePlan* forward, const engine::Workspace& w, engine::Stream stream) {
-    engine::cuda::sm80::backward(p, g, transposed, *forward, w, stream);
-  };
-  return staged("cuda sm80", engine::cuda::sm80::forward, backward, true);
-}
+Engine staged_sm80() { return staged("cuda sm80", engine::cuda::sm80::forward, engine::cuda::sm80::backward, true); }
 
 }  // namespace longstride::test

@@ -3,17 +3,13 @@
 
 namespace longstride::engine::cuda::sm80 {
 
-template void launch_forward<core::Float16, 32>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<core::Float16, 64>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<core::Float16, 128>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<core::Float16, 256>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 32>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&,
-                                                 Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 64>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&,
-                                                 Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 128>(const Problem&, const Gradients&, const DevicePlan&,
-                                                  const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 256>(const Problem&, const Gradients&, const DevicePlan&,
-                                                  const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_forward<Float16, 32>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<Float16, 64>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<Float16, 128>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<Float16, 256>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_backward<Float16, 32>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 64>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 128>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 256>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm80

@@ -3,20 +3,15 @@
 
 namespace longstride::engine::cuda::sm80 {
 
-template void launch_forward<float, 32>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<float, 48>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<float, 64>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<float, 128>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<float, 256>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_backward<float, 32>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&,
-                                         Scratch&, cudaStream_t);
-template void launch_backward<float, 48>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&,
-                                         Scratch&, cudaStream_t);
-template void launch_backward<float, 64>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&,
-                                         Scratch&, cudaStream_t);
-template void launch_backward<float, 128>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&,
-                                          Scratch&, cudaStream_t);
-template void launch_backward<float, 256>(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&,
-                                          Scratch&, cudaStream_t);
+template void launch_forward<float, 32>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<float, 48>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<float, 64>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<float, 128>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<float, 256>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_backward<float, 32>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<float, 48>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<float, 64>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<float, 128>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<float, 256>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm80

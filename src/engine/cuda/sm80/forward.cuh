@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "engine/cuda/philox.cuh"
-#include "engine/cuda/sm80/shape.cuh"
+#include "engine/cuda/tile/shape.cuh"
 
 namespace longstride::engine::cuda::sm80 {
 

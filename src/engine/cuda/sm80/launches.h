@@ -9,11 +9,13 @@
 
 namespace longstride::engine::cuda::sm80 {
 
-template <class Element, int kDim>
-void launch_forward(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
+using core::BFloat16;
+using core::Float16;
 
 template <class Element, int kDim>
-void launch_backward(const Problem&, const Gradients&, const DevicePlan& forward, const DevicePlan& transposed,
-                     Scratch&, cudaStream_t);
+void launch_forward(const ForwardProblem&, const DevicePlan&, Scratch&);
+
+template <class Element, int kDim>
+void launch_backward(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm80

@@ -8,20 +8,18 @@
 #include "core/refuse.h"
 #include "engine/cuda/gates.h"
 #include "engine/cuda/sm80/launches.h"
-#include "engine/cuda/sm80/values.h"
+#include "engine/cuda/tile/values.h"
 
 namespace longstride::engine::cuda::sm80 {
 namespace {
 
-using core::BFloat16;
 using core::DType;
-using core::Float16;
 
 struct Instance {
   DType dtype;
   int dim;  // problems of this dim or less, beyond the instance before
-  void (*forward)(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-  void (*backward)(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&, cudaStream_t);
+  void (*forward)(const ForwardProblem&, const DevicePlan&, Scratch&);
+  void (*backward)(const BackwardProblem&, const BackwardPlans&, Scratch&);
 };
 
 constexpr Instance kInstances[] = {
@@ -78,24 +76,22 @@ Capability capability(const Problem& p) {
   return {true, "cuda sm80"};
 }
 
-void forward(const Problem& p, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
+void forward(const ForwardProblem& p, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
   require(p);
   require_plan(p, plan, Direction::kForward, geometry(p.dtype, p.dim, Direction::kForward).tile_rows);
-  auto* cuda_stream = static_cast<cudaStream_t>(stream);
-  Scratch scratch(workspace, cuda_stream);
-  instance_of(p).forward(p, plan, scratch, cuda_stream);
+  Scratch scratch(workspace, stream);
+  instance_of(p).forward(p, plan, scratch);
 }
 
-void backward(const Problem& p, const Gradients& gradients, const DevicePlan& transposed, const DevicePlan& forward,
-              const Workspace& workspace, Stream stream) {
+void backward(const BackwardProblem& p, const BackwardPlans& plans, const Workspace& workspace, Stream stream) {
   require(p);
+  if (plans.forward == nullptr) core::refuse("forward plan", "must be given for a backward of the sm80 engine", "none");
   const int32_t rows = geometry(p.dtype, p.dim, Direction::kForward).tile_rows;
-  require_plan(p, forward, Direction::kForward, rows);
-  require_plan(p, transposed, Direction::kTransposed, rows);
-  if (gradients.gates != nullptr) gate_gradients(p, gradients, workspace, stream);
-  auto* cuda_stream = static_cast<cudaStream_t>(stream);
-  Scratch scratch(workspace, cuda_stream);
-  instance_of(p).backward(p, gradients, forward, transposed, scratch, cuda_stream);
+  require_plan(p, *plans.forward, Direction::kForward, rows);
+  require_plan(p, plans.transposed, Direction::kTransposed, rows);
+  if (p.gates != nullptr) gate_gradients(p, workspace, stream);
+  Scratch scratch(workspace, stream);
+  instance_of(p).backward(p, plans, scratch);
 }
 
 }  // namespace longstride::engine::cuda::sm80

@@ -17,10 +17,9 @@ constexpr int64_t kMostDim = 256;
 // multiply-adds; no TF32. Any strides with dim contiguous are read in place. Nothing waits for the device, but for
 // gates (gates.h).
 Capability capability(const Problem&);
-void forward(const Problem&, const DevicePlan&, const Workspace&, Stream);
-// `transposed` is uploaded with one query head an item. dQ is made through the forward plan, dK and dV through the
-// transposed one, in a fixed order of additions: always the same bits.
-void backward(const Problem&, const Gradients&, const DevicePlan& transposed, const DevicePlan& forward,
-              const Workspace&, Stream);
+void forward(const ForwardProblem&, const DevicePlan&, const Workspace&, Stream);
+// dQ is made through the forward plan, dK and dV through the transposed one, in a fixed order of additions: always the
+// same bits.
+void backward(const BackwardProblem&, const BackwardPlans&, const Workspace&, Stream);
 
 }  // namespace longstride::engine::cuda::sm80

@@ -10,7 +10,7 @@
 #include <bit>
 #include <cute/tensor.hpp>
 
-#include "engine/cuda/sm80/shape.cuh"
+#include "engine/cuda/tile/shape.cuh"
 
 namespace longstride::engine::cuda::sm80 {
 
@@ -220,7 +220,7 @@ struct Pieces {
 // itself, so that no barrier stands between. The others, and columns beyond dim, become zero: what no pair reads enters
 // no product.
 template <class Shape>
-__device__ __forceinline__ void stage_columns(const float* head, const Strided& t, int64_t position, int64_t stride,
+__device__ __forceinline__ void stage_columns(const float* head, const Input& t, int64_t position, int64_t stride,
                                               int first, int end, int dim, float* to) {
   const Pieces<Shape> piece;
   if (piece.x >= Shape::kDim) return;
@@ -267,8 +267,8 @@ __device__ __forceinline__ float2 pair_at(const float* row, int x, int dim) {
 
 // Rows of a tile, position + i * stride for i < end.
 template <int kN, int kDim>
-__device__ __forceinline__ void load_tile(const float* head, const Strided& t, int64_t position, int64_t stride,
-                                          int end, int dim, Planes<kN, kDim>& to) {
+__device__ __forceinline__ void load_tile(const float* head, const Input& t, int64_t position, int64_t stride, int end,
+                                          int dim, Planes<kN, kDim>& to) {
 #pragma unroll 4
   for (int n = threadIdx.x; n < kN * kDim / 2; n += blockDim.x) {
     const int i = n / (kDim / 2), x = n % (kDim / 2) * 2;
@@ -281,8 +281,8 @@ __device__ __forceinline__ void load_tile(const float* head, const Strided& t, i
   }
 }
 template <int kN, int kDim>
-__device__ __forceinline__ void load_tile(const float* head, const Strided& t, int64_t position, int64_t stride,
-                                          int end, int dim, Floats<kN, kDim>& to) {
+__device__ __forceinline__ void load_tile(const float* head, const Input& t, int64_t position, int64_t stride, int end,
+                                          int dim, Floats<kN, kDim>& to) {
 #pragma unroll 4
   for (int n = threadIdx.x; n < kN * kDim / 2; n += blockDim.x) {
     const int i = n / (kDim / 2), x = n % (kDim / 2) * 2;
@@ -292,8 +292,8 @@ __device__ __forceinline__ void load_tile(const float* head, const Strided& t, i
 }
 // As fragments, times sign.
 template <int kCount>
-__device__ __forceinline__ void load_tile(const float* head, const Strided& t, int64_t position, int64_t stride,
-                                          int end, int dim, float sign, RowFragment (&to)[kCount]) {
+__device__ __forceinline__ void load_tile(const float* head, const Input& t, int64_t position, int64_t stride, int end,
+                                          int dim, float sign, RowFragment (&to)[kCount]) {
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
 #pragma unroll
   for (int n = 0; n < 4 * kCount; ++n) {
@@ -363,7 +363,9 @@ __device__ __forceinline__ void stage_keys(const Values& p, const Place& at, con
   stage_columns<Shape>(p.v.head<const float>(at.batch, at.kv_head), p.v, b.column0, at.stride, 0, seen, p.dim, second);
 }
 
-// Dims up to kMostSplitDim.
+// Dims up to this run on tensor cores in float32.
+constexpr int kMostSplitDim = 128;
+
 template <int kDim_>
 struct SplitShape {
   using Element = float;

@@ -11,9 +11,7 @@
 namespace longstride::engine::cuda::sm90 {
 namespace {
 
-using core::BFloat16;
 using core::DType;
-using core::Float16;
 
 constexpr int64_t kMostFusedDim = 128;  // dK and dV of 64 keys fill half of the registers there
 
@@ -21,7 +19,7 @@ struct Instance {
   DType dtype;
   int dim;  // problems of this dim or less, beyond the instance before
   bool drops;
-  void (*launch)(const Problem&, const Gradients&, const DevicePlan&, Scratch&, cudaStream_t);
+  void (*launch)(const BackwardProblem&, const BackwardPlans&, Scratch&);
 };
 
 constexpr Instance kInstances[] = {
@@ -48,14 +46,7 @@ constexpr Instance kInstances[] = {
 };
 
 // Those of the one-gradient kernels: the deterministic mode, and every dim that the kernels above have not.
-struct OrderedInstance {
-  DType dtype;
-  int dim;
-  bool drops;
-  void (*launch)(const Problem&, const Gradients&, const DevicePlan&, const DevicePlan&, Scratch&, cudaStream_t);
-};
-
-constexpr OrderedInstance kOrderedInstances[] = {
+constexpr Instance kOrderedInstances[] = {
     {DType::kBFloat16, 64, false, launch_gradients<BFloat16, 64, NoDropout>},
     {DType::kBFloat16, 128, false, launch_gradients<BFloat16, 128, NoDropout>},
     {DType::kBFloat16, 256, false, launch_gradients<BFloat16, 256, NoDropout>},
@@ -71,8 +62,8 @@ constexpr OrderedInstance kOrderedInstances[] = {
 };
 
 template <class Table>
-const auto& find(const Table& table, const Problem& p) {
-  for (const auto& instance : table)
+const Instance& find(const Table& table, const Problem& p) {
+  for (const Instance& instance : table)
     if (instance.dtype == p.dtype && instance.dim >= p.dim && instance.drops == p.drops()) return instance;
   throw Error("no backward kernel for this problem, though capability() took it");
 }
@@ -81,35 +72,28 @@ const auto& find(const Table& table, const Problem& p) {
 
 bool backward_wants_forward_plan(const Problem& p) { return p.deterministic || p.dim > kMostFusedDim; }
 
-void backward(const Problem& given, const Gradients& gradients, const DevicePlan& transposed, const DevicePlan* forward,
-              const Workspace& workspace, Stream stream) {
-  require(given, transposed, Direction::kTransposed);
+void backward(const BackwardProblem& given, const BackwardPlans& plans, const Workspace& workspace, Stream stream) {
+  require(given, plans.transposed, Direction::kTransposed);
   const bool ordered = backward_wants_forward_plan(given);
   if (ordered) {
-    if (forward == nullptr)
+    if (plans.forward == nullptr)
       core::refuse("forward plan",
                    fmt::format("must be given for a deterministic backward and for dims over {}", kMostFusedDim),
                    "none");
-    require(given, *forward, Direction::kForward);
+    require(given, *plans.forward, Direction::kForward);
   }
-  if (gradients.gates != nullptr) gate_gradients(given, gradients, workspace, stream);
-  auto* cuda_stream = static_cast<cudaStream_t>(stream);
-  Scratch scratch(workspace, cuda_stream);
-  Padding padding(given, scratch, cuda_stream);
-  Problem p = given;
+  if (given.gates != nullptr) gate_gradients(given, workspace, stream);
+  Scratch scratch(workspace, stream);
+  Padding padding(given, scratch);
+  BackwardProblem p = given;
   p.q = padding.in(given.q, given.len_q, given.heads);
   p.k = padding.in(given.k, given.len_k, given.kv_heads);
   p.v = padding.in(given.v, given.len_k, given.kv_heads);
-  Gradients g = gradients;
-  g.d_out = padding.in(gradients.d_out, given.len_q, given.heads);
-  g.dq = padding.out(gradients.dq, given.len_q, given.heads);
-  g.dk = padding.out(gradients.dk, given.len_k, given.kv_heads);
-  g.dv = padding.out(gradients.dv, given.len_k, given.kv_heads);
-  if (ordered) {
-    find(kOrderedInstances, p).launch(p, g, *forward, transposed, scratch, cuda_stream);
-  } else {
-    find(kInstances, p).launch(p, g, transposed, scratch, cuda_stream);
-  }
+  p.d_out = padding.in(given.d_out, given.len_q, given.heads);
+  p.dq = padding.out(given.dq, given.len_q, given.heads);
+  p.dk = padding.out(given.dk, given.len_k, given.kv_heads);
+  p.dv = padding.out(given.dv, given.len_k, given.kv_heads);
+  (ordered ? find(kOrderedInstances, p) : find(kInstances, p)).launch(p, plans, scratch);
   padding.finish();
 }
 

@@ -3,15 +3,10 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_backward<core::BFloat16, 32, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                 Scratch&, cudaStream_t);
-template void launch_backward<core::BFloat16, 48, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                 Scratch&, cudaStream_t);
-template void launch_backward<core::BFloat16, 64, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                 Scratch&, cudaStream_t);
-template void launch_backward<core::BFloat16, 96, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                 Scratch&, cudaStream_t);
-template void launch_backward<core::BFloat16, 128, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                  Scratch&, cudaStream_t);
+template void launch_backward<BFloat16, 32, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<BFloat16, 48, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<BFloat16, 64, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<BFloat16, 96, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<BFloat16, 128, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

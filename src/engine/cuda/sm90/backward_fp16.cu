@@ -3,15 +3,10 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_backward<core::Float16, 32, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                            Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 48, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                            Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 64, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                            Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 96, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                            Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 128, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                             Scratch&, cudaStream_t);
+template void launch_backward<Float16, 32, NoDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 48, NoDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 64, NoDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 96, NoDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 128, NoDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

@@ -3,15 +3,10 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_backward<core::Float16, 32, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 48, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 64, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 96, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                Scratch&, cudaStream_t);
-template void launch_backward<core::Float16, 128, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                 Scratch&, cudaStream_t);
+template void launch_backward<Float16, 32, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 48, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 64, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 96, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_backward<Float16, 128, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

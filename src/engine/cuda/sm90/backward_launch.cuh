@@ -17,14 +17,14 @@
 namespace longstride::engine::cuda::sm90 {
 
 template <class Shape>
-void launch_levels(const Problem& p, const Gradients& g, const DevicePlan& plan, const LaunchLanes& lanes,
-                   BackwardParams params, const ConstTensorRef& dq, cudaStream_t stream) {
+void launch_levels(const BackwardProblem& p, const LaunchLanes& lanes, BackwardParams params, const ConstTensorRef& dq,
+                   cudaStream_t stream) {
   BackwardMapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
     const int64_t stride = lanes.strides[i];
     BackwardMaps& m = maps.of_stride[i];
     m.q = make_maps(p.q, p.dtype, p.batch, p.len_q, p.heads, p.dim, stride, Shape::kColumns, Shape::kBox);
-    m.d_out = make_maps(g.d_out, p.dtype, p.batch, p.len_q, p.heads, p.dim, stride, Shape::kColumns, Shape::kBox);
+    m.d_out = make_maps(p.d_out, p.dtype, p.batch, p.len_q, p.heads, p.dim, stride, Shape::kColumns, Shape::kBox);
     m.k = make_maps(p.k, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kRows, Shape::kBox);
     m.v = make_maps(p.v, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kRows, Shape::kBox);
     if (!Shape::kDirectQueries)
@@ -48,10 +48,10 @@ void launch_levels(const Problem& p, const Gradients& g, const DevicePlan& plan,
 }
 
 template <class Tag, int kDim, class Dropout>
-void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& plan, Scratch& scratch,
-                     cudaStream_t stream) {
+void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scratch& scratch) {
   using Element = ElementOf<Tag>;
   using Shape = BackwardShape<Element, kDim, Dropout>;
+  const DevicePlan& plan = plans.transposed;
   const int64_t rows = p.batch * p.heads * p.len_q;
   const int64_t slots = p.batch * p.kv_heads * plan.partial_rows();
   auto* ticket = scratch.take<unsigned long long>(plan.launches() + 1);
@@ -59,8 +59,8 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   auto* dq = scratch.take<float>(rows * Shape::kWidth);
   auto* prepared = scratch.take<float2>(rows);
   auto* partial = scratch.take<float>(2 * slots * Shape::kDim);
-  check(cudaMemsetAsync(ticket, 0, (plan.launches() + 1) * sizeof(*ticket), stream), "tickets");
-  if (rows > 0) prepare_rows<Element, Shape::kWidth>(p, g, prepared, dq, exact, stream);
+  check(cudaMemsetAsync(ticket, 0, (plan.launches() + 1) * sizeof(*ticket), scratch.stream()), "tickets");
+  if (rows > 0) prepare_rows<Element, Shape::kWidth>(p, prepared, dq, exact, scratch.stream());
   BackwardParams params;
   params.plan = plan.arrays();
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);
@@ -77,12 +77,12 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
   params.rows = prepared;
   params.exact = exact;
   params.dq = dq;
-  params.dk = g.dk.data;
-  params.dv = g.dv.data;
-  params.dk_batch_stride = g.dk.batch_stride, params.dk_len_stride = g.dk.len_stride,
-  params.dk_head_stride = g.dk.head_stride;
-  params.dv_batch_stride = g.dv.batch_stride, params.dv_len_stride = g.dv.len_stride,
-  params.dv_head_stride = g.dv.head_stride;
+  params.dk = p.dk.data;
+  params.dv = p.dv.data;
+  params.dk_batch_stride = p.dk.batch_stride, params.dk_len_stride = p.dk.len_stride,
+  params.dk_head_stride = p.dk.head_stride;
+  params.dv_batch_stride = p.dv.batch_stride, params.dv_len_stride = p.dv.len_stride,
+  params.dv_head_stride = p.dv.head_stride;
   params.partial_dk = partial;
   params.partial_dv = partial + slots * Shape::kDim;
   params.partial_rows = plan.partial_rows();
@@ -91,10 +91,10 @@ void launch_backward(const Problem& p, const Gradients& g, const DevicePlan& pla
     params.partial = partial;
     for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base()) {
       params.ticket = ticket++;
-      launch_levels<Shape>(p, g, plan, lanes, params, dq_rows, stream);
+      launch_levels<Shape>(p, lanes, params, dq_rows, scratch.stream());
     }
   }
-  if (rows > 0) narrow_queries<Shape>(p, dq, g.dq, params.scale, stream);
+  if (rows > 0) narrow_queries<Shape>(p, dq, params.scale, scratch.stream());
 }
 
 }  // namespace longstride::engine::cuda::sm90

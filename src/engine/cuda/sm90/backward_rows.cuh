@@ -15,21 +15,24 @@
 
 namespace longstride::engine::cuda::sm90 {
 
+// A tensor that is read (Element is const) or written.
+template <class Element>
 struct Rows {
-  const void* data;
+  Element* data;
   int64_t batch_stride, len_stride, head_stride;
-  Rows(const ConstTensorRef& t)
-      : data(t.data), batch_stride(t.batch_stride), len_stride(t.len_stride), head_stride(t.head_stride) {}
-  Rows(const TensorRef& t)
-      : data(t.data), batch_stride(t.batch_stride), len_stride(t.len_stride), head_stride(t.head_stride) {}
-  template <class Element>
-  __device__ const Element* row(int64_t b, int64_t i, int64_t h) const {
-    return static_cast<const Element*>(data) + b * batch_stride + i * len_stride + h * head_stride;
+  template <class Ref>
+  explicit Rows(const Ref& t)
+      : data(static_cast<Element*>(t.data)),
+        batch_stride(t.batch_stride),
+        len_stride(t.len_stride),
+        head_stride(t.head_stride) {}
+  __device__ Element* row(int64_t b, int64_t i, int64_t h) const {
+    return data + b * batch_stride + i * len_stride + h * head_stride;
   }
 };
 
 // Whether all rows begin at multiples of 16 bytes and hold whole pieces of eight elements.
-inline bool rows_are_wide(const Rows& t, int64_t dim) {
+inline bool rows_are_wide(const ConstTensorRef& t, int64_t dim) {
   return dim % 8 == 0 && t.batch_stride % 8 == 0 && t.len_stride % 8 == 0 && t.head_stride % 8 == 0 &&
          reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
 }
@@ -55,8 +58,9 @@ __device__ __forceinline__ void read_eight(const Element* from, int left, bool w
 // 1 if some lse is large.
 template <class Element, int kWidth>
 __global__ void __launch_bounds__(kRowThreads)
-    prepare_rows_kernel(Rows out, Rows d_out, bool wide, const float* lse, const float* d_lse, int64_t batch,
-                        int64_t len, int dim, float2* to, float* dq, int32_t* exact) {
+    prepare_rows_kernel(Rows<const Element> out, Rows<const Element> d_out, bool wide, const float* lse,
+                        const float* d_lse, int64_t batch, int64_t len, int dim, float2* to, float* dq,
+                        int32_t* exact) {
   constexpr int kLanes = kWidth / 8;
   const int64_t i = int64_t(blockIdx.x) * (kRowThreads / kLanes) + threadIdx.x / kLanes;
   const int x = threadIdx.x % kLanes * 8;
@@ -64,8 +68,8 @@ __global__ void __launch_bounds__(kRowThreads)
     float sum = 0;
     if (i < len && x < dim) {
       float o[8], d[8];
-      read_eight(out.row<Element>(b, i, blockIdx.y) + x, dim - x, wide, o);
-      read_eight(d_out.row<Element>(b, i, blockIdx.y) + x, dim - x, wide, d);
+      read_eight(out.row(b, i, blockIdx.y) + x, dim - x, wide, o);
+      read_eight(d_out.row(b, i, blockIdx.y) + x, dim - x, wide, d);
 #pragma unroll
       for (int n = 0; n < 8; ++n) sum = fmaf(o[n], d[n], sum);
     }
@@ -86,8 +90,8 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 template <class Element, int kWidth, bool kDirect>
-__global__ void __launch_bounds__(kRowThreads)
-    narrow_queries_kernel(const float* from, Rows to, bool wide, int64_t batch, int64_t len, int dim, float scale) {
+__global__ void __launch_bounds__(kRowThreads) narrow_queries_kernel(const float* from, Rows<Element> to, bool wide,
+                                                                     int64_t batch, int64_t len, int dim, float scale) {
   constexpr int kLanes = kWidth / 8;
   const int64_t i = int64_t(blockIdx.x) * (kRowThreads / kLanes) + threadIdx.x / kLanes;
   const int x = threadIdx.x % kLanes * 8;
@@ -111,7 +115,7 @@ __global__ void __launch_bounds__(kRowThreads)
     alignas(16) Element narrow[8];
 #pragma unroll
     for (int n = 0; n < 8; ++n) narrow[n] = static_cast<Element>(values[n] * scale);
-    Element* at = const_cast<Element*>(to.row<Element>(b, i, blockIdx.y)) + x;
+    Element* at = to.row(b, i, blockIdx.y) + x;
     if (wide) {
       *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(narrow);
     } else {
@@ -130,20 +134,21 @@ dim3 grid_of_rows(const Problem& p) {
 }
 
 template <class Element, int kWidth>
-void prepare_rows(const Problem& p, const Gradients& g, float2* to, float* dq, int32_t* exact, cudaStream_t stream) {
-  const Rows out(p.out), d_out(g.d_out);
+void prepare_rows(const BackwardProblem& p, float2* to, float* dq, int32_t* exact, cudaStream_t stream) {
+  using Input = Rows<const Element>;
   prepare_rows_kernel<Element, kWidth><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
-      out, d_out, rows_are_wide(out, p.dim) && rows_are_wide(d_out, p.dim), static_cast<const float*>(p.lse),
-      static_cast<const float*>(g.d_lse), p.batch, p.len_q, static_cast<int>(p.dim), to, dq, exact);
+      Input(p.out), Input(p.d_out), rows_are_wide(p.out, p.dim) && rows_are_wide(p.d_out, p.dim),
+      static_cast<const float*>(p.lse), static_cast<const float*>(p.d_lse), p.batch, p.len_q, static_cast<int>(p.dim),
+      to, dq, exact);
   check(cudaGetLastError(), "launch of prepare_rows");
 }
 
 template <class Shape>
-void narrow_queries(const Problem& p, const float* dq, const TensorRef& to, float scale, cudaStream_t stream) {
+void narrow_queries(const BackwardProblem& p, const float* dq, float scale, cudaStream_t stream) {
   constexpr int kWidth = Shape::kWidth;
-  narrow_queries_kernel<typename Shape::Element, kWidth, Shape::kDirectQueries>
-      <<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(dq, to, rows_are_wide(to, p.dim), p.batch, p.len_q,
-                                                            static_cast<int>(p.dim), scale);
+  using Element = typename Shape::Element;
+  narrow_queries_kernel<Element, kWidth, Shape::kDirectQueries><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
+      dq, Rows<Element>(p.dq), rows_are_wide(p.dq, p.dim), p.batch, p.len_q, static_cast<int>(p.dim), scale);
   check(cudaGetLastError(), "launch of narrow_queries");
 }
 

@@ -7,15 +7,13 @@
 namespace longstride::engine::cuda::sm90 {
 namespace {
 
-using core::BFloat16;
 using core::DType;
-using core::Float16;
 
 struct Instance {
   DType dtype;
   int dim;  // problems of this dim or less, beyond the instance before
   bool drops;
-  void (*launch)(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
+  void (*launch)(const ForwardProblem&, const DevicePlan&, Scratch&);
 };
 
 constexpr Instance kInstances[] = {
@@ -47,19 +45,18 @@ constexpr Instance kInstances[] = {
 
 }  // namespace
 
-void forward(const Problem& given, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
+void forward(const ForwardProblem& given, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
   require(given, plan, Direction::kForward);
-  auto* cuda_stream = static_cast<cudaStream_t>(stream);
-  Scratch scratch(workspace, cuda_stream);
-  Padding padding(given, scratch, cuda_stream);
-  Problem p = given;
+  Scratch scratch(workspace, stream);
+  Padding padding(given, scratch);
+  ForwardProblem p = given;
   p.q = padding.in(given.q, given.len_q, given.heads);
   p.k = padding.in(given.k, given.len_k, given.kv_heads);
   p.v = padding.in(given.v, given.len_k, given.kv_heads);
   p.out = padding.out(given.out, given.len_q, given.heads);
   for (const Instance& instance : kInstances) {
     if (instance.dtype != p.dtype || instance.dim < p.dim || instance.drops != p.drops()) continue;
-    instance.launch(p, plan, scratch, cuda_stream);
+    instance.launch(p, plan, scratch);
     padding.finish();
     return;
   }

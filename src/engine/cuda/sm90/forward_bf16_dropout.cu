@@ -3,17 +3,11 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_forward<core::BFloat16, 32, PhiloxDropout>(const Problem&, const DevicePlan&, Scratch&,
-                                                                cudaStream_t);
-template void launch_forward<core::BFloat16, 48, PhiloxDropout>(const Problem&, const DevicePlan&, Scratch&,
-                                                                cudaStream_t);
-template void launch_forward<core::BFloat16, 64, PhiloxDropout>(const Problem&, const DevicePlan&, Scratch&,
-                                                                cudaStream_t);
-template void launch_forward<core::BFloat16, 96, PhiloxDropout>(const Problem&, const DevicePlan&, Scratch&,
-                                                                cudaStream_t);
-template void launch_forward<core::BFloat16, 128, PhiloxDropout>(const Problem&, const DevicePlan&, Scratch&,
-                                                                 cudaStream_t);
-template void launch_forward<core::BFloat16, 256, PhiloxDropout>(const Problem&, const DevicePlan&, Scratch&,
-                                                                 cudaStream_t);
+template void launch_forward<BFloat16, 32, PhiloxDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<BFloat16, 48, PhiloxDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<BFloat16, 64, PhiloxDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<BFloat16, 96, PhiloxDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<BFloat16, 128, PhiloxDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<BFloat16, 256, PhiloxDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

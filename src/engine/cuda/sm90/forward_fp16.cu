@@ -3,8 +3,8 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_forward<core::Float16, 48, NoDropout>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<core::Float16, 64, NoDropout>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<core::Float16, 128, NoDropout>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_forward<Float16, 48, NoDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<Float16, 64, NoDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<Float16, 128, NoDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

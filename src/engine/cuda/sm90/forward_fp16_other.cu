@@ -3,8 +3,8 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_forward<core::Float16, 32, NoDropout>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<core::Float16, 96, NoDropout>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_forward<core::Float16, 256, NoDropout>(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_forward<Float16, 32, NoDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<Float16, 96, NoDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
+template void launch_forward<Float16, 256, NoDropout>(const ForwardProblem&, const DevicePlan&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

@@ -16,8 +16,9 @@
 namespace longstride::engine::cuda::sm90 {
 
 template <class Shape>
-void launch_levels(const Problem& p, const DevicePlan& plan, const LaunchLanes& lanes, bool partial, float* partial_out,
-                   float2* partial_softmax, unsigned long long* ticket, int64_t* again, cudaStream_t stream) {
+void launch_levels(const ForwardProblem& p, const DevicePlan& plan, const LaunchLanes& lanes, bool partial,
+                   float* partial_out, float2* partial_softmax, unsigned long long* ticket, int64_t* again,
+                   cudaStream_t stream) {
   MapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
     const int64_t stride = lanes.strides[i];
@@ -68,7 +69,7 @@ void launch_levels(const Problem& p, const DevicePlan& plan, const LaunchLanes& 
 }
 
 template <class Tag, int kDim, class Dropout>
-void launch_forward(const Problem& p, const DevicePlan& plan, Scratch& scratch, cudaStream_t stream) {
+void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& scratch) {
   using Shape = ForwardShape<ElementOf<Tag>, kDim, Dropout>;
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
   auto* ticket = scratch.take<unsigned long long>(plan.launches());
@@ -78,10 +79,10 @@ void launch_forward(const Problem& p, const DevicePlan& plan, Scratch& scratch, 
   for (const auto* levels : {&plan.partial(), &plan.base()})
     for (const LaunchLanes& lanes : *levels) items = std::max(items, lanes.items);
   auto* again = scratch.take<int64_t>(items);
-  check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), stream), "tickets");
+  check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), scratch.stream()), "tickets");
   for (const bool partial : {true, false})
     for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base())
-      launch_levels<Shape>(p, plan, lanes, partial, partial_out, partial_softmax, ticket++, again, stream);
+      launch_levels<Shape>(p, plan, lanes, partial, partial_out, partial_softmax, ticket++, again, scratch.stream());
 }
 
 }  // namespace longstride::engine::cuda::sm90

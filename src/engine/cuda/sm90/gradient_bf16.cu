@@ -3,9 +3,7 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_gradients<core::BFloat16, 64, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                              const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_gradients<core::BFloat16, 128, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                               const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_gradients<BFloat16, 64, NoDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<BFloat16, 128, NoDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

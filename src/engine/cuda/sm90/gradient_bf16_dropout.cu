@@ -3,11 +3,8 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_gradients<core::BFloat16, 64, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                  const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_gradients<core::BFloat16, 128, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                   const DevicePlan&, Scratch&, cudaStream_t);
-template void launch_gradients<core::BFloat16, 256, PhiloxDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                                   const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_gradients<BFloat16, 64, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<BFloat16, 128, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<BFloat16, 256, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

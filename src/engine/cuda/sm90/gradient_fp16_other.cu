@@ -3,7 +3,6 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_gradients<core::Float16, 256, NoDropout>(const Problem&, const Gradients&, const DevicePlan&,
-                                                              const DevicePlan&, Scratch&, cudaStream_t);
+template void launch_gradients<Float16, 256, NoDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

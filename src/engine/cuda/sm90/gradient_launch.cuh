@@ -14,7 +14,7 @@
 namespace longstride::engine::cuda::sm90 {
 
 template <class Shape>
-void launch_gradient_levels(const Problem& p, const Gradients& g, const LaunchLanes& lanes, GradientParams params,
+void launch_gradient_levels(const BackwardProblem& p, const LaunchLanes& lanes, GradientParams params,
                             cudaStream_t stream) {
   GradientMapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
@@ -27,11 +27,11 @@ void launch_gradient_levels(const Problem& p, const Gradients& g, const LaunchLa
     };
     GradientMaps& m = maps.of_stride[i];
     if constexpr (Shape::kRowsAreQueries) {
-      m = {queries(p.q, Shape::kRows), queries(g.d_out, Shape::kRows), keys(p.k, Shape::kColumns),
+      m = {queries(p.q, Shape::kRows), queries(p.d_out, Shape::kRows), keys(p.k, Shape::kColumns),
            keys(p.v, Shape::kColumns)};
     } else {
       m = {keys(p.k, Shape::kRows), keys(p.v, Shape::kRows), queries(p.q, Shape::kColumns),
-           queries(g.d_out, Shape::kColumns)};
+           queries(p.d_out, Shape::kColumns)};
     }
   }
   params.lanes = lanes.lanes;
@@ -51,9 +51,8 @@ void launch_gradient_levels(const Problem& p, const Gradients& g, const LaunchLa
 }
 
 template <class Shape>
-void launch_gradient(const Problem& p, const Gradients& g, const DevicePlan& plan, const float2* rows,
-                     const int32_t* exact, const TensorRef& result, double result_scale, Scratch& scratch,
-                     cudaStream_t stream) {
+void launch_gradient(const BackwardProblem& p, const DevicePlan& plan, const float2* rows, const int32_t* exact,
+                     const TensorRef& result, double result_scale, Scratch& scratch) {
   GradientParams params;
   params.plan = plan.arrays();
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);
@@ -78,30 +77,29 @@ void launch_gradient(const Problem& p, const Gradients& g, const DevicePlan& pla
   params.partial_rows = plan.partial_rows();
   params.partial_result = scratch.take<float>(p.batch * params.row_heads * plan.partial_rows() * Shape::kDim);
   auto* ticket = scratch.take<unsigned long long>(plan.launches());
-  check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), stream), "tickets");
+  check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), scratch.stream()), "tickets");
   for (const bool partial : {true, false}) {
     params.partial = partial;
     for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base()) {
       params.ticket = ticket++;
-      launch_gradient_levels<Shape>(p, g, lanes, params, stream);
+      launch_gradient_levels<Shape>(p, lanes, params, scratch.stream());
     }
   }
 }
 
 template <class Tag, int kDim, class Dropout>
-void launch_gradients(const Problem& p, const Gradients& g, const DevicePlan& forward, const DevicePlan& transposed,
-                      Scratch& scratch, cudaStream_t stream) {
+void launch_gradients(const BackwardProblem& p, const BackwardPlans& plans, Scratch& scratch) {
   using Element = ElementOf<Tag>;
   auto* rows = scratch.take<float2>(p.batch * p.heads * p.len_q);
   auto* exact = scratch.take<int32_t>(1);
-  check(cudaMemsetAsync(exact, 0, sizeof(*exact), stream), "note of large scores");
-  if (p.batch * p.len_q > 0) prepare_rows<Element, kDim>(p, g, rows, nullptr, exact, stream);
-  launch_gradient<GradientShape<Element, kDim, Dropout, QueryGradient>>(p, g, forward, rows, exact, g.dq, p.scale,
-                                                                        scratch, stream);
-  launch_gradient<GradientShape<Element, kDim, Dropout, KeyGradient>>(p, g, transposed, rows, exact, g.dk, p.scale,
-                                                                      scratch, stream);
-  launch_gradient<GradientShape<Element, kDim, Dropout, ValueGradient>>(
-      p, g, transposed, rows, exact, g.dv, p.out_scale / (1 - p.dropout_p), scratch, stream);
+  check(cudaMemsetAsync(exact, 0, sizeof(*exact), scratch.stream()), "note of large scores");
+  if (p.batch * p.len_q > 0) prepare_rows<Element, kDim>(p, rows, nullptr, exact, scratch.stream());
+  launch_gradient<GradientShape<Element, kDim, Dropout, QueryGradient>>(p, *plans.forward, rows, exact, p.dq, p.scale,
+                                                                        scratch);
+  launch_gradient<GradientShape<Element, kDim, Dropout, KeyGradient>>(p, plans.transposed, rows, exact, p.dk, p.scale,
+                                                                      scratch);
+  launch_gradient<GradientShape<Element, kDim, Dropout, ValueGradient>>(p, plans.transposed, rows, exact, p.dv,
+                                                                        p.out_scale / (1 - p.dropout_p), scratch);
 }
 
 }  // namespace longstride::engine::cuda::sm90

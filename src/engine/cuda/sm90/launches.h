@@ -11,16 +11,18 @@
 
 namespace longstride::engine::cuda::sm90 {
 
+using core::BFloat16;
+using core::Float16;
+
 // All tensors are as the kernels want them (padding.h).
 template <class Element, int kDim, class Dropout>
-void launch_forward(const Problem&, const DevicePlan&, Scratch&, cudaStream_t);
+void launch_forward(const ForwardProblem&, const DevicePlan&, Scratch&);
 
 template <class Element, int kDim, class Dropout>
-void launch_backward(const Problem&, const Gradients&, const DevicePlan& transposed, Scratch&, cudaStream_t);
+void launch_backward(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 // All three gradients, one after the other, in a fixed order of additions.
 template <class Element, int kDim, class Dropout>
-void launch_gradients(const Problem&, const Gradients&, const DevicePlan& forward, const DevicePlan& transposed,
-                      Scratch&, cudaStream_t);
+void launch_gradients(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

@@ -25,8 +25,7 @@ bool takes_pairs(const TensorRef& t, int64_t dim) {
          reinterpret_cast<uintptr_t>(t.data) % 4 == 0;
 }
 
-Padding::Padding(const Problem& p, Scratch& scratch, cudaStream_t stream)
-    : problem_(p), scratch_(scratch), stream_(stream) {}
+Padding::Padding(const Problem& p, Scratch& scratch) : problem_(p), scratch_(scratch) {}
 
 TensorRef Padding::room(int64_t len, int64_t heads) {
   const int64_t row = (problem_.dim + 7) / 8 * 8;  // 16 bytes
@@ -36,7 +35,7 @@ TensorRef Padding::room(int64_t len, int64_t heads) {
 void Padding::copy(const ConstTensorRef& from, const TensorRef& to, int64_t len, int64_t heads) {
   const int64_t count = problem_.batch * len * heads * problem_.dim;
   if (count == 0) return;
-  copy_elements<<<static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads, 0, stream_>>>(
+  copy_elements<<<static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads, 0, scratch_.stream()>>>(
       from, to, len, heads, problem_.dim, count);
   check(cudaGetLastError(), "launch of copy_elements");
 }
@@ -45,7 +44,7 @@ ConstTensorRef Padding::in(const ConstTensorRef& t, int64_t len, int64_t heads) 
   if (why_not(t, problem_.dtype).empty()) return t;
   const TensorRef copied = room(len, heads);
   copy(t, copied, len, heads);
-  return {copied.data, copied.batch_stride, copied.len_stride, copied.head_stride};
+  return copied;
 }
 
 TensorRef Padding::out(const TensorRef& t, int64_t len, int64_t heads) {
@@ -55,8 +54,7 @@ TensorRef Padding::out(const TensorRef& t, int64_t len, int64_t heads) {
 }
 
 void Padding::finish() {
-  for (const Return& r : returns_)
-    copy({r.from.data, r.from.batch_stride, r.from.len_stride, r.from.head_stride}, r.to, r.len, r.heads);
+  for (const Return& r : returns_) copy(r.from, r.to, r.len, r.heads);
 }
 
 }  // namespace longstride::engine::cuda::sm90

@@ -14,7 +14,7 @@ bool takes_pairs(const TensorRef&, int64_t dim);
 
 class Padding {
  public:
-  Padding(const Problem&, Scratch&, cudaStream_t);
+  Padding(const Problem&, Scratch&);
 
   // What the kernels are given: a tensor of [batch, len, heads, dim] itself, or its copy.
   ConstTensorRef in(const ConstTensorRef&, int64_t len, int64_t heads);
@@ -31,7 +31,6 @@ class Padding {
   void copy(const ConstTensorRef& from, const TensorRef& to, int64_t len, int64_t heads);
   const Problem& problem_;
   Scratch& scratch_;
-  cudaStream_t stream_;
   std::vector<Return> returns_;
 };
 

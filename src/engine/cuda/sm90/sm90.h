@@ -27,12 +27,10 @@ constexpr int64_t kMostDim = 256;
 // never taken, and nothing waits for the device, but for gates (gates.h). Tensors whose address or strides are no
 // multiples of 16 bytes, and odd dims, cost one copy of that tensor.
 Capability capability(const Problem&);
-void forward(const Problem&, const DevicePlan&, const Workspace&, Stream);
-// `transposed` is uploaded with one query head an item. dQ is added in no fixed order, unless p.deterministic asks for
-// one: then `forward`, the plan of the forward, is needed too, as for dims over 128, and the products are 8 instead
-// of 5.
-void backward(const Problem&, const Gradients&, const DevicePlan& transposed, const DevicePlan* forward,
-              const Workspace&, Stream);
+void forward(const ForwardProblem&, const DevicePlan&, const Workspace&, Stream);
+// dQ is added in no fixed order, unless p.deterministic asks for one: then the forward plan is needed too, as for dims
+// over 128, and the products are 8 instead of 5.
+void backward(const BackwardProblem&, const BackwardPlans&, const Workspace&, Stream);
 bool backward_wants_forward_plan(const Problem&);
 
 }  // namespace longstride::engine::cuda::sm90

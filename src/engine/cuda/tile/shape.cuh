@@ -1,14 +1,14 @@
-// What every kernel of this folder is built of: tile shapes by dtype and dim, products of two tiles in shared memory,
-// and how rows of a tensor get there.
+// What the kernels of sm80/ and of gates.cu are built of: tile shapes by dtype and dim, products of two tiles in shared
+// memory, and how rows of a tensor get there.
 #pragma once
 
 #include <cute/tensor.hpp>
 #include <type_traits>
 
 #include "engine/cuda/exponential.cuh"
-#include "engine/cuda/sm80/values.h"
+#include "engine/cuda/tile/values.h"
 
-namespace longstride::engine::cuda::sm80 {
+namespace longstride::engine::cuda {
 
 template <class Element>
 struct Atom;
@@ -93,7 +93,7 @@ __device__ __forceinline__ void multiply(const A& a, const B& b, C& c) {
 // Rows position + i * stride, first <= i < end, of one head to rows i of `to`; the other rows below kN and the columns
 // beyond dim become zero, so that nothing that no pair reads enters a product. Followed by arrived().
 template <class Shape, int kN>
-__device__ __forceinline__ void load_rows(const typename Shape::Element* head, const Strided& t, int64_t position,
+__device__ __forceinline__ void load_rows(const typename Shape::Element* head, const Input& t, int64_t position,
                                           int64_t stride, int first, int end, int dim, typename Shape::Element* to) {
   using Element = typename Shape::Element;
   constexpr int kPieces = Shape::kDim / Shape::kPiece;
@@ -130,4 +130,4 @@ __device__ __forceinline__ bool pair(const Block& b, int row, int column, bool t
 
 __device__ __forceinline__ float weight_log2(const Block& b) { return b.weight == 1 ? 0.f : log2f(float(b.weight)); }
 
-}  // namespace longstride::engine::cuda::sm80
+}  // namespace longstride::engine::cuda

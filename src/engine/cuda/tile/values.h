@@ -1,4 +1,4 @@
-// What the kernels of this folder are given.
+// What the kernels that are built of this folder's pieces are given: those of sm80/ and of gates.cu.
 #pragma once
 
 #include <cstdint>
@@ -6,18 +6,16 @@
 #include "engine/cuda/device_plan.h"
 #include "engine/cuda/dropout.h"
 
-namespace longstride::engine::cuda::sm80 {
+namespace longstride::engine::cuda {
 
 // Rows and columns of a tile: four arrays of rows lie in shared memory, 163 KiB of which Ampere gives a block.
 constexpr int tile_rows(int64_t element_bytes, int64_t dim) { return element_bytes == 4 && dim > 128 ? 32 : 64; }
 constexpr int tile_columns(int64_t element_bytes) { return element_bytes == 4 ? 32 : 64; }
 
-// Dims up to which float32 runs on tensor cores (split.cuh).
-constexpr int kMostSplitDim = 128;
-
-// A [batch, len, heads, dim] tensor.
+// A [batch, len, heads, dim] tensor that is read (Data is const void) or written (void).
+template <class Data>
 struct Strided {
-  void* data = nullptr;
+  Data* data = nullptr;
   int64_t batch_stride = 0, len_stride = 0, head_stride = 0;
   bool wide = false;  // rows begin at multiples of 16 bytes and hold whole pieces of 16 bytes
 
@@ -26,6 +24,8 @@ struct Strided {
     return static_cast<Element*>(data) + batch * batch_stride + head * head_stride;
   }
 };
+using Input = Strided<const void>;
+using Output = Strided<void>;
 
 struct Values {
   PlanArrays plan;
@@ -40,14 +40,16 @@ struct Values {
   float scale_log2 = 1;  // forward: of |scale|, for scores that are negated if scale < 0
   float out_scale = 1;
   DropoutValues dropout;
-  Strided q, k, v, out;
+  Input q, k, v;
+  Output out;                    // forward, as lse
   float* lse = nullptr;          // [batch, heads, len_q]
   const float2* rows = nullptr;  // backward: (lse, +inf where nothing is seen; delta) [batch, heads, len_q]
-  Strided d_out, dq, dk, dv;
+  Input d_out;
+  Output dq, dk, dv;
   int64_t partial_rows = 0;           // slots a head
   float* partial_a = nullptr;         // forward: out; else dQ, or dK: [heads of all batch rows][partial_rows][kDim]
   float* partial_b = nullptr;         // dV like dK
   float2* partial_softmax = nullptr;  // forward: (greatest score, sum), one a slot
 };
 
-}  // namespace longstride::engine::cuda::sm80
+}  // namespace longstride::engine::cuda

@@ -1,0 +1,70 @@
+// What a backward of tiles begins with: rows made ready (lse, delta), and P and dS of one block of pairs.
+#pragma once
+
+#include <cmath>
+
+#include "engine/cuda/philox.cuh"
+#include "engine/cuda/tile/shape.cuh"
+
+namespace longstride::engine::cuda {
+
+// (lse, +inf where nothing is seen so that exp(score - lse) = 0; dO . O - d_lse), one warp a row.
+template <class Element>
+__global__ void __launch_bounds__(256) prepare_rows_kernel(const Values p, Input forward_out, const float* lse,
+                                                           const float* d_lse, int64_t count, float2* to) {
+  const int64_t row = int64_t(blockIdx.x) * 8 + threadIdx.x / 32;
+  if (row >= count) return;
+  const int64_t i = row % p.len_q, h = row / p.len_q % p.heads, b = row / p.len_q / p.heads;
+  const Element* out = forward_out.head<const Element>(b, h) + i * forward_out.len_stride;
+  const Element* d_out = p.d_out.head<const Element>(b, h) + i * p.d_out.len_stride;
+  float sum = 0;
+  for (int x = threadIdx.x % 32; x < p.dim; x += 32) sum = fmaf(float(out[x]), float(d_out[x]), sum);
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  if (threadIdx.x % 32) return;
+  to[row] = make_float2(lse[row] == -INFINITY ? INFINITY : lse[row], sum - (d_lse ? d_lse[row] : 0.f));
+}
+
+// P and dS of one block, in place of scores and dP: `info` gives a query's (lse, delta), positions count for dropout.
+// Pairs that are none become 0, whatever stood there.
+template <class Shape, class Scores, class Places, class Info>
+__device__ __forceinline__ void differentiate(const Values& p, const Block& b, const Place& at, int row0, int head,
+                                              bool transposed, const Info& info, const Places& of, Scores& scores,
+                                              Scores& dp) {
+  const float weight = weight_log2(b), gain = p.out_scale * p.dropout.gain;
+  constexpr int kCount = decltype(cute::size(scores))::value;
+  static_assert(kCount <= 32);
+  uint32_t kept = ~0u;
+  if (p.dropout.seed) {
+    const uint64_t seed = static_cast<uint64_t>(*p.dropout.seed);
+#pragma unroll 1
+    for (int i = 0; i < kCount; ++i) {
+      const uint32_t at_row = row0 + int(cute::get<0>(of(i))) * at.stride;
+      const uint32_t at_column = b.column0 + int(cute::get<1>(of(i))) * at.stride;
+      if (philox_word(transposed ? at_column : at_row, transposed ? at_row : at_column,
+                      uint32_t(at.batch * p.heads + head), uint32_t(seed), uint32_t(seed >> 32)) < p.dropout.threshold)
+        kept &= ~(1u << i);
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) dp(i) = kept >> i & 1 ? dp(i) : 0.f;
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int row = cute::get<0>(of(i)), column = cute::get<1>(of(i));
+    const float2 query = info(row, column);
+    const float probability =
+        exp2_unit(exponent_below<std::is_same_v<typename Shape::Element, float>>(scores(i), p.scale, query.x, weight));
+    scores(i) = probability;
+    dp(i) = probability * (dp(i) * gain - query.y);
+  }
+  if (p.dropout.seed) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) scores(i) = kept >> i & 1 ? scores(i) : 0.f;
+  }
+  if (!b.masked) return;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+    if (!pair(b, cute::get<0>(of(i)), cute::get<1>(of(i)), transposed)) scores(i) = dp(i) = 0.f;
+}
+
+}  // namespace longstride::engine::cuda
