@@ -15,7 +15,7 @@ CTEST = $(or $(wildcard .venv/bin/ctest),ctest)
 FIXED_ADDRESSES = $(if $(filter thread,$1),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 SANITIZERS := address thread
 
-.PHONY: help setup configure build program test cuda demo bench wheel install format format-check layers sanitize clean \
+.PHONY: help setup configure build program test cuda demo bench dropout-statistics wheel install format format-check layers sanitize clean \
         $(SANITIZERS:%=sanitize-%)
 
 help: ## this list
@@ -51,6 +51,10 @@ bench: program ## longstride beside dense attention and the group-by-group algor
 	@mkdir -p out/bench
 	build/bin/longstride bench --suite cpu --save out/bench/suite.json
 	build/bin/longstride bench --lens 1k,2k,4k,8k,16k,32k --curve out/bench/curve.svg --save out/bench/curve.json
+
+dropout-statistics: configure ## test how random dropout's draws are; needs dieharder (Debian) and an hour
+	@$(CMAKE) --build build -j $(JOBS) --target dropout_words
+	@tools/dropout_statistics build/bench/dropout_words
 
 wheel: setup ## build the Python wheel into out/wheel and run its tests in an environment of its own; needs a package index
 	@tools/wheel

@@ -69,7 +69,8 @@ class PlainHead {
       // torch keeps lse for the backward and takes the shares from it again.
       for (size_t n = 0; n < keys.size(); ++n) shares[n] = round(weights[n] * std::exp(scores[n] - lse));
       for (size_t n = 0; n < keys.size(); ++n) {
-        const Sum gain = round(out_scale * gains[n] * dot(c_.d_out, query, c_.v, keys[n]));
+        // In float32 as flash attention has it: rounded, its error could cancel that of out in delta, by luck.
+        const Sum gain = out_scale * gains[n] * dot(c_.d_out, query, c_.v, keys[n]);
         const Sum d_score = round(shares[n] * (gain - delta + d_lse));
         const double gain_terms = static_cast<double>(gains[n]) * terms(c_.d_out, query, c_.v, keys[n]);
         const double d_score_terms = static_cast<double>(shares[n]) * std::abs(o_.scale_used()) *

@@ -8,7 +8,7 @@
 #include <limits>
 #include <numbers>
 
-#include "core/philox.h"
+#include "core/dropout.h"
 #include "engine/cpu/backward_scratch.h"
 #include "engine/cpu/checks.h"
 #include "engine/cpu/chunks.h"
@@ -166,7 +166,7 @@ class Backward {
       chunk.ld = kBlock;
       if (dropout_.active()) {
         chunk.drop.dropout = &dropout_;
-        chunk.drop.batch_head = static_cast<uint32_t>(b * p_.heads + query_head);
+        chunk.drop.stream = static_cast<uint32_t>(b * p_.heads + query_head);
         chunk.drop.stride = level.stride;
       }
       for (const Run& run : plan_.runs_of(*at.tile)) {

@@ -38,31 +38,28 @@ HWY_INLINE Vector loose_probability_of(const GradientColumns& g, const Chunk& b,
   return exp2_of(d, hn::MulAdd(hn::LoadU(d, score + c), hn::Set(d, b.scale_log2), shift));
 }
 
-HWY_INLINE Pair plain_pair(const GradientColumns& g, Vector p, const float* d_probability, int c) {
+// kept(x): x of the pairs that dropout keeps, else 0.
+template <class Kept>
+HWY_INLINE Pair plain_pair(const GradientColumns& g, Vector p, const float* d_probability, int c, const Kept& kept) {
   const Floats d;
-  const Vector slope = hn::MulSub(hn::LoadU(d, d_probability + c), hn::Set(d, g.gain), hn::LoadU(d, g.delta + c));
-  return {p, hn::Mul(p, slope)};
+  const Vector dp = kept(hn::LoadU(d, d_probability + c));
+  return {kept(p), hn::Mul(p, hn::MulSub(dp, hn::Set(d, g.gain), hn::LoadU(d, g.delta + c)))};
 }
 
-// Only columns [first, last) are seen; keep (or null) holds 1 for kept pairs.
+// Only columns [first, last) are seen.
+template <class Kept>
 HWY_INLINE Pair masked_pair(const GradientColumns& g, const Chunk& b, const float* score, const float* d_probability,
-                            int c, int first, int last, const float* keep) {
+                            int c, int first, int last, const Kept& kept) {
   const Floats d;
   const Vector column = hn::Iota(d, static_cast<float>(c));
   const auto seen = hn::And(hn::Ge(column, hn::Set(d, static_cast<float>(first))),
                             hn::Lt(column, hn::Set(d, static_cast<float>(last))));
   const Vector p = probability_of(g, b, score, c);
-  Vector dp = hn::Mul(hn::LoadU(d, d_probability + c), hn::Set(d, g.gain));
-  Vector kept = p;
-  if (keep) {
-    const auto stays = hn::Gt(hn::LoadU(d, keep + c), hn::Zero(d));
-    dp = hn::IfThenElseZero(stays, dp);
-    kept = hn::IfThenElseZero(stays, p);
-  }
+  const Vector dp = kept(hn::Mul(hn::LoadU(d, d_probability + c), hn::Set(d, g.gain)));
   // A query whose lse is -inf gives and gets nothing, even where its scores are not numbers.
   const auto live =
       hn::And(seen, hn::Not(hn::Gt(hn::LoadU(d, g.lse + c), hn::Set(d, std::numeric_limits<float>::max()))));
-  return {hn::IfThenElseZero(live, kept), hn::IfThenElseZero(live, hn::Mul(p, hn::Sub(dp, hn::LoadU(d, g.delta + c))))};
+  return {hn::IfThenElseZero(live, kept(p)), hn::IfThenElseZero(live, hn::Mul(p, hn::Sub(dp, hn::LoadU(d, g.delta + c))))};
 }
 
 struct Outputs {
@@ -115,37 +112,49 @@ HWY_INLINE void two_rows(Cell cell, const Chunk& b, int64_t r, const Outputs& o,
   }
 }
 
-void gradient_chunk(Cell cell, const Chunk& b, const float* scores, const float* d_probabilities,
-                    const GradientColumns& g, void* probabilities, void* d_scores, void* d_scores_pairs) {
-  HWY_ALIGN float keep[2][512];
-  const Outputs o{probabilities, d_scores, d_scores_pairs};
+template <class Kept>
+HWY_INLINE void gradient_rows(Cell cell, const Chunk& b, const float* scores, const float* d_probabilities,
+                              const GradientColumns& g, const Outputs& o, const Kept& kept) {
   for (int64_t r = 0; r < b.rows; r += 2) {
     int first[2];
     int last[2];
-    bool plain = !b.drop.dropout;
+    bool plain = true;
     for (int k = 0; k < 2; ++k) {
       const bool live = r + k >= b.row_begin && r + k < b.row_end;
       first[k] = static_cast<int>(std::clamp<int64_t>(r + k + b.begin_diagonal, b.first, b.last));
       last[k] = live ? static_cast<int>(std::clamp<int64_t>(r + k + b.end_diagonal, first[k], b.last)) : first[k];
       plain = plain && first[k] == 0 && last[k] == b.columns;
-      if (b.drop.dropout) draw_row(b.drop, false, r + k, b.columns, keep[k]);
     }
     const float* score = scores + r * b.ld;
     const float* dp = d_probabilities + r * b.ld;
-    if (plain && g.loose) {
+    const auto pairs = [&](const auto& pair) HWY_ATTR {
       two_rows(cell, b, r, o, [&](int k, int c) HWY_ATTR {
-        return plain_pair(g, loose_probability_of(g, b, score + k * b.ld, c), dp + k * b.ld, c);
+        return pair(k, score + k * b.ld, dp + k * b.ld, c, [&](Vector x) HWY_ATTR { return kept(r + k, c, x); });
+      });
+    };
+    if (plain && g.loose) {
+      pairs([&](int, const float* x, const float* dx, int c, const auto& keep) HWY_ATTR {
+        return plain_pair(g, loose_probability_of(g, b, x, c), dx, c, keep);
       });
     } else if (plain) {
-      two_rows(cell, b, r, o, [&](int k, int c) HWY_ATTR {
-        return plain_pair(g, probability_of(g, b, score + k * b.ld, c), dp + k * b.ld, c);
+      pairs([&](int, const float* x, const float* dx, int c, const auto& keep) HWY_ATTR {
+        return plain_pair(g, probability_of(g, b, x, c), dx, c, keep);
       });
     } else {
-      two_rows(cell, b, r, o, [&](int k, int c) HWY_ATTR {
-        return masked_pair(g, b, score + k * b.ld, dp + k * b.ld, c, first[k], last[k],
-                           b.drop.dropout ? keep[k] : nullptr);
+      pairs([&](int k, const float* x, const float* dx, int c, const auto& keep) HWY_ATTR {
+        return masked_pair(g, b, x, dx, c, first[k], last[k], keep);
       });
     }
+  }
+}
+
+void gradient_chunk(Cell cell, const Chunk& b, const float* scores, const float* d_probabilities,
+                    const GradientColumns& g, void* probabilities, void* d_scores, void* d_scores_pairs) {
+  const Outputs o{probabilities, d_scores, d_scores_pairs};
+  if (b.drop.dropout) {
+    gradient_rows(cell, b, scores, d_probabilities, g, o, KeepsDrawn<core::Side::kKey>(b));
+  } else {
+    gradient_rows(cell, b, scores, d_probabilities, g, o, KeepsAll());
   }
 }
 

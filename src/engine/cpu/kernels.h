@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
-#include "core/philox.h"
+#include "core/dropout.h"
 
 namespace longstride::engine::cpu {
 
@@ -46,7 +46,7 @@ void add(const float* from, int64_t count, float* to);
 // column0 + c * stride.
 struct DropoutChunk {
   const core::Dropout* dropout = nullptr;  // null: keep everything
-  uint32_t batch_head = 0;                 // b * heads + h
+  uint32_t stream = 0;                     // b * heads + h
   int64_t row0 = 0;
   int64_t column0 = 0;
   int64_t stride = 1;

@@ -71,70 +71,59 @@ HWY_INLINE hn::Vec<Words> paired(hn::Vec<Words> low, hn::Vec<Words> high) {
   return hn::Or(hn::ShiftRight<16>(low), hn::And(high, hn::Set(du, 0xFFFF0000u)));
 }
 
-#if HWY_TARGET == HWY_SCALAR
-HWY_INLINE hn::Vec<Words> philox(hn::Vec<Words> c0, hn::Vec<Words> c1, hn::Vec<Words> c2, hn::Vec<Words> c3,
-                                 core::PhiloxKey key) {
-  const core::PhiloxCounter counter{hn::GetLane(c0), hn::GetLane(c1), hn::GetLane(c2), hn::GetLane(c3)};
-  return hn::Set(Words(), core::philox4x32_10(counter, key)[0]);
-}
-#else
-// Word 0 of Philox4x32-10 for counters (c0, c1, c2, c3).
-HWY_INLINE hn::Vec<Words> philox(hn::Vec<Words> c0, hn::Vec<Words> c1, hn::Vec<Words> c2, hn::Vec<Words> c3,
-                                 core::PhiloxKey key) {
+// words[n]: of the position first + n * stride, n in [0, count); `count` fills vectors.
+HWY_INLINE void dropout_words(const DropoutChunk& at, core::Side side, int64_t first, int count, uint32_t* words) {
   const Words du;
-  const hn::Repartition<uint64_t, Words> du64;
-  const auto m0 = hn::Set(du, 0xD2511F53u);
-  const auto m1 = hn::Set(du, 0xCD9E8D57u);
-  const auto lower = hn::Set(du64, 0xFFFFFFFFull);
-  const auto both = [&](hn::Vec<Words> x, hn::Vec<Words> m, hn::Vec<Words>& high, hn::Vec<Words>& low) HWY_ATTR {
-    const auto even = hn::MulEven(x, m);
-    const auto odd = hn::MulEven(hn::BitCast(du, hn::ShiftRight<32>(hn::BitCast(du64, x))), m);
-    high = hn::BitCast(du, hn::Or(hn::ShiftRight<32>(even), hn::AndNot(lower, odd)));
-    low = hn::BitCast(du, hn::Or(hn::And(even, lower), hn::ShiftLeft<32>(odd)));
-  };
-  for (int round = 0; round < 10; ++round) {
-    hn::Vec<Words> high0, low0, high1, low1;
-    both(c0, m0, high0, low0);
-    both(c2, m1, high1, low1);
-    c0 = hn::Xor(hn::Xor(high1, c1), hn::Set(du, key[0]));
-    c1 = low1;
-    c2 = hn::Xor(hn::Xor(high0, c3), hn::Set(du, key[1]));
-    c3 = low0;
-    key[0] += 0x9E3779B9u;
-    key[1] += 0xBB67AE85u;
+  const int64_t last = first + (count - 1) * at.stride;
+  if (first >> 32 != last >> 32) {
+    for (int n = 0; n < count; ++n) words[n] = at.dropout->word(at.stream, side, first + n * at.stride);
+    return;
   }
-  return c0;
+  const auto salt = hn::Set(du, at.dropout->salt(at.stream, side, first));
+  for (int n = 0; n < count; n += static_cast<int>(hn::Lanes(du))) {
+    const auto step = hn::Set(du, static_cast<uint32_t>(at.stride));
+    auto x = hn::Add(hn::Mul(hn::Iota(du, n), step), hn::Set(du, static_cast<uint32_t>(first)));
+    x = hn::Xor(x, salt);
+    x = hn::Mul(hn::Xor(x, hn::ShiftRight<16>(x)), hn::Set(du, 0x7FEB352Du));
+    x = hn::Mul(hn::Xor(x, hn::ShiftRight<15>(x)), hn::Set(du, 0x846CA68Bu));
+    hn::StoreU(hn::Xor(x, hn::ShiftRight<16>(x)), du, words + n);
+  }
 }
-#endif
 
-// keep[c] = 1 or 0 for columns [0, columns) of a chunk. rows_are_queries: the row gives q, the columns k; else the
-// other way round.
-HWY_INLINE void draw_row(const DropoutChunk& at, bool rows_are_queries, int64_t row, int columns, float* keep) {
-  const Floats d;
-  const Words du;
-  const int lanes = static_cast<int>(hn::Lanes(d));
-  const uint64_t fixed = static_cast<uint64_t>(at.row0 + row * at.stride);
-  HWY_ALIGN uint32_t low[kLanes];
-  HWY_ALIGN uint32_t high[kLanes];
-  for (int c = 0; c < columns; c += lanes) {
-    for (int i = 0; i < lanes; ++i) {
-      const uint64_t moving = static_cast<uint64_t>(at.column0 + (c + i) * at.stride);
-      low[i] = static_cast<uint32_t>(moving);
-      high[i] = rows_are_queries ? static_cast<uint32_t>(((fixed >> 32) << 16) | (moving >> 32))
-                                 : static_cast<uint32_t>(((moving >> 32) << 16) | (fixed >> 32));
-    }
-    const auto constant = hn::Set(du, static_cast<uint32_t>(fixed));
-    const auto varying = hn::Load(du, low);
-    const auto word = philox(rows_are_queries ? constant : varying, rows_are_queries ? varying : constant,
-                             hn::Load(du, high), hn::Set(du, at.batch_head), at.dropout->key());
-    // Unsigned compare through the sign bit.
-    const hn::RebindToSigned<Words> di;
-    const auto flip = hn::Set(du, 0x80000000u);
-    const auto dropped = hn::Lt(hn::BitCast(di, hn::Xor(word, flip)),
-                                hn::BitCast(di, hn::Set(du, at.dropout->threshold() ^ 0x80000000u)));
-    hn::StoreU(hn::IfThenZeroElse(hn::RebindMask(d, dropped), hn::Set(d, 1.0f)), d, keep + c);
+// The most rows or columns of a chunk.
+constexpr int kMostWords = 512;
+
+// The draws of a chunk: kept(row, c, x) gives x where the pairs of the row and columns from c on are kept, else 0.
+struct KeepsAll {
+  HWY_INLINE Vector operator()(int64_t, int, Vector x) const { return x; }
+};
+template <core::Side kRows>
+class KeepsDrawn {
+ public:
+  explicit KeepsDrawn(const Chunk& b)
+      : limit_(hn::Set(hn::RebindToSigned<Words>(), static_cast<int32_t>(b.drop.dropout->threshold() ^ kSign))) {
+    constexpr core::Side kColumns = kRows == core::Side::kQuery ? core::Side::kKey : core::Side::kQuery;
+    dropout_words(b.drop, kRows, b.drop.row0, (b.rows + kLanes - 1) / kLanes * kLanes, rows_);
+    dropout_words(b.drop, kColumns, b.drop.column0, b.columns, columns_);
   }
-}
+
+  HWY_INLINE Vector operator()(int64_t row, int c, Vector x) const {
+    const Words du;
+    const auto of_row = hn::Set(du, rows_[row]), of_columns = hn::Load(du, columns_ + c);
+    auto word = hn::Mul(hn::Xor(of_row, of_columns), hn::Set(du, 0x9E3779B1u));
+    word = hn::Xor(word, hn::ShiftRight<15>(word));
+    word = hn::Mul(hn::Add(word, kRows == core::Side::kQuery ? of_row : of_columns), hn::Set(du, 0x85EBCA6Bu));
+    // An unsigned comparison, through the sign bit.
+    const auto dropped = hn::Lt(hn::BitCast(hn::RebindToSigned<Words>(), hn::Xor(word, hn::Set(du, kSign))), limit_);
+    return hn::IfThenZeroElse(hn::RebindMask(Floats(), dropped), x);
+  }
+
+ private:
+  static constexpr uint32_t kSign = 0x80000000u;
+  HWY_ALIGN uint32_t rows_[kMostWords];
+  HWY_ALIGN uint32_t columns_[kMostWords];
+  hn::Vec<hn::RebindToSigned<Words>> limit_;
+};
 
 }  // namespace longstride::engine::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -80,9 +80,9 @@ HWY_INLINE Vector before(int last, int c, Vector x, Vector instead) {
 HWY_INLINE bool is_loose(const Chunk& b, float base) { return std::abs(base) <= b.loose; }
 
 // The probabilities of a row that sees columns [0, last), last > 0: masks in the one group that `last` cuts.
-template <class Exponents>
+template <class Exponents, class Kept>
 HWY_INLINE void plain_probabilities(Cell cell, const Exponents& exponent, int64_t r, int last, const float* row,
-                                    void* to, const SoftmaxRows& s) {
+                                    void* to, const SoftmaxRows& s, const Kept& kept) {
   const Floats d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   const int whole = last / kGroup * kGroup;
@@ -92,7 +92,7 @@ HWY_INLINE void plain_probabilities(Cell cell, const Exponents& exponent, int64_
       const Vector low = seen(c + i, exp2_of(d, exponent(hn::LoadU(d, row + c + i))));
       const Vector high = seen(c + kLanes + i, exp2_of(d, exponent(hn::LoadU(d, row + c + kLanes + i))));
       sum = hn::Add(sum, hn::Add(low, high));
-      store_group(cell, low, high, c, i, to);
+      store_group(cell, kept(r, c + i, low), kept(r, c + kLanes + i, high), c, i, to);
     };
     for (int c = 0; c < whole; c += kGroup) group(c, [](int, Vector x) HWY_ATTR { return x; });
     if (whole < last) group(whole, [&](int c, Vector x) HWY_ATTR { return before(last, c, x, hn::Zero(d)); });
@@ -100,8 +100,9 @@ HWY_INLINE void plain_probabilities(Cell cell, const Exponents& exponent, int64_
   }
 }
 
+template <class Kept>
 HWY_INLINE void plain_row(Cell cell, const Chunk& b, int64_t r, int last, const float* row, void* to,
-                          const SoftmaxRows& s) {
+                          const SoftmaxRows& s, const Kept& kept) {
   const Floats d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   const int whole = last / kGroup * kGroup;
@@ -117,17 +118,18 @@ HWY_INLINE void plain_row(Cell cell, const Chunk& b, int64_t r, int last, const 
   for (int c = whole; c < last; c += lanes) top0 = hn::Max(top0, before(last, c, hn::LoadU(d, row + c), nothing));
   const float base = settle_max(hn::GetLane(hn::MaxOfLanes(d, hn::Max(top0, top1))), b, r, s);
   if (is_loose(b, base)) {
-    plain_probabilities(cell, LooseExponent(b, base), r, last, row, to, s);
+    plain_probabilities(cell, LooseExponent(b, base), r, last, row, to, s, kept);
   } else {
-    plain_probabilities(cell, Exponent(b, base), r, last, row, to, s);
+    plain_probabilities(cell, Exponent(b, base), r, last, row, to, s, kept);
   }
   const int written = (last + kGroup - 1) / kGroup * kGroup;
   std::fill_n(static_cast<char*>(to) + written * cell_bytes(cell), (b.columns - written) * cell_bytes(cell), char{0});
 }
 
-// A row that sees columns [first, last) only, or with dropout.
+// A row that sees columns [first, last) only.
+template <class Kept>
 HWY_INLINE void masked_row(Cell cell, const Chunk& b, int64_t r, int first, int last, const float* row, void* to,
-                           const SoftmaxRows& s, float* keep) {
+                           const SoftmaxRows& s, const Kept& kept) {
   const Floats d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   const Vector from = hn::Set(d, static_cast<float>(first));
@@ -142,42 +144,46 @@ HWY_INLINE void masked_row(Cell cell, const Chunk& b, int64_t r, int first, int 
     top = hn::Max(top, hn::IfThenElse(seen(c), hn::LoadU(d, row + c), nothing));
   }
   const float base = settle_max(hn::GetLane(hn::MaxOfLanes(d, top)), b, r, s);
-  const bool loose = is_loose(b, base);  // as without dropout, so that lse is the same
+  const bool loose = is_loose(b, base);
   const Exponent exact(b, base);
   const LooseExponent short_cut(b, base);
   const auto exponent = [&](Vector score) HWY_ATTR { return loose ? short_cut(score) : exact(score); };
-  if (b.drop.dropout) draw_row(b.drop, true, r, b.columns, keep);
   for (int i = 0; i < kLanes; i += lanes) {
     Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
     for (int c = 0; c < b.columns; c += kGroup) {
       const int c0 = c + i;
       const int c1 = c + kLanes + i;
-      Vector low = hn::IfThenElseZero(seen(c0), exp2_of(d, exponent(hn::LoadU(d, row + c0))));
-      Vector high = hn::IfThenElseZero(seen(c1), exp2_of(d, exponent(hn::LoadU(d, row + c1))));
+      const Vector low = hn::IfThenElseZero(seen(c0), exp2_of(d, exponent(hn::LoadU(d, row + c0))));
+      const Vector high = hn::IfThenElseZero(seen(c1), exp2_of(d, exponent(hn::LoadU(d, row + c1))));
       sum = hn::Add(sum, hn::Add(low, high));
-      if (b.drop.dropout) {
-        low = hn::IfThenElseZero(hn::Gt(hn::LoadU(d, keep + c0), hn::Zero(d)), low);
-        high = hn::IfThenElseZero(hn::Gt(hn::LoadU(d, keep + c1), hn::Zero(d)), high);
-      }
-      store_group(cell, low, high, c, i, to);
+      store_group(cell, kept(r, c0, low), kept(r, c1, high), c, i, to);
     }
     hn::StoreU(sum, d, s.sum + r * kLanes + i);
   }
 }
 
-void softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s) {
-  HWY_ALIGN float keep[512];
+template <class Kept>
+HWY_INLINE void softmax_rows(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s,
+                             const Kept& kept) {
   for (int64_t r = 0; r < b.rows; ++r) {
     void* to = static_cast<char*>(probabilities) + r * b.ld * cell_bytes(cell);
     const int first = static_cast<int>(std::clamp<int64_t>(r + b.begin_diagonal, b.first, b.last));
     const int last = static_cast<int>(std::clamp<int64_t>(r + b.end_diagonal, b.first, b.last));
     if (r < b.row_begin || r >= b.row_end || last <= first) {
       std::fill_n(static_cast<char*>(to), b.columns * cell_bytes(cell), char{0});
-    } else if (first == 0 && !b.drop.dropout) {
-      plain_row(cell, b, r, last, scores + r * b.ld, to, s);
+    } else if (first == 0) {
+      plain_row(cell, b, r, last, scores + r * b.ld, to, s, kept);
     } else {
-      masked_row(cell, b, r, first, last, scores + r * b.ld, to, s, keep);
+      masked_row(cell, b, r, first, last, scores + r * b.ld, to, s, kept);
     }
+  }
+}
+
+void softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s) {
+  if (b.drop.dropout) {
+    softmax_rows(cell, b, scores, probabilities, s, KeepsDrawn<core::Side::kQuery>(b));
+  } else {
+    softmax_rows(cell, b, scores, probabilities, s, KeepsAll());
   }
 }
 

@@ -11,7 +11,7 @@ namespace longstride::engine::cuda {
 struct NoDropout {
   static constexpr bool kDrops = false;
 };
-struct PhiloxDropout {
+struct WithDropout {
   static constexpr bool kDrops = true;
 };
 

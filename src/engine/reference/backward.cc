@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "core/philox.h"
+#include "core/dropout.h"
 #include "engine/gates.h"
 #include "engine/reference/elements.h"
 #include "engine/reference/heads.h"

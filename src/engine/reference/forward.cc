@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/philox.h"
+#include "core/dropout.h"
 #include "engine/reference/elements.h"
 #include "engine/reference/heads.h"
 #include "engine/reference/reference.h"

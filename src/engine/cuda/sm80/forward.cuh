@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "engine/cuda/philox.cuh"
+#include "engine/cuda/tile/dropout.cuh"
 #include "engine/cuda/tile/shape.cuh"
 
 namespace longstride::engine::cuda::sm80 {
@@ -42,16 +42,14 @@ __device__ __forceinline__ void softmax_step(const Values& p, const Block& b, co
   for (int step = kLanes / 2; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
   const float before = s.most[row], weight = weight_log2(b);
   most = fmaxf(most, before);
-  const uint64_t seed = p.dropout.seed ? static_cast<uint64_t>(*p.dropout.seed) : 0;
-  const uint32_t stream = uint32_t(at.batch * p.heads + at.kv_head * p.group + at.member);
+  DropoutSalts salts = {};
+  if (p.dropout.seed)
+    salts = dropout_salts(p.dropout, uint32_t(at.batch * p.heads + at.kv_head * p.group + at.member));
   float sum = 0;
   for (int i = lane; i < Shape::kColumns; i += kLanes) {
     float x = exp_below(p, scores[i], most, weight);
     sum += x;
-    if (p.dropout.seed && x != 0.f &&
-        philox_word(row0 + row * at.stride, b.column0 + i * at.stride, stream, uint32_t(seed), uint32_t(seed >> 32)) <
-            p.dropout.threshold)
-      x = 0;
+    if (p.dropout.seed && is_dropped(p.dropout, salts, row0 + row * at.stride, b.column0 + i * at.stride)) x = 0;
     s.probabilities[row * Shape::kScorePitch + i] = typename Shape::Element(x);
   }
 #pragma unroll

@@ -66,15 +66,13 @@ __device__ __forceinline__ void softmax_step_rows(const Values& p, const Block& 
     state.sum[half] = fmaf(state.sum[half], factor[half], sum[half]);
   }
   if (!p.dropout.seed) return;
-  const uint64_t seed = static_cast<uint64_t>(*p.dropout.seed);
-  const uint32_t stream = uint32_t(at.batch * p.heads + query_head(p, at));
+  const DropoutSalts salts = dropout_salts(p.dropout, uint32_t(at.batch * p.heads + query_head(p, at)));
   uint32_t kept = 0;
 #pragma unroll 1
   for (int i = 0; i < kCount; ++i) {
     const int row = first_row(at, its) + int(cute::get<0>(of(i))) * at.stride;
     const int column = b.column0 + int(cute::get<1>(of(i))) * at.stride;
-    kept |= uint32_t(philox_word(row, column, stream, uint32_t(seed), uint32_t(seed >> 32)) >= p.dropout.threshold)
-            << i;
+    kept |= uint32_t(!is_dropped(p.dropout, salts, row, column)) << i;
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i)

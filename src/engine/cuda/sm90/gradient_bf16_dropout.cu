@@ -1,10 +1,10 @@
-// Instances of the one-gradient kernels: BFloat16, PhiloxDropout.
+// Instances of the one-gradient kernels: BFloat16, WithDropout.
 #include "engine/cuda/sm90/gradient_launch.cuh"
 
 namespace longstride::engine::cuda::sm90 {
 
-template void launch_gradients<BFloat16, 64, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
-template void launch_gradients<BFloat16, 128, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
-template void launch_gradients<BFloat16, 256, PhiloxDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<BFloat16, 64, WithDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<BFloat16, 128, WithDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<BFloat16, 256, WithDropout>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "engine/cuda/philox.cuh"
+#include "engine/cuda/tile/dropout.cuh"
 #include "engine/cuda/tile/shape.cuh"
 
 namespace longstride::engine::cuda {
@@ -36,13 +36,12 @@ __device__ __forceinline__ void differentiate(const Values& p, const Block& b, c
   static_assert(kCount <= 32);
   uint32_t kept = ~0u;
   if (p.dropout.seed) {
-    const uint64_t seed = static_cast<uint64_t>(*p.dropout.seed);
+    const DropoutSalts salts = dropout_salts(p.dropout, uint32_t(at.batch * p.heads + head));
 #pragma unroll 1
     for (int i = 0; i < kCount; ++i) {
       const uint32_t at_row = row0 + int(cute::get<0>(of(i))) * at.stride;
       const uint32_t at_column = b.column0 + int(cute::get<1>(of(i))) * at.stride;
-      if (philox_word(transposed ? at_column : at_row, transposed ? at_row : at_column,
-                      uint32_t(at.batch * p.heads + head), uint32_t(seed), uint32_t(seed >> 32)) < p.dropout.threshold)
+      if (is_dropped(p.dropout, salts, transposed ? at_column : at_row, transposed ? at_row : at_column))
         kept &= ~(1u << i);
     }
 #pragma unroll
