@@ -18,11 +18,6 @@ void check_without_seed(const Settings& settings) {
            "draw one with draw_dropout_seed(device), or torch.randint(2**63 - 1, (), dtype=torch.int64)");
 }
 
-void check_without_dropout(const Settings& settings, const char* of_what) {
-  if (settings.dropout_p != 0)
-    refuse("dropout_p", fmt::format("must be 0 for {}", of_what), fmt::format("{}", settings.dropout_p));
-}
-
 void check_heads(std::optional<int64_t> kv_heads, const Pattern& pattern) {
   if (!kv_heads) return;
   const auto groups = static_cast<int64_t>(pattern.groups().size());

@@ -24,6 +24,16 @@ bool has_gates(const CallOf<Tensor, Size>& call) {
   return given(call.gates);
 }
 
+// Of a call's q, k and v, looked at once.
+template <class Size>
+struct Views {
+  ArrayView<Size> q, k, v;
+};
+template <class Tensor>
+auto views_of(const Tensor& q, const Tensor& k, const Tensor& v) {
+  return Views<typename Access<Tensor>::Size>{Access<Tensor>::view(q), Access<Tensor>::view(k), Access<Tensor>::view(v)};
+}
+
 namespace checks {
 
 using core::refuse;
@@ -49,16 +59,15 @@ std::string dtype_and_shape(const ArrayView<Size>& t) {
 // What needs no tensor: checks.cc.
 void check_settings(const Settings&);
 void check_without_seed(const Settings&);
-void check_without_dropout(const Settings&, const char* of_what);
 void check_heads(std::optional<int64_t> kv_heads, const Pattern&);  // heads that are a symbol are left to the run
 void check_one_list(const Pattern&);
 
 // check(name, view) of every tensor of a call.
 template <class Tensor, class Size, class Check>
-void each_tensor(const Tensor& q, const Tensor& k, const Tensor& v, const CallOf<Tensor, Size>& call, Check check) {
-  check("q", Access<Tensor>::view(q));
-  check("k", Access<Tensor>::view(k));
-  check("v", Access<Tensor>::view(v));
+void each_tensor(const Views<Size>& of, const CallOf<Tensor, Size>& call, Check check) {
+  check("q", of.q);
+  check("k", of.k);
+  check("v", of.v);
   CallOf<Tensor, Size>::fields(call, [&]<class Field>(const char* name, const char*, const Field& field) {
     if constexpr (std::is_same_v<Field, std::optional<Tensor>>) {
       if (given(field)) check(name, Access<Tensor>::view(*field));
@@ -88,7 +97,8 @@ void check_dim_contiguous(const char* name, const ArrayView<Size>& t) {
 }
 
 template <class Size>
-void check_tensors(const ArrayView<Size>& q, const ArrayView<Size>& k, const ArrayView<Size>& v) {
+void check_tensors(const Views<Size>& of) {
+  const ArrayView<Size>&q = of.q, &k = of.k, &v = of.v;
   using Named = std::pair<const char*, const ArrayView<Size>*>;
   for (const auto& [name, t] : {Named{"q", &q}, Named{"k", &k}, Named{"v", &v}})
     if (t->dim() != 4) refuse(name, "must have the 4 dimensions [batch, len, heads, dim]", shape(*t));
@@ -192,25 +202,24 @@ void check_like(const char* name, const ArrayView<Size>& t, const ArrayView<Size
 
 // Checks everything that does not need the numbers of the lengths, and gives the pattern. Throws Error.
 template <class Tensor, class Size>
-std::shared_ptr<const Pattern> check_forward(const Tensor& q, const Tensor& k, const Tensor& v,
-                                             const CallOf<Tensor, Size>& call) {
-  checks::each_tensor(q, k, v, call, [](const char* name, const auto& t) { check_handed_in(name, t); });
+std::shared_ptr<const Pattern> check_forward(const Views<Size>& of, const CallOf<Tensor, Size>& call) {
+  checks::each_tensor(of, call, [](const char* name, const auto& t) { check_handed_in(name, t); });
   std::shared_ptr<const Pattern> pattern = checks::pattern_of_call(call);
-  const ArrayView<Size> of_q = Access<Tensor>::view(q), of_k = Access<Tensor>::view(k);
-  checks::check_tensors(of_q, of_k, Access<Tensor>::view(v));
-  checks::check_lengths(of_q, of_k, call);
+  checks::check_tensors(of);
+  checks::check_lengths(of.q, of.k, call);
   checks::check_settings(call);
-  checks::check_dropout_seed(of_q, call);
-  checks::check_heads(Compare<Size>::number(of_k.sizes[2]), *pattern);
-  checks::check_gates(of_q, *pattern, call);
+  checks::check_dropout_seed(of.q, call);
+  checks::check_heads(Compare<Size>::number(of.k.sizes[2]), *pattern);
+  checks::check_gates(of.q, *pattern, call);
   return pattern;
 }
 
 // The same, and what came out of the forward.
 template <class Tensor, class Size>
-std::shared_ptr<const Pattern> check_backward(const BackwardInputsOf<Tensor>& in, const CallOf<Tensor, Size>& call) {
-  std::shared_ptr<const Pattern> pattern = check_forward(in.q, in.k, in.v, call);
-  const ArrayView<Size> q = Access<Tensor>::view(in.q);
+std::shared_ptr<const Pattern> check_backward(const Views<Size>& of, const BackwardInputsOf<Tensor>& in,
+                                              const CallOf<Tensor, Size>& call) {
+  std::shared_ptr<const Pattern> pattern = check_forward(of, call);
+  const ArrayView<Size>& q = of.q;
   const auto view = [](const Tensor& t) { return Access<Tensor>::view(t); };
   constexpr std::array<size_t, 4> kOut = {0, 1, 2, 3};
   constexpr std::array<size_t, 3> kLse = {0, 2, 1};
@@ -223,26 +232,25 @@ std::shared_ptr<const Pattern> check_backward(const BackwardInputsOf<Tensor>& in
 
 // Whether the sizes, cu_seqlens and lengths of a call have numbers.
 template <class Tensor, class Size>
-bool has_numbers(const Tensor& q, const Tensor& k, const CallOf<Tensor, Size>& call) {
+bool has_numbers(const Views<Size>& of, const CallOf<Tensor, Size>& call) {
   const auto known = [](const Size& size) { return Compare<Size>::number(size).has_value(); };
-  const auto all = [&](const Tensor& t) { return std::ranges::all_of(Access<Tensor>::view(t).sizes, known); };
+  const auto all = [&](const ArrayView<Size>& t) { return std::ranges::all_of(t.sizes, known); };
   const auto there = [](const std::optional<Tensor>& t) { return !given(t) || Access<Tensor>::view(*t).has_data; };
-  return all(q) && all(k) && (!call.query_start || known(*call.query_start)) && there(call.cu_seqlens) &&
+  return all(of.q) && all(of.k) && (!call.query_start || known(*call.query_start)) && there(call.cu_seqlens) &&
          there(call.lengths);
 }
 
 // The lengths of a checked call that has numbers, validated: on the host they are read where they are, from a device
 // they are copied, which waits for it.
 template <class Tensor, class Size>
-Extent extent_of(const Tensor& q, const Tensor& k, const CallOf<Tensor, Size>& call) {
-  const ArrayView<Size> of_q = Access<Tensor>::view(q), of_k = Access<Tensor>::view(k);
+Extent extent_of(const Views<Size>& of, const CallOf<Tensor, Size>& call) {
   const auto number = [](const Size& size) { return Compare<Size>::number(size).value(); };
   Extent extent;
-  extent.batch = number(of_q.sizes[0]);
-  extent.heads = number(of_q.sizes[2]);
-  extent.kv_heads = number(of_k.sizes[2]);
-  extent.len_q = number(of_q.sizes[1]);
-  extent.len_k = number(of_k.sizes[1]);
+  extent.batch = number(of.q.sizes[0]);
+  extent.heads = number(of.q.sizes[2]);
+  extent.kv_heads = number(of.k.sizes[2]);
+  extent.len_q = number(of.q.sizes[1]);
+  extent.len_k = number(of.k.sizes[1]);
   if (call.query_start) extent.query_start = number(*call.query_start);
   if (given(call.cu_seqlens)) extent.cu_seqlens = Access<Tensor>::numbers(*call.cu_seqlens);
   if (given(call.lengths)) extent.lengths = Access<Tensor>::numbers(*call.lengths);

@@ -74,9 +74,10 @@ engine::Problem problem_of(core::DType dtype, int64_t dim, const Settings& setti
 }
 
 Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  const std::shared_ptr<const Pattern> pattern = check_forward(q, k, v, call);
-  const Extent extent = extent_of(q, k, call);
-  const ArrayView<int64_t> of_q = Access<Tensor>::view(q);
+  const Views of = views_of(q, k, v);
+  const ArrayView<int64_t>& of_q = of.q;
+  const std::shared_ptr<const Pattern> pattern = check_forward(of, call);
+  const Extent extent = extent_of(of, call);
   engine::ForwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
   const Engine& engine = choose_engine(of_q.place, problem);
@@ -100,9 +101,10 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
 }
 
 InputGrads backward_device(const BackwardInputs& in, const Call& call) {
-  const std::shared_ptr<const Pattern> pattern = check_backward(in, call);
-  const Extent extent = extent_of(in.q, in.k, call);
-  const ArrayView<int64_t> of_q = Access<Tensor>::view(in.q), of_k = Access<Tensor>::view(in.k);
+  const Views of = views_of(in.q, in.k, in.v);
+  const ArrayView<int64_t>&of_q = of.q, &of_k = of.k;
+  const std::shared_ptr<const Pattern> pattern = check_backward(of, in, call);
+  const Extent extent = extent_of(of, call);
   engine::BackwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
   const Engine& engine = choose_engine(of_q.place, problem);

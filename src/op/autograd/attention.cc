@@ -18,7 +18,7 @@ namespace {
 
 AttentionResult run(const Tensor& q, const Tensor& k, const Tensor& v, const op::autograd::Call& call) {
   // The dispatcher reads the tensors' keys before any kernel can check them.
-  if (!q.defined() || !k.defined() || !v.defined()) op::check_forward(q, k, v, call);
+  if (!q.defined() || !k.defined() || !v.defined()) op::check_forward(op::views_of(q, k, v), call);
   auto [out, lse] = op::autograd::dispatch_forward(q, k, v, call);
   return {out, lse};
 }
@@ -47,8 +47,9 @@ Tensor draw_dropout_seed(at::Device device) {
 AttentionReport describe_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Pattern& pattern,
                                    const AttentionOptions& options) {
   const op::autograd::Call call = op::autograd::make_call(pattern, options);
-  op::check_forward(q, k, v, call);
-  const Extent extent = op::extent_of(q, k, call);
+  const op::Views of = op::views_of(q, k, v);
+  op::check_forward(of, call);
+  const Extent extent = op::extent_of(of, call);
   const engine::Problem problem = op::problem_of(op::dtype_of(q.scalar_type()), q.size(3), call, pattern, extent);
   const c10::DeviceGuard on_device(q.device());
   const op::Engine& engine = op::choose_engine(op::place_of(q.device()), problem);

@@ -110,7 +110,7 @@ struct Gradient : torch::autograd::Function<Gradient> {
 
 // Autograd wants to know sizes before it records a call, which only an array has.
 void check_all_dense(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  checks::each_tensor(q, k, v, call, [](const char* name, const auto& t) { check_dense(name, t); });
+  checks::each_tensor(views_of(q, k, v), call, [](const char* name, const auto& t) { check_dense(name, t); });
 }
 
 void check_all_dense(const BackwardInputs& in, const Call& call) {

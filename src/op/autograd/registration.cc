@@ -67,12 +67,12 @@ InputGrads dispatch_backward(const BackwardInputs& in, const Call& call) {
 }
 
 Outputs forward_refused(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
-  check_forward(q, k, v, call);
+  check_forward(views_of(q, k, v), call);
   not_refused();
 }
 
 InputGrads backward_refused(const BackwardInputs& in, const Call& call) {
-  check_backward(in, call);
+  check_backward(views_of(in.q, in.k, in.v), in, call);
   not_refused();
 }
 

@@ -22,10 +22,13 @@ using at::Tensor;
 constexpr int64_t kMostWeights = int64_t{1} << 26;
 
 void check_options(const Pattern& pattern, const AttentionOptions& options, const op::Settings& settings) {
-  op::checks::check_without_dropout(settings, "weights");
-  if (options.gates) core::refuse("gates", "must be unset for weights", "gates");
+  if (settings.dropout_p != 0)
+    core::refuse("dropout_p", "must be 0 for weights", fmt::format("{}", settings.dropout_p),
+                 "leave it out: weights are those that dropout has not touched");
+  if (options.gates) core::refuse("gates", "must be unset for weights", "gates", "leave them out: they are all 1");
   if (pattern.options().padding == Padding::kZeroKeys && !pattern.causal())
-    core::refuse("padding", "must be 'masked' for weights: phantom keys have no column", "'zero_keys'");
+    core::refuse("padding", "must be 'masked' for weights: phantom keys have no column", "'zero_keys'",
+                 "take the same pattern with padding 'masked'");
 }
 
 // m of one class, [len_q, len_k], added up pair by pair.
@@ -44,9 +47,10 @@ Tensor for_query_heads(const Tensor& k, int64_t heads) { return k.repeat_interle
 
 Tensor attention_weights(const Tensor& q, const Tensor& k, const Pattern& pattern, const AttentionOptions& options) {
   const op::autograd::Call call = op::autograd::make_call(pattern, options);
-  op::check_forward(q, k, k, call);
+  const op::Views of = op::views_of(q, k, k);
+  op::check_forward(of, call);
   check_options(pattern, options, call);
-  const Extent e = op::extent_of(q, k, call);
+  const Extent e = op::extent_of(of, call);
   if (e.batch * e.heads * e.len_q * e.len_k > kMostWeights)
     core::refuse("len", fmt::format("must give at most {} weights", kMostWeights),
                  fmt::format("{} x {} x {} x {}", e.batch, e.heads, e.len_q, e.len_k),
@@ -87,8 +91,9 @@ BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pat
                  "call it document by document");
   const op::autograd::Call call = op::autograd::make_call(pattern, options);
   check_options(pattern, options, call);
-  op::check_forward(q, k, k, call);
-  const Extent e = op::extent_of(q, k, call);
+  const op::Views of = op::views_of(q, k, k);
+  op::check_forward(of, call);
+  const Extent e = op::extent_of(of, call);
   const BlockPattern& block = pattern.blocks().front();
   const int64_t size = block.block_size(), nb = (e.len_k + size - 1) / size;
   std::vector<int64_t> flat;
