@@ -12,8 +12,8 @@
 
 namespace {
 
-using longstride::core::dropout_draw;
 using longstride::core::Dropout;
+using longstride::core::dropout_draw;
 using longstride::core::Side;
 
 constexpr int64_t kSeed = 42;

@@ -23,8 +23,8 @@ inline std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter, st
   return counter;
 }
 
-// The word of one position, of a query (side 0) or a key (side 1): Philox gives a salt for the head and the upper half of
-// the position, and the lower half is scrambled with it.
+// The word of one position, of a query (side 0) or a key (side 1): Philox gives a salt for the head and the upper half
+// of the position, and the lower half is scrambled with it.
 inline uint32_t position_word(uint64_t seed, uint32_t head, uint32_t side, uint64_t position) {
   const std::array<uint32_t, 2> key = {static_cast<uint32_t>(seed % 4294967296u), static_cast<uint32_t>(seed >> 32)};
   const uint32_t salt = philox4x32_10({static_cast<uint32_t>(position >> 32), side, 0, head}, key)[0];

@@ -20,8 +20,8 @@ struct Extent;
 
 enum class Direction { kForward, kTransposed };
 
-// Column i of class c stands at column0 + c * class_step + i * L, 0 <= i < columns, 0 <= c < classes. Row j (of the
-// rows [row_begin, row_end) that the run serves) and column i of any class are a pair iff
+// Column i of residue c stands at column0 + c * residue_step + i * L, 0 <= i < columns, 0 <= c < residues. Row j (of
+// the rows [row_begin, row_end) that the run serves) and column i of any residue are a pair iff
 //   forward:    j + low <= i < j + diagonal     (diagonal = kEverything: no bound)
 //   transposed: j + diagonal <= i <= j - low    (diagonal = -kEverything: no bound)
 // and every pair counts `weight` times. So `diagonal` keeps keys from queries that stand before them, and `low`, in
@@ -29,9 +29,9 @@ enum class Direction { kForward, kTransposed };
 struct Run {
   static constexpr int64_t kEverything = std::numeric_limits<int64_t>::max() / 4;
   int64_t column0 = 0;
-  int64_t columns = 0;     // per class
-  int32_t class_step = 0;  // in tokens; 0 < class_step < L if classes > 1, which only levels of L <= 64 have
-  int16_t classes = 1;
+  int64_t columns = 0;       // per residue
+  int32_t residue_step = 0;  // in tokens; 0 < residue_step < L if residues > 1, which only levels of L <= 64 have
+  int16_t residues = 1;
   int16_t buffer = 0;  // 0: the local tensor; n: rows received in exchange n (context parallelism)
   int64_t diagonal = kEverything;
   int64_t low = -kEverything;
@@ -119,16 +119,16 @@ struct PlanClass {
 // What the cost model is told of an engine, and the tile shapes that it gets.
 struct Geometry {
   int32_t tile_rows = 128;     // most rows of a tile; <= 32767
-  int32_t column_block = 128;  // columns of a run are computed in blocks of this many per class; blocks in which no row
-                               // of the tile sees a column are skipped
-  int32_t row_quantum = 16;    // a tile of n rows costs as much as one of n rounded up to this
+  int32_t column_block = 128;  // columns of a run are computed in blocks of this many per residue; blocks in which no
+                               // row of the tile sees a column are skipped
+  int32_t row_quantum = 16;         // a tile of n rows costs as much as one of n rounded up to this
   int32_t run_row_quantum = 32767;  // a run costs the rows that it serves, out to multiples of this; more than
                                     // tile_rows: all rows of the tile
   int32_t diagonal_rows = 32767;    // forward: where the diagonal crosses a run, so many rows are multiplied at a time,
                                     // each with the blocks that they see; more than tile_rows: all rows at once
   double merge_columns = 64;        // price of one row of a partial level: as much as this many columns
   double run_columns =
-      8;  // fixed price of one (run, class, column block): as much as this many columns, times tile_rows
+      8;  // fixed price of one (run, residue, column block): as much as this many columns, times tile_rows
   // Whether the engine masks by Run::low. If not, blocks of one token are cut row by row, and compile() refuses sliding
   // windows.
   bool two_diagonals = true;
@@ -189,7 +189,7 @@ struct PlanCounts {
   // (query, key) pairs that some run shows, each counted once, whatever its weight and however many levels execute it.
   int64_t seen_pairs = 0;
   // What the engine multiplies, masked pairs included, over the tiles of all levels: rows of the tile's runs rounded as
-  // Geometry says, times their columns and classes, less the column blocks that no row sees
+  // Geometry says, times their columns and residues, less the column blocks that no row sees
   // (at a diagonal: no row of Geometry::diagonal_rows).
   int64_t computed_pairs = 0;
   int64_t rows = 0;         // rows of base levels

@@ -62,7 +62,7 @@ void draw_tile(picture::Picture& picture, const Panel& panel, const PlanView& pl
     const int64_t block = plan.column_block, hidden = seen_by(run.row_begin).first / block * block;
     const int64_t computed =
         std::min(run.columns, (seen_by(run.row_end - 1).second + block - 1) / block * block) - hidden;
-    for (int32_t c = 0; c < run.classes; ++c) {
+    for (int32_t c = 0; c < run.residues; ++c) {
       const double left = panel.x + panel.columns.place(placed.column(run, c, 0)) * xs;
       if (computed > 0) {
         picture.box(left + static_cast<double>(hidden) * xs, top + run.row_begin * ys,
@@ -106,8 +106,8 @@ picture::Picture plan_picture(const PlanView& plan, const Pattern& pattern, cons
         most_weight = std::max(most_weight, run.weight);
         const bool whole = run.diagonal >= Run::kEverything && run.low == -Run::kEverything;
         const int64_t boxes = whole ? 2 : 1 + std::min<int64_t>(strips, tile.rows);
-        tallies[l].rectangles += run.classes * section.repeats;
-        rectangles += boxes * run.classes * section.repeats;
+        tallies[l].rectangles += run.residues * section.repeats;
+        rectangles += boxes * run.residues * section.repeats;
       }
     });
   }

@@ -19,8 +19,8 @@ constexpr uint32_t dropout_salt(int64_t seed, uint32_t stream, Side side, uint32
   return philox4x32_10({upper, static_cast<uint32_t>(side), 0, stream}, key)[0];
 }
 
-// The word of a position, of which `lower` is the lower half: a bijection under which positions in a row have nothing in
-// common ("lowbias32" of Wellons's hash prospector, 2018).
+// The word of a position, of which `lower` is the lower half: a bijection under which positions in a row have nothing
+// in common ("lowbias32" of Wellons's hash prospector, 2018).
 constexpr uint32_t dropout_word(uint32_t salt, uint32_t lower) {
   uint32_t x = lower ^ salt;
   x = (x ^ x >> 16) * 0x7FEB352Du;

@@ -31,7 +31,8 @@ struct Views {
 };
 template <class Tensor>
 auto views_of(const Tensor& q, const Tensor& k, const Tensor& v) {
-  return Views<typename Access<Tensor>::Size>{Access<Tensor>::view(q), Access<Tensor>::view(k), Access<Tensor>::view(v)};
+  return Views<typename Access<Tensor>::Size>{Access<Tensor>::view(q), Access<Tensor>::view(k),
+                                              Access<Tensor>::view(v)};
 }
 
 namespace checks {

@@ -158,7 +158,7 @@ void ClassWriter::add_line(Tiler& tiler, int64_t stride, int64_t begin, int64_t 
     int64_t pairs = 0;
     for (size_t r = tile.run_begin; r < plan_.runs.size(); ++r) {
       const Run& run = plan_.runs[r];
-      pairs += computed_pairs(run, padded_rows, scope_.transposed, scope_.geometry) * run.classes;
+      pairs += computed_pairs(run, padded_rows, scope_.transposed, scope_.geometry) * run.residues;
     }
     costs_.push_back(pairs);
     plan_.tiles.push_back(tile);

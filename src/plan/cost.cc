@@ -128,10 +128,10 @@ class Pricer {
     int64_t pairs = 0, blocks = 1;  // a tile itself is worth a block: its rows are read and written
     for (const Run& run : runs_) {
       const int64_t n = computed_pairs(run, padded_rows, scope_.transposed, geometry);
-      pairs += n * run.classes;
+      pairs += n * run.residues;
       blocks += ceil_divide(computed_columns(run, run.row_begin, run.row_end, scope_.transposed, geometry.column_block),
                             geometry.column_block) *
-                run.classes;
+                run.residues;
     }
     const double cost =
         static_cast<double>(pairs) + geometry.run_columns * static_cast<double>(geometry.tile_rows * blocks);

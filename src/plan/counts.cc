@@ -43,7 +43,7 @@ PlanCounts count(const PlanView& view, int64_t class_id) {
       PlanCounts once{.tiles = 1, .runs = tile.run_count, .rows = level.partial ? 0 : tile.rows};
       const int64_t rows = core::ceil_divide(tile.rows, view.row_quantum) * view.row_quantum;
       for (const Run& run : view.runs_of(tile)) {
-        once.computed_pairs += run.classes * plan::computed_pairs(run, rows, transposed, view);
+        once.computed_pairs += run.residues * plan::computed_pairs(run, rows, transposed, view);
       }
       for (const Merge& merge : view.merges_of(tile)) once.merged_rows += merge.rows;
       add(counts, once, section.repeats);

@@ -35,7 +35,7 @@ std::string level_line(const PlanView& plan, const Level& level, int64_t number)
     runs += static_cast<int64_t>(tile.run_count) * section.repeats;
     for (const Run& run : plan.runs_of(tile)) {
       heaviest = std::max<int64_t>(heaviest, run.weight);
-      column_sum += static_cast<double>(run.row_end - run.row_begin) * static_cast<double>(run.columns * run.classes) *
+      column_sum += static_cast<double>(run.row_end - run.row_begin) * static_cast<double>(run.columns * run.residues) *
                     static_cast<double>(section.repeats);
     }
     for (const Merge& merge : plan.merges_of(tile)) merged += merge.rows * section.repeats;

@@ -11,7 +11,7 @@ namespace longstride::plan {
 
 inline Direction direction(bool transposed) { return transposed ? Direction::kTransposed : Direction::kForward; }
 
-// Columns of one class in the blocks in which some row of [row_begin, row_end) sees some column.
+// Columns of one residue in the blocks in which some row of [row_begin, row_end) sees some column.
 inline int64_t computed_columns(const Run& run, int64_t row_begin, int64_t row_end, bool transposed,
                                 int64_t column_block) {
   const Direction d = direction(transposed);
@@ -26,7 +26,7 @@ inline bool sees_everything(const Run& run) {
   return run.row_begin + run.diagonal >= run.columns && run.row_end - 1 + run.low <= 0;
 }
 
-// Pairs of one class that an engine multiplies for a run of a tile of `rows` rows. `View` is Geometry or PlanView.
+// Pairs of one residue that an engine multiplies for a run of a tile of `rows` rows. `View` is Geometry or PlanView.
 template <class View>
 int64_t computed_pairs(const Run& run, int64_t rows, bool transposed, const View& view) {
   const int64_t begin = run.row_begin / view.run_row_quantum * view.run_row_quantum;

@@ -107,7 +107,7 @@ class Union {
     const int64_t stride = tile.rows.step;
     for (const Run& run : plan_.runs_of(*tile.placed.tile)) {
       const Progression rows{tile.rows.first + run.row_begin * stride, stride, run.row_end - run.row_begin};
-      for (int64_t c = 0; c < run.classes; ++c) {
+      for (int64_t c = 0; c < run.residues; ++c) {
         const int64_t column0 = tile.placed.column(run, c, 0);
         // j + begin_diagonal <= i < j + end_diagonal, times the stride.
         const int64_t ahead = column0 - tile.rows.first;

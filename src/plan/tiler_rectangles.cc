@@ -1,6 +1,6 @@
 // The runs of a tile of a level that is made of rectangles: one a rectangle, with its two diagonals. Where the
 // rectangles are in blocks, the tile's rows stand at one place of theirs, and the columns of a run at places next to
-// each other: one residue class each.
+// each other: one residue each.
 #include <algorithm>
 
 #include "core/checked.h"
@@ -71,8 +71,8 @@ void Tiler::emit_places(const Rectangle& r, const Places& at, int64_t rows, std:
   if (column_begin >= column_end) return;
   Run run{.column0 = r.origin + column_begin * unit + at.place,
           .columns = column_end - column_begin,
-          .class_step = at.place_end - at.place > 1 ? 1 : 0,
-          .classes = static_cast<int16_t>(at.place_end - at.place),
+          .residue_step = at.place_end - at.place > 1 ? 1 : 0,
+          .residues = static_cast<int16_t>(at.place_end - at.place),
           .row_begin = static_cast<int16_t>(row_begin - row0),
           .row_end = static_cast<int16_t>(row_end - row0)};
   // Row j sees the columns j + begin <= i < j + end; an end out of reach is none.

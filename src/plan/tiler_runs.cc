@@ -1,5 +1,5 @@
 // The runs of one interval of columns: the weights of the pieces that cover it are added residue by residue (as bits of
-// a word), and residues that agree in weight, count and diagonal become the classes of one run.
+// a word), and residues that agree in weight, count and diagonal stand in one run.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -140,22 +140,22 @@ void Tiler::emit_set(const Interval& interval, uint64_t set, int64_t row_begin, 
     while (pending_set != 0) {
       const int64_t first = std::countr_zero(pending_set);
       const uint64_t rest = pending_set & (pending_set - 1);
-      int64_t step = 0, classes = 1;
+      int64_t step = 0, residues = 1;
       for (uint64_t others = rest; others != 0; others &= others - 1) {
         const int64_t candidate = std::countr_zero(others) - first;
         const int64_t n = chain(pending_set, first, candidate);
-        if (n > classes) {
-          classes = n;
+        if (n > residues) {
+          residues = n;
           step = candidate;
         }
-        if (classes * 2 > std::popcount(pending_set)) break;  // no other step reaches more
+        if (residues * 2 > std::popcount(pending_set)) break;  // no other step reaches more
       }
       Run run = pending;
       run.column0 += first;
-      run.classes = static_cast<int16_t>(classes);
-      run.class_step = static_cast<int32_t>(step);
+      run.residues = static_cast<int16_t>(residues);
+      run.residue_step = static_cast<int32_t>(step);
       runs.push_back(run);
-      for (int64_t c = 0; c < classes; ++c) pending_set &= ~(uint64_t{1} << (first + c * step));
+      for (int64_t c = 0; c < residues; ++c) pending_set &= ~(uint64_t{1} << (first + c * step));
     }
   };
   for (size_t zone = 0; zone < 3; ++zone) {

@@ -65,8 +65,8 @@ class Checker {
     require_range("phantoms", tile.phantom_begin, tile.phantom_count, plan_.phantoms.size());
     require_range("merges", tile.merge_begin, tile.merge_count, plan_.merges.size());
     for (const Run& run : plan_.runs_of(tile)) {
-      require(run.columns >= 1 && run.classes >= 1 && run.weight >= 1,
-              "a run of tile {} has {} columns, {} classes, weight {}", t, run.columns, run.classes, run.weight);
+      require(run.columns >= 1 && run.residues >= 1 && run.weight >= 1,
+              "a run of tile {} has {} columns, {} residues, weight {}", t, run.columns, run.residues, run.weight);
       require(run.row_begin >= 0 && run.row_begin < run.row_end && run.row_end <= tile.rows,
               "a run of tile {} serves rows [{}, {}) of {}", t, run.row_begin, run.row_end, tile.rows);
       require(run.buffer == 0, "a run of tile {} reads buffer {}, and there is only the local tensor", t, run.buffer);
@@ -88,10 +88,10 @@ class Checker {
   void check_columns(const PlacedTile& placed) const {
     const int64_t stride = placed.level->stride;
     for (const Run& run : plan_.runs_of(*placed.tile)) {
-      require(run.classes == 1 || (run.class_step > 0 && (run.classes - 1) * run.class_step < stride),
-              "{} classes by {} do not fit the stride {}", run.classes, run.class_step, stride);
+      require(run.residues == 1 || (run.residue_step > 0 && (run.residues - 1) * run.residue_step < stride),
+              "{} residues by {} do not fit the stride {}", run.residues, run.residue_step, stride);
       const int64_t first = placed.column(run, 0, 0);
-      const int64_t last = placed.column(run, run.classes - 1, run.columns - 1);
+      const int64_t last = placed.column(run, run.residues - 1, run.columns - 1);
       require(first >= bounds_.column_begin && last < bounds_.column_end, "a run names columns {}..{} of [{}, {})",
               first, last, bounds_.column_begin, bounds_.column_end);
     }

@@ -203,8 +203,8 @@ TEST(Reference, RunsAHandWrittenPlan) {
   longstride::Run sparse;  // rows 0, 2 see columns 1, 3 of two classes (0 + 1): 0, 2, 1, 3 with weight 2
   sparse.column0 = 0;
   sparse.columns = 2;
-  sparse.class_step = 1;
-  sparse.classes = 2;
+  sparse.residue_step = 1;
+  sparse.residues = 2;
   sparse.weight = 2;
   sparse.row_end = 2;
   longstride::Run near;  // row j sees columns 0..j, rows 1..3 only

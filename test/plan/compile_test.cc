@@ -71,9 +71,10 @@ std::string compare(const PlanView& plan, const Definition& want, const Extent& 
       if (tile.rows < 1 || tile.rows > plan.tile_rows) wrong << "tile of " << tile.rows << " rows; ";
       for (const Run& run : plan.runs_of(tile)) {
         if (run.row_begin < 0 || run.row_begin >= run.row_end || run.row_end > tile.rows) wrong << "run rows; ";
-        if (run.columns < 1 || run.classes < 1 || run.weight < 1) wrong << "empty run; ";
-        if (run.classes > 1 && (run.class_step <= 0 || run.class_step * (run.classes - 1) >= level.stride)) {
-          wrong << "class_step " << run.class_step << " x " << run.classes << " at stride " << level.stride << "; ";
+        if (run.columns < 1 || run.residues < 1 || run.weight < 1) wrong << "empty run; ";
+        if (run.residues > 1 && (run.residue_step <= 0 || run.residue_step * (run.residues - 1) >= level.stride)) {
+          wrong << "residue_step " << run.residue_step << " x " << run.residues << " at stride " << level.stride
+                << "; ";
         }
       }
       if (level.partial && tile.merge_count > 0) wrong << "merge in a partial level; ";

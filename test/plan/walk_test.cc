@@ -29,8 +29,9 @@ Plan by_hand(Direction direction) {
   plan.tiles = {{.row0 = 1, .rows = 2, .run_begin = 0, .run_count = 1, .phantom_begin = 0, .phantom_count = 2},
                 {.row0 = 0, .rows = 4, .run_begin = 1, .run_count = 1, .merge_begin = 0, .merge_count = 1},
                 {.row0 = 4, .rows = 1, .run_begin = 2}};
-  plan.runs = {{.column0 = 0, .columns = 2, .class_step = 1, .classes = 2, .diagonal = all, .weight = 3, .row_end = 1},
-               {.column0 = 5, .columns = 3, .diagonal = 0, .row_begin = 1, .row_end = 4}};
+  plan.runs = {
+      {.column0 = 0, .columns = 2, .residue_step = 1, .residues = 2, .diagonal = all, .weight = 3, .row_end = 1},
+      {.column0 = 5, .columns = 3, .diagonal = 0, .row_begin = 1, .row_end = 4}};
   plan.phantoms = {{0, 1, 7}, {0, 2, 5}};
   plan.merges = {{.slot = 12, .slot_shift = 4, .slot_step = 1, .row_begin = 1, .row_step = 2, .rows = 2}};
   return plan;
@@ -159,10 +160,10 @@ std::map<std::pair<int64_t, int64_t>, int64_t> weights_by_index(const Plan& plan
               const bool forward = plan.direction == Direction::kForward;
               const bool before = i < j + run.diagonal;
               if (before != forward || (forward ? i - j : j - i) < run.low) continue;
-              for (int64_t n = 0; n < section.repeats * run.classes; ++n) {
-                const int64_t shift = n / run.classes * section.shift, column_class = n % run.classes;
+              for (int64_t n = 0; n < section.repeats * run.residues; ++n) {
+                const int64_t shift = n / run.residues * section.shift, residue = n % run.residues;
                 weights[{tile.row0 + j * level.stride + shift,
-                         run.column0 + column_class * run.class_step + i * level.stride + shift}] += run.weight;
+                         run.column0 + residue * run.residue_step + i * level.stride + shift}] += run.weight;
               }
             }
           }

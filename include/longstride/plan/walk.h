@@ -19,8 +19,8 @@ struct PlacedTile {
   int64_t slot = 0;   // where a partial level keeps row 0; row j is j slots on
 
   int64_t row(int64_t j) const { return tile->row0 + j * level->stride + shift; }
-  int64_t column(const Run& run, int64_t column_class, int64_t i) const {
-    return run.column0 + column_class * run.class_step + i * level->stride + shift;
+  int64_t column(const Run& run, int64_t residue, int64_t i) const {
+    return run.column0 + residue * run.residue_step + i * level->stride + shift;
   }
 };
 
@@ -68,7 +68,7 @@ void for_each_row(const PlanView& plan, const PlanClass& c, const Visit& visit) 
   });
 }
 
-// Of each class of a run's columns, those that row j of the tile sees: [first, second).
+// Of each residue of a run's columns, those that row j of the tile sees: [first, second).
 inline std::pair<int64_t, int64_t> columns_seen(const PlanView& plan, const Run& run, int64_t j) {
   if (j < run.row_begin || j >= run.row_end) return {0, 0};
   const int64_t begin = std::clamp<int64_t>(j + run.begin_diagonal(plan.direction), 0, run.columns);
@@ -80,7 +80,7 @@ template <class Visit>
 void for_each_pair(const PlanView& plan, const PlacedRow& row, const Visit& visit) {
   for (const Run& run : plan.runs_of(*row.placed.tile)) {
     const auto [begin, end] = columns_seen(plan, run, row.j);
-    for (int64_t c = 0; c < run.classes; ++c) {
+    for (int64_t c = 0; c < run.residues; ++c) {
       for (int64_t i = begin; i < end; ++i) visit(row.placed.column(run, c, i), run.weight);
     }
   }

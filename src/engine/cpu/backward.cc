@@ -171,8 +171,8 @@ class Backward {
       }
       for (const Run& run : plan_.runs_of(*at.tile)) {
         chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
-        for (int32_t k = 0; k < run.classes; ++k) {
-          const int64_t column0 = run.column0 + k * run.class_step + at.shift;
+        for (int32_t k = 0; k < run.residues; ++k) {
+          const int64_t column0 = run.column0 + k * run.residue_step + at.shift;
           const int64_t begin = order.column(column0 - p_.query_start);
           for_each_piece(run, begin, Direction::kTransposed, [&](const Piece& piece) {
             // Column 0 of the piece is column i of the run.

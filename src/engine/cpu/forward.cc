@@ -139,8 +139,8 @@ class Forward {
   template <class Visit>
   void for_each_run_class(const PlacedTile& at, const LineOrder& order, const Visit& visit) const {
     for (const Run& run : plan_.runs_of(*at.tile)) {
-      for (int32_t k = 0; k < run.classes; ++k) {
-        const int64_t begin = order.column(run.column0 + k * run.class_step + at.shift);
+      for (int32_t k = 0; k < run.residues; ++k) {
+        const int64_t begin = order.column(run.column0 + k * run.residue_step + at.shift);
         for_each_piece(run, begin, Direction::kForward, [&](const Piece& piece) { visit(run, piece); });
       }
     }
@@ -198,8 +198,8 @@ class Forward {
     }
     for (const Run& run : plan_.runs_of(*at.tile)) {
       chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
-      for (int32_t k = 0; k < run.classes; ++k) {
-        const int64_t column0 = run.column0 + k * run.class_step + at.shift;
+      for (int32_t k = 0; k < run.residues; ++k) {
+        const int64_t column0 = run.column0 + k * run.residue_step + at.shift;
         const int64_t begin = order.column(column0);
         for_each_piece(run, begin, Direction::kForward, [&](const Piece& piece) {
           // Column 0 of the piece is column i of the run.

@@ -59,7 +59,8 @@ HWY_INLINE Pair masked_pair(const GradientColumns& g, const Chunk& b, const floa
   // A query whose lse is -inf gives and gets nothing, even where its scores are not numbers.
   const auto live =
       hn::And(seen, hn::Not(hn::Gt(hn::LoadU(d, g.lse + c), hn::Set(d, std::numeric_limits<float>::max()))));
-  return {hn::IfThenElseZero(live, kept(p)), hn::IfThenElseZero(live, hn::Mul(p, hn::Sub(dp, hn::LoadU(d, g.delta + c))))};
+  return {hn::IfThenElseZero(live, kept(p)),
+          hn::IfThenElseZero(live, hn::Mul(p, hn::Sub(dp, hn::LoadU(d, g.delta + c))))};
 }
 
 struct Outputs {
@@ -133,17 +134,14 @@ HWY_INLINE void gradient_rows(Cell cell, const Chunk& b, const float* scores, co
       });
     };
     if (plain && g.loose) {
-      pairs([&](int, const float* x, const float* dx, int c, const auto& keep) HWY_ATTR {
-        return plain_pair(g, loose_probability_of(g, b, x, c), dx, c, keep);
-      });
+      pairs([&](int, const float* x, const float* dx, int c, const auto& keep)
+                HWY_ATTR { return plain_pair(g, loose_probability_of(g, b, x, c), dx, c, keep); });
     } else if (plain) {
-      pairs([&](int, const float* x, const float* dx, int c, const auto& keep) HWY_ATTR {
-        return plain_pair(g, probability_of(g, b, x, c), dx, c, keep);
-      });
+      pairs([&](int, const float* x, const float* dx, int c, const auto& keep)
+                HWY_ATTR { return plain_pair(g, probability_of(g, b, x, c), dx, c, keep); });
     } else {
-      pairs([&](int k, const float* x, const float* dx, int c, const auto& keep) HWY_ATTR {
-        return masked_pair(g, b, x, dx, c, first[k], last[k], keep);
-      });
+      pairs([&](int k, const float* x, const float* dx, int c, const auto& keep)
+                HWY_ATTR { return masked_pair(g, b, x, dx, c, first[k], last[k], keep); });
     }
   }
 }

@@ -8,8 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/dtype.h"
 #include "core/dropout.h"
+#include "core/dtype.h"
 
 namespace longstride::engine::cpu {
 

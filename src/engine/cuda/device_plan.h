@@ -37,7 +37,7 @@ struct Lane {
 
 // Where an item stands. Positions are 32 bits in the kernels (sm90's capability() refuses longer sequences): registers
 // are dear there.
-struct Place {
+struct TilePlace {
   int64_t tile;
   int64_t slot;
   int32_t repeat;
@@ -49,8 +49,8 @@ struct Place {
   int32_t map;
 };
 
-LONGSTRIDE_DEVICE Place locate(const Lane* lanes, int32_t lane_count, int32_t group, int64_t item,
-                               const PlanArrays& plan) {
+LONGSTRIDE_DEVICE TilePlace locate(const Lane* lanes, int32_t lane_count, int32_t group, int64_t item,
+                                   const PlanArrays& plan) {
   int32_t low = 0, high = lane_count - 1;  // the first lane whose end lies beyond the item
   while (low < high) {
     const int32_t middle = (low + high) / 2;
@@ -62,12 +62,12 @@ LONGSTRIDE_DEVICE Place locate(const Lane* lanes, int32_t lane_count, int32_t gr
   }
   const Lane& lane = lanes[low];
   int64_t rest = item - (low == 0 ? 0 : lanes[low - 1].item_end);
-  Place at;
-  at.batch = lane.batch;
-  at.kv_head = lane.kv_head;
-  at.stride = static_cast<int32_t>(lane.stride);
-  at.map = lane.map;
-  at.member = static_cast<int32_t>(rest % group);  // query heads of one KV head run side by side: they share K and V
+  TilePlace place;
+  place.batch = lane.batch;
+  place.kv_head = lane.kv_head;
+  place.stride = static_cast<int32_t>(lane.stride);
+  place.map = lane.map;
+  place.member = static_cast<int32_t>(rest % group);  // query heads of one KV head run side by side: they share K and V
   rest /= group;
   int32_t section = lane.section_begin;
   for (; section + 1 < lane.section_begin + lane.section_count; ++section) {
@@ -76,12 +76,12 @@ LONGSTRIDE_DEVICE Place locate(const Lane* lanes, int32_t lane_count, int32_t gr
     rest -= tiles;
   }
   const Section& in = plan.sections[section];
-  at.repeat = static_cast<int32_t>(rest / in.tile_count);
-  const int64_t tile = rest - at.repeat * in.tile_count;
-  at.tile = in.tile_begin + tile;
-  at.shift = static_cast<int32_t>(at.repeat * in.shift);
-  at.slot = in.slot_begin + rest * plan.tile_rows;
-  return at;
+  place.repeat = static_cast<int32_t>(rest / in.tile_count);
+  const int64_t tile = rest - place.repeat * in.tile_count;
+  place.tile = in.tile_begin + tile;
+  place.shift = static_cast<int32_t>(place.repeat * in.shift);
+  place.slot = in.slot_begin + rest * plan.tile_rows;
+  return place;
 }
 
 // Whether some column of a transposed run sees row j.
@@ -90,7 +90,7 @@ LONGSTRIDE_DEVICE bool seen_by(const Run& run, int32_t j) {
 }
 
 // One block of columns of a tile.
-struct Block {
+struct ColumnBlock {
   int32_t column0;
   int32_t columns;
   int32_t diagonal;  // row j and column i of the block are a pair iff i < j + diagonal (forward), i >= j + diagonal
@@ -111,13 +111,13 @@ class BlockWalk {
 
   LONGSTRIDE_DEVICE bool done() const { return run_ == end_; }
 
-  LONGSTRIDE_DEVICE Block at(int32_t rows, int32_t stride, int32_t shift) const {
+  LONGSTRIDE_DEVICE ColumnBlock at(int32_t rows, int32_t stride, int32_t shift) const {
     const int32_t first = block_ * width_;
     const int32_t left = static_cast<int32_t>(run_->columns) - first;
     const int64_t diagonal = run_->diagonal - first;
-    Block block;
-    block.column0 =
-        static_cast<int32_t>(run_->column0) + shift + class_ * static_cast<int32_t>(run_->class_step) + first * stride;
+    ColumnBlock block;
+    block.column0 = static_cast<int32_t>(run_->column0) + shift + residue_ * static_cast<int32_t>(run_->residue_step) +
+                    first * stride;
     block.columns = left < width_ ? left : width_;
     block.diagonal = static_cast<int32_t>(diagonal > width_ ? width_ : diagonal < -kMostRows ? -kMostRows : diagonal);
     block.rows = run_->row_begin | run_->row_end << 16;
@@ -130,7 +130,7 @@ class BlockWalk {
 
   LONGSTRIDE_DEVICE void advance() {
     if (++block_ < blocks_) return;
-    if (++class_ < run_->classes) {
+    if (++residue_ < run_->residues) {
       block_ = begin();
       return;
     }
@@ -154,14 +154,14 @@ class BlockWalk {
       const int64_t seen = !transposed_ && reach < run_->columns ? reach : run_->columns;
       blocks_ = seen > 0 ? static_cast<int32_t>((seen + width_ - 1) / width_) : 0;
       block_ = begin();
-      class_ = 0;
+      residue_ = 0;
       if (block_ < blocks_) return;
     }
   }
 
   const Run* run_;
   const Run* end_;
-  int32_t width_, block_ = 0, blocks_ = 0, class_ = 0;
+  int32_t width_, block_ = 0, blocks_ = 0, residue_ = 0;
   bool transposed_;
 };
 

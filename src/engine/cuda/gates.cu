@@ -54,19 +54,19 @@ __global__ void __launch_bounds__(Shape::kThreads)
   constexpr int kRows = Shape::kRows, kColumns = Shape::kColumns;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GateStorage<Shape>*>(memory);
-  const DeviceRange its = ranges[blockIdx.x];
-  Place at{};
-  at.stride = 1;
-  at.batch = its.batch;
+  const DeviceRange range = ranges[blockIdx.x];
+  TilePlace place{};
+  place.stride = 1;
+  place.batch = range.batch;
   const auto of_scores = places<Shape, kRows, kColumns>();
   float sum = 0;
-  for (int head = its.kv_head * p.group; head < (its.kv_head + 1) * p.group; ++head) {
-    const float2* rows = p.rows + (int64_t(its.batch) * p.heads + head) * p.len_q;
-    for (int query0 = its.query_begin; query0 < its.query_end; query0 += kRows) {
-      const int queries = min(kRows, its.query_end - query0), row0 = query0 - p.query_start;
-      const int key_end = causal ? min(its.key_end, query0 + queries) : its.key_end;
-      for (int key0 = its.key_begin; key0 < key_end; key0 += kColumns) {
-        Block b{};
+  for (int head = range.kv_head * p.group; head < (range.kv_head + 1) * p.group; ++head) {
+    const float2* rows = p.rows + (int64_t(range.batch) * p.heads + head) * p.len_q;
+    for (int query0 = range.query_begin; query0 < range.query_end; query0 += kRows) {
+      const int queries = min(kRows, range.query_end - query0), row0 = query0 - p.query_start;
+      const int key_end = causal ? min(range.key_end, query0 + queries) : range.key_end;
+      for (int key0 = range.key_begin; key0 < key_end; key0 += kColumns) {
+        ColumnBlock b{};
         b.column0 = key0;
         b.columns = min(kColumns, key_end - key0);
         b.diagonal = causal ? query0 - key0 + 1 : kColumns;
@@ -77,26 +77,26 @@ __global__ void __launch_bounds__(Shape::kThreads)
         auto dp = accumulator<Shape, kRows, kColumns>();
         for (int x = 0; x < p.dim; x += Shape::kDim) {
           __syncthreads();  // the tile before was read
-          load_rows<Shape, kRows>(p.q.head<const Element>(its.batch, head) + x, p.q, row0, 1, 0, queries, p.dim - x,
+          load_rows<Shape, kRows>(p.q.head<const Element>(range.batch, head) + x, p.q, row0, 1, 0, queries, p.dim - x,
                                   s.q);
-          load_rows<Shape, kRows>(p.d_out.head<const Element>(its.batch, head) + x, p.d_out, row0, 1, 0, queries,
+          load_rows<Shape, kRows>(p.d_out.head<const Element>(range.batch, head) + x, p.d_out, row0, 1, 0, queries,
                                   p.dim - x, s.d_out);
-          load_rows<Shape, kColumns>(p.k.head<const Element>(its.batch, its.kv_head) + x, p.k, key0, 1, 0, b.columns,
-                                     p.dim - x, s.k);
-          load_rows<Shape, kColumns>(p.v.head<const Element>(its.batch, its.kv_head) + x, p.v, key0, 1, 0, b.columns,
-                                     p.dim - x, s.v);
+          load_rows<Shape, kColumns>(p.k.head<const Element>(range.batch, range.kv_head) + x, p.k, key0, 1, 0,
+                                     b.columns, p.dim - x, s.k);
+          load_rows<Shape, kColumns>(p.v.head<const Element>(range.batch, range.kv_head) + x, p.v, key0, 1, 0,
+                                     b.columns, p.dim - x, s.v);
           if (x == 0 && threadIdx.x < kRows)
             s.query[threadIdx.x] = int(threadIdx.x) < queries ? rows[row0 + threadIdx.x] : make_float2(INFINITY, 0.f);
           arrived();
           const auto product = [](Element* of_queries, Element* of_keys, auto& to) {
-            multiply<Shape>(tile<kRows, Shape::kDim, Shape::kPitch>(of_queries),
-                            tile<kColumns, Shape::kDim, Shape::kPitch>(of_keys), to);
+            multiply<Shape>(matrix<kRows, Shape::kDim, Shape::kPitch>(of_queries),
+                            matrix<kColumns, Shape::kDim, Shape::kPitch>(of_keys), to);
           };
           product(s.q, s.k, scores);
           product(s.d_out, s.v, dp);
         }
         differentiate<Shape>(
-            p, b, at, query0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
+            p, b, place, query0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
         float of_tile = 0;  // by itself first: what is added to a long sum is rounded to its size
 #pragma unroll
         for (int i = 0; i < cute::size(dp); ++i) of_tile += dp(i);

@@ -144,7 +144,7 @@ TEST(CudaHost, WalkSeesEveryPairOnce) {
           for_each_stored_tile(plan.view(), level, [&](const Section& section, const Tile& tile) {
             for (BlockWalk walk(&plan.runs[tile.run_begin], tile.run_count, direction, geometry.column_block);
                  !walk.done(); walk.advance()) {
-              const engine::cuda::Block b = walk.at(tile.rows, stride, 0);
+              const engine::cuda::ColumnBlock b = walk.at(tile.rows, stride, 0);
               int64_t pairs = 0;
               for (int j = b.rows & 0xffff; j < b.rows >> 16; ++j)
                 for (int i = 0; i < b.columns; ++i) pairs += forward ? i < j + b.diagonal : i >= j + b.diagonal;
@@ -157,7 +157,7 @@ TEST(CudaHost, WalkSeesEveryPairOnce) {
             for (const longstride::Run& run : plan.view().runs_of(tile)) {
               for (int64_t j = run.row_begin; j < run.row_end; ++j) {
                 const auto [begin, end] = columns_seen(plan.view(), run, j);
-                expected += (end - begin) * run.classes * section.repeats;
+                expected += (end - begin) * run.residues * section.repeats;
               }
             }
           });

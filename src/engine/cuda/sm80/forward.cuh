@@ -31,7 +31,7 @@ __device__ __forceinline__ float exp_below(const Values& p, float x, float most,
 
 // One row's softmax by kLanes threads, `lane` of them.
 template <class Shape>
-__device__ __forceinline__ void softmax_step(const Values& p, const Block& b, const Place& at, int row0,
+__device__ __forceinline__ void softmax_step(const Values& p, const ColumnBlock& b, const TilePlace& place, int row0,
                                              ForwardStorage<Shape>& s) {
   constexpr int kLanes = Shape::kThreads / Shape::kRows;
   const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
@@ -44,12 +44,12 @@ __device__ __forceinline__ void softmax_step(const Values& p, const Block& b, co
   most = fmaxf(most, before);
   DropoutSalts salts = {};
   if (p.dropout.seed)
-    salts = dropout_salts(p.dropout, uint32_t(at.batch * p.heads + at.kv_head * p.group + at.member));
+    salts = dropout_salts(p.dropout, uint32_t(place.batch * p.heads + place.kv_head * p.group + place.member));
   float sum = 0;
   for (int i = lane; i < Shape::kColumns; i += kLanes) {
     float x = exp_below(p, scores[i], most, weight);
     sum += x;
-    if (p.dropout.seed && is_dropped(p.dropout, salts, row0 + row * at.stride, b.column0 + i * at.stride)) x = 0;
+    if (p.dropout.seed && is_dropped(p.dropout, salts, row0 + row * place.stride, b.column0 + i * place.stride)) x = 0;
     s.probabilities[row * Shape::kScorePitch + i] = typename Shape::Element(x);
   }
 #pragma unroll
@@ -65,14 +65,14 @@ __device__ __forceinline__ void softmax_step(const Values& p, const Block& b, co
 
 // Adds the partial results of a base tile's rows to out and the rows' sums.
 template <class Shape, class Out, class Places, class Storage>
-__device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile_, const Place& at, int64_t head,
+__device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile, const TilePlace& place, int64_t head,
                                                const Places& of, Out& out, Storage& s) {
-  for (int n = 0; n < tile_.merge_count; ++n) {
-    const Merge m = p.plan.merges[tile_.merge_begin + n];
+  for (int n = 0; n < tile.merge_count; ++n) {
+    const Merge m = p.plan.merges[tile.merge_begin + n];
     __syncthreads();
     if (threadIdx.x < Shape::kRows) {
       const int row = threadIdx.x;
-      const int64_t slot = row < tile_.rows ? m.slot_of_row(row, at.repeat) : -1;
+      const int64_t slot = row < tile.rows ? m.slot_of_row(row, place.repeat) : -1;
       s.slot[row] = slot < 0 ? -1 : head * p.partial_rows + slot;
       const float2 theirs = slot < 0 ? make_float2(-INFINITY, 0.f) : p.partial_softmax[s.slot[row]];
       const float most = fmaxf(s.most[row], theirs.x);
@@ -94,29 +94,29 @@ __device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile
 // A tile's rows to their slots (partial), or to out and lse. Rows' sums are of undropped probabilities, and so is the
 // lse.
 template <class Shape, class Places, class Out, class Storage>
-__device__ __forceinline__ void store_rows(const Values& p, const Tile& its, const Place& at, int head,
+__device__ __forceinline__ void store_rows(const Values& p, const Tile& tile, const TilePlace& place, int head,
                                            int64_t head_of_all, int row0, const Places& of_out, const Out& out,
                                            const Storage& s) {
   using Element = typename Shape::Element;
   const float gain = p.partial ? 1.f : p.out_scale * p.dropout.gain;
-  Element* to = p.out.head<Element>(at.batch, head);
+  Element* to = p.out.head<Element>(place.batch, head);
 #pragma unroll
   for (int i = 0; i < cute::size(out); ++i) {
     const int row = cute::get<0>(of_out(i)), x = cute::get<1>(of_out(i));
-    if (row >= its.rows) continue;
+    if (row >= tile.rows) continue;
     const float value = s.sum[row] == 0.f ? 0.f : out(i) / s.sum[row] * gain;
     if (p.partial) {
-      p.partial_a[(head_of_all * p.partial_rows + at.slot + row) * Shape::kDim + x] = value;
+      p.partial_a[(head_of_all * p.partial_rows + place.slot + row) * Shape::kDim + x] = value;
     } else if (x < p.dim) {
-      to[(row0 - p.query_start + int64_t(row) * at.stride) * p.out.len_stride + x] = Element(value);
+      to[(row0 - p.query_start + int64_t(row) * place.stride) * p.out.len_stride + x] = Element(value);
     }
   }
-  if (int(threadIdx.x) < its.rows) {
+  if (int(threadIdx.x) < tile.rows) {
     const float most = s.most[threadIdx.x], sum = s.sum[threadIdx.x];
     if (p.partial) {
-      p.partial_softmax[head_of_all * p.partial_rows + at.slot + threadIdx.x] = make_float2(most, sum);
+      p.partial_softmax[head_of_all * p.partial_rows + place.slot + threadIdx.x] = make_float2(most, sum);
     } else {
-      p.lse[head_of_all * p.len_q + row0 - p.query_start + int64_t(threadIdx.x) * at.stride] =
+      p.lse[head_of_all * p.len_q + row0 - p.query_start + int64_t(threadIdx.x) * place.stride] =
           sum == 0.f ? -INFINITY : row_lse(most, fabsf(p.scale), sum);
     }
   }
@@ -128,17 +128,17 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);
-  const Place at = locate(p.lanes, p.lane_count, p.group, blockIdx.x, p.plan);
-  const Tile& its = p.plan.tiles[at.tile];
-  const int row0 = static_cast<int>(its.row0) + at.shift;
-  const int head = at.kv_head * p.group + at.member;
-  const int64_t head_of_all = int64_t(at.batch) * p.heads + head;
-  load_rows<Shape, Shape::kRows>(p.q.head<const Element>(at.batch, head), p.q, row0 - p.query_start, at.stride, 0,
-                                 its.rows, p.dim, s.q);
+  const TilePlace place = locate(p.lanes, p.lane_count, p.group, blockIdx.x, p.plan);
+  const Tile& tile = p.plan.tiles[place.tile];
+  const int row0 = static_cast<int>(tile.row0) + place.shift;
+  const int head = place.kv_head * p.group + place.member;
+  const int64_t head_of_all = int64_t(place.batch) * p.heads + head;
+  load_rows<Shape, Shape::kRows>(p.q.head<const Element>(place.batch, head), p.q, row0 - p.query_start, place.stride, 0,
+                                 tile.rows, p.dim, s.q);
   if (threadIdx.x < Shape::kRows) {
     int64_t phantoms = 0;
-    for (int n = 0; n < its.phantom_count; ++n) {
-      const Phantoms& f = p.plan.phantoms[its.phantom_begin + n];
+    for (int n = 0; n < tile.phantom_count; ++n) {
+      const Phantoms& f = p.plan.phantoms[tile.phantom_begin + n];
       if (int(threadIdx.x) >= f.row_begin && int(threadIdx.x) < f.row_end) phantoms += f.count;
     }
     s.most[threadIdx.x] = phantoms > 0 ? 0.f : -INFINITY;
@@ -147,19 +147,19 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
   auto out = accumulator<Shape, Shape::kRows, Shape::kDim>();
   const auto of_out = places<Shape, Shape::kRows, Shape::kDim>();
   const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
-  BlockWalk walk(p.plan.runs + its.run_begin, its.run_count, Direction::kForward, Shape::kColumns);
+  BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
   for (; !walk.done(); walk.advance()) {
-    const Block b = walk.at(its.rows, at.stride, at.shift);
+    const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
     const int seen = min(b.columns, (b.rows >> 16) - 1 + b.diagonal);  // by the last row
     __syncthreads();
-    load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(at.batch, at.kv_head), p.k, b.column0, at.stride, 0, seen,
-                                      p.dim, s.k);
-    load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(at.batch, at.kv_head), p.v, b.column0, at.stride, 0, seen,
-                                      p.dim, s.v);
+    load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(place.batch, place.kv_head), p.k, b.column0, place.stride,
+                                      0, seen, p.dim, s.k);
+    load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(place.batch, place.kv_head), p.v, b.column0, place.stride,
+                                      0, seen, p.dim, s.v);
     arrived();
     auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
-    multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.q),
-                    tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.k), scores);
+    multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.q),
+                    matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.k), scores);
 #pragma unroll
     for (int i = 0; i < cute::size(scores); ++i) {
       const int row = cute::get<0>(of_scores(i)), column = cute::get<1>(of_scores(i));
@@ -167,17 +167,17 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
           b.masked && !pair(b, row, column, false) ? -INFINITY : copysignf(1.f, p.scale) * scores(i);
     }
     __syncthreads();
-    softmax_step<Shape>(p, b, at, row0, s);
+    softmax_step<Shape>(p, b, place, row0, s);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < cute::size(out); ++i) out(i) *= s.factor[cute::get<0>(of_out(i))];
-    multiply<Shape>(tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.probabilities),
+    multiply<Shape>(matrix<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.probabilities),
                     transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.v), out);
   }
   __syncthreads();
-  if (!p.partial) merge_partials<Shape>(p, its, at, head_of_all, of_out, out, s);
+  if (!p.partial) merge_partials<Shape>(p, tile, place, head_of_all, of_out, out, s);
   __syncthreads();
-  store_rows<Shape>(p, its, at, head, head_of_all, row0, of_out, out, s);
+  store_rows<Shape>(p, tile, place, head, head_of_all, row0, of_out, out, s);
 }
 
 }  // namespace longstride::engine::cuda::sm80

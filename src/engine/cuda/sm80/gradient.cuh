@@ -27,16 +27,16 @@ struct GradientStorage {
 
 // A tile's gradient to its slots (partial), or with what the slots of earlier levels hold to where it belongs.
 template <class Shape, class Places, class Grad, class Storage>
-__device__ __forceinline__ void store_gradient(const Values& p, const Tile& its, const Place& at, int64_t head_of_all,
-                                               const Places& of, Grad& grad, float* partial,
+__device__ __forceinline__ void store_gradient(const Values& p, const Tile& tile, const TilePlace& place,
+                                               int64_t head_of_all, const Places& of, Grad& grad, float* partial,
                                                typename Shape::Element* to, int64_t position, int64_t len_stride,
                                                float scale, Storage& s) {
   float* const slots = partial + head_of_all * p.partial_rows * Shape::kDim;
-  for (int n = 0; !p.partial && n < its.merge_count; ++n) {
-    const Merge m = p.plan.merges[its.merge_begin + n];
+  for (int n = 0; !p.partial && n < tile.merge_count; ++n) {
+    const Merge m = p.plan.merges[tile.merge_begin + n];
     __syncthreads();
     if (threadIdx.x < Shape::kRows)
-      s.slot[threadIdx.x] = int(threadIdx.x) < its.rows ? m.slot_of_row(threadIdx.x, at.repeat) : -1;
+      s.slot[threadIdx.x] = int(threadIdx.x) < tile.rows ? m.slot_of_row(threadIdx.x, place.repeat) : -1;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < cute::size(grad); ++i) {
@@ -47,11 +47,11 @@ __device__ __forceinline__ void store_gradient(const Values& p, const Tile& its,
 #pragma unroll
   for (int i = 0; i < cute::size(grad); ++i) {
     const int row = cute::get<0>(of(i)), x = cute::get<1>(of(i));
-    if (row >= its.rows) continue;
+    if (row >= tile.rows) continue;
     if (p.partial) {
-      slots[(at.slot + row) * Shape::kDim + x] = grad(i);
+      slots[(place.slot + row) * Shape::kDim + x] = grad(i);
     } else if (x < p.dim) {
-      to[(position + int64_t(row) * at.stride) * len_stride + x] = typename Shape::Element(grad(i) * scale);
+      to[(position + int64_t(row) * place.stride) * len_stride + x] = typename Shape::Element(grad(i) * scale);
     }
   }
 }
@@ -63,45 +63,45 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);
-  const Place at = locate(p.lanes, p.lane_count, p.group, blockIdx.x, p.plan);
-  const Tile& its = p.plan.tiles[at.tile];
-  const int row0 = static_cast<int>(its.row0) + at.shift, position = row0 - p.query_start;
-  const int head = at.kv_head * p.group + at.member;
-  const int64_t head_of_all = int64_t(at.batch) * p.heads + head;
-  load_rows<Shape, Shape::kRows>(p.q.head<const Element>(at.batch, head), p.q, position, at.stride, 0, its.rows, p.dim,
-                                 s.rows_a);
-  load_rows<Shape, Shape::kRows>(p.d_out.head<const Element>(at.batch, head), p.d_out, position, at.stride, 0, its.rows,
-                                 p.dim, s.rows_b);
+  const TilePlace place = locate(p.lanes, p.lane_count, p.group, blockIdx.x, p.plan);
+  const Tile& tile = p.plan.tiles[place.tile];
+  const int row0 = static_cast<int>(tile.row0) + place.shift, position = row0 - p.query_start;
+  const int head = place.kv_head * p.group + place.member;
+  const int64_t head_of_all = int64_t(place.batch) * p.heads + head;
+  load_rows<Shape, Shape::kRows>(p.q.head<const Element>(place.batch, head), p.q, position, place.stride, 0, tile.rows,
+                                 p.dim, s.rows_a);
+  load_rows<Shape, Shape::kRows>(p.d_out.head<const Element>(place.batch, head), p.d_out, position, place.stride, 0,
+                                 tile.rows, p.dim, s.rows_b);
   for (int i = threadIdx.x; i < Shape::kRows; i += Shape::kThreads)
-    s.query[i] =
-        i < its.rows ? p.rows[head_of_all * p.len_q + position + int64_t(i) * at.stride] : make_float2(INFINITY, 0.f);
+    s.query[i] = i < tile.rows ? p.rows[head_of_all * p.len_q + position + int64_t(i) * place.stride]
+                               : make_float2(INFINITY, 0.f);
   auto dq = accumulator<Shape, Shape::kRows, Shape::kDim>();
   const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
-  BlockWalk walk(p.plan.runs + its.run_begin, its.run_count, Direction::kForward, Shape::kColumns);
+  BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
   for (; !walk.done(); walk.advance()) {
-    const Block b = walk.at(its.rows, at.stride, at.shift);
+    const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
     const int seen = min(b.columns, (b.rows >> 16) - 1 + b.diagonal);  // by the last row
     __syncthreads();
-    load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(at.batch, at.kv_head), p.k, b.column0, at.stride, 0, seen,
-                                      p.dim, s.columns_a);
-    load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(at.batch, at.kv_head), p.v, b.column0, at.stride, 0, seen,
-                                      p.dim, s.columns_b);
+    load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(place.batch, place.kv_head), p.k, b.column0, place.stride,
+                                      0, seen, p.dim, s.columns_a);
+    load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(place.batch, place.kv_head), p.v, b.column0, place.stride,
+                                      0, seen, p.dim, s.columns_b);
     arrived();
     auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
     auto dp = accumulator<Shape, Shape::kRows, Shape::kColumns>();
-    multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_a),
-                    tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
-    multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
-                    tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
+    multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_a),
+                    matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
+    multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
+                    matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
     differentiate<Shape>(
-        p, b, at, row0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
+        p, b, place, row0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
     keep_scores<Shape>(of_scores, dp, s.scores);
     __syncthreads();
-    multiply<Shape>(tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores),
+    multiply<Shape>(matrix<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores),
                     transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dq);
   }
-  store_gradient<Shape>(p, its, at, head_of_all, places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a,
-                        p.dq.head<Element>(at.batch, head), position, p.dq.len_stride, p.scale, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a,
+                        p.dq.head<Element>(place.batch, head), position, p.dq.len_stride, p.scale, s);
 }
 
 // dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
@@ -111,43 +111,43 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);
-  const Place at = locate(p.lanes, p.lane_count, 1, blockIdx.x, p.plan);
-  const Tile& its = p.plan.tiles[at.tile];
-  const int row0 = static_cast<int>(its.row0) + at.shift;
-  load_rows<Shape, Shape::kRows>(p.k.head<const Element>(at.batch, at.kv_head), p.k, row0, at.stride, 0, its.rows,
-                                 p.dim, s.rows_a);
-  load_rows<Shape, Shape::kRows>(p.v.head<const Element>(at.batch, at.kv_head), p.v, row0, at.stride, 0, its.rows,
-                                 p.dim, s.rows_b);
+  const TilePlace place = locate(p.lanes, p.lane_count, 1, blockIdx.x, p.plan);
+  const Tile& tile = p.plan.tiles[place.tile];
+  const int row0 = static_cast<int>(tile.row0) + place.shift;
+  load_rows<Shape, Shape::kRows>(p.k.head<const Element>(place.batch, place.kv_head), p.k, row0, place.stride, 0,
+                                 tile.rows, p.dim, s.rows_a);
+  load_rows<Shape, Shape::kRows>(p.v.head<const Element>(place.batch, place.kv_head), p.v, row0, place.stride, 0,
+                                 tile.rows, p.dim, s.rows_b);
   auto dk = accumulator<Shape, Shape::kRows, Shape::kDim>();
   auto dv = accumulator<Shape, Shape::kRows, Shape::kDim>();
   const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
   for (int member = 0; member < p.group; ++member) {
-    const int head = at.kv_head * p.group + member;
-    const float2* rows = p.rows + (int64_t(at.batch) * p.heads + head) * p.len_q;
-    BlockWalk walk(p.plan.runs + its.run_begin, its.run_count, Direction::kTransposed, Shape::kColumns);
+    const int head = place.kv_head * p.group + member;
+    const float2* rows = p.rows + (int64_t(place.batch) * p.heads + head) * p.len_q;
+    BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kTransposed, Shape::kColumns);
     for (; !walk.done(); walk.advance()) {
-      const Block b = walk.at(its.rows, at.stride, at.shift);
+      const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
       const int position = b.column0 - p.query_start;
       const int first = max(0, (b.rows & 0xffff) + b.diagonal);  // seen by the first row
       __syncthreads();
-      load_rows<Shape, Shape::kColumns>(p.q.head<const Element>(at.batch, head), p.q, position, at.stride, first,
+      load_rows<Shape, Shape::kColumns>(p.q.head<const Element>(place.batch, head), p.q, position, place.stride, first,
                                         b.columns, p.dim, s.columns_a);
-      load_rows<Shape, Shape::kColumns>(p.d_out.head<const Element>(at.batch, head), p.d_out, position, at.stride,
+      load_rows<Shape, Shape::kColumns>(p.d_out.head<const Element>(place.batch, head), p.d_out, position, place.stride,
                                         first, b.columns, p.dim, s.columns_b);
       for (int i = threadIdx.x; i < Shape::kColumns; i += Shape::kThreads)
-        s.query[i] = i < b.columns ? rows[position + int64_t(i) * at.stride] : make_float2(INFINITY, 0.f);
+        s.query[i] = i < b.columns ? rows[position + int64_t(i) * place.stride] : make_float2(INFINITY, 0.f);
       arrived();
       auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
       auto dp = accumulator<Shape, Shape::kRows, Shape::kColumns>();
-      multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_a),
-                      tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
-      multiply<Shape>(tile<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
-                      tile<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
+      multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_a),
+                      matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
+      multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
+                      matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
       differentiate<Shape>(
-          p, b, at, row0, head, true, [&](int, int column) { return s.query[column]; }, of_scores, scores, dp);
+          p, b, place, row0, head, true, [&](int, int column) { return s.query[column]; }, of_scores, scores, dp);
       keep_scores<Shape>(of_scores, scores, s.scores);
       __syncthreads();
-      const auto kept = tile<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores);
+      const auto kept = matrix<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores);
       multiply<Shape>(kept, transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dv);
       __syncthreads();
       keep_scores<Shape>(of_scores, dp, s.scores);
@@ -155,12 +155,13 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
       multiply<Shape>(kept, transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dk);
     }
   }
-  const int64_t head_of_all = int64_t(at.batch) * p.kv_heads + at.kv_head;
+  const int64_t head_of_all = int64_t(place.batch) * p.kv_heads + place.kv_head;
   const auto of = places<Shape, Shape::kRows, Shape::kDim>();
-  store_gradient<Shape>(p, its, at, head_of_all, of, dk, p.partial_a, p.dk.head<Element>(at.batch, at.kv_head), row0,
-                        p.dk.len_stride, p.scale, s);
-  store_gradient<Shape>(p, its, at, head_of_all, of, dv, p.partial_b, p.dv.head<Element>(at.batch, at.kv_head), row0,
-                        p.dv.len_stride, p.out_scale * p.dropout.gain, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dk, p.partial_a,
+                        p.dk.head<Element>(place.batch, place.kv_head), row0, p.dk.len_stride, p.scale, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dv, p.partial_b,
+                        p.dv.head<Element>(place.batch, place.kv_head), row0, p.dv.len_stride,
+                        p.out_scale * p.dropout.gain, s);
 }
 
 }  // namespace longstride::engine::cuda::sm80

@@ -309,16 +309,22 @@ __device__ __forceinline__ void load_tile(const float* head, const Input& t, int
 // A block of the grid's item and its blocks of columns, of one query head after the other, two ahead of the one in use.
 // All of it is read from shared memory where it is used: registers are dear.
 struct BlockQueue {
-  Place at;
+  TilePlace place;
   BlockWalk walk;
-  Block block[3];  // block n in place n % 3; no columns: the end
+  ColumnBlock block[3];  // block n in place n % 3; no columns: the end
   int member[3], next_member;
 };
 
-__device__ __forceinline__ int query_head(const Values& p, const Place& at) { return at.kv_head * p.group + at.member; }
-__device__ __forceinline__ int first_row(const Place& at, const Tile& its) { return int(its.row0) + at.shift; }
+__device__ __forceinline__ int query_head(const Values& p, const TilePlace& place) {
+  return place.kv_head * p.group + place.member;
+}
+__device__ __forceinline__ int first_row(const TilePlace& place, const Tile& tile) {
+  return int(tile.row0) + place.shift;
+}
 // Columns of a block of the forward plan that its last row sees.
-__device__ __forceinline__ int seen_columns(const Block& b) { return min(b.columns, (b.rows >> 16) - 1 + b.diagonal); }
+__device__ __forceinline__ int seen_columns(const ColumnBlock& b) {
+  return min(b.columns, (b.rows >> 16) - 1 + b.diagonal);
+}
 
 // Block n, each in turn; two barriers later all threads see it. The warps take turns.
 template <class Shape>
@@ -329,12 +335,12 @@ __device__ __forceinline__ void take_block(const Values& p, Direction direction,
     queue.block[n % 3].columns = 0;
     return;
   }
-  const Tile& its = p.plan.tiles[queue.at.tile];
-  queue.block[n % 3] = queue.walk.at(its.rows, queue.at.stride, queue.at.shift);
+  const Tile& tile = p.plan.tiles[queue.place.tile];
+  queue.block[n % 3] = queue.walk.at(tile.rows, queue.place.stride, queue.place.shift);
   queue.member[n % 3] = queue.next_member;
   queue.walk.advance();
   if (queue.walk.done() && ++queue.next_member < members)
-    queue.walk = BlockWalk(p.plan.runs + its.run_begin, its.run_count, direction, Shape::kColumns);
+    queue.walk = BlockWalk(p.plan.runs + tile.run_begin, tile.run_count, direction, Shape::kColumns);
 }
 
 // Item and blocks 0 and 1, for all threads. `group`: query heads an item.
@@ -342,9 +348,9 @@ template <class Shape>
 __device__ __forceinline__ void begin_blocks(const Values& p, int group, Direction direction, int members,
                                              BlockQueue& queue) {
   if (threadIdx.x == 0) {
-    queue.at = locate(p.lanes, p.lane_count, group, blockIdx.x, p.plan);
-    const Tile& its = p.plan.tiles[queue.at.tile];
-    queue.walk = BlockWalk(p.plan.runs + its.run_begin, its.run_count, direction, Shape::kColumns);
+    queue.place = locate(p.lanes, p.lane_count, group, blockIdx.x, p.plan);
+    const Tile& tile = p.plan.tiles[queue.place.tile];
+    queue.walk = BlockWalk(p.plan.runs + tile.run_begin, tile.run_count, direction, Shape::kColumns);
     queue.next_member = 0;
   }
   take_block<Shape>(p, direction, members, 0, queue);
@@ -355,12 +361,14 @@ __device__ __forceinline__ void begin_blocks(const Values& p, int group, Directi
 
 // K and V of a block as they are, for spread_columns().
 template <class Shape>
-__device__ __forceinline__ void stage_keys(const Values& p, const Place& at, const Block& b, float* first,
+__device__ __forceinline__ void stage_keys(const Values& p, const TilePlace& place, const ColumnBlock& b, float* first,
                                            float* second) {
   if (b.columns == 0) return;
   const int seen = seen_columns(b);
-  stage_columns<Shape>(p.k.head<const float>(at.batch, at.kv_head), p.k, b.column0, at.stride, 0, seen, p.dim, first);
-  stage_columns<Shape>(p.v.head<const float>(at.batch, at.kv_head), p.v, b.column0, at.stride, 0, seen, p.dim, second);
+  stage_columns<Shape>(p.k.head<const float>(place.batch, place.kv_head), p.k, b.column0, place.stride, 0, seen, p.dim,
+                       first);
+  stage_columns<Shape>(p.v.head<const float>(place.batch, place.kv_head), p.v, b.column0, place.stride, 0, seen, p.dim,
+                       second);
 }
 
 // Dims up to this run on tensor cores in float32.

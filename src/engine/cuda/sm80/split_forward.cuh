@@ -35,8 +35,8 @@ struct RowState {
 // Scores become probabilities, dropped ones 0, and the state what it is after them. What so far is in out is multiplied
 // with factor.
 template <class Shape, class Places, class Scores>
-__device__ __forceinline__ void softmax_step_rows(const Values& p, const Block& b, const Place& at, const Tile& its,
-                                                  const Places& of, Scores& scores, RowState& state,
+__device__ __forceinline__ void softmax_step_rows(const Values& p, const ColumnBlock& b, const TilePlace& place,
+                                                  const Tile& tile, const Places& of, Scores& scores, RowState& state,
                                                   float (&factor)[2]) {
   constexpr int kCount = decltype(cute::size(scores))::value;
   const float weight = weight_log2(b);
@@ -66,12 +66,12 @@ __device__ __forceinline__ void softmax_step_rows(const Values& p, const Block& 
     state.sum[half] = fmaf(state.sum[half], factor[half], sum[half]);
   }
   if (!p.dropout.seed) return;
-  const DropoutSalts salts = dropout_salts(p.dropout, uint32_t(at.batch * p.heads + query_head(p, at)));
+  const DropoutSalts salts = dropout_salts(p.dropout, uint32_t(place.batch * p.heads + query_head(p, place)));
   uint32_t kept = 0;
 #pragma unroll 1
   for (int i = 0; i < kCount; ++i) {
-    const int row = first_row(at, its) + int(cute::get<0>(of(i))) * at.stride;
-    const int column = b.column0 + int(cute::get<1>(of(i))) * at.stride;
+    const int row = first_row(place, tile) + int(cute::get<0>(of(i))) * place.stride;
+    const int column = b.column0 + int(cute::get<1>(of(i))) * place.stride;
     kept |= uint32_t(!is_dropped(p.dropout, salts, row, column)) << i;
   }
 #pragma unroll
@@ -81,20 +81,21 @@ __device__ __forceinline__ void softmax_step_rows(const Values& p, const Block& 
 
 // Scores that the parts have no number for, infinities among q and k, are summed again as they are.
 template <class Shape, class Places, class Scores>
-__device__ __forceinline__ void mend_scores(const Values& p, const Block& b, const Place& at, const Tile& its,
-                                            const Places& of, Scores& scores) {
+__device__ __forceinline__ void mend_scores(const Values& p, const ColumnBlock& b, const TilePlace& place,
+                                            const Tile& tile, const Places& of, Scores& scores) {
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < cute::size(scores); ++i) sum += scores(i);
   if (sum == sum) return;
-  const float* const q = p.q.head<const float>(at.batch, query_head(p, at));
-  const float* const k = p.k.head<const float>(at.batch, at.kv_head);
+  const float* const q = p.q.head<const float>(place.batch, query_head(p, place));
+  const float* const k = p.k.head<const float>(place.batch, place.kv_head);
 #pragma unroll
   for (int i = 0; i < cute::size(scores); ++i) {
     const int row = cute::get<0>(of(i)), column = cute::get<1>(of(i));
-    if (scores(i) == scores(i) || row >= its.rows || column >= seen_columns(b)) continue;
-    const float* const from_q = q + (first_row(at, its) - p.query_start + int64_t(row) * at.stride) * p.q.len_stride;
-    const float* const from_k = k + (b.column0 + int64_t(column) * at.stride) * p.k.len_stride;
+    if (scores(i) == scores(i) || row >= tile.rows || column >= seen_columns(b)) continue;
+    const float* const from_q =
+        q + (first_row(place, tile) - p.query_start + int64_t(row) * place.stride) * p.q.len_stride;
+    const float* const from_k = k + (b.column0 + int64_t(column) * place.stride) * p.k.len_stride;
     sum = 0;
 #pragma unroll 1
     for (int x = 0; x < p.dim; ++x) sum = fmaf(from_q[x], from_k[x], sum);
@@ -118,11 +119,11 @@ __device__ __forceinline__ void keep_state(RowState& state, SplitForwardStorage<
 }
 
 template <class Shape>
-__device__ __forceinline__ RowState first_state(const Values& p, const Tile& its) {
+__device__ __forceinline__ RowState first_state(const Values& p, const Tile& tile) {
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
   int64_t phantoms[2] = {0, 0};
-  for (int n = 0; n < its.phantom_count; ++n) {
-    const Phantoms& f = p.plan.phantoms[its.phantom_begin + n];
+  for (int n = 0; n < tile.phantom_count; ++n) {
+    const Phantoms& f = p.plan.phantoms[tile.phantom_begin + n];
 #pragma unroll
     for (int half = 0; half < 2; ++half)
       if (row + 8 * half >= f.row_begin && row + 8 * half < f.row_end) phantoms[half] += f.count;
@@ -141,14 +142,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     split_forward_kernel(const __grid_constant__ Values p) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<SplitForwardStorage<Shape>*>(memory);
-  const Place& at = s.queue.at;
+  const TilePlace& place = s.queue.place;
   begin_blocks<Shape>(p, p.group, Direction::kForward, 1, s.queue);
-  const Tile& its = p.plan.tiles[at.tile];
-  stage_keys<Shape>(p, at, s.queue.block[0], s.staged_k, s.staged_v);
+  const Tile& tile = p.plan.tiles[place.tile];
+  stage_keys<Shape>(p, place, s.queue.block[0], s.staged_k, s.staged_v);
   RowFragment q[Shape::kDim / 16];
-  load_tile(p.q.head<const float>(at.batch, query_head(p, at)), p.q, first_row(at, its) - p.query_start, at.stride,
-            its.rows, p.dim, copysignf(1.f, p.scale), q);
-  RowState state = first_state<Shape>(p, its);
+  load_tile(p.q.head<const float>(place.batch, query_head(p, place)), p.q, first_row(place, tile) - p.query_start,
+            place.stride, tile.rows, p.dim, copysignf(1.f, p.scale), q);
+  RowState state = first_state<Shape>(p, tile);
   auto out = accumulator<Shape, Shape::kRows, Shape::kDim>();
   for (int n = 0; s.queue.block[n % 3].columns > 0; ++n) {
     asm volatile("cp.async.wait_all;" ::: "memory");
@@ -156,16 +157,16 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     spread_columns<Shape>(s.staged_k, s.k);
     spread_columns<Shape>(s.staged_v, s.v);
     __syncthreads();
-    stage_keys<Shape>(p, at, s.queue.block[(n + 1) % 3], s.staged_k, s.staged_v);
+    stage_keys<Shape>(p, place, s.queue.block[(n + 1) % 3], s.staged_k, s.staged_v);
     take_block<Shape>(p, Direction::kForward, 1, n + 2, s.queue);
     const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
-    const Block& b = s.queue.block[n % 3];
+    const ColumnBlock& b = s.queue.block[n % 3];
     float factor[2];
     RowFragment probabilities[Shape::kColumns / 16];
     {
       auto scores = multiply_rows<Shape, Rows::kQueries, Shape::kPairs>(q, s.k);
-      mend_scores<Shape>(p, b, at, its, of_scores, scores);
-      softmax_step_rows<Shape>(p, b, at, its, of_scores, scores, state, factor);
+      mend_scores<Shape>(p, b, place, tile, of_scores, scores);
+      softmax_step_rows<Shape>(p, b, place, tile, of_scores, scores, state, factor);
       to_rows<Shape::kColumns>(scores, probabilities);
     }
     multiply_columns<Shape>(probabilities, s.v, out, [&](int half) { return factor[half]; });
@@ -173,10 +174,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   keep_state<Shape>(state, s);
   __syncthreads();
   const auto of_out = places<Shape, Shape::kRows, Shape::kDim>();
-  const int64_t head = query_head(p, at), head_of_all = int64_t(at.batch) * p.heads + head;
-  if (!p.partial) merge_partials<Shape>(p, its, at, head_of_all, of_out, out, s);
+  const int64_t head = query_head(p, place), head_of_all = int64_t(place.batch) * p.heads + head;
+  if (!p.partial) merge_partials<Shape>(p, tile, place, head_of_all, of_out, out, s);
   __syncthreads();
-  store_rows<Shape>(p, its, at, head, head_of_all, first_row(at, its), of_out, out, s);
+  store_rows<Shape>(p, tile, place, head, head_of_all, first_row(place, tile), of_out, out, s);
 }
 
 }  // namespace longstride::engine::cuda::sm80

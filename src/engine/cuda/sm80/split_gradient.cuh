@@ -35,18 +35,18 @@ struct SplitGradientStorage {
 
 // Q and dO of a block of the transposed plan, and its queries' (lse, delta), as stage_columns() does it.
 template <class Shape>
-__device__ __forceinline__ void stage_queries(const Values& p, const Place& at, const Block& b, int head,
+__device__ __forceinline__ void stage_queries(const Values& p, const TilePlace& place, const ColumnBlock& b, int head,
                                               SplitGradientStorage<Shape>& s) {
   const int position = b.column0 - p.query_start;
   const int first = max(0, (b.rows & 0xffff) + b.diagonal);  // seen by the first row
-  stage_columns<Shape>(p.q.head<const float>(at.batch, head), p.q, position, at.stride, first, b.columns, p.dim,
+  stage_columns<Shape>(p.q.head<const float>(place.batch, head), p.q, position, place.stride, first, b.columns, p.dim,
                        s.staged_a);
-  stage_columns<Shape>(p.d_out.head<const float>(at.batch, head), p.d_out, position, at.stride, first, b.columns, p.dim,
-                       s.staged_b);
+  stage_columns<Shape>(p.d_out.head<const float>(place.batch, head), p.d_out, position, place.stride, first, b.columns,
+                       p.dim, s.staged_b);
   const int i = threadIdx.x;
   if (i < b.columns) {
     const float2* const from =
-        p.rows + (int64_t(at.batch) * p.heads + head) * p.len_q + position + int64_t(i) * at.stride;
+        p.rows + (int64_t(place.batch) * p.heads + head) * p.len_q + position + int64_t(i) * place.stride;
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(cute::cast_smem_ptr_to_uint(s.staged_query + i)),
                  "l"(from)
                  : "memory");
@@ -57,14 +57,14 @@ __device__ __forceinline__ void stage_queries(const Values& p, const Place& at, 
 
 // Q, dO and (lse, delta) of a tile of queries.
 template <class Shape>
-__device__ __forceinline__ void load_queries(const Values& p, const Place& at, const Tile& its,
+__device__ __forceinline__ void load_queries(const Values& p, const TilePlace& place, const Tile& tile,
                                              SplitGradientStorage<Shape>& s) {
-  const int head = query_head(p, at), position = first_row(at, its) - p.query_start;
-  load_tile(p.q.head<const float>(at.batch, head), p.q, position, at.stride, its.rows, p.dim, s.rows_a);
-  load_tile(p.d_out.head<const float>(at.batch, head), p.d_out, position, at.stride, its.rows, p.dim, s.rows_b);
-  const float2* const rows = p.rows + (int64_t(at.batch) * p.heads + head) * p.len_q + position;
+  const int head = query_head(p, place), position = first_row(place, tile) - p.query_start;
+  load_tile(p.q.head<const float>(place.batch, head), p.q, position, place.stride, tile.rows, p.dim, s.rows_a);
+  load_tile(p.d_out.head<const float>(place.batch, head), p.d_out, position, place.stride, tile.rows, p.dim, s.rows_b);
+  const float2* const rows = p.rows + (int64_t(place.batch) * p.heads + head) * p.len_q + position;
   for (int i = threadIdx.x; i < Shape::kRows; i += Shape::kThreads)
-    s.query[i] = i < its.rows ? rows[int64_t(i) * at.stride] : make_float2(INFINITY, 0.f);
+    s.query[i] = i < tile.rows ? rows[int64_t(i) * place.stride] : make_float2(INFINITY, 0.f);
 }
 
 // The block that was staged comes to be what all warps read, and the next one is staged.
@@ -88,29 +88,29 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     split_query_gradient_kernel(const __grid_constant__ Values p) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<SplitGradientStorage<Shape>*>(memory);
-  const Place& at = s.queue.at;
+  const TilePlace& place = s.queue.place;
   begin_blocks<Shape>(p, p.group, Direction::kForward, 1, s.queue);
-  const Tile& its = p.plan.tiles[at.tile];
-  const auto stage = [&](const Block& b, int) {
-    if (b.columns > 0) stage_keys<Shape>(p, at, b, s.staged_a, s.staged_b);
+  const Tile& tile = p.plan.tiles[place.tile];
+  const auto stage = [&](const ColumnBlock& b, int) {
+    if (b.columns > 0) stage_keys<Shape>(p, place, b, s.staged_a, s.staged_b);
   };
   stage(s.queue.block[0], 0);
-  load_queries<Shape>(p, at, its, s);
+  load_queries<Shape>(p, place, tile, s);
   auto dq = accumulator<Shape, Shape::kRows, Shape::kDim>();
   for (int n = 0; s.queue.block[n % 3].columns > 0; ++n) {
     turn_block(p, Direction::kForward, 1, n, s, stage);
     auto scores = multiply_rows<Shape, Rows::kQueries, Shape::kColumns / 16>(s.rows_a, s.columns_a);
     auto dp = multiply_rows<Shape, Rows::kQueries, Shape::kColumns / 16>(s.rows_b, s.columns_b);
     differentiate<Shape>(
-        p, s.queue.block[n % 3], at, first_row(at, its), query_head(p, at), false,
+        p, s.queue.block[n % 3], place, first_row(place, tile), query_head(p, place), false,
         [&](int row, int) { return s.query[row]; }, places<Shape, Shape::kRows, Shape::kColumns>(), scores, dp);
     RowFragment ds[Shape::kColumns / 16];
     to_rows<Shape::kColumns>(dp, ds);
     multiply_columns<Shape>(ds, s.columns_a, dq, [](int) { return 1.f; });
   }
-  const int head = query_head(p, at), position = first_row(at, its) - p.query_start;
-  store_gradient<Shape>(p, its, at, int64_t(at.batch) * p.heads + head, places<Shape, Shape::kRows, Shape::kDim>(), dq,
-                        p.partial_a, p.dq.head<float>(at.batch, head), position, p.dq.len_stride, p.scale, s);
+  const int head = query_head(p, place), position = first_row(place, tile) - p.query_start;
+  store_gradient<Shape>(p, tile, place, int64_t(place.batch) * p.heads + head, places<Shape, Shape::kRows, Shape::kDim>(),
+                        dq, p.partial_a, p.dq.head<float>(place.batch, head), position, p.dq.len_stride, p.scale, s);
 }
 
 // dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
@@ -119,15 +119,17 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     split_key_gradient_kernel(const __grid_constant__ Values p) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<SplitGradientStorage<Shape>*>(memory);
-  const Place& at = s.queue.at;
+  const TilePlace& place = s.queue.place;
   begin_blocks<Shape>(p, 1, Direction::kTransposed, p.group, s.queue);
-  const Tile& its = p.plan.tiles[at.tile];
-  const auto stage = [&](const Block& b, int member) {
-    if (b.columns > 0) stage_queries<Shape>(p, at, b, at.kv_head * p.group + member, s);
+  const Tile& tile = p.plan.tiles[place.tile];
+  const auto stage = [&](const ColumnBlock& b, int member) {
+    if (b.columns > 0) stage_queries<Shape>(p, place, b, place.kv_head * p.group + member, s);
   };
   stage(s.queue.block[0], 0);
-  load_tile(p.k.head<const float>(at.batch, at.kv_head), p.k, first_row(at, its), at.stride, its.rows, p.dim, s.rows_a);
-  load_tile(p.v.head<const float>(at.batch, at.kv_head), p.v, first_row(at, its), at.stride, its.rows, p.dim, s.rows_b);
+  load_tile(p.k.head<const float>(place.batch, place.kv_head), p.k, first_row(place, tile), place.stride, tile.rows,
+            p.dim, s.rows_a);
+  load_tile(p.v.head<const float>(place.batch, place.kv_head), p.v, first_row(place, tile), place.stride, tile.rows,
+            p.dim, s.rows_b);
   auto dk = accumulator<Shape, Shape::kRows, Shape::kDim>();
   auto dv = accumulator<Shape, Shape::kRows, Shape::kDim>();
   for (int n = 0; s.queue.block[n % 3].columns > 0; ++n) {
@@ -135,7 +137,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     auto scores = multiply_rows<Shape, Rows::kKeys, Shape::kColumns / 16>(s.rows_a, s.columns_a);
     auto dp = multiply_rows<Shape, Rows::kKeys, Shape::kColumns / 16>(s.rows_b, s.columns_b);
     differentiate<Shape>(
-        p, s.queue.block[n % 3], at, first_row(at, its), at.kv_head * p.group + s.queue.member[n % 3], true,
+        p, s.queue.block[n % 3], place, first_row(place, tile), place.kv_head * p.group + s.queue.member[n % 3], true,
         [&](int, int column) { return s.query[column]; }, places<Shape, Shape::kRows, Shape::kColumns>(), scores, dp);
     RowFragment rows[Shape::kColumns / 16];
     const auto once = [](int) { return 1.f; };
@@ -144,12 +146,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     to_rows<Shape::kColumns>(dp, rows);
     multiply_columns<Shape>(rows, s.columns_a, dk, once);
   }
-  const int64_t head_of_all = int64_t(at.batch) * p.kv_heads + at.kv_head;
+  const int64_t head_of_all = int64_t(place.batch) * p.kv_heads + place.kv_head;
   const auto of = places<Shape, Shape::kRows, Shape::kDim>();
-  store_gradient<Shape>(p, its, at, head_of_all, of, dk, p.partial_a, p.dk.head<float>(at.batch, at.kv_head),
-                        first_row(at, its), p.dk.len_stride, p.scale, s);
-  store_gradient<Shape>(p, its, at, head_of_all, of, dv, p.partial_b, p.dv.head<float>(at.batch, at.kv_head),
-                        first_row(at, its), p.dv.len_stride, p.out_scale * p.dropout.gain, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dk, p.partial_a, p.dk.head<float>(place.batch, place.kv_head),
+                        first_row(place, tile), p.dk.len_stride, p.scale, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dv, p.partial_b, p.dv.head<float>(place.batch, place.kv_head),
+                        first_row(place, tile), p.dv.len_stride, p.out_scale * p.dropout.gain, s);
 }
 
 }  // namespace longstride::engine::cuda::sm80

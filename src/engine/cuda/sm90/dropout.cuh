@@ -36,8 +36,8 @@ __device__ __forceinline__ Kept<kWidth> draw(const DropoutValues& d, bool rows_a
         const uint32_t at_column = core::dropout_word(of_columns, column + ((word * 8 + n) * 8 + c) * stride);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const uint32_t drawn = rows_are_queries ? core::dropout_draw(rows[r], at_column)
-                                                  : core::dropout_draw(at_column, rows[r]);
+          const uint32_t drawn =
+              rows_are_queries ? core::dropout_draw(rows[r], at_column) : core::dropout_draw(at_column, rows[r]);
           bits |= uint32_t(drawn >= d.threshold) << (4 * n + 2 * r + c);
         }
       }

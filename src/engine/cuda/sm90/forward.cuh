@@ -105,15 +105,15 @@ __device__ __forceinline__ void meet() {
 
 // Brings the partial results that a base tile begins with nearer, into L2, while the tile before is computed.
 template <class Shape>
-__device__ __forceinline__ void fetch_partials(const ForwardParams& p, const Tile& tile, const Place& at,
+__device__ __forceinline__ void fetch_partials(const ForwardParams& p, const Tile& tile, const TilePlace& place,
                                                int32_t head) {
-  const int64_t first = (int64_t(at.batch) * p.heads + head) * p.partial_rows;
+  const int64_t first = (int64_t(place.batch) * p.heads + head) * p.partial_rows;
 #pragma unroll 1
   for (int i = 0; i < tile.merge_count; ++i) {
     const Merge& m = p.plan.merges[tile.merge_begin + i];
 #pragma unroll 1
     for (int n = threadIdx.x % 32; n < m.rows; n += 32) {
-      const int64_t slot = first + m.slot_at(n, at.repeat);
+      const int64_t slot = first + m.slot_at(n, place.repeat);
       const char* row = reinterpret_cast<const char*>(p.partial_out + slot * Shape::kDim);
       asm volatile("prefetch.global.L2 [%0];" ::"l"(p.partial_softmax + slot));
 #pragma unroll
@@ -133,8 +133,8 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
   while (kAgain ? index >= 0 : index < p.items) {
     const int64_t own = index;
     // Found before the wait, so that the chain of loads is over when the consumers want the next item.
-    const Place at = locate(p.lanes, p.lane_count, p.group, index, p.plan);
-    const Tile& tile = p.plan.tiles[at.tile];
+    const TilePlace place = locate(p.lanes, p.lane_count, p.group, index, p.plan);
+    const Tile& tile = p.plan.tiles[place.tile];
     BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
     if constexpr (kAgain) {
       index = p.again[index];
@@ -142,22 +142,22 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
       if (first_lane) index = atomicAdd(p.ticket, 1ull) + gridDim.x;
       index = __shfl_sync(~0u, index, 0);
     }
-    const TensorMaps& m = maps.of_stride[at.map];
-    const int32_t row0 = static_cast<int32_t>(tile.row0) + at.shift - p.query_start;
+    const TensorMaps& m = maps.of_stride[place.map];
+    const int32_t row0 = static_cast<int32_t>(tile.row0) + place.shift - p.query_start;
     const int32_t rows = tile.rows;
-    const int32_t head = at.kv_head * p.group + at.member;
-    fetch_partials<Shape>(p, tile, at, head);
+    const int32_t head = place.kv_head * p.group + place.member;
+    fetch_partials<Shape>(p, tile, place, head);
     s.q_empty[query].wait(q_phase);
     if (first_lane) {
       ItemNote& item = s.item[note];
       item.index = own;
       item.again = 0;
       item.row0 = row0;
-      item.stride = at.stride;
-      item.slot = at.slot;
-      item.repeat = at.repeat;
+      item.stride = place.stride;
+      item.slot = place.slot;
+      item.repeat = place.repeat;
       item.rows = rows;
-      item.batch = at.batch;
+      item.batch = place.batch;
       item.head = head;
       item.phantom_begin = tile.phantom_begin;
       item.phantom_count = tile.phantom_count;
@@ -165,7 +165,7 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
       item.merge_count = tile.merge_count;
       item.stop = 0;
       s.q_full[query].arrive_and_expect_tx(Shape::kRowsBytes);
-      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.q, p.len_q, at.stride, row0, head, at.batch,
+      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.q, p.len_q, place.stride, row0, head, place.batch,
                                                           s.q_full[query],
                                                           s.q.data() + query * Shape::kRows * Shape::kWidth);
     }
@@ -174,9 +174,9 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
     // A tile that sees nothing gets one block of no columns, so that the consumers know one way only.
     bool more = true;
     while (more) {
-      Block now{0, 0, 0, 0, 1, true};
+      ColumnBlock now{0, 0, 0, 0, 1, true};
       if (!walk.done()) {
-        now = walk.at(rows, at.stride, at.shift);
+        now = walk.at(rows, place.stride, place.shift);
         walk.advance();
       }
       more = !walk.done();
@@ -193,16 +193,16 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
         b.masked = now.masked;
         b.last = !more;
         s.k_full[stage].arrive_and_expect_tx(Shape::kBlockBytes);
-        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.k, p.len_k, at.stride, now.column0, at.kv_head,
-                                                               at.batch, s.k_full[stage],
+        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.k, p.len_k, place.stride, now.column0, place.kv_head,
+                                                               place.batch, s.k_full[stage],
                                                                s.k.data() + stage * Shape::kColumns * Shape::kWidth);
       }
       s.v_empty[stage].wait(phase);
       auto& v_bar = tail ? s.raw : s.v_full[stage];
       if (first_lane) {
         v_bar.arrive_and_expect_tx(Shape::kBlockBytes);
-        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.v, p.len_k, at.stride, now.column0, at.kv_head,
-                                                               at.batch, v_bar, to_v);
+        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.v, p.len_k, place.stride, now.column0, place.kv_head,
+                                                               place.batch, v_bar, to_v);
       }
       if (tail) {
         s.raw.wait(raw_phase);

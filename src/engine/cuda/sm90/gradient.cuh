@@ -93,11 +93,11 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
   int stage = 0, phase = 1, row_phase = 1, note = 0, raw_phase = 0;
   int64_t index = blockIdx.x;
   while (index < p.items) {
-    const Place at = locate(p.lanes, p.lane_count, kQueries ? p.group : 1, index, p.plan);
-    const Tile& tile = p.plan.tiles[at.tile];
-    const GradientMaps& m = maps.of_stride[at.map];
-    const int32_t row0 = static_cast<int32_t>(tile.row0) + at.shift - (kQueries ? p.query_start : 0);
-    const int32_t row_head = kQueries ? at.kv_head * p.group + at.member : at.kv_head;
+    const TilePlace place = locate(p.lanes, p.lane_count, kQueries ? p.group : 1, index, p.plan);
+    const Tile& tile = p.plan.tiles[place.tile];
+    const GradientMaps& m = maps.of_stride[place.map];
+    const int32_t row0 = static_cast<int32_t>(tile.row0) + place.shift - (kQueries ? p.query_start : 0);
+    const int32_t row_head = kQueries ? place.kv_head * p.group + place.member : place.kv_head;
     BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Shape::Role::kPlan, Shape::kColumns);
     bool more = !walk.done();
     if (lane == 0) index = atomicAdd(p.ticket, 1ull) + gridDim.x;
@@ -107,26 +107,26 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
     if (lane == 0) {
       GradientItemNote& item = s.item[note];
       item.row0 = row0;
-      item.stride = at.stride;
-      item.slot = at.slot;
-      item.repeat = at.repeat;
+      item.stride = place.stride;
+      item.slot = place.slot;
+      item.repeat = place.repeat;
       item.rows = tile.rows;
-      item.batch = at.batch;
+      item.batch = place.batch;
       item.head = row_head;
       item.merge_begin = tile.merge_begin;
       item.merge_count = tile.merge_count;
       item.blocks = more;
       item.stop = 0;
       s.row_full.arrive_and_expect_tx(2 * Shape::kRowsBytes);
-      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.row, p.len_rows, at.stride, row0, row_head, at.batch,
+      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.row, p.len_rows, place.stride, row0, row_head, place.batch,
                                                           s.row_full, s.row);
-      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.row_pair, p.len_rows, at.stride, row0, row_head, at.batch,
-                                                          s.row_full, s.row_pair);
+      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.row_pair, p.len_rows, place.stride, row0, row_head,
+                                                          place.batch, s.row_full, s.row_pair);
     }
     note ^= 1;
     for (int member = 0; more;) {
-      const Block now = walk.at(tile.rows, at.stride, at.shift);
-      const int head = kQueries ? row_head : at.kv_head * p.group + member;
+      const ColumnBlock now = walk.at(tile.rows, place.stride, place.shift);
+      const int head = kQueries ? row_head : place.kv_head * p.group + member;
       walk.advance();
       if (walk.done()) {
         if (kQueries || ++member == p.group) {
@@ -138,14 +138,15 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
       s.empty[stage].wait(phase);
       const int32_t position = now.column0 - (kQueries ? 0 : p.query_start);
       if constexpr (!kQueries) {
-        const float2* rows = p.rows + (int64_t(at.batch) * p.heads + head) * p.len_q;
+        const float2* rows = p.rows + (int64_t(place.batch) * p.heads + head) * p.len_q;
         for (int i = lane; i < Shape::kColumns; i += 32)
-          s.values[stage][i] = i < now.columns ? rows[position + int64_t(i) * at.stride] : make_float2(INFINITY, 0.f);
+          s.values[stage][i] =
+              i < now.columns ? rows[position + int64_t(i) * place.stride] : make_float2(INFINITY, 0.f);
       }
       const bool tail = now.columns < Shape::kColumns;
       auto& bar = tail ? s.raw : s.full[stage];
       const int at_stage = stage * Shape::kColumns * Shape::kWidth;
-      const int column_head = kQueries ? at.kv_head : head;
+      const int column_head = kQueries ? place.kv_head : head;
       if (lane == 0) {
         GradientBlockNote& b = s.block[stage];
         b.column0 = now.column0;
@@ -157,10 +158,10 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
         b.last = !more;
         b.head = head;
         bar.arrive_and_expect_tx(2 * Shape::kColumnsBytes);
-        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.column, len_columns, at.stride, position, column_head,
-                                                               at.batch, bar, s.column + at_stage);
-        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.column_pair, len_columns, at.stride, position,
-                                                               column_head, at.batch, bar, s.column_pair + at_stage);
+        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.column, len_columns, place.stride, position,
+                                                               column_head, place.batch, bar, s.column + at_stage);
+        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.column_pair, len_columns, place.stride, position,
+                                                               column_head, place.batch, bar, s.column_pair + at_stage);
       }
       if (tail) {
         s.raw.wait(raw_phase);

@@ -28,19 +28,19 @@ __global__ void __launch_bounds__(256) prepare_rows_kernel(const Values p, Input
 // P and dS of one block, in place of scores and dP: `info` gives a query's (lse, delta), positions count for dropout.
 // Pairs that are none become 0, whatever stood there.
 template <class Shape, class Scores, class Places, class Info>
-__device__ __forceinline__ void differentiate(const Values& p, const Block& b, const Place& at, int row0, int head,
-                                              bool transposed, const Info& info, const Places& of, Scores& scores,
-                                              Scores& dp) {
+__device__ __forceinline__ void differentiate(const Values& p, const ColumnBlock& b, const TilePlace& place, int row0,
+                                              int head, bool transposed, const Info& info, const Places& of,
+                                              Scores& scores, Scores& dp) {
   const float weight = weight_log2(b), gain = p.out_scale * p.dropout.gain;
   constexpr int kCount = decltype(cute::size(scores))::value;
   static_assert(kCount <= 32);
   uint32_t kept = ~0u;
   if (p.dropout.seed) {
-    const DropoutSalts salts = dropout_salts(p.dropout, uint32_t(at.batch * p.heads + head));
+    const DropoutSalts salts = dropout_salts(p.dropout, uint32_t(place.batch * p.heads + head));
 #pragma unroll 1
     for (int i = 0; i < kCount; ++i) {
-      const uint32_t at_row = row0 + int(cute::get<0>(of(i))) * at.stride;
-      const uint32_t at_column = b.column0 + int(cute::get<1>(of(i))) * at.stride;
+      const uint32_t at_row = row0 + int(cute::get<0>(of(i))) * place.stride;
+      const uint32_t at_column = b.column0 + int(cute::get<1>(of(i))) * place.stride;
       if (is_dropped(p.dropout, salts, transposed ? at_column : at_row, transposed ? at_row : at_column))
         kept &= ~(1u << i);
     }

@@ -6,7 +6,8 @@
 
 namespace longstride::engine::cuda {
 
-// What makes words of the positions of one (batch row, query head), which are below 2^31 here: their upper halves are 0.
+// What makes words of the positions of one (batch row, query head), which are below 2^31 here: their upper halves are
+// 0.
 struct DropoutSalts {
   uint32_t query, key;
 };

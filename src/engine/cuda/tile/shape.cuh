@@ -46,14 +46,14 @@ struct Shape {
 
 // A tile in shared memory: kN rows of kWidth, or its transpose.
 template <int kN, int kWidth, int kPitch, class T>
-__device__ __forceinline__ auto tile(T* at) {
+__device__ __forceinline__ auto matrix(T* first) {
   using namespace cute;
-  return make_tensor(make_smem_ptr(at), make_layout(cute::Shape<Int<kN>, Int<kWidth>>{}, Stride<Int<kPitch>, _1>{}));
+  return make_tensor(make_smem_ptr(first), make_layout(cute::Shape<Int<kN>, Int<kWidth>>{}, Stride<Int<kPitch>, _1>{}));
 }
 template <int kN, int kWidth, int kPitch, class T>
-__device__ __forceinline__ auto transposed(T* at) {
+__device__ __forceinline__ auto transposed(T* first) {
   using namespace cute;
-  return make_tensor(make_smem_ptr(at), make_layout(cute::Shape<Int<kWidth>, Int<kN>>{}, Stride<_1, Int<kPitch>>{}));
+  return make_tensor(make_smem_ptr(first), make_layout(cute::Shape<Int<kWidth>, Int<kN>>{}, Stride<_1, Int<kPitch>>{}));
 }
 
 template <class Shape, int kM, int kN>
@@ -123,11 +123,13 @@ __device__ __forceinline__ void arrived() {
 }
 
 // Column i and row j of a block are a pair.
-__device__ __forceinline__ bool pair(const Block& b, int row, int column, bool transposed) {
+__device__ __forceinline__ bool pair(const ColumnBlock& b, int row, int column, bool transposed) {
   if (column >= b.columns || row < (b.rows & 0xffff) || row >= b.rows >> 16) return false;
   return transposed ? column >= row + b.diagonal : column < row + b.diagonal;
 }
 
-__device__ __forceinline__ float weight_log2(const Block& b) { return b.weight == 1 ? 0.f : log2f(float(b.weight)); }
+__device__ __forceinline__ float weight_log2(const ColumnBlock& b) {
+  return b.weight == 1 ? 0.f : log2f(float(b.weight));
+}
 
 }  // namespace longstride::engine::cuda
