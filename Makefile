@@ -6,8 +6,10 @@ SHELL := bash
 
 JOBS ?= $(shell nproc)
 PREFIX ?= $(CURDIR)/out/install
-# More for CMake at the first configuration of each build but CUDA's, such as -DCMAKE_COMPILE_WARNING_AS_ERROR=ON.
+# More for CMake at the first configuration of each build but CUDA's, such as -DCMAKE_COMPILE_WARNING_AS_ERROR=ON, and of
+# CUDA's.
 CONFIGURE ?=
+CONFIGURE_CUDA ?=
 # tools/setup puts a cmake there when the system's is too old; looked up when used, that is after setup.
 CMAKE = $(or $(wildcard .venv/bin/cmake),cmake)
 CTEST = $(or $(wildcard .venv/bin/ctest),ctest)
@@ -40,7 +42,7 @@ test: setup layers format-check build ## every test that needs no GPU, the layer
 
 cuda: ## compile the CUDA engine with its gate on registers, and run its tests that need no GPU; needs nvcc
 	@tools/setup --cuda
-	@[ -f build-cuda/build.ninja ] || $(CMAKE) --preset cuda
+	@[ -f build-cuda/build.ninja ] || $(CMAKE) --preset cuda $(CONFIGURE_CUDA)
 	@$(CMAKE) --build build-cuda -j $(JOBS) --target longstride_engine_cuda cuda_host_test
 	@$(CTEST) --test-dir build-cuda -R '^cuda_host\.' --output-on-failure --no-tests=error
 
@@ -62,17 +64,18 @@ wheel: setup ## build the Python wheel into out/wheel and run its tests in an en
 install: program ## install headers, library, program and CMake package to PREFIX
 	@$(CMAKE) --install build --prefix $(PREFIX)
 
-# The reference engine has one thread: ThreadSanitizer finds nothing there in five minutes of every run.
-ONE_THREAD_thread = -E '^engine[.](Reference[.]|Scores[.]OfAnySizeOnTheReferenceEngine)'
+# ThreadSanitizer runs what has threads: the memory pool, the cache of plans and the CPU engine.
+TARGETS_thread = --target core_test plan_test engine_test
+TESTS_thread = -R '^(core|plan[.]PlanCache|engine)[.]' -E '^engine[.](Reference[.]|Scores[.]OfAnySizeOnTheReferenceEngine)'
 
 sanitize: $(SANITIZERS:%=sanitize-%) ## the torch-free tests under the sanitizers below, in two builds
 
 sanitize-address: ## ... under AddressSanitizer and UndefinedBehaviorSanitizer
-sanitize-thread: ## ... under ThreadSanitizer
+sanitize-thread: ## ... those with threads under ThreadSanitizer
 $(SANITIZERS:%=sanitize-%): sanitize-%: setup
 	@[ -f build-$*/build.ninja ] || $(CMAKE) --preset $* $(CONFIGURE)
-	@$(CMAKE) --build build-$* -j $(JOBS)
-	@$(call FIXED_ADDRESSES,$*) $(CTEST) --test-dir build-$* -j $(JOBS) $(ONE_THREAD_$*) --output-on-failure --no-tests=error
+	@$(CMAKE) --build build-$* -j $(JOBS) $(TARGETS_$*)
+	@$(call FIXED_ADDRESSES,$*) $(CTEST) --test-dir build-$* -j $(JOBS) $(TESTS_$*) --output-on-failure --no-tests=error
 
 format: setup ## format every C++ file
 	@tools/format

@@ -1,7 +1,6 @@
 """Every option that takes a number, of every command, has a range, and says so of what is no number or beyond it."""
 
 import json
-import random
 import re
 
 import program
@@ -34,27 +33,25 @@ class Numbers(ProgramTest):
         return [places.get(word.strip("{}"), word) if word.startswith("{") else word for word in COMMANDS[command]]
 
     def test_every_number_of_every_command(self):
-        """Each option meets two of the wrong values, and all of them come up again and again."""
-        chance, counted = random.Random(3), {}
+        """Each option meets one of the wrong values, and all of them come up again and again."""
+        counted = {}
         for command in COMMANDS:
             options = self.options(command)
             self.assertIn("--len" if command == "show" else "--threads", options)
             for option, kind in options.items():
-                real = kind == "FLOAT"
-                wrong = chance.sample(NO_NUMBERS if real else NO_NUMBERS + ["1.5", "1e3"], 1)
-                wrong += chance.sample(HUGE[1:] if real else HUGE, 1)  # 1e20 is a base of angles that --rope-base takes
-                wrong += ["-1"] if kind == "UINT" else []
+                wrong = NO_NUMBERS + HUGE[1:]  # 1e20 is a base of angles that --rope-base takes
+                wrong += [] if kind == "FLOAT" else ["1.5", "1e3", HUGE[0]] + ["-1"] * (kind == "UINT")
                 budget = ["--steps", "2"] if command == "train" and option not in ("--steps", "--minutes") else []
-                for value in wrong:
-                    with self.subTest(command=command, option=option, value=value):
-                        message = self.refused(command, *self.words(command), *budget, option, value, says="must be ")
-                        # A range that the model states is refused under the model's name of the field.
-                        self.assertIn(option[2:].replace("-", "_"), message.replace("-", "_"))
-                        self.assertRegex(message, "must be .*got .*")
-                        self.assertLess(len(message), 400)
-                        counted[value] = counted.get(value, 0) + 1
+                value = min(wrong, key=lambda value: counted.get(value, 0))
+                with self.subTest(command=command, option=option, value=value):
+                    message = self.refused(command, *self.words(command), *budget, option, value, says="must be ")
+                    # A range that the model states is refused under the model's name of the field.
+                    self.assertIn(option[2:].replace("-", "_"), message.replace("-", "_"))
+                    self.assertRegex(message, "must be .*got .*")
+                    self.assertLess(len(message), 400)
+                    counted[value] = counted.get(value, 0) + 1
         self.assertTrue(all(counted[value] > 2 for value in NO_NUMBERS + HUGE), counted)
-        self.assertGreater(sum(counted.values()), 100)
+        self.assertGreater(sum(counted.values()), 50)
         self.assertFalse((self.folder / "out").exists())
 
     def test_ranges(self):

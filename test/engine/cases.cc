@@ -257,7 +257,7 @@ void for_each_case(int64_t random_count, Poison poison, const std::function<void
   }
   const std::vector<Choice>& grid = pairwise_choices();
   for (size_t n = 0; n < grid.size(); ++n) check(make_case(grid[n], 1000000 + n, poison, adjust));
-  for (int64_t n = 0; n < random_count; ++n) check(make_case(random_choice(n), n, poison, adjust));
+  for (int64_t n = 0; n < share(random_count); ++n) check(make_case(random_choice(n), n, poison, adjust));
 }
 
 }  // namespace longstride::test

@@ -91,7 +91,17 @@ double rounded(double x, core::DType dtype);
 // Half the distance from 1 to the next number: what one rounding may do, relatively.
 double roundoff(core::DType dtype);
 
-// Calls check(case) for the pairwise grid and for `random_count` seeded random cases; or, with
+// What this build does of `count` random cases, or of what they must have met: under a sanitizer, where the same lines
+// take five to ten times as long, a fifth.
+constexpr int64_t share(int64_t count) {
+#ifdef LONGSTRIDE_SANITIZED
+  return count / 5;
+#else
+  return count;
+#endif
+}
+
+// Calls check(case) for the pairwise grid and for share(random_count) seeded random cases; or, with
 // LONGSTRIDE_CASE=SEED:CHOICE in the environment (words() prints it), for that case alone.
 void for_each_case(int64_t random_count, Poison poison, const std::function<void(const Case&)>& check,
                    const Adjust& adjust = {});
