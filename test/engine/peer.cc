@@ -11,7 +11,7 @@ namespace {
 template <typename Sum>
 class PlainHead {
  public:
-  PlainHead(const Case& c, Peer& peer) : c_(c), o_(c.options), peer_(peer) {
+  PlainHead(const Case& c, bool fused, Peer& peer) : c_(c), fused_(fused), o_(c.options), peer_(peer) {
     dk_.resize(c.k.size());
     dv_.resize(c.v.size());
     dk_terms_.resize(c.k.size());
@@ -69,8 +69,8 @@ class PlainHead {
       // torch keeps lse for the backward and takes the shares from it again.
       for (size_t n = 0; n < keys.size(); ++n) shares[n] = round(weights[n] * std::exp(scores[n] - lse));
       for (size_t n = 0; n < keys.size(); ++n) {
-        // In float32 as flash attention has it: rounded, its error could cancel that of out in delta, by luck.
-        const Sum gain = out_scale * gains[n] * dot(c_.d_out, query, c_.v, keys[n]);
+        const Sum d_share = out_scale * gains[n] * dot(c_.d_out, query, c_.v, keys[n]);
+        const Sum gain = fused_ ? d_share : round(d_share);
         const Sum d_score = round(shares[n] * (gain - delta + d_lse));
         const double gain_terms = static_cast<double>(gains[n]) * terms(c_.d_out, query, c_.v, keys[n]);
         const double d_score_terms = static_cast<double>(shares[n]) * std::abs(o_.scale_used()) *
@@ -117,6 +117,7 @@ class PlainHead {
   static void raise(double& size, double to) { size = std::max(size, to); }
 
   const Case& c_;
+  const bool fused_;
   const oracle::Options& o_;
   Peer& peer_;
   std::vector<Sum> dk_;
@@ -126,8 +127,8 @@ class PlainHead {
 };
 
 template <typename Sum>
-void compute(const Case& c, Peer& peer) {
-  PlainHead<Sum> head(c, peer);
+void compute(const Case& c, bool fused, Peer& peer) {
+  PlainHead<Sum> head(c, fused, peer);
   for (int64_t b = 0; b < c.options.batch; ++b) {
     for (int64_t h = 0; h < c.options.heads; ++h) {
       head.run(oracle::Sight(c.options, b, c.options.kv_head(h)), b, h);
@@ -136,9 +137,7 @@ void compute(const Case& c, Peer& peer) {
   head.finish();
 }
 
-}  // namespace
-
-Peer peer_results(const Case& c) {
+Peer plain_results(const Case& c, bool fused) {
   Peer peer;
   peer.forward.out.assign(c.q.size(), 0.0);
   peer.forward.lse.assign(c.options.batch * c.options.heads * c.options.len_q,
@@ -147,10 +146,19 @@ Peer peer_results(const Case& c) {
   peer.backward.dk.assign(c.k.size(), 0.0);
   peer.backward.dv.assign(c.v.size(), 0.0);
   if (c.dtype == core::DType::kFloat64) {
-    compute<double>(c, peer);
+    compute<double>(c, fused, peer);
   } else {
-    compute<float>(c, peer);
+    compute<float>(c, fused, peer);
   }
+  return peer;
+}
+
+}  // namespace
+
+Peer peer_results(const Case& c) {
+  Peer peer = plain_results(c, false);
+  const bool narrow = c.dtype == core::DType::kBFloat16 || c.dtype == core::DType::kFloat16;
+  peer.fused = narrow ? plain_results(c, true).backward : peer.backward;
   return peer;
 }
 

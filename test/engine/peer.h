@@ -20,6 +20,9 @@ struct TermSizes {
 struct Peer {
   oracle::Forward forward;
   oracle::Backward backward;
+  // The same where dP stays in float32, as in a fused kernel. In few elements the rounding of dP may cancel that of
+  // out, by luck; not in both.
+  oracle::Backward fused;
   TermSizes sizes;
 };
 

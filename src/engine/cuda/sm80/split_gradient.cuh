@@ -109,8 +109,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     multiply_columns<Shape>(ds, s.columns_a, dq, [](int) { return 1.f; });
   }
   const int head = query_head(p, place), position = first_row(place, tile) - p.query_start;
-  store_gradient<Shape>(p, tile, place, int64_t(place.batch) * p.heads + head, places<Shape, Shape::kRows, Shape::kDim>(),
-                        dq, p.partial_a, p.dq.head<float>(place.batch, head), position, p.dq.len_stride, p.scale, s);
+  store_gradient<Shape>(p, tile, place, int64_t(place.batch) * p.heads + head,
+                        places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a,
+                        p.dq.head<float>(place.batch, head), position, p.dq.len_stride, p.scale, s);
 }
 
 // dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
