@@ -33,9 +33,12 @@ struct TrainSettings {
   LongNetLMConfig model;
   // The training.
   int64_t context = 16384;  // bytes a sample
-  int64_t batch = 1;        // samples a forward
-  int64_t accumulate = 1;   // forwards a step
-  int64_t steps = 0;        // the budget: one of these two is > 0
+  // The first steps' context, which doubles up to `context` over the first three quarters of the budget. 0, or no
+  // less than `context`: always `context`.
+  int64_t context_from = 0;
+  int64_t batch = 1;       // samples a forward
+  int64_t accumulate = 1;  // forwards a step
+  int64_t steps = 0;       // the budget: one of these two is > 0
   double minutes = 0.0;
   double lr = 3e-3;        // peak, of AdamW
   double warmup = 0.05;    // share of the budget in which the rate climbs
@@ -47,7 +50,7 @@ struct TrainSettings {
   uint64_t seed = 1;               // of the weights, the order of the text and dropout
 
   TrainSettings();
-  int64_t bytes_per_step() const { return context * batch * accumulate; }
+  int64_t bytes_per_step() const { return context * batch * accumulate; }  // once the context is whole
   void validate() const;  // throws Error, which names the option of `longstride train`
   // The options of `longstride train` by name (lr_floor for --lr-floor), the model's among them; fields of the model
   // that have no option are in an object "model". Bytes that are no UTF-8 are written as `longstride --help` says.
@@ -77,8 +80,8 @@ struct TrainStart {
   int64_t step = 0;      // done before, of a run that goes on
   double seconds = 0.0;  // of training before
   int64_t parameters = 0;
-  int64_t context = 0, bytes_per_step = 0;
-  int64_t budget_steps = 0;  // the budget: one of the two is 0
+  int64_t context = 0, context_from = 0, bytes_per_step = 0;  // context_from: of the first step of a new run
+  int64_t budget_steps = 0;                                   // the budget: one of the two is 0
   double budget_minutes = 0.0;
   int64_t train_bytes = 0, train_files = 0, held_out_bytes = 0, held_out_files = 0;
   int64_t eval_windows = 0;  // 0 though some were asked for: the held-out text is shorter than the context
@@ -89,6 +92,7 @@ struct TrainStart {
 
 struct TrainStep {
   int64_t step = 0;
+  int64_t context = 0;     // bytes a sample of this step
   double loss = 0.0;       // in nats
   double mean_loss = 0.0;  // moving mean
   double learning_rate = 0.0;

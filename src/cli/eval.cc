@@ -31,7 +31,7 @@ CHECKPOINT is the folder of a run or one checkpoint in it. Without PATH, the tex
 Each window ends in --scored bytes, which are scored once for every context: the model reads the last 1k, 2k, ... bytes
 that end there. Windows lie within one file each; with --across-files they are cut from the files joined in order of
 their names. 'gain' is how many bits a byte cost less than at the shortest context, window by window, with the
-standard error of that mean.
+standard error of that mean; the curve's bars are that error.
 )";
 
 struct EvalCommand {
@@ -156,8 +156,10 @@ int EvalCommand::run() {
   if (!curve.empty()) {
     picture::Chart chart;
     chart.title = "Held-out bits per byte as the context grows";
-    chart.subtitle = fmt::format("{} layers, dim {}; the last {} bytes of {} windows", model->config.layers,
-                                 model->config.layer.attention.embed_dim, scored, plan.starts.size());
+    chart.subtitle =
+        fmt::format("{} layers, dim {}; the last {} bytes of {} windows; bars: error of the difference to {}",
+                    model->config.layers, model->config.layer.attention.embed_dim, scored, plan.starts.size(),
+                    picture::length_label(static_cast<double>(contexts.front())));
     chart.x_label = "context (bytes)";
     chart.y_label = "bits per byte";
     chart.log_x = true;
@@ -165,6 +167,7 @@ int EvalCommand::run() {
     for (const Row& row : rows) {
       series.x.push_back(static_cast<double>(row.context));
       series.y.push_back(row.mean.value);
+      series.error.push_back(row.gain.standard_error);
     }
     chart.series.push_back(series);
     picture::write_picture(curve, picture::chart_picture(chart));

@@ -172,6 +172,9 @@ void TrainCommand::add_model(CLI::App& app) {
 void TrainCommand::add_training(CLI::App& app) {
   const TrainSettings d;
   whole_setting(app, "context", "bytes a sample, any number", d.context);
+  whole_setting(app, "context-from",
+                "the first context, which doubles up to --context over three quarters of the budget; 0: --context",
+                d.context_from);
   whole_setting(app, "batch", "samples a forward", d.batch);
   whole_setting(app, "accumulate", "forwards a step, their gradients summed up", d.accumulate);
   app.add_option_function<int64_t>(
@@ -245,10 +248,13 @@ void show_start(const TrainStart& start, int64_t eval_windows) {
     tell("note: {} threads, the run had {}: it goes on, but not bit for bit", start.threads, start.threads_before);
   }
   tell("{}", start.machine);
-  tell("{:.2f}M parameters, context {}, {} bytes a step; text {:.1f} MB in {} files, held out {:.1f} MB in {}",
-       static_cast<double>(start.parameters) * 1e-6, picture::length_label(static_cast<double>(start.context)),
-       picture::length_label(static_cast<double>(start.bytes_per_step)), static_cast<double>(start.train_bytes) * 1e-6,
-       start.train_files, static_cast<double>(start.held_out_bytes) * 1e-6, start.held_out_files);
+  const auto length = [](int64_t bytes) { return picture::length_label(static_cast<double>(bytes)); };
+  const std::string from =
+      start.context_from < start.context ? fmt::format("from {} to ", length(start.context_from)) : "";
+  tell("{:.2f}M parameters, context {}{}, {} bytes a step; text {:.1f} MB in {} files, held out {:.1f} MB in {}",
+       static_cast<double>(start.parameters) * 1e-6, from, length(start.context), length(start.bytes_per_step),
+       static_cast<double>(start.train_bytes) * 1e-6, start.train_files,
+       static_cast<double>(start.held_out_bytes) * 1e-6, start.held_out_files);
   if (eval_windows > 0 && start.eval_windows == 0) {
     tell("no held-out evaluation: the held-out text is shorter than the context");
   }
@@ -262,9 +268,10 @@ std::string status_text(const TrainStep& step, const TrainStart& start) {
   const double left = steps > 0 ? step.step_seconds * static_cast<double>(steps - step.step)
                                 : 60.0 * start.budget_minutes - step.seconds;
   // What matters least stands last, where a narrow terminal cuts it off.
+  const int64_t bytes = start.bytes_per_step / start.context * step.context;
   return fmt::format("{} left  step {}{}  loss {:.3f}  {:.3f} bits/byte  {}B/s{}", clock_text(left), step.step,
                      steps > 0 ? fmt::format("/{}", steps) : "", step.mean_loss, step.mean_loss / std::numbers::ln2,
-                     rate_text(static_cast<double>(start.bytes_per_step) / step.step_seconds),
+                     rate_text(static_cast<double>(bytes) / step.step_seconds),
                      step.held_out ? fmt::format("  held out {:.3f}", *step.held_out) : "");
 }
 

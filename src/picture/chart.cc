@@ -92,6 +92,11 @@ bool drawable(const Chart& chart, double x, double y) {
   return std::isfinite(x) && std::isfinite(y) && (!chart.log_x || x > 0) && (!chart.log_y || y > 0);
 }
 
+double error_at(const ChartSeries& series, size_t i) {
+  const double error = i < series.error.size() ? series.error[i] : 0.0;
+  return std::isfinite(error) ? error : 0.0;
+}
+
 struct Frame {
   Axis x, y;
   double top = kTop;
@@ -106,7 +111,10 @@ Frame frame_of(const Chart& chart) {
     for (size_t i = 0; i < std::min(series.x.size(), series.y.size()); ++i) {
       if (!drawable(chart, series.x[i], series.y[i])) continue;
       x_low = std::min(x_low, series.x[i]), x_high = std::max(x_high, series.x[i]);
-      y_low = std::min(y_low, series.y[i]), y_high = std::max(y_high, series.y[i]);
+      const double error = error_at(series, i);
+      for (double y : {series.y[i] - error, series.y[i], series.y[i] + error}) {
+        if (drawable(chart, series.x[i], y)) y_low = std::min(y_low, y), y_high = std::max(y_high, y);
+      }
     }
   }
   if (x_low > x_high) throw Error(fmt::format("nothing to draw in the chart '{}': no finite point", chart.title));
@@ -133,6 +141,20 @@ void draw_axes(const Chart& chart, const Frame& frame, Picture& picture) {
   picture.text(20, (frame.top + bottom) / 2, chart.y_label, kLabelSize, kInk, Align::kCenter, true);
 }
 
+// Bars with a foot at either end; one that a log axis cannot show whole ends at the frame.
+void draw_errors(const Chart& chart, const Frame& frame, const ChartSeries& series, Color color, Picture& picture) {
+  constexpr double kFoot = 5;
+  for (size_t i = 0; i < std::min(series.x.size(), series.y.size()); ++i) {
+    const double error = error_at(series, i);
+    if (error == 0.0 || !drawable(chart, series.x[i], series.y[i])) continue;
+    const double x = frame.px(series.x[i]), low = series.y[i] - error;
+    const double bottom = drawable(chart, series.x[i], low) ? frame.py(low) : kHeight - kBottom;
+    const double top = frame.py(series.y[i] + error);
+    picture.line(x, bottom, x, top, color, 1.6);
+    for (double y : {bottom, top}) picture.line(x - kFoot, y, x + kFoot, y, color, 1.6);
+  }
+}
+
 void draw_series(const Chart& chart, const Frame& frame, Picture& picture) {
   for (size_t s = 0; s < chart.series.size(); ++s) {
     const ChartSeries& series = chart.series[s];
@@ -142,6 +164,7 @@ void draw_series(const Chart& chart, const Frame& frame, Picture& picture) {
       if (drawable(chart, series.x[i], series.y[i])) points.push_back({frame.px(series.x[i]), frame.py(series.y[i])});
     }
     picture.curve(points, color, kCurveWidth, series.dashed);
+    draw_errors(chart, frame, series, color, picture);
     // Dots tell measured points from the lines between them; a long training curve has too many to show.
     if (points.size() > 40) continue;
     for (const Picture::Point& p : points) picture.dot(p.x, p.y, 3.2, color);

@@ -13,7 +13,8 @@ struct ChartSeries {
   std::string label;
   std::vector<double> x;  // same length as y; points that are not finite are left out
   std::vector<double> y;
-  bool dashed = false;  // for references such as a peer or a goal
+  bool dashed = false;        // for references such as a peer or a goal
+  std::vector<double> error;  // empty, or how far each point's bar reaches up and down; 0: the point has none
 };
 
 struct Chart {

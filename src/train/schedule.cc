@@ -1,4 +1,4 @@
-// Warm-up and cosine: see schedule.h.
+// Warm-up, cosine and growing contexts: see schedule.h.
 #include "train/schedule.h"
 
 #include <algorithm>
@@ -21,6 +21,15 @@ double learning_rate(const Schedule& schedule, double progress) {
   const double along = (progress - schedule.warmup_share) / (1.0 - schedule.warmup_share);
   const double cosine = 0.5 * (1.0 + std::cos(std::numbers::pi * std::min(along, 1.0)));
   return schedule.peak * (schedule.floor_share + (1.0 - schedule.floor_share) * cosine);
+}
+
+int64_t context_at(int64_t from, int64_t whole, double progress) {
+  constexpr double kGrowingShare = 0.75;
+  if (from == 0 || progress >= kGrowingShare) return whole;
+  int64_t shorter = 0;  // contexts before the whole one
+  for (int64_t context = from; context < whole; context *= 2) ++shorter;
+  const auto doublings = static_cast<int64_t>(progress / kGrowingShare * static_cast<double>(shorter));
+  return std::min(whole, from << doublings);
 }
 
 }  // namespace longstride::train

@@ -1,4 +1,5 @@
-// The learning rate as a function of progress, and progress as a function of the budget. Called by train. Torch-free.
+// The learning rate and the context as functions of progress, and progress as a function of the budget. Called by
+// train. Torch-free.
 #pragma once
 
 #include <cstdint>
@@ -24,5 +25,9 @@ struct Schedule {
 
 // The rate of the step that begins at `progress`.
 double learning_rate(const Schedule& schedule, double progress);
+
+// The context of the step that begins at `progress`: `from`, twice that and so on, each for an equal share of the first
+// three quarters of the run, and `whole` in the last. from = 0 or from >= whole: always `whole`.
+int64_t context_at(int64_t from, int64_t whole, double progress);
 
 }  // namespace longstride::train

@@ -63,6 +63,7 @@ void visit_own(Self& s, Visit&& visit) {
   visit("held_out", s.held_out);
   visit("held_out_share", s.held_out_share);
   visit("context", s.context);
+  visit("context_from", s.context_from);
   visit("batch", s.batch);
   visit("accumulate", s.accumulate);
   visit("steps", s.steps);
@@ -255,6 +256,7 @@ void TrainSettings::validate() const {
                                                 {"kv_heads", attention.kv_heads, 0, core::kMostHeads},
                                                 {"feed_forward", model.layer.dim_feedforward, 0, kMostWidth},
                                                 {"context", context, 1, core::kMostTokens},
+                                                {"context_from", context_from, 0, core::kMostTokens},
                                                 {"batch", batch, 1, kMostSamples},
                                                 {"accumulate", accumulate, 1, kMostSamples},
                                                 {"steps", steps, 0, core::kMostSteps}}) {

@@ -62,6 +62,7 @@ class Run {
   void prepare_fresh();
   void prepare_resumed();
   void announce();
+  void take_context(int64_t context);
   bool step();  // false: stopped between two forwards of a step, which is then as if it had never begun
   void evaluate();
   void save();
@@ -77,6 +78,7 @@ class Run {
   const TrainObserver& observer_;
   Corpus corpus_;
   std::vector<size_t> eval_starts_;
+  int64_t context_ = 0;  // of order_
   std::unique_ptr<WindowOrder> order_;
   LongNetLM model_{nullptr};
   std::unique_ptr<torch::optim::AdamW> optimizer_;
@@ -94,6 +96,7 @@ class Run {
   double loss_ = std::numeric_limits<double>::quiet_NaN();
   double mean_loss_ = std::numeric_limits<double>::quiet_NaN();  // moving mean
   double trained_seconds_ = 0.0;                                 // in steps alone
+  int64_t trained_bytes_ = 0;                                    // this sitting
   int64_t threads_before_ = 0;
   bool stopped_ = false;
 };
@@ -108,6 +111,7 @@ Run::Run(TrainSettings settings, const TrainSitting& sitting, const TrainObserve
     : settings_(std::move(settings)), sitting_(sitting), observer_(observer) {
   sitting_.resumed() ? prepare_resumed() : prepare_fresh();
   order_ = std::make_unique<WindowOrder>(corpus_.train.bytes.size(), settings_.context, settings_.seed);
+  context_ = settings_.context;
   if (sitting_.eval_windows > 0) {
     const size_t size = static_cast<size_t>(settings_.context) + 1;
     eval_starts_ = scoring_windows(corpus_.held_out, size, static_cast<size_t>(sitting_.eval_windows), true);
@@ -165,6 +169,7 @@ void Run::announce() {
   start.seconds = position_.seconds;
   for (const at::Tensor& parameter : model_->parameters()) start.parameters += parameter.numel();
   start.context = settings_.context;
+  start.context_from = context_at(settings_.context_from, settings_.context, 0.0);
   start.bytes_per_step = settings_.bytes_per_step();
   start.budget_steps = settings_.steps;
   start.budget_minutes = settings_.minutes;
@@ -196,11 +201,20 @@ double Run::seconds() const {
   return seconds_before_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
 }
 
+// The samples of a context are a function of the step's number alone, so that a run goes on wherever it was cut.
+void Run::take_context(int64_t context) {
+  if (context == context_) return;
+  order_ = std::make_unique<WindowOrder>(corpus_.train.bytes.size(), context, settings_.seed);
+  context_ = context;
+}
+
 bool Run::step() {
   const auto start = std::chrono::steady_clock::now();
   at::Generator generator = at::detail::getDefaultCPUGenerator();
   const at::Tensor generator_before = generator.get_state();
-  const double rate = learning_rate({settings_.lr, settings_.warmup, settings_.lr_floor}, share());
+  const double begun = share();
+  const double rate = learning_rate({settings_.lr, settings_.warmup, settings_.lr_floor}, begun);
+  take_context(context_at(settings_.context_from, settings_.context, begun));
   for (auto& group : optimizer_->param_groups()) static_cast<torch::optim::AdamWOptions&>(group.options()).lr(rate);
   optimizer_->zero_grad();
   double loss_sum = 0.0;
@@ -213,11 +227,11 @@ bool Run::step() {
     for (int64_t row = 0; row < settings_.batch; ++row) {
       starts.push_back(order_->start((position_.step * settings_.accumulate + forward) * settings_.batch + row));
     }
-    const at::Tensor samples = byte_tensor(corpus_.train, starts, settings_.context + 1);  // [batch, context + 1]
+    const at::Tensor samples = byte_tensor(corpus_.train, starts, context_ + 1);  // [batch, context + 1]
     at::Tensor loss;
     {
       AutocastGuard autocast(settings_.precision == "bf16");
-      loss = model_->loss(samples.slice(1, 0, settings_.context).contiguous(), samples.slice(1, 1).contiguous());
+      loss = model_->loss(samples.slice(1, 0, context_).contiguous(), samples.slice(1, 1).contiguous());
     }
     (loss / static_cast<double>(settings_.accumulate)).backward();
     loss_sum += loss.item<double>();
@@ -234,7 +248,9 @@ bool Run::step() {
   optimizer_->step();
   ++position_.step;
   const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const int64_t bytes = context_ * settings_.batch * settings_.accumulate;
   trained_seconds_ += took;
+  trained_bytes_ += bytes;
   step_seconds_ = step_seconds_ == 0.0 ? took : 0.8 * step_seconds_ + 0.2 * took;
   mean_loss_ = std::isnan(mean_loss_) ? loss_ : 0.9 * mean_loss_ + 0.1 * loss_;
   log_->write({{"event", "step"},
@@ -243,10 +259,11 @@ bool Run::step() {
                {"bits_per_byte", loss_ / std::numbers::ln2},
                {"lr", rate},
                {"gradient_norm", norm},
-               {"bytes_per_second", static_cast<double>(settings_.bytes_per_step()) / took},
+               {"context", context_},
+               {"bytes_per_second", static_cast<double>(bytes) / took},
                {"seconds", seconds()}});
-  tell(observer_.on_step,
-       {position_.step, loss_, mean_loss_, rate, norm, step_seconds_, seconds(), share(), position_.held_out_latest});
+  tell(observer_.on_step, {position_.step, context_, loss_, mean_loss_, rate, norm, step_seconds_, seconds(), share(),
+                           position_.held_out_latest});
   return true;
 }
 
@@ -303,8 +320,7 @@ TrainSummary Run::summarize(const char* status) {
   summary.loss = loss_;
   summary.held_out_before = position_.held_out_before;
   summary.held_out = position_.held_out_latest;
-  const auto bytes = static_cast<double>(summary.steps_this_sitting * settings_.bytes_per_step());
-  summary.bytes_per_second = trained_seconds_ > 0.0 ? bytes / trained_seconds_ : 0.0;
+  summary.bytes_per_second = trained_seconds_ > 0.0 ? static_cast<double>(trained_bytes_) / trained_seconds_ : 0.0;
   summary.threads = position_.threads;
   summary.checkpoint = (fs::path(sitting_.run) / checkpoint_name(position_.step)).string();
   Json end = json_of(summary);

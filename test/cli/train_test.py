@@ -64,6 +64,13 @@ class Train(ProgramTest):
     def test_resume_is_bit_for_bit_in_bf16_with_recomputation(self):
         self.resumes_bit_for_bit("--precision", "bf16", "--checkpoint-activations", "--dropout", "0.1")
 
+    def test_resume_is_bit_for_bit_while_the_context_grows(self):
+        log = self.folder / "log.jsonl"
+        self.resumes_bit_for_bit("--context-from", "16", "--batch", "2")
+        self.train("logged", "--context-from", "16", "--batch", "2", "--log", log, steps=6)
+        contexts = [line["context"] for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "step"]
+        self.assertEqual(contexts, [16, 16, 32, 64, 64, 128])
+
     def test_resume_is_bit_for_bit_over_epochs(self):
         one = self.folder / "one.txt"
         one.write_bytes(b"".join(bytes([65 + i % 26]) for i in range(700)))

@@ -33,6 +33,22 @@ TEST(Schedule, ProgressIsTheShareOfTheBudget) {
   EXPECT_DOUBLE_EQ(progress({.steps = 8, .minutes = {}}, 9, 0.0), 1.0);
 }
 
+TEST(Schedule, TheContextDoublesOverThreeQuartersOfTheRun) {
+  const auto at = [](double progress) { return context_at(512, 4096, progress); };
+  EXPECT_EQ(at(0.0), 512);
+  EXPECT_EQ(at(0.24), 512);
+  EXPECT_EQ(at(0.26), 1024);
+  EXPECT_EQ(at(0.51), 2048);
+  EXPECT_EQ(at(0.74), 2048);
+  EXPECT_EQ(at(0.75), 4096);
+  EXPECT_EQ(at(1.0), 4096);
+  EXPECT_EQ(context_at(0, 4096, 0.0), 4096);
+  EXPECT_EQ(context_at(4096, 4096, 0.0), 4096);
+  EXPECT_EQ(context_at(8192, 4096, 0.0), 4096);  // a preset's, beside a shorter --context
+  EXPECT_EQ(context_at(300, 1000, 0.5), 600);    // no power of two between them: the last step is shorter
+  EXPECT_EQ(context_at(300, 1000, 0.8), 1000);
+}
+
 std::vector<int64_t> segments_of(const TrainSettings& settings) {
   return FlatPattern(settings.model.layer.attention.attention.pattern).segment_lengths;
 }
@@ -66,6 +82,8 @@ TEST(Settings, GoToJsonAndBack) {
   demo.data = {"x"};
   EXPECT_NO_THROW(demo.validate());
   EXPECT_GE(demo.context, 16384);
+  demo.context_from = -1;
+  EXPECT_THROW(demo.validate(), Error);
 }
 
 TEST(Settings, OneBudgetAndOnePatternTakeThePlaceOfTheOther) {
@@ -101,9 +119,10 @@ TEST(Settings, OfRunsThatWereSavedBeforeSayTheSameModel) {
     TrainSettings settings = settings_of(core::with_bytes(state["settings"]));
     EXPECT_NO_THROW(settings.validate());
     EXPECT_EQ(settings.model.to_json(), LongNetLMConfig::from_json(config["config"].dump()).to_json());
-    // No key is gone and none has come.
+    // No key is gone, and those that have come mean what was done before.
     Json now = json_of(settings);
-    ASSERT_EQ(now.size(), state["settings"].size());
+    EXPECT_EQ(now["context_from"], 0);
+    ASSERT_EQ(now.size(), state["settings"].size() + 1);
     for (const auto& [key, value] : state["settings"].items()) EXPECT_TRUE(now.contains(key)) << key;
     ++runs;
   }
