@@ -20,6 +20,7 @@ from ._pattern import Pattern  # noqa: E402
 from ._weights import attention_weights  # noqa: E402
 from ._version import __version__  # noqa: E402
 from . import nn  # noqa: E402
+from . import factory  # noqa: E402
 
 __all__ = [
     "Pattern",
@@ -30,6 +31,7 @@ __all__ = [
     "dilated_attention",
     "doctor",
     "draw_dropout_seed",
+    "factory",
     "merge",
     "nn",
     "sliding_window_attention",

@@ -1,0 +1,175 @@
+"""Configs as frozen dataclasses: types of their fields read as the C++ reader does, JSON in and out as it writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from .._pattern import Pattern, plain, text_of
+from .._refusal import refuse
+from ..nn._config import refuse_unknown
+
+Self = TypeVar("Self", bound="Config")
+# The order in which C++ writes the fields of a block rule.
+RULE_ORDER = (
+    "pattern", "block_size", "window", "rates", "reach", "global_tokens", "stride_blocks", "grid_columns", "density",
+    "seed", "levels", "left", "right", "sink_tokens", "blocks", "stride", "global",
+)  # fmt: skip
+
+
+def number(value: float) -> str:
+    """A number in a message, as the library has it: 1.0 is 1."""
+    return repr(value).removesuffix(".0")
+
+
+def shown(value: Any) -> str:
+    """A value in a message, as its JSON."""
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def integer(key: str, value: Any) -> int:
+    if isinstance(value, bool):
+        refuse(key, "must be an integer", shown(value))
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        refuse(key, "must be an integer", shown(value))
+    if not -(2**63) <= whole < 2**63:
+        refuse(key, "must be an integer below 2^63", whole)
+    return whole
+
+
+def real(key: str, value: Any) -> float:
+    if isinstance(value, (bool, str)):
+        refuse(key, "must be a number", shown(value))
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        refuse(key, "must be a number", shown(value))
+
+
+def truth(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        refuse(key, "must be true or false", shown(value))
+    return value
+
+
+def word(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        refuse(key, "must be a string", shown(value))
+    return value
+
+
+def integers(key: str, value: Any) -> tuple[int, ...]:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (str, Mapping)) or not hasattr(value, "__iter__"):
+        refuse(key, "must be a list of integers", shown(value))
+    return tuple(integer(f"{key}[{i}]", one) for i, one in enumerate(value))
+
+
+def in_order(block: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule or a level with its keys as C++ writes them."""
+    parts = {key: block[key] for key in sorted(block, key=RULE_ORDER.index)}
+    if "levels" in parts:
+        parts["levels"] = [in_order(level) for level in parts["levels"]]
+    return parts
+
+
+def blocks(key: str, value: Any) -> tuple[dict[str, Any], ...]:
+    """Rules of blocks as a pattern's JSON has them."""
+    if isinstance(value, (str, Mapping)) or not hasattr(value, "__iter__"):
+        refuse(key, "must be a list of block patterns", shown(value))
+    rules = plain(value, key)
+    if not rules:
+        return ()
+    return tuple(in_order(rule) for rule in json.loads(Pattern(text_of({"blocks": rules})).json())["blocks"])
+
+
+def levels(key: str, value: Any) -> tuple[dict[str, Any], ...]:
+    if isinstance(value, (str, Mapping)) or not hasattr(value, "__iter__"):
+        refuse(key, "must be a list of {stride, window} or {stride, global: true}", shown(value))
+    return blocks("blocks", [{"pattern": "hierarchical", "block_size": 1, "levels": plain(value, key)}])[0]["levels"]
+
+
+def mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        refuse(key, "must be an object", shown(value))
+    return plain(value, key)
+
+
+READERS = {
+    "int": integer,
+    "float": real,
+    "bool": truth,
+    "str": word,
+    "tuple[int, ...]": integers,
+    "tuple[Rule, ...]": blocks,
+    "tuple[Level, ...]": levels,
+    "dict": mapping,
+}
+
+
+def read(key: str, value: Any, annotation: str) -> Any:
+    """`value` as a field of this type has it. Raises ValueError."""
+    kind = annotation.removesuffix(" | None")
+    if value is None and kind != annotation:
+        return None
+    return READERS[kind](key, value)
+
+
+def listed(value: Any) -> Any:
+    """`value` in JSON's types."""
+    if isinstance(value, (tuple, list)):
+        return [listed(one) for one in value]
+    return {key: listed(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+class Config:
+    """What the configs share. They are frozen: what one is passed to cannot change it, and equal ones are ==."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, read(field.name, getattr(self, field.name), field.type))
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises ValueError for values that do not fit; the constructor calls it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, in JSON's types."""
+        return {field.name: listed(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def to_json(self) -> str:
+        """Every field, as the C++ config of this name writes it and both read it."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                refuse(field.name, "must be finite to be written", number(value))
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls: type[Self], text: str) -> Self:
+        """The config of a JSON object; keys that are missing have their defaults.
+
+        Raises:
+            ValueError: no JSON object, an unknown key (with the nearest one), a value of a wrong type or out of range.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError, TypeError) as error:
+            refuse("config", "must be JSON", str(error))
+        if not isinstance(data, dict):
+            refuse("config", "must be a JSON object", type(data).__name__)
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in data:
+            if key not in known:
+                refuse_unknown("config key", key, known)
+        return cls(**data)
