@@ -73,6 +73,8 @@ STABLE_ONLY = re.compile(r"^torch/csrc/(stable|inductor/aoti_torch/c)/")
 FULL_ROOM = "op/autograd/"
 CUDA = re.compile(r"^(cuda|cute/|cutlass/|cudnn|cublas|nccl|thrust/|cub/)")
 BANNED = {"fast", "optimized", "new", "v2", "utils", "helpers", "common", "misc"}
+# Modules that stand in for another library's have its names.
+FOREIGN_NAMES = "python/longstride/compat"
 # Text is parsed in one place, where it is bounded first.
 JSON_READER = "core/json.cc"
 PARSES_JSON = re.compile(r"\b(?:json|Json)::(?:parse|sax_parse|accept)\s*\(")
@@ -276,6 +278,8 @@ class Checker:
         return next((r for r in LINKS if target == r or target.startswith(r + "_")), None)
 
     def check_name(self, path):
+        if path.is_relative_to(self.root / FOREIGN_NAMES):
+            return
         words = set(re.split(r"[._\-]", path.name.lower()))
         words |= set(re.split(r"[._\-]", path.parent.name.lower()))
         bad = words & BANNED

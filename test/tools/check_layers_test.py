@@ -54,6 +54,7 @@ RIGHT = {
     "bench/CMakeLists.txt": "target_link_libraries(pack_bench PRIVATE longstride_engine_cpu longstride_plan)\n",
     "python/binding.cc": '#include "longstride/attention.h"\n#include <torch/library.h>\n',
     "python/CMakeLists.txt": "target_link_libraries(_longstride PRIVATE longstride::longstride)\n",
+    "python/longstride/compat/theirs/utils/ring_v2.py": "",
     "oracle/attention.h": '#include <vector>\n#include "oracle/philox.h"\n',
     "oracle/philox.h": "#include <cstdint>\n",
 }
@@ -141,6 +142,7 @@ WRONG = {
     "link_added_later": ("src/core/CMakeLists.txt", "target_link_libraries(longstride_core PUBLIC longstride_plan)\n",
                          "links to longstride_plan"),
     "banned_file": ("src/plan/plan_utils.cc", "", "its name says 'utils'"),
+    "banned_python_file": ("python/longstride/ring_v2.py", "", "its name says 'v2'"),
     "banned_folder": ("src/plan/new/cost.cc", "", "its name says 'new'"),
 }
 

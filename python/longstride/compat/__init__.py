@@ -1,1 +1,1 @@
-"""Other libraries' modules over this package's attention: `longstride.compat.torchscale`."""
+"""Other libraries' modules over this package's attention: `longstride.compat.torchscale`, `longstride.compat.dilated_attention_pytorch`."""

@@ -1,0 +1,5 @@
+"""ImprovedMultiheadDilatedAttention."""
+
+from longstride.compat.dilated_attention_pytorch._multihead import ImprovedMultiheadDilatedAttention
+
+__all__ = ["ImprovedMultiheadDilatedAttention"]

@@ -1,0 +1,5 @@
+"""ValidationMixin."""
+
+from longstride.compat.dilated_attention_pytorch._validation import ValidationMixin
+
+__all__ = ["ValidationMixin"]
