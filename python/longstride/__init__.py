@@ -15,7 +15,7 @@ _registration.register()
 
 from ._attention import attention, block_sparse_attention, dilated_attention, sliding_window_attention  # noqa: E402
 from ._doctor import doctor  # noqa: E402
-from ._merge import draw_dropout_seed, merge  # noqa: E402
+from ._merge import draw_dropout_seed, merge, with_sink  # noqa: E402
 from ._pattern import Pattern  # noqa: E402
 from ._weights import attention_weights  # noqa: E402
 from ._version import __version__  # noqa: E402
@@ -35,4 +35,5 @@ __all__ = [
     "merge",
     "nn",
     "sliding_window_attention",
+    "with_sink",
 ]

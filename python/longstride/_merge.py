@@ -1,4 +1,4 @@
-"""Merges results over disjoint parts of the keys, and draws dropout seeds."""
+"""Merges results over disjoint parts of the keys, adds sinks to them, and draws dropout seeds."""
 
 from collections.abc import Sequence
 
@@ -70,6 +70,44 @@ def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     weights = (shares / total).transpose(2, 3).unsqueeze(-1)  # [parts, batch, len_q, heads, 1]
     out = sum(part.to(lses.dtype) * weight for (part, _), weight in zip(parts, weights))
     return out.to(parts[0][0].dtype), (total.log() + shift).masked_fill(nothing, -torch.inf)
+
+
+def check_sink(out: Tensor, lse: Tensor, sink: Tensor) -> None:
+    if not isinstance(sink, Tensor) or not sink.is_floating_point():
+        got = dtype_name(sink.dtype) if isinstance(sink, Tensor) else type(sink).__name__
+        refuse("sink", "must be a floating-point tensor", got)
+    wanted = [lse.shape[1:2], lse.shape[:2], lse.shape]
+    if sink.shape not in wanted:
+        shapes = ", ".join(str(list(one)) for one in wanted)
+        refuse("sink", f"must be [heads], [batch, heads] or [batch, heads, len_q], one of {shapes}", shape(sink))
+    if sink.device != out.device:
+        refuse("sink", f"must be on the device of out, {out.device}", sink.device, "move it with to()")
+
+
+def with_sink(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
+    """A result as if every query saw one key more, of value 0 and logit `sink`: attention sinks as GPT-OSS has them.
+
+    out * sigmoid(lse - sink), ln(e^lse + e^sink): `merge` with out = 0, lse = sink (docs/semantics.md, 6), in float32
+    (float64 for float64 results). Differentiable any number of times in out, lse and sink.
+
+    Args:
+        out, lse: as `attention` gives them with return_lse=True: [batch, len_q, heads, dim] and [batch, heads, len_q].
+        sink: natural logarithm of the weight, like q.k times the scale: [heads], [batch, heads] or [batch, heads, len_q],
+            of any floating-point dtype. -inf: no sink.
+    Returns:
+        (out, lse), of the same shapes and dtypes. A query that sees no key has out = 0, lse = sink.
+    Raises:
+        ValueError: a result or a sink whose shapes, dtypes or devices do not fit.
+    """
+    check([(out, lse)])
+    check_sink(out, lse, sink)
+    logit = sink.to(lse.dtype)
+    logit = logit[..., None] if sink.dim() < 3 else logit  # [(batch,) heads, 1 or len_q]
+    nothing = (lse == -torch.inf) & (logit == -torch.inf)
+    # Rows without a key and a sink are kept out of the gradient, which is NaN there.
+    total = torch.logaddexp(lse.masked_fill(nothing, 0), logit.masked_fill(nothing, 0))
+    share = (lse - total).exp().transpose(1, 2).unsqueeze(-1)  # [batch, len_q, heads, 1]
+    return (out.to(lse.dtype) * share).to(out.dtype), total.masked_fill(nothing, -torch.inf)
 
 
 def draw_dropout_seed(device: torch.device | str | int) -> Tensor:
