@@ -1,1 +1,1 @@
-"""Other libraries' modules over this package's attention: `longstride.compat.torchscale`, `longstride.compat.dilated_attention_pytorch`."""
+"""Other libraries' models over this package's attention: `torchscale`, `dilated_attention_pytorch`, `transformers`."""
