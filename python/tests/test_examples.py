@@ -1,4 +1,4 @@
-"""examples/gigapath.py: a slide encoder with GigaPath's keys, against its definition in plain torch."""
+"""The examples: gigapath.py against its definition in plain torch, transformers_longnet.py against its saved model."""
 
 import json
 import pathlib
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from support import close
 from torchscale_algorithm import attend
 
-EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "examples" / "gigapath.py"
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+EXAMPLE = EXAMPLES / "gigapath.py"
 CONFIG = {
     "in_chans": 24,
     "embed_dim": 16,
@@ -149,3 +150,42 @@ def test_weights_and_configs_that_are_refused(folder, run):
     (folder / "config.json").write_text(json.dumps({"heads": 4}))
     with pytest.raises(SystemExit, match=r"config.json has unknown keys \['heads'\]"):
         run()
+
+
+def longnet(monkeypatch, *arguments):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", ["transformers_longnet.py", *arguments])
+    runpy.run_path(str(EXAMPLES / "transformers_longnet.py"), run_name="__main__")
+
+
+def test_a_llama_learns_a_text_and_is_saved_with_its_pattern(tmp_path, monkeypatch, capsys):
+    (tmp_path / "text").write_bytes(b"to be or not to be, that is the question. " * 10)
+    options = ["--steps", "12", "--length", "96", "--segment-lengths", "16", "64", "--dilation-rates", "1", "2"]
+    folder = tmp_path / "model"
+    longnet(monkeypatch, str(tmp_path / "text"), *options, "--prompt", "to be", "--tokens", "40", "--out", str(folder))
+    said = capsys.readouterr().out
+    first, last, text = re.fullmatch(r"loss (\S+) -> (\S+) in 12 steps\n(to be.*)\n", said, re.S).groups()
+    assert float(last) < float(first) - 0.5
+
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="longstride")
+    assert model.config.longstride == {"segment_lengths": [16, 64], "dilation_rates": [1, 2]}
+    ids = torch.tensor([list(b"to be")])
+    with torch.no_grad():
+        for _ in range(40):  # every token recomputed
+            ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(2)], 1)
+    assert bytes(ids[0].tolist()).decode(errors="replace") == text
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    (
+        (["absent"], "absent must be a file of at least 2 bytes"),
+        ([str(EXAMPLE), "--prompt", ""], "--prompt and --tokens must be of 1 to --length 512 bytes together"),
+        ([str(EXAMPLE), "--length", "64"], "--prompt and --tokens must be of 1 to --length 64 bytes together"),
+    ),
+)
+def test_what_the_llama_refuses(options, words, monkeypatch):
+    with pytest.raises(SystemExit, match=words):
+        longnet(monkeypatch, *options)
