@@ -1,5 +1,6 @@
 """Finding and loading the library, each case in a process of its own."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -28,6 +29,15 @@ def run(code, **environment):
     if not INSTALLED:
         variables["PYTHONPATH"] = f"{PACKAGE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=600)
+
+
+def test_every_file_of_the_checkout_is_in_the_package():
+    checkout = pathlib.Path(__file__).resolve().parent.parent / "longstride"
+    files = [path.relative_to(checkout.parent) for path in checkout.rglob("*.py")]
+    assert len(files) > 20
+    for file in files:
+        spec = importlib.util.find_spec(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
+        assert spec is not None and pathlib.Path(spec.origin) == PACKAGE / file
 
 
 def test_importing_registers_once():
