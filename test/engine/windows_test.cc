@@ -25,7 +25,7 @@ bool has_nan(const std::vector<double>& x) {
 // Of the seeded cases three in eight have a window: a thousand, and those of the covering array.
 TEST(WindowsOfEngines, AgreeWithTheOracleBesideEverything) {
   int64_t random = 0, unread_keys = 0, by_cpu = 0, failures = 0;
-  for_each_case(2700, Poison::kUnread, [&](const Case& c) {
+  for_each_case(2800, Poison::kUnread, [&](const Case& c) {
     if (c.choice[kWindow] == 0 || failures >= 5) return;
     for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
       const Plan plan = compile(c.pattern(), c.extent(), c.geometry, direction);
