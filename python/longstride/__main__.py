@@ -1,20 +1,52 @@
-"""`python -m longstride doctor`: what stands here, and whether it computes what it should. Exit code 1 if it does not."""
+"""`python -m longstride`: doctor and show. Exit codes: 0 done, 1 failed (doctor: something is wrong), 2 bad input."""
 
 import argparse
+import functools
 import sys
 
 from . import __version__, doctor
+from ._options import add_pattern_options, output_path, pattern_of, run_command, whole
+
+
+def doctor_command(given: argparse.Namespace) -> int:
+    report = doctor()
+    print(report)
+    return 0 if report.passed else 1
+
+
+def add_show_options(parser: argparse.ArgumentParser) -> None:
+    add_pattern_options(parser)
+    group = parser.add_argument_group("picture")
+    group.add_argument("--len", type=whole(0), dest="length", metavar="N", help="tokens (as many as tell the pattern)")
+    group.add_argument("--heads", type=whole(1), default=1, metavar="N", help="KV heads, side by side (1)")
+    group.add_argument("--out", type=output_path("--out", ".svg"), metavar="FILE.svg", help="write the picture")
+    group.add_argument("--text", action="store_true", help="print it in characters; so it is without --out")
+
+
+def show_command(given: argparse.Namespace) -> int:
+    picture = pattern_of(given, [8, 16, 32], [1, 2, 4]).show(given.length, given.heads)
+    if given.text or given.out is None:
+        print(picture)
+    if given.out is not None:
+        picture.save(given.out)
+        print(f"wrote {given.out}")
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m longstride", description="Exact attention over very long sequences.")
     parser.add_argument("--version", action="version", version=f"longstride {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="what stands here, and a check of attention and its gradients in every dtype")
-    parser.parse_args(arguments)
-    report = doctor()
-    print(report)
-    return 0 if report.passed else 1
+    for name, add_options, command, words in (
+        ("doctor", None, doctor_command, "what stands here, and a check of attention and its gradients in every dtype"),
+        ("show", add_show_options, show_command, "who sees whom under a pattern, as SVG or in characters"),
+    ):
+        one = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".", allow_abbrev=False)
+        if add_options:
+            add_options(one)
+        one.set_defaults(run=functools.partial(run_command, one, command=command))
+    given = parser.parse_args(arguments)
+    return given.run(given)
 
 
 if __name__ == "__main__":

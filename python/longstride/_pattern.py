@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._picture import Picture
 from ._refusal import refuse
+from ._show import MOST_PAIRS, picture_of, telling_length
+from ._sight import counted_columns
 
 # Fields that the library's own text leaves out, at the values that mean the same.
 DILATED_DEFAULTS = {"head_offset": "modulo", "offsets": None, "mixing": "joint", "average": False, "padding": "masked"}
@@ -298,9 +301,6 @@ class Pattern:
     def mask(self, n: int, heads: int = 1, *, batch_row: int = 0, blocks: Tensor | None = None) -> Tensor:
         """Who sees whom in a sequence of n tokens: bool [heads, n, n], True where query (row) sees key (column).
 
-        The operator itself is asked: with equal scores a query's result is the mean of the values that it sees, and
-        values that are rows of the identity say which.
-
         Args:
             n: tokens, >= 0. Memory grows with heads x n x n.
             heads: KV heads, which offsets and rules may differ by; one mask each.
@@ -309,22 +309,32 @@ class Pattern:
         Raises:
             ValueError: what `attention` refuses, such as fewer heads than groups under head_partition.
         """
-        for name, value, least in (("n", n, 0), ("heads", heads, 1), ("batch_row", batch_row, 0)):
-            if not isinstance(value, int) or value < least:
-                refuse(name, f"must be an integer >= {least}", value)
+        check_sizes(n, heads, batch_row)
         text, rows = self.call_arguments(blocks)
-        batch = 1 + max([batch_row, *named_rows(text, rows)])
         seen = torch.zeros(heads, n, n, dtype=torch.bool)
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            for first in range(0, n, 128):
-                columns = min(128, n - first)
-                q = torch.zeros(1, n, heads, columns).expand(batch, -1, -1, -1)
-                v = torch.zeros(n, columns)
-                v[first : first + columns] = torch.eye(columns)
-                v = v.view(1, n, 1, columns).expand(batch, n, heads, columns)
-                out, _ = torch.ops.longstride.attention(q, q, v, text, rows)
-                seen[:, :, first : first + columns] = (out[batch_row] > 0).transpose(0, 1)
+        for first, counted in counted_columns(text, rows, n, heads, batch_row):
+            seen[:, :, first : first + counted.size(2)] = counted > 0
         return seen
+
+    def show(self, n: int | None = None, heads: int = 1, *, batch_row: int = 0, blocks: Tensor | None = None) -> Picture:
+        """Who sees whom in a sequence of n tokens, as a picture: queries down, keys right, darker where a pair counts
+        more than once. A notebook displays it; `print` shows it in characters.
+
+        Args:
+            n: tokens, >= 0; None: the longest segment, sixteen blocks or four windows, from 32 to 2048. Beyond 128 a cell
+                of the picture is several tokens. heads x n x n is at most 2^31.
+            heads: KV heads, side by side.
+            batch_row, blocks: as in `mask`.
+        Returns:
+            A picture with `svg` and `save(path)`.
+        Raises:
+            ValueError: what `mask` raises; more pairs than 2^31.
+        """
+        n = telling_length(self._text) if n is None else n
+        check_sizes(n, heads, batch_row)
+        if heads * n * n > MOST_PAIRS:
+            refuse("n", "must have heads x n x n <= 2^31 to be drawn", f"{n} with heads {heads}", "show fewer tokens")
+        return picture_of(repr(self), *self.call_arguments(blocks), n, heads, batch_row)
 
     def call_arguments(self, blocks: Tensor | None = None) -> tuple[str, Tensor | None]:
         """The operator's arguments `pattern` and `blocks` for this pattern."""
@@ -356,13 +366,10 @@ def keywords(fields: Mapping[str, Any]) -> str:
     return "".join(f", {key}={value!r}" for key, value in fields.items())
 
 
-def named_rows(text: str, blocks: Tensor | None) -> list[int]:
-    """The batch rows that a list of blocks names."""
-    named = [] if blocks is None else blocks[:, 0].tolist()
-    for block in json.loads(text).get("blocks", []):
-        if block["pattern"] == "list":
-            named += [row[0] for row in block.get("blocks") or []]
-    return named
+def check_sizes(n: Any, heads: Any, batch_row: Any) -> None:
+    for name, value, least in (("n", n, 0), ("heads", heads, 1), ("batch_row", batch_row, 0)):
+        if not isinstance(value, int) or value < least:
+            refuse(name, f"must be an integer >= {least}", value)
 
 
 @functools.lru_cache(maxsize=16)
