@@ -1,4 +1,4 @@
-"""`python -m longstride`: doctor and show. Exit codes: 0 done, 1 failed (doctor: something is wrong), 2 bad input."""
+"""`python -m longstride`: doctor, bench and show. Exit codes: 0 done, 1 failed (doctor: something is wrong), 2 bad input."""
 
 import argparse
 import functools
@@ -6,6 +6,7 @@ import sys
 
 from . import __version__, doctor
 from ._options import add_pattern_options, output_path, pattern_of, run_command, whole
+from .bench import __main__ as bench
 
 
 def doctor_command(given: argparse.Namespace) -> int:
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, add_options, command, words in (
         ("doctor", None, doctor_command, "what stands here, and a check of attention and its gradients in every dtype"),
+        ("bench", bench.add_options, bench.bench_command, "time attention beside SDPA, FlexAttention and LongNet's algorithm"),
         ("show", add_show_options, show_command, "who sees whom under a pattern, as SVG or in characters"),
     ):
         one = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".", allow_abbrev=False)

@@ -1,4 +1,4 @@
-"""Pictures as SVG: boxes, lines and words are collected and written out. Used by show."""
+"""Pictures as SVG: boxes, lines and words are collected and written out. Used by show and by bench's charts."""
 
 import dataclasses
 import os
