@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from . import _registration
+from . import _registration, _transforms
 
 PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -43,7 +44,6 @@ def general(q: Tensor, k: Tensor, v: Tensor) -> bool:
         or not (type(q) in PLAIN and type(k) in PLAIN and type(v) in PLAIN)
         or q.device.type not in ("cpu", "cuda")
         or torch.is_autocast_enabled(q.device.type)
-        or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or not _registration.gradients_are_ours
     )
@@ -51,6 +51,11 @@ def general(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pattern: str, tensors: tuple, settings: dict[str, Any]):
     """(out, lse); `tensors` in the order of _registration.TENSORS, settings those that are not at their defaults."""
+    if not torch.compiler.is_compiling():
+        if torch._C._are_functorch_transforms_active():
+            return _transforms.call(q, k, v, pattern, *tensors, **settings)
+        if forward_ad._current_level >= 0:
+            _transforms.refuse_tangents(q, k, v, tensors[1])
     if general(q, k, v):
         given = {name: t for name, t in zip(_registration.TENSORS, tensors) if t is not None}
         return torch.ops.longstride.attention(q, k, v, pattern, **given, **settings)

@@ -4,6 +4,7 @@ LibTorch's stable ABI, in which the kernels are, has no words for these; C++ use
 this file follows. What a library loaded earlier has registered is left as it is.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -213,8 +214,8 @@ def refuse_second_derivative(ctx, *grads):
 # ---- autocast and what is no array ----
 
 
-def forward_autocast(q, k, v, *arguments, **settings):
-    """Casts q, k and v as torch casts those of scaled_dot_product_attention: float64 stays."""
+def autocast(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    """q, k and v as torch casts those of scaled_dot_product_attention: float64 stays."""
     device = q.device.type
     dtype = torch.get_autocast_dtype(device)
 
@@ -222,8 +223,12 @@ def forward_autocast(q, k, v, *arguments, **settings):
         eligible = t.is_floating_point() and t.device.type == device and t.dtype != torch.float64
         return t.to(dtype) if eligible else t
 
-    with torch.autocast(device, enabled=False):
-        return torch.ops.longstride.attention(cast(q), cast(k), cast(v), *arguments, **settings)
+    return [cast(t) for t in (q, k, v)]
+
+
+def forward_autocast(q, k, v, *arguments, **settings):
+    with torch.autocast(q.device.type, enabled=False):
+        return torch.ops.longstride.attention(*autocast(q, k, v), *arguments, **settings)
 
 
 def refuse_what_is_not_dense(names):
@@ -260,6 +265,14 @@ def register() -> list[str]:
     add(BACKWARD, "Meta", lambda: torch.library.register_fake(BACKWARD, backward_fake, lib=LIBRARY))
     add(FORWARD, "Autograd", lambda: torch.library.register_autograd(FORWARD, backward, setup_context=save, lib=LIBRARY))
     add(BACKWARD, "Autograd", lambda: torch.library.register_autograd(BACKWARD, refuse_second_derivative, lib=LIBRARY))
+    from . import _transforms
+
+    for name, of_vmap, op in (
+        (FORWARD, _transforms.forward_mapped, torch.ops.longstride.attention),
+        (BACKWARD, _transforms.backward_mapped, torch.ops.longstride.attention_backward),
+    ):
+        rule = functools.partial(of_vmap, op)
+        add(name, "FuncTorchBatched", lambda: torch.library.register_vmap(name, rule, lib=LIBRARY))
     for key in ("AutocastCPU", "AutocastCUDA"):
         add(FORWARD, key, lambda: LIBRARY.impl("attention", forward_autocast, key))
     for op in (torch.ops.longstride.attention.default, torch.ops.longstride.attention_backward.default):

@@ -147,8 +147,8 @@ class LongNetLM(nn.Module):
         weight = self.embedding.weight
         if ids.device != weight.device:
             refuse(name, f"must be on the model's device {weight.device}", ids.device, "move one of them with to()")
-        # While a graph is traced there are no values to look at.
-        if ids.numel() == 0 or ids.is_meta or torch.compiler.is_compiling():
+        # While a graph is traced, or under vmap, there are no values to look at.
+        if ids.numel() == 0 or ids.is_meta or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
         outside = (ids < 0) | (ids >= self.vocab)
         if also is not None:
@@ -186,7 +186,7 @@ class LongNetLM(nn.Module):
             lengths, cu_seqlens, deterministic: as in `attention`.
         Raises:
             ValueError: tokens of another dtype, shape or device, outside of [0, vocab) (not looked at while a graph is
-                traced), or more than max_len.
+                traced or under torch.func's transforms), or more than max_len.
         """
         h = self.hidden(tokens, lengths=lengths, cu_seqlens=cu_seqlens, deterministic=deterministic)
         return nn.functional.linear(h, self.head_weight)
