@@ -51,7 +51,8 @@ def positions(x, config, of_keys):
 def pattern_of(config, causal):
     names = ("segment_lengths", "dilation_rates", "head_offset", "mixing", "padding", "average", "offsets")
     groups = {name: config[name] for name in names if config.get(name) is not None}
-    return {"causal": causal, "dilated": groups, "blocks": config.get("blocks", [])}
+    dilated = {"dilated": groups} if groups.get("segment_lengths") else {}
+    return {"causal": causal, **dilated, "blocks": config.get("blocks", [])}
 
 
 def multihead(weights, name, config, query, memory, causal, **call):
@@ -71,7 +72,11 @@ def multihead(weights, name, config, query, memory, causal, **call):
         q, k = norm(weights, f"{name}.q_norm", q, config), norm(weights, f"{name}.k_norm", k, config)
     q, k = positions(q, config, False), positions(k, config, True)
     scale = config.get("softmax_scale")
-    out = definition.attention(q, k, v, pattern_of(config, causal), scale=scale, **call)[0].flatten(2)
+    out, lse = definition.attention(q, k, v, pattern_of(config, causal), scale=scale, **call)
+    if f"{name}.sinks" in weights:  # e^sink more in every denominator
+        weight = lse.exp()
+        out = out * (weight / (weight + weights[f"{name}.sinks"].exp()[:, None])).transpose(1, 2)[..., None]
+    out = out.flatten(2)
     if config.get("sub_layer_norm", True):
         out = norm(weights, f"{name}.inner_norm", out, config)
     return linear(weights, f"{name}.out_proj", out)

@@ -29,6 +29,16 @@ OPTIONS = {
     "defaults": BASE,
     "rich": RICH,
     "no norms, no bias": {**BASE, "sub_layer_norm": False, "bias": False, "activation": "gelu_tanh"},
+    "sinks": {**BASE, "sinks": True, "mixing": "head_partition", "average": True},
+    "rules alone": {
+        **BASE,
+        "segment_lengths": [],
+        "dilation_rates": [],
+        "blocks": [
+            {"pattern": "sliding_window", "left": 3, "right": 1, "sink_tokens": 1},
+            {"pattern": "strided", "block_size": 2, "stride_blocks": 3},
+        ],
+    },
 }
 SMALL = {
     "d_model": 16, "nhead": 2, "num_encoder_layers": 2, "num_decoder_layers": 2, "segment_lengths": [4, 12],
@@ -38,6 +48,12 @@ FORMS = {
     "encoder": {**SMALL, "form": "encoder", "encoder_causal": True, "activation": "tanh"},
     "decoder": {**SMALL, "form": "decoder", "positions": "rope", "kv_heads": 1},
     "encoder_decoder": {**SMALL, "qk_norm": True, "memory_causal": True},
+    "encoder_decoder of groups and rules, with sinks": {
+        **SMALL,
+        "sinks": True,
+        "kv_heads": 1,
+        "blocks": [{"pattern": "global_local", "block_size": 4, "window": 4, "global_tokens": 2}],
+    },
 }
 
 
@@ -78,7 +94,7 @@ def test_longnet_is_the_definition(form):
     model = made(LongNet, FORMS[form]).eval()
     weights = model.state_dict()
     close(model(x_of()), plain_models.longnet(weights, FORMS[form], x_of()), 1e-8)
-    if form == "encoder_decoder":
+    if form.startswith("encoder_decoder"):
         call = {"lengths": [14, 9]}
         wanted = plain_models.longnet(weights, FORMS[form], x_of(), x_of(3), **call)
         close(model(x_of(), x_of(3), **call), wanted, 1e-8)

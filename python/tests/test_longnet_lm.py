@@ -24,6 +24,7 @@ OPTIONS = {
         **SMALL, "tied_head": True, "kv_heads": 1, "positions": "xpos", "qk_norm": True, "activation": "swish",
         "blocks": [{"pattern": "strided", "block_size": 4, "stride_blocks": 2}],
     },
+    "sinks": {**SMALL, "sinks": True, "kv_heads": 1},
     "window, no positions": {
         **SMALL, "segment_lengths": [], "dilation_rates": [], "positions": "none", "dim_feedforward": 24,
         "blocks": [{"pattern": "sliding_window", "left": 5, "right": 0, "sink_tokens": 1}],
@@ -37,7 +38,12 @@ def tokens_of(length=20, batch=2, seed=1):
 
 def made(options, dtype=torch.float64, **more):
     torch.manual_seed(4)
-    return LongNetLM(**options, **more, dtype=dtype).eval()
+    model = LongNetLM(**options, **more, dtype=dtype).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("sinks"):  # which are 0 at first
+                p.normal_()
+    return model
 
 
 @pytest.mark.parametrize("call", ({}, {"cu_seqlens": [0, 7, 20]}), ids=str)

@@ -1,11 +1,17 @@
-"""with_sink(): one key more, of value 0, against the definition with that key among the others."""
+"""with_sink() and the modules' option: one key more, of value 0, against the definition with that key among the others."""
+
+import os
+import pathlib
+import subprocess
 
 import definition
+import plain_models
 import pytest
 import torch
 from support import close, inputs
 
 import longstride as ls
+from longstride.nn import LongNet, LongNetLM, MultiheadDilatedAttention, load_model, load_weights, save_model
 
 LEFT = 5
 
@@ -103,3 +109,71 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             ls.with_sink(*arguments)
+
+
+GROUPS = {"segment_lengths": [4, 16], "dilation_rates": [1, 2], "causal": True}
+
+
+def made(**options):
+    torch.manual_seed(2)
+    module = MultiheadDilatedAttention(32, 4, **GROUPS, kv_heads=2, sinks=True, **options, dtype=torch.float64)
+    with torch.no_grad():
+        module.sinks.copy_(torch.tensor([-2.0, 0.5, 3.0, 1.0]))
+    return module
+
+
+def test_a_module_with_sinks_is_the_definition_with_its_gradients():
+    module = made()
+    x = torch.randn(2, 20, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    config = {**module.config, "num_heads": 4}
+    weights = {f"a.{name}": p for name, p in module.named_parameters()}
+    got, lse = module(x, need_lse=True)
+    wanted = plain_models.multihead(weights, "a", config, x, x, True)
+    close(got, wanted, 1e-10)
+    weight = torch.randn(got.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    parameters = list(module.parameters())
+    ours, theirs = (torch.autograd.grad((out * weight).sum(), parameters, retain_graph=True) for out in (got, wanted))
+    assert ours[[id(p) for p in parameters].index(id(module.sinks))].abs().min() > 1e-3
+    for a, b in zip(ours, theirs):
+        close(a, b, 1e-9)
+    # lse counts the sink: it is never below it.
+    assert (lse > module.sinks[:, None]).all()
+
+
+def test_they_begin_at_zero_draw_nothing_and_are_saved():
+    torch.manual_seed(7)
+    plain = MultiheadDilatedAttention(32, 4, **GROUPS)
+    torch.manual_seed(7)
+    module = MultiheadDilatedAttention(32, 4, **GROUPS, sinks=True)
+    assert module.sinks.shape == (4,) and not module.sinks.any()
+    assert plain.sinks is None and "sinks" not in plain.state_dict() and "sinks" not in plain.config
+    weights = module.state_dict()
+    assert torch.equal(weights.pop("sinks"), torch.zeros(4)) and module.config["sinks"] is True
+    assert all(torch.equal(p, weights[name]) for name, p in plain.state_dict().items())
+    with pytest.raises(ValueError, match="missing sinks"):
+        load_weights(module, weights)
+    with pytest.raises(ValueError, match="unknown sinks"):
+        load_weights(plain, module.state_dict())
+    assert {name for name, _ in LongNet("encoder", 2, d_model=8, nhead=2, sinks=True).named_parameters() if "sinks" in name} == {
+        f"encoder_layers.{i}.attention.sinks" for i in range(2)
+    }
+
+
+def test_a_folder_with_sinks_loads(tmp_path):
+    module = made()
+    save_model(tmp_path / "made", module)
+    again = load_model(tmp_path / "made", MultiheadDilatedAttention)
+    assert torch.equal(again.sinks, module.sinks) and again.config == module.config
+    x = torch.randn(2, 20, 32, dtype=torch.float64)
+    assert torch.equal(again(x)[0], module(x)[0])
+
+
+@pytest.mark.skipif("LONGSTRIDE_INSTALLED" in os.environ, reason="a wheel has no C++ program")
+def test_the_cpp_program_refuses_a_model_with_sinks_by_their_name(tmp_path):
+    program = pathlib.Path(os.environ["LONGSTRIDE_LIBRARY"]).parents[1] / "bin" / "longstride"
+    for sinks in (False, True):
+        save_model(tmp_path / "made", LongNetLM(256, 16, 1, 2, [4, 16], [1, 2], sinks=sinks))
+        command = [program, "generate", tmp_path / "made", "--prompt=a", "--length=2", "--raw", "--quiet"]
+        done = subprocess.run(command, capture_output=True, timeout=600)
+        assert (done.returncode != 0) == sinks, done.stderr
+    assert b"unknown" in done.stderr and b"'sinks'" in done.stderr

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._attention import Lengths, attention
-from .._merge import draw_dropout_seed
+from .._merge import draw_dropout_seed, with_sink
 from .._pattern import Pattern, plain, text_of
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
@@ -146,6 +146,8 @@ class MultiheadDilatedAttention(nn.Module):
         rope_base: of the angles, > 1.
         xpos_scale_base: in tokens; 0: max(512, max_len / 32).
         max_len: in tokens; what xpos_scale_base is derived from.
+        sinks: a learned logit of each query head, parameter `sinks` [num_heads], of one key more of value 0 that every
+            query sees (`longstride.with_sink`; GPT-OSS). At first 0. In Python alone: C++ refuses such a checkpoint.
     Raises:
         ValueError: sizes that do not fit, and what `DilatedAttention` refuses.
     """
@@ -168,6 +170,7 @@ class MultiheadDilatedAttention(nn.Module):
         rope_base: float = 10000.0,
         xpos_scale_base: float = 0.0,
         max_len: int = 1 << 20,
+        sinks: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **attention_options: Any,
@@ -187,6 +190,8 @@ class MultiheadDilatedAttention(nn.Module):
             "layer_norm_eps": layer_norm_eps, "gamma_init": gamma_init, "positions": positions, "rope_base": rope_base,
             "xpos_scale_base": xpos_scale_base, "max_len": max_len,
         }  # fmt: skip
+        if sinks:  # a key that C++ does not know, and refuses by its name
+            self.own["sinks"] = True
         self.sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "kv_heads": kv_heads}
         self.embed_dim, self.num_heads, self.kv_heads = embed_dim, num_heads, kv_heads or num_heads
         self.head_dim = embed_dim // num_heads
@@ -202,6 +207,7 @@ class MultiheadDilatedAttention(nn.Module):
         self.k_norm = nn.LayerNorm(self.head_dim, layer_norm_eps, **made) if qk_norm else None
         self.inner_norm = nn.LayerNorm(embed_dim, layer_norm_eps, **made) if sub_layer_norm else None
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias, **made)
+        self.register_parameter("sinks", nn.Parameter(torch.empty(num_heads, **made)) if sinks else None)
         self.attention = DilatedAttention(segment_lengths, dilation_rates, **attention_options)
         self.check_heads()
         self.register_load_state_dict_pre_hook(adapt_projections)
@@ -259,7 +265,7 @@ class MultiheadDilatedAttention(nn.Module):
         self.xpos_base = _positions.scale_base(xpos_scale_base, max_len)
 
     def reset_parameters(self) -> None:
-        """MAGNETO's initialisation from torch's generator; biases are 0."""
+        """MAGNETO's initialisation from torch's generator; biases and sinks are 0."""
         with torch.no_grad():
             if self.qkv_proj is not None:
                 q, k, v = self.qkv_proj.weight.split(self.parts)  # each part has the fans of its own projection
@@ -275,6 +281,8 @@ class MultiheadDilatedAttention(nn.Module):
             for norm in (self.q_norm, self.k_norm, self.inner_norm):
                 if norm is not None:
                     norm.reset_parameters()
+            if self.sinks is not None:
+                self.sinks.zero_()
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.qkv_proj is None:
@@ -313,7 +321,7 @@ class MultiheadDilatedAttention(nn.Module):
             cache: for decoding, of `make_cache`: rows are appended behind cache.length, whose positions they see too.
                 Needs self-attention and grad mode off; takes no lengths.
             rotary: factors of exactly these rows, of `rotary_factors`, where a caller has them already.
-            need_lse: whether to return lse.
+            need_lse: whether to return lse, sinks included.
         Returns:
             (output [batch, len, embed_dim], lse [batch, heads, len] or None).
         Raises:
@@ -364,6 +372,8 @@ class MultiheadDilatedAttention(nn.Module):
         )
         if cache is not None:
             cache.length += query.size(1)
+        if self.sinks is not None:
+            out, lse = with_sink(out, lse, self.sinks)
         out = out.flatten(2)
         if self.inner_norm is not None:
             out = self.inner_norm(out)
