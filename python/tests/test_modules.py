@@ -5,6 +5,8 @@ import json
 import pathlib
 import pickle
 
+import definition
+import plain_models
 import pytest
 import torch
 import torch._dynamo
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from support import close, inputs
 
 import longstride as ls
-from longstride.nn import DilatedAttention, MultiheadDilatedAttention
+from longstride.nn import DilatedAttention, LongNet, LongNetLM, MultiheadDilatedAttention, load_model, save_model
 
 SAVED = pathlib.Path(__file__).resolve().parents[2] / "test" / "nn" / "saved"
 GROUPS = {"segment_lengths": [4, 16], "dilation_rates": [1, 2], "causal": True}
@@ -51,6 +53,57 @@ def test_options_of_the_cpp_attention_alone():
     out, lse = module(q, k, v)
     wanted, wanted_lse = ls.attention(q, k, v, module.pattern, return_lse=True)
     assert torch.equal(out, wanted) and torch.equal(lse, wanted_lse)
+
+
+UNION = ls.Pattern.dilated([4, 12], [1, 2], head_offset="block") | ls.Pattern.sliding_window(3, 1, sink_tokens=1)
+PATTERNS = {
+    "groups": ls.Pattern.dilated([4, 12], [1, 2], head_offset="group", mixing="head_partition", average=True),
+    "groups and a window": UNION,
+    "rules": ls.Pattern.block_sparse("strided", 4, stride_blocks=2)
+    | ls.Pattern.block_sparse("list", 4, blocks=[[-1, -1, 3, 0], [1, 0, 0, 2]]),
+    "a window": ls.Pattern.sliding_window(5, 0),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_any_pattern_makes_a_module(name, tmp_path):
+    pattern = PATTERNS[name]
+    q, k, v = inputs(length=20, dtype=torch.float64)
+    module = DilatedAttention(pattern=pattern)
+    assert module.pattern == pattern and DilatedAttention(**module.config).pattern == pattern
+    wanted, wanted_lse = definition.attention(q, k, v, json.loads(pattern.json()))
+    out, lse = module(q, k, v)
+    close(out, wanted, 1e-10)
+    close(lse, wanted_lse, 1e-10)
+    torch.manual_seed(1)
+    sizes = {"d_model": 16, "nhead": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "dim_feedforward": 8}
+    model = LongNet(**sizes, pattern=pattern, dtype=torch.float64)
+    parts = model.encoder_layers[0].attention, model.decoder_layers[0].attention, model.decoder_layers[0].memory_attention
+    assert [part.attention.pattern for part in parts] == [pattern, pattern.with_causal(True), pattern]
+    x = x_of(width=16).double()
+    close(model(x), plain_models.longnet(model.state_dict(), model.config, x), 1e-9)
+    save_model(tmp_path / "made", model)
+    again = load_model(tmp_path / "made")
+    assert again.config == model.config and "pattern" not in again.config and torch.equal(again(x), model(x))
+
+
+def test_a_pattern_comes_alone():
+    causal = UNION.with_causal(True)
+    model = LongNetLM(11, 16, 1, 2, pattern=causal)
+    assert model.layers[0].attention.attention.pattern == causal
+    for wrong, words in (
+        (lambda: DilatedAttention([4], [1], pattern=UNION), r"^segment_lengths must be unset beside a pattern.*got \[4\]"),
+        (lambda: DilatedAttention(causal=True, pattern=UNION), "^causal must be unset beside a pattern"),
+        (lambda: MultiheadDilatedAttention(16, 2, padding="zero_keys", pattern=UNION), "^padding must be unset beside"),
+        (lambda: MultiheadDilatedAttention(16, 2, pattern=UNION.json()), "^pattern must be a Pattern, got str; give its"),
+        (lambda: LongNet(pattern=causal), "^causal of pattern must be False in a LongNet.*say encoder_causal"),
+        (lambda: LongNet(segment_lengths=[4], dilation_rates=[1], pattern=UNION), "^segment_lengths must be unset beside"),
+        (lambda: LongNet(blocks=[{}], pattern=UNION), "^blocks must be unset beside a pattern"),
+        (lambda: LongNetLM(pattern=UNION), r"^causal of pattern must be True in a language model.*with_causal\(True\)"),
+        (lambda: LongNetLM(dilation_rates=[1], pattern=causal), "^dilation_rates must be unset beside a pattern"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            wrong()
 
 
 @pytest.mark.parametrize("options", ({}, {"qk_norm": True, "sub_layer_norm": True}, {"bias": False, "kv_heads": 2}))

@@ -16,7 +16,7 @@ from .._refusal import refuse, shape
 from . import _positions
 from ._cache import KeyValueCache
 from ._checks import attention_dtype, check_input, require_dropout, require_positive, require_positive_finite
-from ._config import flat, refuse_unknown, require_types
+from ._config import flat, refuse_unknown, require_alone, require_types
 
 
 def pattern_of(segment_lengths, dilation_rates, causal, blocks, **options: Any) -> Pattern:
@@ -44,8 +44,10 @@ class DilatedAttention(nn.Module):
         blocks: rules of blocks as in a pattern's JSON, {"pattern": name, "block_size": tokens, ...}, beside the groups
             or alone.
         learned: must be None: learned blocks are in the C++ module alone yet.
+        pattern: a `Pattern` in place of all options that say one: causal, groups and blocks.
     Raises:
-        ValueError: what `Pattern.dilated` refuses; softmax_scale that is not finite; dropout outside [0, 1).
+        ValueError: what `Pattern.dilated` refuses; a pattern beside such options; softmax_scale that is not finite;
+            dropout outside [0, 1).
     """
 
     def __init__(
@@ -63,12 +65,16 @@ class DilatedAttention(nn.Module):
         attention_dropout: float = 0.0,
         blocks: Sequence[Mapping[str, Any]] = (),
         learned: None = None,
+        pattern: Pattern | None = None,
     ):
         super().__init__()
-        require_types(DilatedAttention, locals())
+        given = dict(locals())
+        require_types(DilatedAttention, given)
         if learned is not None:
             refuse("learned", "must be None in Python", learned, "learned blocks are in the C++ module alone yet")
-        self.pattern = pattern_of(
+        if pattern is not None:
+            require_alone(pattern, DilatedAttention, given)
+        self.pattern = pattern or pattern_of(
             segment_lengths, dilation_rates, causal, blocks, head_offset=head_offset, offsets=offsets, mixing=mixing,
             average=average, padding=padding,
         )  # fmt: skip
@@ -134,7 +140,7 @@ class MultiheadDilatedAttention(nn.Module):
 
     Args:
         embed_dim, num_heads: width of the input, a multiple of num_heads.
-        segment_lengths ... attention_dropout, blocks, learned: as in `DilatedAttention`.
+        segment_lengths ... attention_dropout, blocks, learned, pattern: as in `DilatedAttention`.
         kv_heads: divides num_heads; 0: num_heads.
         fused_qkv: one projection `qkv_proj` (rows of q, then k, then v), or `q_proj`, `k_proj`, `v_proj`.
         bias: of all projections.

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from .._pattern import DILATED_DEFAULTS, Pattern
+from .._pattern import DILATED_DEFAULTS, Pattern, plain
 from .._refusal import refuse
 
-# What a constructor takes and a config does not say: where a model is, not what it is.
-PLACE = ("self", "device", "dtype")
+# What a constructor takes and a config does not say: where a model is, not what it is; and a pattern, whose options it has.
+BESIDE = ("self", "device", "dtype", "pattern")
 TYPES = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
 
 
@@ -20,7 +20,7 @@ def own_fields(made: type) -> dict[str, inspect.Parameter]:
     return {
         name: parameter
         for name, parameter in parameters.items()
-        if name not in PLACE and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        if name not in BESIDE and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
 
 
@@ -43,6 +43,16 @@ def refuse_unknown(kind: str, given: Any, known: Iterable[str]) -> NoReturn:
     near = difflib.get_close_matches(str(given), known, 1)
     remedy = f"; did you mean '{near[0]}'?" if near else ""
     raise ValueError(f"unknown {kind} '{given}'; one of [{', '.join(known)}]{remedy}")
+
+
+def require_alone(pattern: Any, made: type, given: Mapping[str, Any]) -> None:
+    """Refuses a pattern that is none, or that comes with options that it has itself."""
+    if not isinstance(pattern, Pattern):
+        refuse("pattern", "must be a Pattern", type(pattern).__name__, "give its JSON to Pattern.from_json()")
+    for name in flat(pattern):
+        default = own_fields(made)[name].default if name in own_fields(made) else None
+        if name in given and plain(given[name], name) != plain(default, name):
+            refuse(name, "must be unset beside a pattern, which says it", given[name], "give one of them")
 
 
 def flat(pattern: Pattern) -> dict[str, Any]:

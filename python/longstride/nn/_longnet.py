@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from .._attention import Lengths
+from .._pattern import Pattern
 from .._refusal import refuse, shape
 from ._checks import attention_dtype, check_input, require_gain, require_positive
-from ._config import refuse_unknown, require_types
+from ._config import flat, refuse_unknown, require_alone, require_types
 from ._layers import DilatedTransformerDecoderLayer, TransformerLayer, run_layers
 
 FORMS = ("encoder", "decoder", "encoder_decoder")
@@ -36,6 +37,8 @@ class LongNet(nn.Module):
         max_len: longest input, in tokens.
         activation_checkpointing: keeps one input a layer and runs the layer again in the backward. The attribute may be
             switched at any time.
+        pattern: of all layers, a `Pattern` in place of the options that say one; its causal must be False, and is then
+            that of each part.
     Raises:
         ValueError: what `TransformerLayer` refuses; options of a part that the form lacks.
     """
@@ -60,6 +63,7 @@ class LongNet(nn.Module):
         decoder_gamma_init: float = 0.0,
         max_len: int = 1 << 20,
         activation_checkpointing: bool = False,
+        pattern: Pattern | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **layer_options: Any,
@@ -77,6 +81,9 @@ class LongNet(nn.Module):
             "dilation_rates": dilation_rates, "dim_feedforward": dim_feedforward, "dropout": dropout,
             "activation": activation, "max_len": max_len,
         }  # fmt: skip
+        if pattern is not None:
+            require_alone(pattern, LongNet, {**given, **layer_options})
+            layer.update(flat(pattern))
         made = {"device": device, "dtype": dtype}
         shared = {**layer_options, **made}
         self.encoder_layers = self.encoder_norm = self.decoder_layers = self.decoder_norm = None
@@ -212,6 +219,10 @@ def check_config(given: Mapping[str, Any]) -> None:
     ):
         if name in given["layer_options"]:
             refuse(name, "must be unset in a LongNet, whose parts differ in it", given["layer_options"][name], remedy)
+    pattern = given["pattern"]
+    if isinstance(pattern, Pattern) and pattern.causal:
+        remedy = "say encoder_causal, decoder_causal or memory_causal, and call with_causal(False)"
+        refuse("causal of pattern", "must be False in a LongNet, whose parts differ in it", True, remedy)
     require_gain("encoder_gamma_init", given["encoder_gamma_init"])
     require_gain("decoder_gamma_init", given["decoder_gamma_init"])
     lacks = []  # options of parts that the form lacks, which would have no effect

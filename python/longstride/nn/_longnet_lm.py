@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .._attention import Lengths
+from .._pattern import Pattern
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
 from ._cache import KeyValueCache
 from ._checks import attention_dtype, require_gain, require_positive
-from ._config import require_types
+from ._config import flat, require_alone, require_types
 from ._generate import generate
 from ._layers import TransformerLayer, run_layers
 
@@ -56,6 +57,7 @@ class LongNetLM(nn.Module):
         tied_head: the head shares the embedding's weights.
         activation_checkpointing: keeps one input a layer and runs the layer again in the backward. The attribute may be
             switched at any time.
+        pattern: of all layers, a causal `Pattern` in place of the options that say one.
     Raises:
         ValueError: what `TransformerLayer` refuses, and such rules of blocks.
     """
@@ -77,12 +79,14 @@ class LongNetLM(nn.Module):
         gamma_init: float = 0.0,
         tied_head: bool = False,
         activation_checkpointing: bool = False,
+        pattern: Pattern | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **layer_options: Any,
     ):
         super().__init__()
-        require_types(LongNetLM, locals())
+        given = dict(locals())
+        require_types(LongNetLM, given)
         for name, size in (("vocab", vocab), ("dim", dim), ("layers", layers), ("heads", heads)):
             require_positive(name, size)
         if dim % heads:
@@ -107,6 +111,12 @@ class LongNetLM(nn.Module):
             "positions": positions, "max_len": max_len, "gamma_init": gamma_init or math.sqrt(math.log(2 * layers)),
             **made,
         }  # fmt: skip
+        if pattern is not None:
+            require_alone(pattern, LongNetLM, {**given, **layer_options})
+            if not pattern.causal:
+                remedy = "it predicts what follows; call with_causal(True)"
+                refuse("causal of pattern", "must be True in a language model", False, remedy)
+            of_layer.update(flat(pattern))
         self.embedding = nn.Embedding(vocab, dim, **made)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(TransformerLayer(dim, heads, **of_layer, **layer_options) for _ in range(layers))
