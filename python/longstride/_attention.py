@@ -21,7 +21,7 @@ def numbers(given: Lengths) -> Tensor | None:
     """A list of lengths as the operator takes it; a tensor as it is. What holds no integers the operator refuses."""
     if given is None or isinstance(given, Tensor):
         return given
-    return torch.tensor(given, dtype=None if len(given) else torch.int64)
+    return torch.tensor(given, dtype=None if len(given) else torch.int64, device="cpu")
 
 
 def attention(

@@ -55,8 +55,8 @@ def has_open_list(data: Mapping) -> bool:
 
 def ask_library(text: str, heads: int, with_blocks: bool) -> None:
     """Raises the library's ValueError if it does not take the pattern: a call without a single query parses it."""
-    nothing = torch.empty(0, 0, heads, 1)
-    blocks = torch.empty(0, 4, dtype=torch.int32) if with_blocks else None
+    nothing = torch.empty(0, 0, heads, 1, device="cpu")  # within torch.device("meta") too
+    blocks = torch.empty(0, 4, dtype=torch.int32, device="cpu") if with_blocks else None
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         torch.ops.longstride.attention(nothing, nothing, nothing, text, blocks)
 
@@ -311,7 +311,7 @@ class Pattern:
         """
         check_sizes(n, heads, batch_row)
         text, rows = self.call_arguments(blocks)
-        seen = torch.zeros(heads, n, n, dtype=torch.bool)
+        seen = torch.zeros(heads, n, n, dtype=torch.bool, device="cpu")
         for first, counted in counted_columns(text, rows, n, heads, batch_row):
             seen[:, :, first : first + counted.size(2)] = counted > 0
         return seen
@@ -379,5 +379,5 @@ def beside_list(text: str) -> tuple[str, Tensor | None]:
     lists = [block for block in data.get("blocks", []) if block["pattern"] == "list" and "blocks" in block]
     if len(lists) != 1 or has_open_list(data):
         return text, None
-    rows = torch.tensor(lists[0].pop("blocks"), dtype=torch.int32).reshape(-1, 4)
+    rows = torch.tensor(lists[0].pop("blocks"), dtype=torch.int32, device="cpu").reshape(-1, 4)
     return text_of(data), rows

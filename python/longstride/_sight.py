@@ -31,9 +31,9 @@ def counted_columns(text: str, rows: Tensor | None, n: int, heads: int, batch_ro
     divided = len(dilated["segment_lengths"]) if dilated.get("average") else 1
     for first in range(0, n, KEYS_A_CALL):
         columns = min(KEYS_A_CALL, n - first)
-        q = torch.zeros(1, n, heads, columns).expand(batch, -1, -1, -1)
-        v = torch.zeros(n, columns)
-        v[first : first + columns] = torch.eye(columns)
+        q = torch.zeros(1, n, heads, columns, device="cpu").expand(batch, -1, -1, -1)
+        v = torch.zeros(n, columns, device="cpu")
+        v[first : first + columns] = torch.eye(columns, device="cpu")
         v = v.view(1, n, 1, columns).expand(batch, n, heads, columns)
         # Consumers of this generator run between the calls, so what is set here must not outlive one.
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -53,7 +53,7 @@ class Cells:
 
     def mean(self) -> Tensor:
         """[heads, cells, cells]: how often a query of the cell sees a key of it, on average."""
-        lengths = (self.n - self.side * torch.arange(self.sums.size(1))).clamp(max=self.side)
+        lengths = (self.n - self.side * torch.arange(self.sums.size(1), device="cpu")).clamp(max=self.side)
         return self.sums / (lengths[:, None] * lengths)
 
     def joined(self, limit: int) -> "Cells":
@@ -75,11 +75,11 @@ def counted_cells(text: str, rows: Tensor | None, n: int, heads: int, batch_row:
     while side * limit < n:
         side *= 2
     cells = -(-n // side)
-    sums = torch.zeros(heads, cells, cells)
+    sums = torch.zeros(heads, cells, cells, device="cpu")
     pairs = 0
     for first, seen in counted_columns(text, rows, n, heads, batch_row):
         filled = torch.nn.functional.pad(seen, (0, 0, 0, cells * side - n))
         by_row = filled.view(heads, cells, side, -1).sum(2)
-        sums.index_add_(2, (first + torch.arange(seen.size(2))) // side, by_row)
+        sums.index_add_(2, (first + torch.arange(seen.size(2), device="cpu")) // side, by_row)
         pairs += int((seen > 0).sum())
     return Cells(sums, side, n, pairs)

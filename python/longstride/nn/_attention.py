@@ -14,7 +14,7 @@ from .._pattern import Pattern, plain, text_of
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
 from . import _positions
-from ._cache import KeyValueCache
+from ._cache import KeyValueCache, empty_cache
 from ._checks import attention_dtype, check_input, require_dropout, require_positive, require_positive_finite
 from ._config import flat, refuse_unknown, require_alone, require_types
 
@@ -127,7 +127,7 @@ def lengths_of(mask: Tensor, batch: int, length: int) -> Tensor:
         refuse("key_padding_mask", wanted, f"{dtype_name(mask.dtype)} {shape(mask)}", remedy)
     rows = mask.cpu()
     lengths = length - rows.sum(1)
-    if not torch.equal(rows, torch.arange(length) >= lengths[:, None]):
+    if not torch.equal(rows, torch.arange(length, device="cpu") >= lengths[:, None]):
         refuse("key_padding_mask", "must be true at the end of rows only", "a mask of another kind", remedy)
     return lengths
 
@@ -242,9 +242,7 @@ class MultiheadDilatedAttention(nn.Module):
         require_positive("batch", batch)
         require_positive("capacity", capacity)
         weight = self.out_proj.weight
-        rows = batch, capacity, self.kv_heads, self.head_dim
-        dtype = attention_dtype(weight)
-        return KeyValueCache(*(torch.empty(rows, dtype=dtype, device=weight.device) for _ in range(2)))
+        return empty_cache((batch, capacity, self.kv_heads, self.head_dim), attention_dtype(weight), weight.device)
 
     def rotary_factors(
         self, position0: int, length: int, dtype: torch.dtype, device: torch.device

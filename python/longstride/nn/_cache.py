@@ -1,5 +1,6 @@
 """KeyValueCache: what attention keeps of the positions so far while it decodes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,11 @@ from torch import Tensor
 
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
+
+
+def empty_cache(rows: Sequence[int], dtype: torch.dtype, device: torch.device) -> "KeyValueCache":
+    """A cache of `rows`: [batch, capacity, kv_heads, dim]."""
+    return KeyValueCache(*(torch.empty(rows, dtype=dtype, device=device) for _ in range(2)))
 
 
 @dataclass
@@ -26,9 +32,9 @@ class KeyValueCache:
     def capacity(self) -> int:
         return self.k.size(1)
 
-    def __deepcopy__(self, memo: dict) -> "KeyValueCache":
-        """A copied cache is empty."""
-        return KeyValueCache(torch.empty_like(self.k), torch.empty_like(self.v))
+    def __reduce__(self) -> tuple:
+        """A copied or pickled cache is empty."""
+        return empty_cache, (self.k.shape, self.k.dtype, self.k.device)
 
     def check_room(self, length: int) -> None:
         if not 0 <= self.length <= self.capacity - length:

@@ -112,7 +112,7 @@ def generate(
         refuse("len + max_tokens", f"must not exceed max_len {model.max_len}", f"{length} + {max_tokens}", remedy)
     generator = None
     if temperature > 0:
-        seed = int(torch.empty((), dtype=torch.int64).random_()) if seed is None else seed
+        seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_()) if seed is None else seed
         generator = torch.Generator().manual_seed(seed)
     # The last token is drawn but never read.
     state = model.start_decoding(batch, length + max_tokens - 1)
@@ -131,7 +131,7 @@ def generate(
                 continue
             tokens.append(sample_token(row, uniform[b], temperature=temperature, top_k=top_k, top_p=top_p))
             stopped[b] = tokens[-1] == stop_token
-        steps.append(torch.tensor(tokens)[:, None])
+        steps.append(torch.tensor(tokens, device="cpu")[:, None])
         going_on = on_tokens is None or on_tokens(tokens) is not False
         if not going_on or all(stopped) or len(steps) == max_tokens:
             return torch.cat(steps, 1)

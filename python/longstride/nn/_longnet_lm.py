@@ -1,5 +1,6 @@
 """LongNetLM: a decoder-only language model over dilated attention. The options and parameters' names of the C++ one."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ class DecodeState:
     layers: list[KeyValueCache]
     length: int
     capacity: int
+
+    def __reduce__(self) -> tuple:
+        """A copied or pickled state is at its beginning, since copied caches are empty."""
+        return DecodeState, ([copy.copy(cache) for cache in self.layers], 0, self.capacity)
 
 
 class LongNetLM(nn.Module):

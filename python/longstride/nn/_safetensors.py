@@ -91,7 +91,7 @@ def load_tensors(path: os.PathLike | str) -> dict[str, Tensor]:
         if 8 + length + end > len(data):
             refuse_file(path, f"it is truncated: its header says {end} bytes of data")
         if begin == end:
-            tensors[name] = torch.empty(sizes, dtype=TYPES[kind])
+            tensors[name] = torch.empty(sizes, dtype=TYPES[kind], device="cpu")
         else:
             # A copy: the bytes may lie at an address that the element's type does not take.
             held = torch.frombuffer(data, dtype=torch.uint8, count=end - begin, offset=8 + length + begin).clone()
