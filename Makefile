@@ -54,7 +54,7 @@ bench: program ## longstride beside dense attention and the group-by-group algor
 	build/bin/longstride bench --suite cpu --save out/bench/suite.json
 	build/bin/longstride bench --lens 1k,2k,4k,8k,16k,32k --curve out/bench/curve.svg --save out/bench/curve.json
 
-dropout-statistics: configure ## test how random dropout's draws are; needs dieharder (Debian) and an hour
+dropout-statistics: configure ## test how random dropout's draws are; needs dieharder (Debian) and time
 	@$(CMAKE) --build build -j $(JOBS) --target dropout_words
 	@tools/dropout_statistics build/bench/dropout_words
 

@@ -1,5 +1,5 @@
 // The draws of dropout: the vectors of docs/dropout.md, the oracle's own, and what can be counted in seconds of how
-// random they are (tools/dropout_statistics counts for an hour).
+// random they are (tools/dropout_statistics takes its time).
 #include "core/dropout.h"
 
 #include <gtest/gtest.h>
