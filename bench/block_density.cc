@@ -1,7 +1,8 @@
 // What block-sparse attention costs at densities from 1 % to 100 %, beside torch's dense attention: one table.
 // usage: block_density [len [dim [heads [block_size]]]]
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <chrono>

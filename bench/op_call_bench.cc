@@ -2,7 +2,9 @@
 // engine's own work is in these figures and is the same before and after a change of the rooms above it.
 // usage: op_call_bench [rounds [calls a round]]
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <chrono>

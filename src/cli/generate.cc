@@ -1,6 +1,6 @@
 // `longstride generate`: continues a prompt byte by byte and prints it as it comes.
 #include <fmt/format.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 #include <unistd.h>
 
 #include <chrono>

@@ -1,7 +1,6 @@
 // The types that come with the library: options to modules. All of them are one engine; what differs is the pattern,
 // and over how many ranks it runs. Called by register_builtin().
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include <algorithm>
 

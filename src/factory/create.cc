@@ -2,7 +2,6 @@
 #include "longstride/factory/create.h"
 
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include <algorithm>
 

@@ -1,6 +1,5 @@
 // Which process group a config names, and whether it is what the config says. See configs.h.
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>

@@ -2,8 +2,8 @@
 // legacy.h.
 #include "longstride/factory/legacy.h"
 
+#include <ATen/Functions.h>
 #include <fmt/format.h>
-#include <torch/torch.h>
 
 #include <algorithm>
 

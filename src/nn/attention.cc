@@ -2,7 +2,7 @@
 // MultiheadDilatedAttention.
 #include "longstride/nn/attention.h"
 
-#include <torch/torch.h>
+#include <ATen/Functions.h>
 
 #include <algorithm>
 

@@ -1,5 +1,6 @@
 // BlockScorer: which blocks are worth computing, learned. Called by DilatedAttention and by users.
-#include <torch/torch.h>
+#include <ATen/Functions.h>
+#include <ATen/TensorIndexing.h>
 
 #include <algorithm>
 

@@ -1,7 +1,8 @@
 // Weights by name, and the directory of a model. Called by users, the factory and the program.
 #include "longstride/nn/checkpoint.h"
 
-#include <torch/torch.h>
+#include <ATen/Functions.h>
+#include <torch/nn/module.h>
 
 #include <fstream>
 #include <set>

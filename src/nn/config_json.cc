@@ -1,6 +1,4 @@
 // to_json() and from_json() of every options struct of this room. Called by users, checkpoints and the program.
-#include <torch/torch.h>
-
 #include "core/refuse.h"
 #include "longstride/nn/longnet.h"
 #include "longstride/nn/longnet_lm.h"

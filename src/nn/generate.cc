@@ -2,7 +2,7 @@
 #include "longstride/nn/generate.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <torch/torch.h>
+#include <ATen/Functions.h>
 
 #include <algorithm>
 #include <cmath>

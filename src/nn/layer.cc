@@ -1,8 +1,10 @@
 // Feed-forward and the pre-LN transformer layer with sub-LN. Called by LongNetLM and users.
 #include "longstride/nn/layer.h"
 
+#include <ATen/Functions.h>
 #include <ATen/autocast_mode.h>
-#include <torch/torch.h>
+#include <torch/nn/init.h>
+#include <torch/nn/module.h>
 
 #include <array>
 

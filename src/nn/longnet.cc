@@ -1,7 +1,7 @@
 // LongNet: stacks of layers between LayerNorms. Called by users and the factory.
 #include "longstride/nn/longnet.h"
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include "nn/layer_parts.h"
 #include "nn/require.h"

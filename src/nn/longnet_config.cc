@@ -1,6 +1,4 @@
 // LongNetConfig: defaults, gammas and checks. Called by LongNet, checkpoints and the factory.
-#include <torch/torch.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -1,7 +1,10 @@
 // LongNetLM: embedding, layers, head, loss and the decode step. Called by generation, checkpoints and the program.
 #include "longstride/nn/longnet_lm.h"
 
-#include <torch/torch.h>
+#include <torch/nn/functional/linear.h>
+#include <torch/nn/functional/loss.h>
+#include <torch/nn/module.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <cmath>

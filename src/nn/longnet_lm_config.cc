@@ -1,6 +1,4 @@
 // LongNetLMConfig: defaults and checks. Called by LongNetLM, checkpoints and the program.
-#include <torch/torch.h>
-
 #include <cmath>
 #include <variant>
 

@@ -1,6 +1,10 @@
 // MultiheadDilatedAttention: projections, positions, cache and norms around DilatedAttention. Called by users and the
 // transformer layer.
-#include <torch/torch.h>
+#include <ATen/Functions.h>
+#include <torch/nn/functional/linear.h>
+#include <torch/nn/init.h>
+#include <torch/nn/module.h>
+#include <torch/utils.h>
 
 #include <limits>
 

@@ -1,7 +1,7 @@
 // RoPE and xPos factors and their application. Called by MultiheadDilatedAttention and LongNetLM.
 #include "longstride/nn/positions.h"
 
-#include <torch/torch.h>
+#include <ATen/Functions.h>
 
 #include <algorithm>
 #include <array>

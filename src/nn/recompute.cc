@@ -1,7 +1,9 @@
 // Activation checkpointing: an autograd function that keeps a function's input and runs it again in the backward.
 // Called by LongNetLM, for its layers and for the chunks of its loss.
 #include <ATen/autocast_mode.h>
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/utils.h>
 
 #include <mutex>
 

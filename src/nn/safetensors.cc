@@ -1,7 +1,7 @@
 // The safetensors format: a little-endian 64-bit header length, a JSON header that names each tensor's dtype, shape and
 // byte range, and the bytes, without holes. Called by checkpoints and the trainer.
+#include <ATen/Functions.h>
 #include <fcntl.h>
-#include <torch/torch.h>
 #include <unistd.h>
 
 #include <algorithm>

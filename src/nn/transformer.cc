@@ -1,7 +1,7 @@
 // The decoder layer, and the known library's names for the options of both layers. Called by LongNet and users.
 #include "longstride/nn/transformer.h"
 
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include "nn/layer_parts.h"
 #include "nn/require.h"

@@ -5,7 +5,7 @@
 #include <ATen/Version.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 #include <torch/version.h>
 
 #include <thread>

@@ -1,7 +1,8 @@
 // Losses of windows, and their mean with its error (scoring.h).
 #include "train/scoring.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <cmath>

@@ -1,8 +1,9 @@
 // The constructors of dilated-attention-pytorch: every class, by position and by name, and what they compute.
+#include <ATen/Functions.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include "longstride/factory.h"
 #include "test/factory/oracle_attention.h"

@@ -1,7 +1,8 @@
 // See oracle_attention.h.
 #include "test/factory/oracle_attention.h"
 
-#include <torch/torch.h>
+#include <ATen/Functions.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 namespace longstride::factory_test {
 namespace {

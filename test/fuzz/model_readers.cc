@@ -1,5 +1,5 @@
 // The readers that need LibTorch: options and configs, and the files of saved models and runs.
-#include <torch/torch.h>
+#include <ATen/Functions.h>
 #include <unistd.h>
 
 #include <filesystem>

@@ -1,7 +1,6 @@
 // MultiheadDilatedAttention against straightforward torch code, with positions by complex arithmetic.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <cmath>
 #include <complex>

@@ -1,9 +1,9 @@
 // Safetensors files and model directories: round trips, Python's library, damage, full disks.
+#include <ATen/Functions.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <torch/torch.h>
 
 #include <cstdlib>
 #include <fstream>

@@ -1,8 +1,9 @@
 // What holds for every class of the room alike: clones share nothing, a saved one loads, forwards at once are forwards
 // in turn, the thousandth call is the first, options are never changed.
+#include <ATen/Functions.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/utils.h>
 
 #include <fstream>
 #include <set>

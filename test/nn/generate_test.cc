@@ -1,8 +1,8 @@
 // Generation: equal to recomputing every step from scratch, its options, its refusals.
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Functions.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <cmath>
 

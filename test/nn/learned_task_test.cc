@@ -1,5 +1,6 @@
 // A scorer comes to choose the blocks that a task needs, from the gradient of its gates, and from nothing else.
 #include <gtest/gtest.h>
+#include <torch/optim/adam.h>
 
 #include "test/nn/support.h"
 

@@ -1,8 +1,8 @@
 // What must work and not be refused: every length, one token, one head, a rate above its segment; and head dims that
 // are slower, which are warned about.
+#include <ATen/Functions.h>
 #include <c10/util/Exception.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "test/nn/support.h"
 

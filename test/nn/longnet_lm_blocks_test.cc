@@ -1,8 +1,8 @@
 // LongNetLM with block patterns: the formula under the mask, prefixes and decoding under every rule that it takes, and
 // the rules that it refuses because they change as a sequence grows.
+#include <ATen/Functions.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <cmath>
 

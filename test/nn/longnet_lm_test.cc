@@ -1,8 +1,11 @@
 // LongNetLM: its formula, causality, loss, activation checkpointing and decoding.
+#include <ATen/Functions.h>
 #include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/optim/adamw.h>
+#include <torch/utils.h>
 
 #include <cmath>
 #include <thread>

@@ -1,10 +1,12 @@
 // Every tensor that a public function of the modules takes, in every form that LibTorch has: those that hold the same
 // values some other way give the same results, the others are refused by name, and nothing but longstride::Error comes
 // out.
+#include <ATen/Functions.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/nested.h>
-#include <torch/torch.h>
+#include <torch/nn/module.h>
+#include <torch/utils.h>
 
 #include <functional>
 #include <typeinfo>

@@ -1,7 +1,7 @@
 // Factors of RoPE and xPos: precision, range, strides. Their formula is checked in attention_test.cc.
+#include <ATen/Functions.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include <cmath>
 

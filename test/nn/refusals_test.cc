@@ -1,8 +1,9 @@
 // What the modules refuse beside odd tensors: sizes that no memory has, sums that wrap, functions and kinds that are
 // none. Nothing but longstride::Error comes out.
+#include <ATen/Functions.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include <functional>
 #include <limits>

@@ -1,6 +1,5 @@
 // Models that an earlier version saved still load, field by field, and compute what they computed then.
 #include <gtest/gtest.h>
-#include <torch/torch.h>
 
 #include "test/nn/support.h"
 

@@ -1,7 +1,9 @@
 // What the tests of the modules share: plain attention in torch operations to compare with, small patterns, folders.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <filesystem>
 #include <string>

@@ -1,7 +1,9 @@
 // What the op's tests share: tensors of a Case, plain patterns, and the same formula in torch as a peer.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/types.h>
+#include <torch/utils.h>
 
 #include <functional>
 #include <string>

@@ -1,8 +1,10 @@
 // A training step at a context of 65,536 tokens within 4 GiB: in a process of its own, since it reads the process's
 // peak.
+#include <ATen/Functions.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <torch/torch.h>
+#include <torch/optim/adamw.h>
+#include <torch/utils.h>
 
 #include <cmath>
 
