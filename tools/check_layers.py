@@ -22,7 +22,7 @@ PRIVATE = {
     "plan": {"core", "pattern"},
     "engine": {"core"},
     "op": {"core", "pattern", "plan", "engine"},
-    "parallel": {"core", "op", "plan", "engine/merge"},
+    "parallel": {"core", "pattern", "plan"},
     "nn": {"core", "op", "parallel"},
     "factory": {"core", "nn", "parallel"},
     "picture": {"core"},
@@ -38,7 +38,7 @@ PUBLIC = {
     "plan": {"core", "pattern"},
     "engine": {"core", "plan"},
     "op": {"core", "pattern", "plan"},
-    "parallel": {"core", "pattern", "plan", "op"},
+    "parallel": {"core", "pattern", "plan"},
     "nn": {"core", "pattern", "plan", "op", "parallel"},
     "factory": {"core", "pattern", "plan", "op", "parallel", "nn"},
     "picture": {"core"},
@@ -54,7 +54,7 @@ LINKS = {
     "plan": {"core", "pattern"},
     "engine": {"core"},
     "op": {"core", "pattern", "plan", "engine"},
-    "parallel": {"core", "op", "plan", "engine"},
+    "parallel": {"core", "pattern", "plan"},
     "nn": {"core", "op", "parallel"},
     "factory": {"core", "nn", "parallel"},
     "picture": {"core"},
@@ -63,7 +63,7 @@ LINKS = {
     "cli": {"core", "op", "parallel", "nn", "factory", "picture", "train", "peer"},
 }
 
-NO_TORCH = {"core", "pattern", "plan", "engine", "picture"}
+NO_TORCH = {"core", "pattern", "plan", "parallel", "engine", "picture"}
 NO_CUDA = NO_TORCH - {"engine"}  # src/engine/cuda is where CUDA lives; the rest of the engine room is checked apart
 TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
 # src/op is compiled against LibTorch's stable ABI, src/op/autograd against the full one: what each may include of

@@ -1,5 +1,5 @@
 // The block patterns of one class as rows of tokens: their union, cut to the rows and columns of a plan, transposed if
-// the plan is, and where its tiles should end. Called by compile() and by the level search.
+// the plan is, and where its tiles should end. Called by compile(), by the level search and by the planner of ranks.
 #pragma once
 
 #include <cstdint>

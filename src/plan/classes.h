@@ -1,5 +1,5 @@
 // A pattern met with the lengths of a call: for every (batch row, KV head) a class, and what a class samples. The first
-// step of compile().
+// step of compile(), and of the planner of ranks.
 #pragma once
 
 #include <compare>

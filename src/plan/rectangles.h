@@ -1,5 +1,6 @@
 // The block patterns of one class as rectangles with diagonals: what bands (bands.h) would cut row by row where a
-// pattern slides with its rows, by token or by small blocks. Called by compile() and by the tiler.
+// pattern slides with its rows, by token or by small blocks. Called by compile(), by the tiler and by the planner of
+// ranks.
 #pragma once
 
 #include <algorithm>

@@ -14,6 +14,16 @@ inline const std::vector<int64_t> kGrowing = {2048, 16384, 65536, 262144, kMilli
 inline const std::vector<int64_t> kDoubling = {1, 2, 4, 8, 16};
 inline const std::vector<int64_t> kLongNet = {1, 2, 4, 6, 12};
 
+// LongNet's geometric configuration: segments 2048, 4096, ... up to `len`, rates 1, 2, ...
+inline Pattern growing(int64_t len, bool causal) {
+  std::vector<int64_t> segments, rates;
+  for (int64_t k = 0; (int64_t{2048} << k) <= len; ++k) {
+    segments.push_back(int64_t{2048} << k);
+    rates.push_back(int64_t{1} << k);
+  }
+  return Pattern::dilated(segments, rates, {.causal = causal});
+}
+
 inline Extent square(int64_t heads, int64_t len) {
   return {.heads = heads, .kv_heads = heads, .len_q = len, .len_k = len};
 }

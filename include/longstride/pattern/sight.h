@@ -27,6 +27,7 @@ struct Progression {
     const int64_t begin = first + skipped * step;
     return {begin, step, std::min(count - skipped, (high - begin) / step + 1)};
   }
+  bool operator==(const Progression&) const = default;
 };
 
 // Of one batch row and KV head. It holds what it needs of its arguments. Making one takes the documents and the active
