@@ -1,0 +1,205 @@
+// The cost model. Local sources run while rows travel; those that need rows wait for them.
+#include "parallel/cost.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/refuse.h"
+
+namespace longstride::parallel {
+namespace {
+
+void check(const RowShape& shape, const Hardware& hardware) {
+  if (shape.dim < 1) core::refuse("dim", "must be positive", fmt::format("{}", shape.dim));
+  for_each_figure(hardware, [](const char* name, const Figure& figure) {
+    if (!(figure.value > 0) || !std::isfinite(figure.value)) {
+      core::refuse(fmt::format("hardware.{}", name), "must be positive and finite", fmt::format("{}", figure.value));
+    }
+  });
+}
+
+// One direction. Backward has 2.5 times the products and the bytes of forward: five products of tiles in place of two.
+class Model {
+ public:
+  Model(const ExchangePlan& plan, const ShardedCall& call, const Survey& all, const RowShape& shape,
+        const Hardware& hardware, bool backward)
+      : plan_(plan), call_(call), all_(all), shape_(shape), hardware_(hardware), backward_(backward) {
+    if (plan.kind == Exchange::kHeads || plan.kind == Exchange::kLadder) shared_ = shared_groups(call);
+    balance();
+  }
+
+  Predicted of(const RankLoad& load) const {
+    double local = 0, waiting = 0, ring = 0, ring_exposed = 0;
+    const std::vector<Volume> moved = volumes(plan_, call_, load, shape_);
+    for (int64_t s = 0; s < call_.sources(); ++s) {
+      if (s == call_.groups() && call_.pattern.blocks().empty()) continue;
+      const SourceLoad& its = load.sources[s];
+      const double t = seconds(balanced_[s].queries >= 0 ? balanced_[s] : its);
+      (its.alone == 0 ? local : waiting) += t + hardware_.launches.value * hardware_.launch_s.value;
+      if (plan_.kind == Exchange::kRing && its.alone > 0) {
+        const auto steps = static_cast<double>(its.ranks - 1);
+        const double step = latency(its.ranks) + bytes(moved[s]) / steps / bandwidth(its.ranks);
+        ring += steps * step;
+        ring_exposed += steps * std::max(0.0, step - t / static_cast<double>(its.ranks));
+        waiting += steps * merge_seconds(its);
+      }
+    }
+    if (plan_.kind == Exchange::kRing) return {local + waiting + ring_exposed, ring, ring_exposed};
+    const double exchange = exchange_seconds(load, moved), exposed = std::max(0.0, exchange - local);
+    return {local + waiting + exposed, exchange, exposed};
+  }
+
+ private:
+  double query_heads() const {
+    return static_cast<double>(call_.extent.heads) / static_cast<double>(call_.extent.kv_heads);
+  }
+
+  // Computing a source, in all its (batch row, KV head).
+  double seconds(const SourceLoad& its) const {
+    const double times = backward_ ? 2.5 : 1, dim = static_cast<double>(shape_.dim), group = query_heads();
+    const double flops = times * 4 * dim * group * its.pairs;
+    // q, k, v and out of a query, and its partial result in float32, written and read.
+    const double row = 2 * (group + 1) * dim * static_cast<double>(shape_.element_bytes()) + 8 * group * dim;
+    const double rate = backward_ ? hardware_.backward_flops.value : hardware_.forward_flops.value;
+    return std::max(flops / rate, times * row * its.queries / hardware_.memory_bytes.value);
+  }
+
+  // One more launch a step, and a pass that merges out and lse in float32.
+  double merge_seconds(const SourceLoad& its) const {
+    return 2 * hardware_.launch_s.value +
+           12 * its.queries * query_heads() * static_cast<double>(shape_.dim) / hardware_.memory_bytes.value;
+  }
+
+  bool near(int64_t ranks) const { return static_cast<double>(ranks) <= hardware_.ranks_per_node.value; }
+  double latency(int64_t ranks) const {
+    return near(ranks) ? hardware_.near_latency_s.value : hardware_.far_latency_s.value;
+  }
+  double bandwidth(int64_t ranks) const { return near(ranks) ? hardware_.near_bytes.value : hardware_.far_bytes.value; }
+  double bytes(const Volume& v) const { return static_cast<double>(backward_ ? v.backward_bytes : v.forward_bytes); }
+
+  // Where the heads of a group are divided among all the ranks of its segments, each computes as much.
+  void balance() {
+    balanced_.assign(call_.sources(), {.queries = -1});
+    if (plan_.kind != Exchange::kHeads) return;
+    for (const SharedGroup& one : shared_) {
+      if (one.ranks > plan_.heads) continue;
+      SourceLoad mean;
+      for (const RankLoad& load : all_.ranks) {
+        mean.queries += load.sources[one.group].queries / static_cast<double>(all_.ranks.size());
+        mean.pairs += load.sources[one.group].pairs / static_cast<double>(all_.ranks.size());
+      }
+      balanced_[one.group] = mean;
+    }
+  }
+
+  double exchange_seconds(const RankLoad& load, const std::vector<Volume>& moved) const {
+    switch (plan_.kind) {
+      case Exchange::kNone:
+      case Exchange::kRing:
+        return 0;
+      case Exchange::kDirect: {
+        if (load.rows == 0) return 0;
+        int64_t ranks = 1;
+        for (const SourceLoad& its : load.sources) ranks = std::max(ranks, its.ranks);
+        return latency(ranks) + hardware_.message_s.value * static_cast<double>(load.peers) +
+               bytes(total(moved)) / bandwidth(ranks);
+      }
+      case Exchange::kLadder:
+        return ladder_seconds();
+      case Exchange::kHeads:
+        return heads_seconds();
+    }
+    return 0;
+  }
+
+  // Step by step with the rank that is 1, 2, 4, ... away: all that the half on its side holds of the group at hand.
+  double ladder_seconds() const {
+    const int64_t row_bytes = backward_ ? shape_.backward_bytes() : shape_.forward_bytes();
+    const double places = static_cast<double>(call_.extent.batch * call_.extent.kv_heads);
+    double seconds = 0;
+    int64_t half = 1;
+    for (const SharedGroup& one : shared_) {
+      for (; half < one.ranks; half *= 2) {
+        seconds += latency(2 * half) + places * static_cast<double>(half * one.rows * row_bytes) / bandwidth(2 * half);
+      }
+    }
+    return seconds;
+  }
+
+  // Two exchanges among the ranks that divide the heads, which sit side by side, and one among those of the same heads.
+  double heads_seconds() const {
+    const auto batch = static_cast<double>(call_.extent.batch);
+    int64_t widest = 1;
+    double turned = 0, gathered = 0;
+    for (const SharedGroup& one : shared_) {
+      const int64_t u = std::min(plan_.heads, one.ranks);
+      widest = std::max(widest, one.ranks);
+      turned += batch * static_cast<double>((u - 1) * one.rows * ((call_.extent.heads + call_.extent.kv_heads) / u) *
+                                            shape_.forward_bytes());
+      gathered += batch * static_cast<double>((one.ranks / u - 1) * one.rows * call_.extent.kv_heads *
+                                              (backward_ ? shape_.backward_bytes() : shape_.forward_bytes()));
+    }
+    const int64_t u = std::min(plan_.heads, widest);
+    const double turning = latency(u) + hardware_.message_s.value * static_cast<double>(u - 1);
+    const double first = 2 * turning + turned / bandwidth(u);
+    if (widest == u) return first;
+    return first + latency(widest) + hardware_.message_s.value * static_cast<double>(widest / u - 1) +
+           gathered / bandwidth(widest);
+  }
+
+  const ExchangePlan& plan_;
+  const ShardedCall& call_;
+  const Survey& all_;
+  const RowShape& shape_;
+  const Hardware& hardware_;
+  const bool backward_;
+  std::vector<SharedGroup> shared_;
+  std::vector<SourceLoad> balanced_;  // of each source; queries < 0: as the survey has it
+};
+
+Predicted slowest(const Model& model, const Survey& all) {
+  Predicted worst;
+  for (const RankLoad& load : all.ranks) {
+    const Predicted its = model.of(load);
+    if (its.total_s > worst.total_s) worst = its;
+  }
+  return worst;
+}
+
+}  // namespace
+
+Prediction predict(const ExchangePlan& plan, const ShardedCall& call, const Survey& all, const RowShape& shape,
+                   const Hardware& hardware) {
+  check(shape, hardware);
+  return {slowest(Model(plan, call, all, shape, hardware, false), all),
+          slowest(Model(plan, call, all, shape, hardware, true), all)};
+}
+
+Choice choose(const ShardedCall& call, const Survey& all, const RowShape& shape, const Hardware& hardware,
+              const std::string& exchange) {
+  Choice choice;
+  std::vector<std::string> names;
+  for (const ExchangePlan& plan : feasible_plans(call, all)) {
+    choice.feasible.emplace_back(plan, predict(plan, call, all, shape, hardware));
+    names.push_back(name(plan));
+  }
+  auto taken = std::min_element(choice.feasible.begin(), choice.feasible.end(),
+                                [](const auto& a, const auto& b) { return a.second.total_s() < b.second.total_s(); });
+  if (exchange != "auto") {
+    choice.forced = true;
+    const ExchangePlan asked = exchange_from_name(exchange);
+    const std::string because = infeasible_because(asked, call, all);
+    if (!because.empty()) {
+      core::refuse("exchange", fmt::format("must be one of [{}] here", fmt::join(names, ", ")), name(asked), because);
+    }
+    taken = std::find_if(choice.feasible.begin(), choice.feasible.end(),
+                         [&](const auto& one) { return one.first == asked; });
+  }
+  choice.plan = taken->first;
+  choice.prediction = taken->second;
+  return choice;
+}
+
+}  // namespace longstride::parallel

@@ -1,0 +1,61 @@
+// The ways in which ranks can come by the keys that they need, as values: what each is called, when it can be had, and
+// how many bytes it moves. No exchange runs here. Called by the cost model, the choice and describe().
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "parallel/call.h"
+#include "parallel/survey.h"
+
+namespace longstride::parallel {
+
+enum class Exchange {
+  kNone,    // nothing travels: every query sees keys of its own rank alone
+  kDirect,  // one all-to-all of the rows that are needed, each once
+  kLadder,  // recursive doubling: as many rows as direct, from log2 peers
+  kHeads,   // sampled q, k, v change hands so that a rank has few heads of many rows
+  kRing,    // group by group, sampled rows go round the ranks of a segment
+};
+
+struct ExchangePlan {
+  Exchange kind = Exchange::kDirect;
+  int64_t heads = 1;  // kHeads: ranks among which the KV heads are divided, u
+  bool operator==(const ExchangePlan&) const = default;
+};
+
+std::string name(const ExchangePlan&);                     // "none" | "direct" | "ladder" | "heads(8)" | "ring"
+ExchangePlan exchange_from_name(const std::string& name);  // throws Error with the nearest
+
+// A group whose segments are longer than a shard, where shards are even and segments and shards lie on each other's
+// ends: what ladder and heads are made for.
+struct SharedGroup {
+  int32_t group = 0;
+  int64_t ranks = 1;  // that share a segment, c
+  int64_t rows = 0;   // sampled ones of each rank and KV head, b
+};
+
+// Why shards and segments do not lie so; "" if they do.
+std::string uneven_because(const ShardedCall&);
+// Where they do: by ascending segments.
+std::vector<SharedGroup> shared_groups(const ShardedCall&);
+
+// Why a plan cannot be had; "" if it can.
+std::string infeasible_because(const ExchangePlan&, const ShardedCall&, const Survey&);
+// Those that can, in the order in which equal ones are preferred.
+std::vector<ExchangePlan> feasible_plans(const ShardedCall&, const Survey&);
+
+// Bytes that a rank receives.
+struct Volume {
+  int64_t forward_bytes = 0;
+  int64_t backward_bytes = 0;
+};
+
+// For each source, of a plan that can be had.
+std::vector<Volume> volumes(const ExchangePlan&, const ShardedCall&, const RankLoad&, const RowShape&);
+Volume total(const std::vector<Volume>&);
+// Of the rank that receives most.
+Volume worst_volume(const ExchangePlan&, const ShardedCall&, const Survey&, const RowShape&);
+
+}  // namespace longstride::parallel

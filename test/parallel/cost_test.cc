@@ -1,0 +1,180 @@
+// The cost model against its own formulas by hand, and the choice.
+#include "parallel/cost.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "longstride/error.h"
+#include "test/plan/patterns.h"
+
+namespace longstride::parallel {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+// The growing configuration, causal, of 12 heads of dim 64 in bfloat16, by the default figures: to three digits what
+// the model gives where no exchange takes away the causal skew.
+struct Row {
+  int64_t len, ranks;
+  double forward_ms, backward_ms;
+};
+
+ShardedCall growing(int64_t len, int64_t ranks) {
+  return {test::growing(len, true), test::square(12, len), Shards::even(len, ranks)};
+}
+
+constexpr RowShape kShape{.dim = 64};
+
+TEST(Cost, PredictsLongNet) {
+  const int64_t m = test::kMillion;
+  for (const Row& row : std::vector<Row>{{m, 1, 16.7, 55.1},
+                                         {m, 2, 8.42, 27.7},
+                                         {m, 8, 2.25, 7.07},
+                                         {m, 64, 0.45, 1.07},
+                                         {8 * m, 64, 2.31, 7.14},
+                                         {64 * m, 64, 16.8, 55.3},
+                                         {64 * m, 256, 4.42, 14.1},
+                                         {64 * m, 1024, 1.33, 3.76},
+                                         {1024 * m, 256, 66.3, 220},
+                                         {1024 * m, 1024, 16.9, 55.4}}) {
+    SCOPED_TRACE(fmt::format("{} tokens on {} ranks", row.len, row.ranks));
+    const ShardedCall call = growing(row.len, row.ranks);
+    const Choice choice = choose(call, survey(call), kShape, Hardware());
+    // Dividing heads takes away some of the skew that the table has.
+    EXPECT_NEAR(row.forward_ms, choice.prediction.forward.total_s * 1e3, 0.025 * row.forward_ms);
+    EXPECT_NEAR(row.backward_ms, choice.prediction.backward.total_s * 1e3, 0.025 * row.backward_ms);
+    EXPECT_EQ(0, choice.prediction.forward.exposed_s);
+    EXPECT_EQ(0, choice.prediction.backward.exposed_s);
+  }
+}
+
+// Microseconds of the exchange itself, forward and backward.
+void expect_exchange(const char* exchange, int64_t ranks, double forward_us, double backward_us) {
+  SCOPED_TRACE(fmt::format("{} on {}", exchange, ranks));
+  const ShardedCall call = growing(test::kMillion, ranks);
+  const Prediction its = choose(call, survey(call), kShape, Hardware(), exchange).prediction;
+  EXPECT_NEAR(forward_us, its.forward.exchange_s * 1e6, 0.01);
+  EXPECT_NEAR(backward_us, its.backward.exchange_s * 1e6, 0.01);
+}
+
+TEST(Cost, OfExchangesByHand) {
+  const double row_bytes = 12 * 2 * 64 * 2;
+  const auto near = [&](double rows) { return rows * row_bytes / 300e9 * 1e6; };
+  const auto far = [&](double rows) { return rows * row_bytes / 42e9 * 1e6; };
+  expect_exchange("direct", 8, 12 + 7 * 1.5 + near(3072), 12 + 7 * 1.5 + near(2 * 3072));
+  expect_exchange("direct", 64, 25 + 63 * 1.5 + far(6144), 25 + 63 * 1.5 + far(2 * 6144));
+  expect_exchange("ladder", 2, 12 + near(1024), 12 + near(2048));
+  expect_exchange("ladder", 64, 3 * (12 + near(1024)) + 3 * (25 + far(1024)),
+                  3 * (12 + near(2048)) + 3 * (25 + far(2048)));
+  // q, k, v and out: 2 x 512 rows of the group that 2 ranks share, 2 x 3/4 of a rank's 512, 256, ... of the others.
+  const double turned = 2 * (512 + 0.75 * (512 + 256 + 128 + 64 + 32)), gathered = 256 + 3 * 128 + 7 * 64 + 15 * 32;
+  expect_exchange("heads(4)", 64, 2 * (12 + 3 * 1.5) + near(turned) + 25 + 15 * 1.5 + far(gathered),
+                  2 * (12 + 3 * 1.5) + near(turned) + 25 + 15 * 1.5 + far(2 * gathered));
+  expect_exchange("heads(4)", 256, 366.42, 554.25);
+}
+
+// Two ranks and one group of 2 b samples, 32 heads of dim 128, not causal: from about 1,500 rows a rank on, computing
+// hides what goes round.
+TEST(Cost, OfARing) {
+  const auto exposed_us = [](int64_t rows) {
+    const ShardedCall call(Pattern::dilated({1 << 20}, {(1 << 19) / rows}), test::square(32, 1 << 20),
+                           Shards::even(1 << 20, 2));
+    return choose(call, survey(call), {.dim = 128}, Hardware(), "ring").prediction.forward.exposed_s * 1e6;
+  };
+  EXPECT_NEAR(29, exposed_us(512), 0.5);
+  EXPECT_NEAR(25, exposed_us(1024), 0.5);
+  EXPECT_EQ(0, exposed_us(2048));
+}
+
+TEST(Cost, TheFiguresDecide) {
+  const auto taken = [&](int64_t ranks, const Hardware& hardware) {
+    const ShardedCall call = growing(test::kMillion, ranks);
+    return name(choose(call, survey(call), kShape, hardware).plan);
+  };
+  Hardware hardware;
+  EXPECT_EQ("none", taken(1, hardware));
+  EXPECT_EQ("heads(4)", taken(8, hardware));  // all are hidden, and heads have less of the causal skew
+  // Computing for nothing leaves the exchange: direct takes 54 and 85 us, heads(4) 71 and 74, the ladder 67 and 99.
+  hardware.forward_flops.value = hardware.backward_flops.value = hardware.memory_bytes.value = 1e24;
+  hardware.launch_s.value = 1e-12;
+  EXPECT_EQ("direct", taken(8, hardware));
+  EXPECT_EQ("heads(4)", taken(64, hardware));
+  hardware.message_s.value = 1e-4;  // the ladder has one peer at a time
+  EXPECT_EQ("ladder", taken(8, hardware));
+}
+
+TEST(Cost, RefusesFiguresThatAreNone) {
+  const ShardedCall call = growing(4096, 2);
+  const Survey all = survey(call);
+  int refused = 0, figures = 0;
+  const Hardware usual;
+  for_each_figure(usual, [&](const char*, const Figure&) { ++figures; });
+  for (int n = 0; n < figures; ++n) {
+    for (const double value : {0.0, -1.0, std::nan(""), HUGE_VAL}) {
+      Hardware hardware;
+      int at = 0;
+      std::string its_name;
+      for_each_figure(hardware, [&](const char* name, Figure& figure) {
+        if (at++ != n) return;
+        figure.value = value;
+        its_name = name;
+      });
+      try {
+        predict({Exchange::kDirect}, call, all, kShape, hardware);
+        ADD_FAILURE() << its_name << " " << value;
+      } catch (const Error& e) {
+        EXPECT_THAT(e.what(), HasSubstr("hardware." + its_name + " must be positive and finite"));
+        ++refused;
+      }
+    }
+  }
+  EXPECT_EQ(44, refused);
+  try {
+    predict({Exchange::kDirect}, call, all, {.dim = 0}, {});
+    ADD_FAILURE() << "not refused: dim 0";
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("dim must be positive, got 0"));
+  }
+}
+
+TEST(Describe, SaysWhoMovesWhat) {
+  const ShardedCall call = growing(8192, 4);
+  const Survey all = survey(call);
+  Hardware hardware;
+  hardware.near_bytes.measured = true;
+  const std::string text = describe(choose(call, all, kShape, hardware, "direct"), call, all, kShape, hardware);
+  // Segment 4096 brings its later half 1,024 rows of the earlier one, 8192 likewise: of 12 heads, K and V, 64 elements
+  // of 2 bytes.
+  EXPECT_EQ(
+      text,
+      "exchange direct, as asked for; feasible: direct, ladder, heads(2), heads(4), ring\n"
+      "4 ranks, contiguous, 2048 of 8192 tokens each; batch 1, 12 KV heads, dim 64, bfloat16\n"
+      "bytes received, forward by source (segment/rate), then in all:\n"
+      "  rank            2048/1          4096/2          8192/4         forward        backward\n"
+      "  0                    0               0               0               0               0\n"
+      "  1                    0         3145728               0         3145728         6291456\n"
+      "  2                    0               0         3145728         3145728         6291456\n"
+      "  3                    0         3145728         3145728         6291456        12582912\n"
+      "model, not a measurement, ms a layer on the slowest rank, and of these waited for the exchange:\n"
+      "  direct     forward 0.0926 (0.003358), backward 0.1715 (0)\n"
+      "  ladder     forward 0.1001 (0.01086), backward 0.1715 (0)\n"
+      "  heads(2)   forward 0.1126 (0.02736), backward 0.1581 (0)\n"
+      "  heads(4)   forward 0.09944 (0.01724), backward 0.148 (0)\n"
+      "  ring       forward 0.2067 (0.06289), backward 0.3464 (0.1203)\n"
+      "figures measured: near_bytes 3e+11\n"
+      "figures assumed: forward_flops 4e+14, backward_flops 3e+14, memory_bytes 3.6e+12, near_latency_s 1.2e-05, "
+      "far_bytes 4.2e+10, far_latency_s 2.5e-05, message_s 1.5e-06, launch_s 6e-06, launches 3, ranks_per_node 8\n");
+  EXPECT_THAT(describe(choose(call, all, kShape, hardware), call, all, kShape, hardware),
+              HasSubstr("of the least predicted time"));
+  const ShardedCall many = growing(1 << 20, 64);
+  const Survey of_many = survey(many);
+  EXPECT_THAT(describe(choose(many, of_many, kShape, hardware), many, of_many, kShape, hardware),
+              HasSubstr("the most that any rank receives; 64 of 64 do"));
+}
+
+}  // namespace
+}  // namespace longstride::parallel
