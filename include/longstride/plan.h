@@ -99,15 +99,26 @@ struct Section {
   int64_t slot_begin = 0;
 };
 
+// Tiles so long that one worker would sit over them when the others are done are cut by their runs into parts, which
+// have the tile's rows, or those that their runs serve, and no pair in common (Geometry::workers). Which tiles of a
+// partial level are parts:
+enum class Parts : uint8_t {
+  kNone,    // none: the rows of the level are pairwise disjoint
+  kSome,    // some: those of one tile stand next to each other, and the first has all its rows
+  kOfBase,  // all, of tiles of the base level, whose stride the level has; it stands right before it
+};
+
 // A class's levels run in order: first the partial ones, which keep float32 (out, lse) in slots, last the one base
-// level, which covers every row of the class exactly once, merges what the slots hold and writes the result. The rows
-// of a partial level are pairwise disjoint. In a transposed plan the slots hold float32 (dk, dv), and merging is
-// adding.
+// level, which covers every row of the class exactly once, merges what the slots hold and writes the result. In a
+// transposed plan the slots hold float32 (dk, dv), and merging is adding.
 struct Level {
   int64_t stride = 1;  // L
   int32_t section_begin = 0;
   int32_t section_count = 0;
   bool partial = false;
+  Parts parts = Parts::kNone;
+  // Whether it is the base level, or holds parts of it.
+  constexpr bool of_base() const { return !partial || parts == Parts::kOfBase; }
 };
 
 struct PlanClass {
@@ -132,6 +143,10 @@ struct Geometry {
   // Whether the engine masks by Run::low. If not, blocks of one token are cut row by row, and compile() refuses sliding
   // windows.
   bool two_diagonals = true;
+  static constexpr int32_t kMostWorkers = 1024;  // a level has four parts a worker, and Tile::merge_count 16 bits
+  int32_t workers = 1;       // that share the tiles of one level of one class; 1: no tile is cut into parts
+  double part_columns = 64;  // fixed price of a part of a tile, beside merging its rows: as much as this many columns,
+                             // times tile_rows
   bool operator==(const Geometry&) const = default;
 };
 
@@ -194,6 +209,8 @@ struct PlanCounts {
   int64_t computed_pairs = 0;
   int64_t rows = 0;         // rows of base levels
   int64_t merged_rows = 0;  // rows that a Merge names
+  int64_t split_tiles = 0;  // tiles that were cut into parts
+  int64_t parts = 0;        // of all of them, what the base level keeps of its own tiles included
   double computed_per_row() const { return rows ? static_cast<double>(computed_pairs) / static_cast<double>(rows) : 0; }
   double seen_per_row() const { return rows ? static_cast<double>(seen_pairs) / static_cast<double>(rows) : 0; }
 };
@@ -206,9 +223,9 @@ double useful_flops(const PlanView&, const Extent&, int64_t dim);
 // len^2 * density, halved if causal (the field's usual figure).
 double nominal_flops(const Pattern&, const Extent&, int64_t dim);
 
-// Checks a plan pair by pair against the definition of the pattern: weights, phantoms, coverage, merges. Returns an
-// empty string, or the first thing that is wrong. Costs O(batch * kv_heads * len_q * len_k): for tests and `longstride
-// show`.
+// Checks a plan pair by pair against the definition of the pattern: weights, phantoms, coverage, merges, parts. Returns
+// an empty string, or the first thing that is wrong. Costs O(batch * kv_heads * len_q * len_k): for tests and
+// `longstride show`.
 std::string verify(const PlanView&, const Pattern&, const Extent&);
 
 // The plan in words: levels, strides, tiles, columns a row, bytes, for a person.

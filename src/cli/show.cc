@@ -36,6 +36,7 @@ struct ShowOptions {
   int64_t head = 0;
   int32_t tile_rows = Geometry{}.tile_rows;
   int32_t column_block = 0;  // 0: as tile_rows
+  int32_t workers = Geometry{}.workers;
   std::string picture;
   std::string plan_picture;
   bool transposed = false;
@@ -62,6 +63,7 @@ Shown plan_it(const ShowOptions& options) {
   geometry.tile_rows = options.tile_rows;
   geometry.column_block = options.column_block > 0 ? options.column_block : options.tile_rows;
   geometry.row_quantum = std::min(geometry.row_quantum, geometry.tile_rows);
+  geometry.workers = options.workers;
   check_show_cost(shown.pattern, shown.extent, geometry);
   const Direction direction = options.transposed ? Direction::kTransposed : Direction::kForward;
   const auto start = std::chrono::steady_clock::now();
@@ -80,7 +82,9 @@ nlohmann::json counts_json(const PlanCounts& counts) {
           {"seen_pairs", counts.seen_pairs},
           {"computed_pairs", counts.computed_pairs},
           {"rows", counts.rows},
-          {"merged_rows", counts.merged_rows}};
+          {"merged_rows", counts.merged_rows},
+          {"split_tiles", counts.split_tiles},
+          {"parts", counts.parts}};
 }
 
 // m(h, q, k) of one head, row by row.
@@ -210,6 +214,8 @@ void print_text(const ShowOptions& options, const Shown& shown) {
                            options.transposed ? " (a query)" : "");
   std::cout << fmt::format("all heads  {} tiles, {} runs, {} merged rows\n", shown.counts.tiles, shown.counts.runs,
                            shown.counts.merged_rows);
+  if (shown.counts.split_tiles > 0)
+    std::cout << fmt::format("           {} tiles cut into {} parts\n", shown.counts.split_tiles, shown.counts.parts);
   std::cout << fmt::format("plan size  {}, compiled in {:.3f} ms\n",
                            bytes_label(static_cast<double>(shown.plan.bytes())), shown.compile_ms);
   if (options.verify)
@@ -279,6 +285,12 @@ void add_show(CLI::App& app, int& exit_code) {
       ->add_option("--column-block", options->column_block,
                    "Keys are computed in blocks of this many (default: --tile-rows)")
       ->transform(whole_number(1, 32767))
+      ->group(plan);
+  command
+      ->add_option("--workers", options->workers,
+                   "Workers that share a head's tiles: those too long for one are cut into parts")
+      ->transform(whole_number(1, Geometry::kMostWorkers))
+      ->capture_default_str()
       ->group(plan);
   command->add_flag("--transposed", options->transposed, "The plan of the backward: tiles of keys")->group(plan);
   command

@@ -141,7 +141,11 @@ picture::Picture plan_picture(const PlanView& plan, const Pattern& pattern, cons
                       {extent.query_start, level.stride, residue(extent.len_q)},
                       {0, level.stride, residue(extent.len_k)}};
     picture.text(panel.x, y - 40,
-                 fmt::format("level {}: stride {}{}", l, level.stride, level.partial ? ", partial" : ", base"), 15);
+                 fmt::format("level {}: stride {}, {}", l, level.stride,
+                             level.parts == Parts::kOfBase ? "parts of the base"
+                             : level.partial               ? "partial"
+                                                           : "base"),
+                 15);
     std::string words = fmt::format("{} tiles, {} rectangles", tallies[l].tiles, tallies[l].rectangles);
     if (tallies[l].merged_rows > 0) words += fmt::format(", merges {} rows", tallies[l].merged_rows);
     picture.text(panel.x, y - 22, words, 12, picture::kGrey);

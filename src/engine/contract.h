@@ -69,8 +69,8 @@ struct GateRange {
 
 // Ranges whose gates get a gradient. A gate g (1 in the forward) multiplies e^score of the pairs of one range in every
 // query head: its gradient is the sum over these pairs of P (D gain d_out.v - delta + d_lse), P being e^(score - lse)
-// without the weights of other groups that show the pair. The base level of such a plan has stride 1 and executes every
-// pair of the ranges in one of its runs.
+// without the weights of other groups that show the pair. The base level of such a plan has stride 1 and executes, with
+// the parts of its tiles, every pair of the ranges in one of its runs.
 struct Gates {
   const int64_t* begin = nullptr;  // [batch x kv_heads + 1]: the ranges of each; on the host, as these
   // By key_begin, then by query_begin and query_end. Of one (batch row, KV head) those with one key_begin share no

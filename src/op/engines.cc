@@ -48,7 +48,8 @@ constexpr Engine kCpu = {"cpu",
                          engine::cpu::capability,
                          no_forward_plan,
                          run_forward<engine::cpu::forward>,
-                         run_backward<engine::cpu::backward>};
+                         run_backward<engine::cpu::backward>,
+                         engine::cpu::workers};
 
 // Calls body for 0..count on torch's threads. Indices are handed out one by one, in order: the tiles of a plan stand
 // longest first, and those that share keys are near each other. What a body throws is kept until all threads are back:
@@ -91,7 +92,8 @@ const Engine& choose_engine(Place device, const engine::Problem& problem) {
 
 PlanPointer plan_for(const Engine& engine, const engine::Problem& problem, const Pattern& pattern, const Extent& extent,
                      Direction direction, bool pin) {
-  const Geometry geometry = engine.geometry(problem.dtype, problem.dim, pattern.causal(), direction);
+  Geometry geometry = engine.geometry(problem.dtype, problem.dim, pattern.causal(), direction);
+  if (engine.workers) geometry.workers = engine.workers(problem, direction, threads_of_torch());
   return plan::process_cache().get(pattern, extent, geometry, direction, pin);
 }
 

@@ -96,10 +96,12 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   hash.add(e.cu_seqlens);
   hash.add(e.lengths);
   const Geometry& g = key.geometry;
-  for (const int64_t value : {g.tile_rows, g.column_block, g.row_quantum, g.run_row_quantum, g.diagonal_rows})
+  for (const int64_t value :
+       {g.tile_rows, g.column_block, g.row_quantum, g.run_row_quantum, g.diagonal_rows, g.workers})
     hash.add(value);
   hash.add(g.merge_columns);
   hash.add(g.run_columns);
+  hash.add(g.part_columns);
   hash.add(static_cast<int64_t>(g.two_diagonals));
   hash.add(static_cast<int64_t>(key.direction));
   return hash.value();

@@ -7,6 +7,7 @@
 
 #include "core/checked.h"
 #include "plan/merges.h"
+#include "plan/parts.h"
 #include "plan/run_cost.h"
 
 namespace longstride::plan {
@@ -51,31 +52,46 @@ std::vector<ClassWriter::Span> ClassWriter::spans(const ClassSpec& spec, const s
 }
 
 void ClassWriter::add(const ClassSpec& spec, const std::vector<LevelShape>& levels) {
-  PlanClass written{.level_begin = static_cast<int32_t>(plan_.levels.size()),
-                    .level_count = static_cast<int32_t>(levels.size())};
+  PlanClass written{.level_begin = static_cast<int32_t>(plan_.levels.size())};
   const std::vector<Span> all = spans(spec, levels);
   Tiler tiler(scope_, *spec.documents);
   std::vector<std::vector<SectionOfLevel>> partials(all.size());
   for (size_t l = 0; l < levels.size(); ++l) {
     const LevelShape& shape = levels[l];
-    const bool partial = l + 1 < levels.size();
     tiler.enter(shape);
-    Level level{shape.stride, static_cast<int32_t>(plan_.sections.size()), 0, partial};
+    WrittenLevel level{.stride = shape.stride, .partial = l + 1 < levels.size(), .run_begin = plan_.runs.size()};
+    std::vector<size_t> span_of;  // of each section
     for (size_t i = 0; i < all.size(); ++i) {
-      Section section = add_tiles(tiler, *spec.documents, shape, all[i], partial);
+      const Section section = add_tiles(tiler, *spec.documents, shape, all[i], level.partial);
       if (section.tile_count == 0) continue;
-      if (partial) {
-        section.slot_begin = written.partial_rows;
-        written.partial_rows += section.repeats * section.tile_count * scope_.geometry.tile_rows;
-        partials[i].push_back({section, shape.stride});
-      } else {
-        link_merges({section, shape.stride}, partials[i], plan_);
-      }
-      plan_.sections.push_back(section);
-      ++level.section_count;
+      level.longest = std::max(level.longest, longest_);
+      level.total += total_ * static_cast<double>(section.repeats);
+      level.sections.push_back(section);
+      span_of.push_back(i);
     }
-    plan_.levels.push_back(level);
+    std::vector<Section> of_base;
+    const bool cut = cut_long_tiles(level, scope_, plan_, of_base);
+    const auto add_level = [&](const std::vector<Section>& sections, bool partial, Parts parts) {
+      Level added{shape.stride, static_cast<int32_t>(plan_.sections.size()), 0, partial, parts};
+      for (size_t n = 0; n < sections.size(); ++n) {
+        Section section = sections[n];
+        if (section.tile_count == 0) continue;
+        if (partial) {
+          section.slot_begin = written.partial_rows;
+          written.partial_rows += section.repeats * section.tile_count * scope_.geometry.tile_rows;
+          partials[span_of[n]].push_back({section, shape.stride});
+        } else {
+          link_merges({section, shape.stride}, partials[span_of[n]], plan_);
+        }
+        plan_.sections.push_back(section);
+        ++added.section_count;
+      }
+      plan_.levels.push_back(added);
+    };
+    if (cut && !level.partial) add_level(of_base, true, Parts::kOfBase);
+    add_level(level.sections, level.partial, cut && level.partial ? Parts::kSome : Parts::kNone);
   }
+  written.level_count = static_cast<int32_t>(plan_.levels.size()) - written.level_begin;
   plan_.classes.push_back(written);
 }
 
@@ -83,6 +99,7 @@ Section ClassWriter::add_tiles(Tiler& tiler, const Documents& documents, const L
                                bool partial) {
   const auto tile_begin = static_cast<int64_t>(plan_.tiles.size());
   costs_.clear();
+  longest_ = total_ = 0;
   if (level.stride > kMostFusedStride && partial) {
     // A wide level holds one group, and few of its lines are touched: go segment by segment.
     const Sampling& s = level.samplings.front();
@@ -155,12 +172,17 @@ void ClassWriter::add_line(Tiler& tiler, int64_t stride, int64_t begin, int64_t 
     tile.run_count = static_cast<uint32_t>(plan_.runs.size()) - tile.run_begin;
     tile.phantom_count = static_cast<uint16_t>(plan_.phantoms.size() - tile.phantom_begin);
     const int64_t padded_rows = rounded_rows(rows, scope_.geometry);
-    int64_t pairs = 0;
+    int64_t pairs = 0, blocks = 1;
     for (size_t r = tile.run_begin; r < plan_.runs.size(); ++r) {
       const Run& run = plan_.runs[r];
       pairs += computed_pairs(run, padded_rows, scope_.transposed, scope_.geometry) * run.residues;
+      if (scope_.geometry.workers > 1) blocks += begun_blocks(run, scope_.transposed, scope_.geometry);
     }
     costs_.push_back(pairs);
+    const double cost = static_cast<double>(pairs) +
+                        scope_.geometry.run_columns * static_cast<double>(scope_.geometry.tile_rows * blocks);
+    longest_ = std::max(longest_, cost);
+    total_ += cost;
     plan_.tiles.push_back(tile);
     row0 += rows * stride;
   }

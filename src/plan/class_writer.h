@@ -33,7 +33,10 @@ class ClassWriter {
 
   const Scope& scope_;
   Plan& plan_;
-  std::vector<int64_t> costs_;  // of the tiles of the section being written
+  // Of the section being written: the pairs of its tiles; what the longest tile takes, and all (WrittenLevel).
+  std::vector<int64_t> costs_;
+  double longest_ = 0;
+  double total_ = 0;
 };
 
 }  // namespace longstride::plan

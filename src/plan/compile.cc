@@ -2,7 +2,7 @@
 //
 // The steps, each a file: classes (what every KV head samples), bands or rectangles (block patterns as rows of tokens),
 // levels (which groups share a stride, by cost), tiler (rows into tiles, segments into runs), class_writer (order,
-// repetition), merges.
+// repetition), division and parts (what is too long for one worker), merges.
 #include <fmt/format.h>
 
 #include "core/refuse.h"
@@ -27,6 +27,8 @@ void validate(const Geometry& geometry) {
   if (geometry.diagonal_rows < 1) refuse("diagonal_rows", geometry.diagonal_rows);
   if (!(geometry.merge_columns >= 0)) refuse("merge_columns", geometry.merge_columns);
   if (!(geometry.run_columns >= 0)) refuse("run_columns", geometry.run_columns);
+  if (geometry.workers < 1 || geometry.workers > Geometry::kMostWorkers) refuse("workers", geometry.workers);
+  if (!(geometry.part_columns >= 0)) refuse("part_columns", geometry.part_columns);
 }
 
 // An engine that masks by one diagonal cannot run a window's plan.

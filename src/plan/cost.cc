@@ -127,11 +127,8 @@ class Pricer {
     const int64_t padded_rows = rounded_rows(rows, geometry);
     int64_t pairs = 0, blocks = 1;  // a tile itself is worth a block: its rows are read and written
     for (const Run& run : runs_) {
-      const int64_t n = computed_pairs(run, padded_rows, scope_.transposed, geometry);
-      pairs += n * run.residues;
-      blocks += ceil_divide(computed_columns(run, run.row_begin, run.row_end, scope_.transposed, geometry.column_block),
-                            geometry.column_block) *
-                run.residues;
+      pairs += computed_pairs(run, padded_rows, scope_.transposed, geometry) * run.residues;
+      blocks += begun_blocks(run, scope_.transposed, geometry);
     }
     const double cost =
         static_cast<double>(pairs) + geometry.run_columns * static_cast<double>(geometry.tile_rows * blocks);

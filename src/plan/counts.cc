@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "core/checked.h"
@@ -22,6 +23,44 @@ void add(PlanCounts& total, const PlanCounts& part, int64_t times) {
   total.computed_pairs += part.computed_pairs * times;
   total.rows += part.rows * times;
   total.merged_rows += part.merged_rows * times;
+  total.split_tiles += part.split_tiles * times;
+  total.parts += part.parts * times;
+}
+
+// Counts the tiles that were cut into parts, and these. Of a partial level the first part of a tile has all its rows,
+// and the others follow it; of the base level, tiles merge what a level of parts keeps.
+void count_parts(const PlanView& view, const PlanClass& its, PlanCounts& counts) {
+  const auto levels = view.levels_of(its);
+  for (const Level& level : levels) {
+    if (level.parts == Parts::kSome) {
+      for (const Section& section : view.sections_of(level)) {
+        const Tile* whole = nullptr;
+        int64_t followed = 0;  // by so many parts
+        for (const Tile& tile : view.tiles_of(section)) {
+          const int64_t past = whole ? tile.row0 - whole->row0 : -1, rows = past / level.stride;
+          const bool part = past >= 0 && rows * level.stride == past && rows + tile.rows <= whole->rows;
+          if (!part) whole = &tile;
+          followed = part ? followed + 1 : 0;
+          if (followed == 1) add(counts, {.split_tiles = 1, .parts = 1}, section.repeats);
+          if (part) add(counts, {.parts = 1}, section.repeats);
+        }
+      }
+    } else if (level.parts == Parts::kOfBase) {
+      int64_t begin = std::numeric_limits<int64_t>::max(), end = 0;  // its slots
+      for (const Section& section : view.sections_of(level)) {
+        const int64_t tiles = section.tile_count * section.repeats;
+        counts.parts += tiles;
+        begin = std::min(begin, section.slot_begin);
+        end = std::max(end, section.slot_begin + tiles * view.tile_rows);
+      }
+      for_each_stored_tile(view, levels.back(), [&](const Section& section, const Tile& tile) {
+        const auto merges = view.merges_of(tile);
+        const bool cut =
+            std::any_of(merges.begin(), merges.end(), [&](const Merge& m) { return m.slot >= begin && m.slot < end; });
+        if (cut) add(counts, {.split_tiles = 1, .parts = tile.run_count > 0 ? 1 : 0}, section.repeats);
+      });
+    }
+  }
 }
 
 void check_dim(int64_t dim) {
@@ -49,6 +88,7 @@ PlanCounts count(const PlanView& view, int64_t class_id) {
       add(counts, once, section.repeats);
     });
   }
+  count_parts(view, c, counts);
   counts.seen_pairs = plan::seen_pairs(view, c);
   return counts;
 }

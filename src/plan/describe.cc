@@ -42,8 +42,10 @@ std::string level_line(const PlanView& plan, const Level& level, int64_t number)
   });
   const double columns = rows ? column_sum / static_cast<double>(rows) : 0;
   return fmt::format("  {:>5}  {:<7}  {:>6}  {:>9}  {:>8}  {:>8}  {:>8}  {:>11.1f}  {:>10}  {:>9}\n", number,
-                     level.partial ? "partial" : "base", level.stride, rows, tiles, stored, runs, columns, heaviest,
-                     merged);
+                     level.parts == Parts::kOfBase ? "parts"
+                     : level.partial               ? "partial"
+                                                   : "base",
+                     level.stride, rows, tiles, stored, runs, columns, heaviest, merged);
 }
 
 std::string class_table(const PlanView& plan, int64_t c, int64_t members) {
@@ -59,6 +61,8 @@ std::string class_table(const PlanView& plan, int64_t c, int64_t members) {
   for (const Level& level : plan.levels_of(plan_class)) text += level_line(plan, level, number++);
   if (plan_class.partial_rows > 0)
     text += fmt::format("  {} kept for merging\n", counted(plan_class.partial_rows, "row", "rows"));
+  if (counts.split_tiles > 0)
+    text += fmt::format("  {} cut into {} parts\n", counted(counts.split_tiles, "tile", "tiles"), counts.parts);
   return text;
 }
 

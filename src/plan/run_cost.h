@@ -45,6 +45,12 @@ int64_t computed_pairs(const Run& run, int64_t rows, bool transposed, const View
   return pairs;
 }
 
+// Blocks of columns that a run of a tile begins, of all residues.
+inline int64_t begun_blocks(const Run& run, bool transposed, const Geometry& geometry) {
+  const int64_t columns = computed_columns(run, run.row_begin, run.row_end, transposed, geometry.column_block);
+  return core::ceil_divide(columns, geometry.column_block) * run.residues;
+}
+
 inline int64_t rounded_rows(int64_t rows, const Geometry& geometry) {
   return core::ceil_divide(rows, geometry.row_quantum) * geometry.row_quantum;
 }

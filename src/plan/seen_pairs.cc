@@ -66,13 +66,13 @@ class Union {
  public:
   explicit Union(const PlanView& plan) : plan_(plan) {}
 
-  void add_level(int64_t stride, std::vector<TileRows> tiles) {
+  void add_level(int64_t stride, Parts parts, std::vector<TileRows> tiles) {
     std::erase_if(tiles, [](const TileRows& t) { return t.placed.tile->run_count == 0; });
     if (tiles.empty()) return;
     std::sort(tiles.begin(), tiles.end(), [stride](const TileRows& a, const TileRows& b) {
       return before(line(a.rows.first, stride), a.rows.first, line(b.rows.first, stride), b.rows.first);
     });
-    levels_.push_back({stride, std::move(tiles)});
+    levels_.push_back({stride, parts != Parts::kNone, std::move(tiles)});
   }
 
   int64_t count() const {
@@ -92,6 +92,7 @@ class Union {
  private:
   struct PlacedLevel {
     int64_t stride = 1;
+    bool shares_rows = false;     // tiles may have the same rows, and then share no pair
     std::vector<TileRows> tiles;  // by line, along each line by position
   };
   static constexpr int64_t kFar = std::numeric_limits<int64_t>::max();
@@ -146,6 +147,9 @@ class Union {
         return before(its_line, p, line(t.rows.first, level.stride), t.rows.first);
       });
       if (at != level.tiles.begin()) --at;
+      // Before the last tile that begins at or before the position others may hold it too.
+      while (level.shares_rows && at != level.tiles.begin() && line((at - 1)->rows.first, level.stride) == its_line)
+        --at;
       for (; at != level.tiles.end(); ++at) {
         const int64_t tile_line = line(at->rows.first, level.stride);
         if (tile_line > its_line || (tile_line == its_line && at->rows.first > rows.last())) break;
@@ -267,7 +271,7 @@ int64_t seen_pairs(const PlanView& plan, const PlanClass& its) {
         }
         repeats = alike ? s.repeats : 1;
       }
-      all.add_level(level.stride, std::move(tiles));
+      all.add_level(level.stride, level.parts, std::move(tiles));
     }
     pairs += repeats * all.count();
   }

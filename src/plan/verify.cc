@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,7 @@ class Checker {
     const int64_t query_end = e_.query_start + e_.len_q;
     bounds_ =
         forward_ ? Bounds{e_.query_start, query_end, 0, e_.len_k} : Bounds{0, e_.len_k, e_.query_start, query_end};
+    shown_by_.assign(e_.len_k, 0);
   }
 
   void run() {
@@ -110,13 +112,17 @@ class Checker {
       const bool base = n + 1 == its.level_count;
       require(level.partial != base, "class {}: the last level and only it must be the base, level {} is not", c, n);
       require(level.stride >= 1, "class {}: level {} has stride {}", c, n, level.stride);
+      require(level.partial || level.parts == Parts::kNone, "class {}: the base level {} is one of parts", c, n);
+      require(level.parts != Parts::kOfBase ||
+                  (n + 2 == its.level_count && plan_.levels[its.level_begin + n + 1].stride == level.stride),
+              "class {}: level {} of parts of the base does not stand before it at its stride", c, n);
       const auto first = static_cast<int64_t>(executed.size());
       check_level(c, level, executed, slot_of);
       std::vector<int64_t> positions;
       for (size_t i = first; i < executed.size(); ++i) positions.push_back(executed[i].position);
       std::sort(positions.begin(), positions.end());
       const auto twice = std::adjacent_find(positions.begin(), positions.end());
-      require(twice == positions.end(), "class {}: level {} has row {} twice", c, n,
+      require(level.parts != Parts::kNone || twice == positions.end(), "class {}: level {} has row {} twice", c, n,
               twice == positions.end() ? 0 : *twice);
       const auto rows = static_cast<int64_t>(positions.size());
       require(!base || rows == bounds_.row_end - bounds_.row_begin, "class {}: the base level has {} rows of {}", c,
@@ -172,7 +178,7 @@ class Checker {
     }
   }
 
-  void check_pairs(int64_t b, int64_t j) const {
+  void check_pairs(int64_t b, int64_t j) {
     const int64_t c = plan_.class_of[b * e_.kv_heads + j];
     require(c >= 0 && c < static_cast<int64_t>(plan_.classes.size()), "class_of names class {} of {}", c,
             plan_.classes.size());
@@ -184,10 +190,12 @@ class Checker {
     for (int64_t row = bounds_.row_begin; row < bounds_.row_end; ++row) {
       std::fill(weights.begin(), weights.end(), 0);
       int64_t phantoms = 0;
+      const size_t first = next;
       for (; next < executed.size() && executed[next].position == row; ++next) {
         phantoms += phantom_count(plan_, executed[next]);
         for_each_pair(plan_, executed[next], [&](int64_t column, int32_t weight) { weights[column] += weight; });
       }
+      check_parts(c, std::span(executed).subspan(first, next - first));
       const int64_t z = forward_ ? sight.phantoms(row) : 0;
       require(phantoms == z, "batch row {}, KV head {}: query {} has {} phantoms, must have {}", b, j, row, phantoms,
               z);
@@ -206,6 +214,23 @@ class Checker {
     }
   }
 
+  // The parts of a tile share no pair. `same_row`: all of one position.
+  void check_parts(int64_t c, std::span<const PlacedRow> same_row) {
+    for (const Level& level : plan_.levels_of(plan_.classes[c])) {
+      if (level.parts == Parts::kNone) continue;
+      for (const PlacedRow& at : same_row) {
+        if (at.placed.level != &level) continue;
+        ++part_;
+        for_each_pair(plan_, at, [&](int64_t column, int32_t) {
+          require(shown_by_[column] <= first_part_ || shown_by_[column] == part_,
+                  "class {}: two parts show row {} column {}", c, at.position, column);
+          shown_by_[column] = part_;
+        });
+      }
+      first_part_ = part_;
+    }
+  }
+
   static constexpr int64_t kEmpty = -1;
   static constexpr int64_t kMerged = -2;
 
@@ -214,6 +239,9 @@ class Checker {
   const Extent& e_;
   const bool forward_;
   Bounds bounds_{};
+  std::vector<int64_t> shown_by_;  // by column: the row of a part that showed it last, as a running number
+  int64_t part_ = 0;
+  int64_t first_part_ = 0;                        // up to here they are of other levels and rows
   std::vector<std::vector<PlacedRow>> executed_;  // by class
 };
 

@@ -51,6 +51,17 @@ class Show(ProgramTest):
                     self.assertEqual(shown["multiplicity"], multiplicity(kv_head=head, kv_heads=heads, **case))
                     self.assertEqual(shown["verify"], "ok")
 
+    def test_long_tiles_are_cut_for_workers(self):
+        step = ["--segments", "32k", "--rates", 1, "--len", "32k", "--query-start", 32767, "--heads", 2, "--causal"]
+        whole, parts = (self.json("show", *step, "--verify", "--workers", n) for n in (1, 8))
+        self.assertEqual([whole["counts"][n] for n in ("split_tiles", "parts", "merged_rows")], [0, 0, 0])
+        self.assertEqual([parts["counts"][n] for n in ("split_tiles", "parts", "merged_rows")], [2, 16, 16])
+        self.assertEqual(parts["counts"]["seen_pairs"], whole["counts"]["seen_pairs"])
+        self.assertEqual(parts["verify"], "ok")
+        text = self.call("show", *step, "--workers", 8).stdout.decode()
+        self.assertIn("1 tile cut into 8 parts", text)
+        self.assertIn("2 tiles cut into 16 parts", text)
+
     def test_block_patterns_beside_groups(self):
         pattern = {"causal": True, "dilated": {"segment_lengths": [8, 24], "dilation_rates": [1, 2]},
                    "blocks": [{"pattern": "local_window", "block_size": 4, "window": 9},

@@ -99,6 +99,9 @@ TEST(PlanCache, EveryPartOfTheKeyCounts) {
   ragged.lengths = {10};
   Geometry geometry;
   geometry.merge_columns = 65;
+  Geometry many, dear;
+  many.workers = 2;
+  dear.part_columns = 65;
   DilatedOptions causal;
   causal.causal = true;
   DilatedOptions table;
@@ -112,8 +115,10 @@ TEST(PlanCache, EveryPartOfTheKeyCounts) {
       cache.get(pattern(), packed, {}, kForward),
       cache.get(pattern(), ragged, {}, kForward),
       cache.get(pattern(), extent(64), geometry, kForward),
+      cache.get(pattern(), extent(64), many, kForward),
+      cache.get(pattern(), extent(64), dear, kForward),
       cache.get(pattern(), extent(64), {}, Direction::kTransposed)};
-  EXPECT_EQ(cache.statistics().misses, 10);
+  EXPECT_EQ(cache.statistics().misses, 12);
   EXPECT_EQ(cache.statistics().hits, 0);
   for (const auto& other : others) EXPECT_NE(first, other);
 }

@@ -35,25 +35,25 @@ class Backward {
         queries_per_key_(p.heads / p.kv_heads),
         dropout_(p.dropout_p > 0 ? core::Dropout(p.dropout_p, *p.dropout_seed, p.heads) : core::Dropout()),
         gain_(static_cast<float>(p.out_scale * (dropout_.active() ? dropout_.gain() : 1.0))) {
-    int32_t levels = 1;
-    for (const PlanClass& c : plan.classes) levels = std::max(levels, c.level_count);
+    for (const PlanClass& c : plan.classes) {
+      int32_t packings = 0;  // parts of the base are one with it
+      for (const Level& level : plan.levels_of(c)) {
+        if (level.parts != Parts::kNone) part_rows_ = std::max(part_rows_, c.partial_rows);
+        packings += level.parts != Parts::kOfBase;
+      }
+      several_levels_ |= packings > 1;
+    }
     for (const Level& level : plan.levels) blocks_ = std::max(blocks_, LineOrder(p.len_q, level.stride).blocks());
     for (int64_t place = 0; p.gates && place < p.batch * p.kv_heads; ++place)
       most_gates_ = std::max(most_gates_, p.gates->begin[place + 1] - p.gates->begin[place]);
-    several_levels_ = levels > 1;
     several_terms_ = several_levels_ || queries_per_key_ > 1;
   }
 
   void run(const Workspace& w) {
     const Team team(w);
     const int64_t heads = p_.batch * p_.kv_heads;
-    // Whole heads side by side where that keeps everyone busy; else a head's key tiles are dealt to the team. Each part
-    // has its own dQ, and these together may take 64 MiB beyond the first.
-    const bool side_by_side = heads >= 4 * team.threads() || heads % team.threads() == 0;
-    if (!side_by_side) {
-      const int64_t dq_bytes = std::max<int64_t>(1, blocks_ * kBlock * dim_padded_ * 4);
-      parts_ = static_cast<int>(std::clamp<int64_t>((int64_t{64} << 20) / dq_bytes + 1, 1, team.threads()));
-    }
+    const bool side_by_side = backward_side_by_side(heads, team.threads());
+    if (!side_by_side) parts_ = backward_parts(blocks_ * kBlock * dim_padded_ * 4, team.threads());
     const int in_flight = side_by_side ? team.threads() : 1;
     const BackwardShape shape{.cell = cell_,
                               .dim_padded = dim_padded_,
@@ -62,7 +62,8 @@ class Backward {
                               .parts = parts_,
                               .gates = most_gates_,
                               .query_sums = several_levels_ ? p_.len_q : 0,
-                              .key_sums = several_terms_ ? p_.len_k : 0};
+                              .key_sums = several_terms_ ? p_.len_k : 0,
+                              .part_rows = part_rows_};
     const Copies head_memory(
         w, in_flight, [&](Carver& c) { return carve_head(shape, c); }, heads_);
     const Copies thread_memory(
@@ -86,21 +87,24 @@ class Backward {
     std::fill_n(h.gate_sums, parts_ * most_gates_, 0.0);
     for (int64_t g = 0; g < queries_per_key_; ++g) {
       const int64_t query_head = kv_head * queries_per_key_ + g;
-      for (int32_t l = 0; l < c.level_count; ++l) {
-        const Level& level = plan_.levels[c.level_begin + l];
+      bool first = true, goes_on = false;  // from the parts of the base level to it: queries and dQ stay
+      for (const Level& level : plan_.levels_of(c)) {
         const LevelTiles tiles(plan_, level);
         const LineOrder order(p_.len_q, level.stride);
-        pack(b, query_head, order, h, team);
+        if (!goes_on) pack(b, query_head, order, h, team);
         team.each(parts_, [&](int64_t part, int thread) {
           float* dq_t = h.dq_t + part * blocks_ * kBlock * dim_padded_;
-          std::fill_n(dq_t, order.blocks() * kBlock * dim_padded_, 0.0f);
-          const GateSums gates(level.partial ? nullptr : p_.gates, index, h.gate_sums + part * most_gates_);
+          if (!goes_on) std::fill_n(dq_t, order.blocks() * kBlock * dim_padded_, 0.0f);
+          const GateSums gates(level.of_base() ? p_.gates : nullptr, index, h.gate_sums + part * most_gates_);
           for (int64_t i = part; i < tiles.count(); i += parts_) {
-            tile(tiles[i], level, order, b, kv_head, query_head, h, dq_t, gates, threads_[thread]);
+            tile(tiles[i], c, order, b, kv_head, query_head, h, dq_t, gates, threads_[thread]);
           }
           products_.release();
         });
-        fold_queries(b, query_head, order, l == 0, l + 1 == c.level_count, h, team);
+        goes_on = level.parts == Parts::kOfBase;
+        if (goes_on) continue;
+        fold_queries(b, query_head, order, first, !level.partial, h, team);
+        first = false;
       }
     }
     if (several_terms_) write_keys(b, kv_head, h, team);
@@ -144,9 +148,10 @@ class Backward {
     });
   }
 
-  void tile(const PlacedTile& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head,
+  void tile(const PlacedTile& at, const PlanClass& c, const LineOrder& order, int64_t b, int64_t kv_head,
             int64_t query_head, const BackwardHead& h, float* dq_t, const GateSums& gates,
             const BackwardThread& t) const {
+    const Level& level = *at.level;
     const int64_t rows = at.tile->rows;
     const int64_t row0 = at.tile->row0 + at.shift;
     const int64_t padded_rows = (rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
@@ -183,7 +188,7 @@ class Backward {
         }
       }
     }
-    finish_tile(rows, row0, level.stride, b, kv_head, h, t);
+    finish_tile(at, c, b, kv_head, h, t);
   }
 
   void gather(const HeadRows& from, int64_t row0, int64_t stride, int64_t rows, int64_t padded_rows, char* to) const {
@@ -258,13 +263,32 @@ class Backward {
     }
   }
 
-  void finish_tile(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t kv_head, const BackwardHead& h,
+  void finish_tile(const PlacedTile& at, const PlanClass& c, int64_t b, int64_t kv_head, const BackwardHead& h,
                    const BackwardThread& t) const {
+    const int64_t rows = at.tile->rows, row0 = at.row(0), stride = at.level->stride;
+    if (at.level->parts != Parts::kNone) {
+      std::copy_n(t.dk, rows * dim_padded_, h.part_dk + at.slot * dim_padded_);
+      std::copy_n(t.dv, rows * dim_padded_, h.part_dv + at.slot * dim_padded_);
+      return;
+    }
+    if (part_rows_ > 0) add_parts(at, c, h, t);
     if (!several_terms_) return store_keys(b, kv_head, row0, stride, rows, t.dk, t.dv, t);
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t x = row0 + row * stride;
       add(t.dk + row * dim_padded_, dim_padded_, h.dk + x * dim_padded_);
       add(t.dv + row * dim_padded_, dim_padded_, h.dv + x * dim_padded_);
+    }
+  }
+
+  // To a base tile's gradients those that parts keep. Other partial levels have added theirs themselves.
+  void add_parts(const PlacedTile& at, const PlanClass& c, const BackwardHead& h, const BackwardThread& t) const {
+    for (const Merge& m : plan_.merges_of(*at.tile)) {
+      if (!keeps_parts(plan_, c, m.slot)) continue;
+      for (int64_t n = 0; n < m.rows; ++n) {
+        const int64_t row = m.row_begin + n * m.row_step, slot = m.slot_at(n, at.repeat);
+        add(h.part_dk + slot * dim_padded_, dim_padded_, t.dk + row * dim_padded_);
+        add(h.part_dv + slot * dim_padded_, dim_padded_, t.dv + row * dim_padded_);
+      }
     }
   }
 
@@ -340,6 +364,7 @@ class Backward {
   const int64_t queries_per_key_;
   const core::Dropout dropout_;
   const float gain_;
+  int64_t part_rows_ = 0;
   bool several_levels_ = false;
   bool several_terms_ = false;
   int parts_ = 1;

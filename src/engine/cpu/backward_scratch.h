@@ -19,6 +19,7 @@ struct BackwardShape {
   int64_t gates = 0;       // of a KV head, at most
   int64_t query_sums = 0;  // len_q if dQ is summed over levels
   int64_t key_sums = 0;    // len_k if dK and dV are summed over levels or query heads
+  int64_t part_rows = 0;   // slots that parts of tiles may keep rows in
 };
 
 // What a head in flight keeps: of the current query head and level packed queries and dO; sums over levels and heads.
@@ -35,6 +36,8 @@ struct BackwardHead {
   float* dq = nullptr;           // [query_sums][dim_padded]
   float* dk = nullptr;           // [key_sums][dim_padded]
   float* dv = nullptr;
+  float* part_dk = nullptr;  // [part_rows][dim_padded]: other parts of the tile have the same rows
+  float* part_dv = nullptr;
   double* gate_sums = nullptr;  // [parts][gates]
 };
 
@@ -73,6 +76,8 @@ inline BackwardHead carve_head(const BackwardShape& s, Carver& c) {
   h.dq = c.take<float>(s.query_sums * s.dim_padded);
   h.dk = c.take<float>(s.key_sums * s.dim_padded);
   h.dv = c.take<float>(s.key_sums * s.dim_padded);
+  h.part_dk = c.take<float>(s.part_rows * s.dim_padded);
+  h.part_dv = c.take<float>(s.part_rows * s.dim_padded);
   h.gate_sums = c.take<double>(s.parts * s.gates);
   return h;
 }

@@ -1,11 +1,13 @@
 // What the CPU engine can do and the tile shapes that it wants from the planner. Called by src/op and the tests.
 #include "engine/cpu/cpu.h"
 
+#include <algorithm>
 #include <string>
 
 #include "core/refuse.h"
 #include "engine/cpu/checks.h"
 #include "engine/cpu/products.h"
+#include "engine/cpu/team.h"
 
 namespace longstride::engine::cpu {
 
@@ -20,6 +22,18 @@ Geometry geometry(core::DType, int64_t, bool causal, Direction direction) {
   g.run_columns = 400.0 / g.tile_rows;  // a run costs as much as so many pairs; 1024 measured alike
   g.diagonal_rows = kDiagonalRows;
   return g;
+}
+
+// By the bytes of a head's keys and values, or of its dQ, in float32 and without padding: at the edge this may differ
+// from what the engine then does, and a plan with parts is only less apt.
+int32_t workers(const Problem& p, Direction direction, int threads) {
+  const int64_t heads = p.batch * p.kv_heads;
+  if (threads <= 1 || heads == 0) return 1;
+  threads = std::min(threads, int{Geometry::kMostWorkers});
+  if (direction == Direction::kForward) {
+    return forward_side_by_side(heads, threads, 2 * p.len_k * p.dim * 4) ? 1 : threads;
+  }
+  return backward_side_by_side(heads, threads) ? 1 : backward_parts(p.len_q * p.dim * 4, threads);
 }
 
 Capability capability(const Problem& p) {

@@ -7,6 +7,9 @@ namespace longstride::engine::cpu {
 
 // The tile shapes that this engine wants from the planner.
 Geometry geometry(core::DType, int64_t dim, bool causal, Direction);
+// Geometry::workers: how many of `threads` will share the tiles of a head; 1 where whole heads run side by side. Reads
+// the problem's shape only.
+int32_t workers(const Problem&, Direction, int threads);
 Capability capability(const Problem&);
 void forward(const ForwardProblem&, const PlanView&, const Workspace&, Stream = nullptr);
 // `plan` is the transposed plan.

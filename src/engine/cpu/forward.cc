@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <span>
 
 #include "core/dropout.h"
 #include "engine/cpu/checks.h"
@@ -76,11 +77,8 @@ class Forward {
   void run(const Workspace& w) {
     const Team team(w);
     const int64_t heads = p_.batch * p_.kv_heads;
-    // Whole heads side by side where there are many; else one after another, each by the whole team. 8 heads a thread
-    // leave at most an eighth of the time to the last one; 64 MiB is what the design allows beyond one head's copy.
     const auto carve_one_head = [&](Carver& c) { return carve_head(c); };
-    const bool side_by_side =
-        heads >= 8 * team.threads() && carved_bytes(carve_one_head) * team.threads() <= (int64_t{64} << 20);
+    const bool side_by_side = forward_side_by_side(heads, team.threads(), carved_bytes(carve_one_head));
     const int in_flight = side_by_side ? team.threads() : 1;
     const Copies head_memory(w, in_flight, carve_one_head, heads_);
     const Copies thread_memory(
@@ -122,10 +120,15 @@ class Forward {
   void head(int64_t index, const HeadScratch& h, const Team& team) const {
     const int64_t b = index / p_.kv_heads;
     const int64_t kv_head = index % p_.kv_heads;
-    for (const Level& level : plan_.levels_of(plan_.classes[plan_.class_of[index]])) {
+    const auto levels = plan_.levels_of(plan_.classes[plan_.class_of[index]]);
+    for (size_t l = 0; l < levels.size(); ++l) {
+      const Level& level = levels[l];
       const LevelTiles tiles(plan_, level);
       const LineOrder order(p_.len_k, level.stride);
-      pack(b, kv_head, order, tiles, h, team);
+      // Parts of the base level are packed with it.
+      const size_t together = level.parts == Parts::kOfBase ? 2 : 1;
+      if (l == 0 || levels[l - 1].parts != Parts::kOfBase)
+        pack(b, kv_head, order, levels.subspan(l, together), h, team);
       team.each(tiles.count(), [&](int64_t i, int thread) {
         const PlacedTile at = tiles[i];
         for (int64_t g = 0; g < queries_per_key_; ++g) {
@@ -146,12 +149,15 @@ class Forward {
     }
   }
 
-  void pack(int64_t b, int64_t kv_head, const LineOrder& order, const LevelTiles& tiles, const HeadScratch& h,
+  void pack(int64_t b, int64_t kv_head, const LineOrder& order, std::span<const Level> levels, const HeadScratch& h,
             const Team& team) const {
     // A decoding step reads few of the keys.
     std::fill_n(h.needed, order.blocks(), uint8_t{0});
-    for (int64_t i = 0; i < tiles.count(); ++i) {
-      for_each_run_class(tiles[i], order, [&](const Run&, const Piece& piece) { h.needed[piece.block] = 1; });
+    for (const Level& level : levels) {
+      const LevelTiles tiles(plan_, level);
+      for (int64_t i = 0; i < tiles.count(); ++i) {
+        for_each_run_class(tiles[i], order, [&](const Run&, const Piece& piece) { h.needed[piece.block] = 1; });
+      }
     }
     const HeadRows keys(p_.k, p_, b, kv_head);
     const HeadRows values(p_.v, p_, b, kv_head);

@@ -9,6 +9,22 @@
 
 namespace longstride::engine::cpu {
 
+// The forward runs whole heads side by side where there are many; else one after another, each by the whole team. 8
+// heads a thread leave at most an eighth of the time to the last one; 64 MiB is what the design allows beyond one
+// head's copy.
+constexpr bool forward_side_by_side(int64_t heads, int threads, int64_t head_bytes) {
+  return heads >= 8 * threads && head_bytes * threads <= (int64_t{64} << 20);
+}
+
+// The backward does where that keeps everyone busy; else a head's key tiles are dealt to so many parts of the team.
+// Each part has its own dQ, and these together may take 64 MiB beyond the first.
+constexpr bool backward_side_by_side(int64_t heads, int threads) {
+  return heads >= 4 * threads || heads % threads == 0;
+}
+constexpr int backward_parts(int64_t dq_bytes, int threads) {
+  return static_cast<int>(std::clamp<int64_t>((int64_t{64} << 20) / std::max<int64_t>(1, dq_bytes) + 1, 1, threads));
+}
+
 // A team of `threads`, or (Team::alone) the one thread that is already running as number `thread`.
 class Team {
  public:

@@ -39,4 +39,15 @@ class LevelTiles {
   int64_t count_ = 0;
 };
 
+// Whether a level with parts of tiles keeps rows in this slot.
+inline bool keeps_parts(const PlanView& plan, const PlanClass& c, int64_t slot) {
+  for (const Level& level : plan.levels_of(c)) {
+    if (level.parts == Parts::kNone) continue;
+    for (const Section& s : plan.sections_of(level)) {
+      if (slot >= s.slot_begin && slot < s.slot_begin + s.repeats * s.tile_count * plan.tile_rows) return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace longstride::engine::cpu

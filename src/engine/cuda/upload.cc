@@ -97,6 +97,12 @@ DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, in
                       "low = {}; use a local_window of blocks, or call on the CPU",
                       run.low));
   }
+  for (const Level& level : plan.levels) {
+    if (level.parts != Parts::kNone)
+      throw Error(
+          "plan must have whole tiles, which is all that the CUDA engines are tested on, got tiles cut into parts; "
+          "compile it with geometry.workers = 1");
+  }
   upload(plan);
 }
 

@@ -105,7 +105,7 @@ class KvHeadBackward {
       const double gain = kept ? dropout_.gain() * p_.out_scale : 0.0;
       const double d_gated = probability * (gain * dot(d_out, value, p_.dim) - offset_[i]);
       const double d_score = d_gated * p_.scale;
-      if (p_.gates && !at.placed.level->partial) add_gate(position, at.position, d_gated / weight);
+      if (p_.gates && at.placed.level->of_base()) add_gate(position, at.position, d_gated / weight);
       for (int64_t d = 0; d < p_.dim; ++d) {
         key_dv_[d] += probability * gain * load(d_out[d]);
         key_dk_[d] += d_score * load(query[d]);

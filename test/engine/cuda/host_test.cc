@@ -1,10 +1,14 @@
 // The host side of the CUDA engine, without a GPU: what it takes and refuses, its tile shapes, plans at those shapes.
 #include <gtest/gtest.h>
 
+#include <string>
+
 #include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/padding.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "engine/cuda/sm90/tensor_maps.h"
+#include "engine/cuda/upload.h"
+#include "longstride/error.h"
 #include "longstride/pattern.h"
 #include "longstride/plan/walk.h"
 
@@ -102,6 +106,23 @@ TEST(CudaHost, GeometryIsWhatTheKernelsTile) {
     EXPECT_EQ(g.tile_rows, 128);
     EXPECT_EQ(g.column_block, direction == Direction::kForward ? 128 : 64);
     EXPECT_EQ(g.row_quantum, 64);
+  }
+}
+
+// No engine here asks for parts, and none takes a plan that has them.
+TEST(CudaHost, PlansWithPartsAreRefused) {
+  for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+    EXPECT_EQ(sm90::geometry(direction).workers, 1);
+    EXPECT_EQ(sm80::geometry(DType::kFloat32, 64, direction).workers, 1);
+  }
+  Geometry geometry = sm90::geometry(Direction::kForward);
+  geometry.workers = 4;
+  const Plan plan = compile(Pattern::dilated({65536}, {1}), {.len_q = 1, .len_k = 65536}, geometry);
+  try {
+    DevicePlan(plan.view(), 1, 1, 1);
+    ADD_FAILURE() << "was taken";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("got tiles cut into parts"), std::string::npos) << e.what();
   }
 }
 

@@ -85,6 +85,21 @@ TEST(Work, ADecodingStepDoesNotDependOnTheKeys) {
   }
 }
 
+// Cut into parts it takes some work for each worker, whatever the keys.
+TEST(Work, ADecodingStepInPartsDoesNotDependOnTheKeys) {
+  const auto steps = [](int64_t len, int32_t workers) {
+    Plan plan;
+    const Pattern pattern = Pattern::dilated({len}, {1}, {.causal = true});
+    const Work work = work_of([&] { plan = compile(pattern, step(4, len), {.workers = workers}); });
+    EXPECT_EQ(count(plan.view(), 0).parts, workers);
+    return work.steps;
+  };
+  const int64_t near = steps(kMillion, 64);
+  EXPECT_LE(near, 29'000);
+  EXPECT_LE(steps(kMillion, 128), 2.2 * static_cast<double>(near));
+  for (const int64_t len : {16 * kMillion, int64_t{1} << 40}) EXPECT_LE(steps(len, 64), near + near / 10) << len;
+}
+
 TEST(Work, ADecodingStepOfBlocksDoesNotDependOnTheKeys) {
   for (const BlockPattern& block :
        {BlockPattern(64, LocalWindow{.window = 1024}), BlockPattern(64, DilatedSparse{.rates = {1, 4}, .reach = 8}),
