@@ -28,9 +28,10 @@ struct Preset {
 };
 
 constexpr Preset kPresets[] = {
-    {"demo", "two minutes on two cores at a context of 16,384 bytes", R"({
-      "dim": 128, "layers": 2, "heads": 4, "segments": [64, 512, 4096, 16384], "rates": [1, 4, 16, 64],
-      "rope_base": 100, "context": 16384, "minutes": 2, "lr": 8e-3, "warmup": 0.15, "held_out_share": 0.1})"},
+    {"demo", "two minutes on two cores, up to a context of 16,384 bytes", R"({
+      "dim": 96, "layers": 2, "heads": 3, "segments": [8, 64, 16384], "rates": [1, 1, 1], "positions": "xpos",
+      "qk_norm": true, "rope_base": 100, "context_from": 512, "context": 16384, "minutes": 2, "lr": 5e-3, "warmup": 0.1,
+      "lr_floor": 0.3, "held_out_share": 0.1, "model": {"mixing": "head_partition"}})"},
     {"long", "half an hour on one core; then a longer context lowers the bits per byte", R"({
       "dim": 128, "layers": 3, "heads": 4, "segments": [1024, 2048, 4096, 16384], "rates": [1, 1, 1, 1],
       "context": 16384, "steps": 1400, "lr": 4e-3, "warmup": 0.1, "precision": "bf16", "held_out_share": 0.1,
