@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import math
 import pickle
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_sys_modules_can_be_pointed_at_it():
         "dilated_attention_pytorch.core.UnifiedMemoryPool has no counterpart in longstride: torch's own allocator keeps freed "
         "memory; leave pools out"
     )
-    assert "longstride.Pattern has the patterns" in generator and "the C++ module alone" in scorer and count == "30"
+    assert "longstride.Pattern has the patterns" in generator and "longstride.nn.BlockScorer chooses" in scorer and count == "30"
 
 
 def test_names_of_the_package_are_there_or_say_why_not():
@@ -184,13 +185,22 @@ def test_hierarchies():
     assert dap.create_hierarchical_attention(64, 8).pattern == dap.BlockSparseHierarchical([64], [1]).pattern
 
 
-def test_learned_blocks_are_refused():
-    for call in (
-        lambda: dap.BlockSparseAdaptive([64], [1], 4, 16, dap.AdaptiveConfig()),
-        lambda: dap.create_adaptive_sparse_attention(64, 8),
-    ):
-        with pytest.raises(ValueError, match="learned blocks are in the C\\+\\+ module alone yet"):
-            call()
+@pytest.mark.parametrize("causal", (False, True))
+def test_learned_blocks(causal):
+    config = dap.AdaptiveConfig(base_sparsity=0.6, hidden_dim=16)
+    module = dap.BlockSparseAdaptive([64], [1], 4, 16, config, block_size=4).double()
+    q, k, v = inputs(4, 4, 48, 16, dtype=torch.float64)
+    choices = []
+    out = module(q, k, v, causal, choices=choices)
+    rule = {"pattern": "list", "block_size": 4, "blocks": choices[0].blocks.tolist()}
+    close(out, definition.attention(q, k, v, {"causal": causal, "blocks": [rule]})[0], 1e-12)
+    pairs = 12 * 13 / 2 if causal else 12 * 12
+    assert abs(len(rule["blocks"]) / (len(q) * 4) - 0.4 * pairs) <= 0.5
+    assert torch.autograd.grad((out * q).sum(), module.scorer.query_in)[0].abs().max() > 0
+    with pytest.raises(ValueError, match="return_attention_weights must be False"):
+        module(q, k, v, return_attention_weights=True)
+    wide = dap.create_adaptive_sparse_attention(64, 8)
+    assert math.isclose(wide.attention.config["learned"]["density"], 0.5)
     with pytest.raises(ValueError, match="num_layers must be its default 2"):
         dap.BlockSparseAdaptive([64], [1], 4, 16, dap.AdaptiveConfig(num_layers=3))
 

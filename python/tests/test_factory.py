@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -164,15 +165,16 @@ def test_saying_every_default_is_saying_nothing(kind):
         assert made(kind, **defaults).config == made(kind).config
 
 
-def test_learned_blocks_are_refused_and_say_why():
-    words = "learned must be None in Python, .*; learned blocks are in the C\\+\\+ module alone yet"
-    for call in (
-        lambda: factory.create_adaptive_sparse_attention(**WIDE),
-        lambda: factory.create_multihead_dilated_attention("block_sparse_adaptive", **WIDE),
-        lambda: factory.create_dilated_attention("block_sparse", pattern="learned", head_dim=16, kv_heads=3),
-    ):
-        with pytest.raises(ValueError, match=words):
-            call()
+def test_learned_blocks():
+    made = (
+        factory.create_adaptive_sparse_attention(**WIDE).attention,
+        factory.create_multihead_dilated_attention("block_sparse_adaptive", **WIDE).attention,
+        factory.create_dilated_attention("block_sparse", pattern="learned", head_dim=16, kv_heads=3),
+    )
+    for attention in made:
+        learned = attention.config["learned"]
+        assert (learned["block_size"], learned["temperature"]) == (128, 1.0) and math.isclose(learned["density"], 0.1)
+    assert made[2].config["learned"]["kv_heads"] == 3 and made[2].scorer.bias.shape == (3, 1, 1)
     for options, words in (
         ({"min_sparsity_ratio": 0.95, "max_sparsity_ratio": 0.9}, "min_sparsity_ratio must be below max_sparsity_ratio 0.9"),
         ({"max_sparsity_ratio": 1.0}, r"max_sparsity_ratio must be in \(0, 1\), got 1"),
@@ -367,7 +369,7 @@ def test_options_of_modules_without_projections():
         factory.create_dilated_attention("block_sparse", pattern="axial", head_dim=16)
 
 
-def test_learned_blocks_of_a_config_are_refused():
+def test_learned_blocks_of_a_modules_config_are_refused():
     config = factory.DilatedAttentionConfig([8], [1], learned={"density": 0.5})
-    with pytest.raises(ValueError, match="learned must be None in Python"):
+    with pytest.raises(ValueError, match="learned must be None in a config that a type is built of.*SparseAttentionConfig"):
         factory.create_dilated_attention("auto", config)

@@ -86,10 +86,6 @@ def test_every_class_is_built_and_runs_by_name(name):
         assert from_legacy_multihead(name, embed_dim=32, num_heads=4, **groups, **more)(x)[0].shape == x.shape
     else:
         more = MORE.get(name, {"sparse_config": SPARSE} if name.startswith("BlockSparse") else {})
-        if name == "BlockSparseAdaptive":
-            with pytest.raises(ValueError, match="learned blocks are in the C"):
-                from_legacy_attention(name, **groups, **more, causal=True)
-            return
         module = from_legacy_attention(name, SEGMENTS, RATES, **more, causal=True)
         assert module.pattern.causal and module(heads, heads, heads)[0].shape == heads.shape
 
@@ -142,9 +138,11 @@ def test_the_hierarchy_is_that_of_the_known_library():
             made(config, sparse)
 
 
-def test_adaptive_arguments_are_read_before_they_are_refused():
+def test_adaptive_arguments():
+    config = {"base_sparsity": 0.75, "hidden_dim": 8, "num_layers": 2}
+    learned = from_legacy_attention("BlockSparseAdaptive", [64], [1], 3, 16, config).config["learned"]
+    assert (learned["density"], learned["hidden"], learned["head_dim"], learned["kv_heads"]) == (0.25, 8, 16, 3)
     for config, words in (
-        ({"base_sparsity": 0.75, "hidden_dim": 8, "num_layers": 2}, "'density': 0.25, .*'hidden': 8, .*'head_dim': 16"),
         ({"num_layers": 3}, "num_layers must be its default 2, for it has no counterpart, got 3; a scorer has two layers"),
         ({"hard_sparsity": True}, "hard_sparsity must be its default"),
         ({"base_sparsity": 1.0}, r"must be in \(0, 1\)"),

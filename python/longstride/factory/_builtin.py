@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from .._refusal import refuse
-from ..nn import DilatedAttention, MultiheadDilatedAttention
+from ..nn import DilatedAttention, MultiheadDilatedAttention, _learned
 from ..nn._config import refuse_unknown
-from . import _learned
 from ._configs import (
     DilatedAttentionConfig,
     DistributedConfig,

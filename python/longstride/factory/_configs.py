@@ -9,17 +9,16 @@ from typing import Any
 import torch
 
 from .._refusal import refuse
-from ..nn import DilatedAttention, LongNet, MultiheadDilatedAttention
+from ..nn import DilatedAttention, LongNet, MultiheadDilatedAttention, _learned
 from ..nn._checks import require_positive
 from ..nn._config import refuse_unknown
-from . import _learned
 from ._value import Config
 
 BACKENDS = ("gloo", "nccl", "mpi")
 
 
 def buildable(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a module without its learned blocks, which Python does not build; the rest of them is checked by it."""
+    """Options of a module without its learned blocks, whose sizes a config need not say; the rest is checked by it."""
     if options["learned"] is None:
         return options
     _learned.validate(options["learned"])
@@ -39,10 +38,7 @@ class WithLearned(Config):
 
 @dataclass(frozen=True)
 class DilatedAttentionConfig(WithLearned):
-    """The options of `longstride.nn.DilatedAttention`, under its names and with its defaults.
-
-    `learned` is a value here, as C++ writes it; a module of it is built in C++ alone yet.
-    """
+    """The options of `longstride.nn.DilatedAttention`, under its names and with its defaults."""
 
     segment_lengths: tuple[int, ...] = ()
     dilation_rates: tuple[int, ...] = ()

@@ -80,7 +80,8 @@ def said_by(config: Config) -> dict[str, Any]:
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     kept = {name: value for name, value in said.items() if value != defaults[name]}
     if kept.pop("learned", None) is not None:
-        refuse("learned", "must be None in Python", "learned blocks", "they are in the C++ module alone yet")
+        remedy = 'say it as SparseAttentionConfig("learned", ...), or build the module itself'
+        refuse("learned", "must be None in a config that a type is built of", "learned blocks", remedy)
     if isinstance(config, SparseAttentionConfig):
         kept["pattern"] = config.pattern
     elif "blocks" in kept:
@@ -179,9 +180,8 @@ def create_block_sparse_attention(
 def create_adaptive_sparse_attention(
     *configs: Config, registry: Registry | None = None, **options: Any
 ) -> MultiheadDilatedAttention:
-    """`create_multihead_dilated_attention` of type block_sparse_adaptive: learned blocks, which C++ alone builds yet.
+    """`create_multihead_dilated_attention` of type block_sparse_adaptive: learned blocks.
 
-    Raises:
-        ValueError: always, once the options are known to be right: what is missing in Python.
+    A call's `choices` receives what was chosen, with the density_loss to train with.
     """
     return create_multihead_dilated_attention("block_sparse_adaptive", *configs, registry=registry, **options)

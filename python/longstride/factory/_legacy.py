@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._read import integer, shown, word
 from .._refusal import refuse
 from ..nn import (
     DilatedAttention,
@@ -21,7 +22,6 @@ from ..nn._config import refuse_unknown
 from ._builtin import dtype_of, place_of
 from ._create import create_dilated_attention, create_multihead_dilated_attention
 from ._legacy_tables import CLASSES, LegacyClass, Parameter
-from ._value import integer, shown, word
 
 # What the known library computes, where that is right: one group a head, by its number, and the mean over the groups.
 MIXING = {"head_offset": "group", "mixing": "head_partition", "average": True}

@@ -6,11 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from .._read import number
 from .._refusal import refuse
+from ..nn import _learned
 from ..nn._checks import require_positive
 from ..nn._config import refuse_unknown
-from . import _learned
-from ._value import Config, blocks, number
+from ._value import Config, blocks
 
 USUAL_BLOCK_SIZE = 128
 TENTH = 1 - 0.9  # of C++'s usual(), to the last bit

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from .. import _read
 from .._pattern import Pattern, plain, text_of
+from .._read import number, shown
 from .._refusal import refuse
 from ..nn._config import refuse_unknown
 
@@ -19,60 +20,6 @@ RULE_ORDER = (
     "pattern", "block_size", "window", "rates", "reach", "global_tokens", "stride_blocks", "grid_columns", "density",
     "seed", "levels", "left", "right", "sink_tokens", "blocks", "stride", "global",
 )  # fmt: skip
-
-
-def number(value: float) -> str:
-    """A number in a message, as the library has it: 1.0 is 1."""
-    return repr(value).removesuffix(".0")
-
-
-def shown(value: Any) -> str:
-    """A value in a message, as its JSON."""
-    try:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    except (TypeError, ValueError):
-        return repr(value)
-
-
-def integer(key: str, value: Any) -> int:
-    if isinstance(value, bool):
-        refuse(key, "must be an integer", shown(value))
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        refuse(key, "must be an integer", shown(value))
-    if not -(2**63) <= whole < 2**63:
-        refuse(key, "must be an integer below 2^63", whole)
-    return whole
-
-
-def real(key: str, value: Any) -> float:
-    if isinstance(value, (bool, str)):
-        refuse(key, "must be a number", shown(value))
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        refuse(key, "must be a number", shown(value))
-
-
-def truth(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        refuse(key, "must be true or false", shown(value))
-    return value
-
-
-def word(key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        refuse(key, "must be a string", shown(value))
-    return value
-
-
-def integers(key: str, value: Any) -> tuple[int, ...]:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, (str, Mapping)) or not hasattr(value, "__iter__"):
-        refuse(key, "must be a list of integers", shown(value))
-    return tuple(integer(f"{key}[{i}]", one) for i, one in enumerate(value))
 
 
 def in_order(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,30 +46,12 @@ def levels(key: str, value: Any) -> tuple[dict[str, Any], ...]:
     return blocks("blocks", [{"pattern": "hierarchical", "block_size": 1, "levels": plain(value, key)}])[0]["levels"]
 
 
-def mapping(key: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        refuse(key, "must be an object", shown(value))
-    return plain(value, key)
-
-
-READERS = {
-    "int": integer,
-    "float": real,
-    "bool": truth,
-    "str": word,
-    "tuple[int, ...]": integers,
-    "tuple[Rule, ...]": blocks,
-    "tuple[Level, ...]": levels,
-    "dict": mapping,
-}
+READERS = {**_read.READERS, "tuple[Rule, ...]": blocks, "tuple[Level, ...]": levels}
 
 
 def read(key: str, value: Any, annotation: str) -> Any:
     """`value` as a field of this type has it. Raises ValueError."""
-    kind = annotation.removesuffix(" | None")
-    if value is None and kind != annotation:
-        return None
-    return READERS[kind](key, value)
+    return _read.read(key, value, annotation, READERS)
 
 
 def listed(value: Any) -> Any:

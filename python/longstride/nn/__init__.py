@@ -5,10 +5,13 @@ from ._cache import KeyValueCache
 from ._checkpoint import load_model, load_weights, save_model, saved_model_name
 from ._generate import generate, sample_token
 from ._layers import DilatedTransformerDecoderLayer, DilatedTransformerEncoderLayer, FeedForward, TransformerLayer
+from ._learned import BlockChoice, BlockScorer
 from ._longnet import LongNet
 from ._longnet_lm import DecodeState, LongNetLM
 
 __all__ = [
+    "BlockChoice",
+    "BlockScorer",
     "DecodeState",
     "DilatedAttention",
     "DilatedTransformerDecoderLayer",

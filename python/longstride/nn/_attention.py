@@ -1,5 +1,6 @@
 """DilatedAttention and MultiheadDilatedAttention: the options and the parameters' names of the C++ modules."""
 
+import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from . import _positions
 from ._cache import KeyValueCache, empty_cache
 from ._checks import attention_dtype, check_input, require_dropout, require_positive, require_positive_finite
 from ._config import flat, refuse_unknown, require_alone, require_types
+from ._learned import BlockChoice, BlockScorer
 
 
 def pattern_of(segment_lengths, dilation_rates, causal, blocks, **options: Any) -> Pattern:
@@ -33,8 +35,21 @@ def pattern_of(segment_lengths, dilation_rates, causal, blocks, **options: Any) 
     return Pattern(text_of({name: plain(value, name) for name, value in parts.items()}))
 
 
+def scorer_of(learned: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], **made: Any) -> BlockScorer:
+    """The scorer of learned blocks, which have a place for themselves alone."""
+    if not isinstance(learned, Mapping):
+        refuse("learned", "must be an object", repr(learned), 'give the options of a BlockScorer: {"density": 0.1, ...}')
+    if len(blocks):
+        remedy = (
+            "the scorer's gates tell of the blocks that it chose, not of what a rule shows beside them; give one of the two"
+        )
+        refuse("blocks", "must be empty with learned blocks", f"{len(blocks)} patterns", remedy)
+    sizes = {name: learned.get(name, 0) for name in ("head_dim", "kv_heads")}
+    return BlockScorer(**sizes, **made, **{name: value for name, value in learned.items() if name not in sizes})
+
+
 class DilatedAttention(nn.Module):
-    """A pattern, a scale and dropout around `attention`. It has no parameters.
+    """A pattern, a scale and dropout around `attention`. It has no parameters but those of a scorer of learned blocks.
 
     Args:
         segment_lengths, dilation_rates, causal, head_offset, offsets, mixing, average, padding: as in `Pattern.dilated`.
@@ -43,8 +58,11 @@ class DilatedAttention(nn.Module):
             generator.
         blocks: rules of blocks as in a pattern's JSON, {"pattern": name, "block_size": tokens, ...}, beside the groups
             or alone.
-        learned: must be None: learned blocks are in the C++ module alone yet.
+        learned: the arguments of a `BlockScorer` but causal, which chooses the blocks of each call, alone or beside the
+            groups, in the same softmax: {"density": 0.1, "block_size": 64, "head_dim": 64, "kv_heads": 8, ...}. The
+            module's `scorer`. A call has whole sequences then: no cu_seqlens, no query_start, no blocks.
         pattern: a `Pattern` in place of all options that say one: causal, groups and blocks.
+        device, dtype: of the scorer.
     Raises:
         ValueError: what `Pattern.dilated` refuses; a pattern beside such options; softmax_scale that is not finite;
             dropout outside [0, 1).
@@ -64,16 +82,24 @@ class DilatedAttention(nn.Module):
         softmax_scale: float | None = None,
         attention_dropout: float = 0.0,
         blocks: Sequence[Mapping[str, Any]] = (),
-        learned: None = None,
+        learned: Mapping[str, Any] | None = None,
         pattern: Pattern | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         given = dict(locals())
         require_types(DilatedAttention, given)
-        if learned is not None:
-            refuse("learned", "must be None in Python", learned, "learned blocks are in the C++ module alone yet")
         if pattern is not None:
             require_alone(pattern, DilatedAttention, given)
+        self.scorer: BlockScorer | None = None
+        if learned is not None:
+            causal = causal if pattern is None else json.loads(pattern.json())["causal"]
+            rules = blocks if pattern is None else flat(pattern)["blocks"]
+            self.scorer = scorer_of(learned, rules, causal=causal, device=device, dtype=dtype)
+            blocks = [{"pattern": "list", "block_size": self.scorer.options["block_size"]}]
+            if pattern is not None:
+                pattern = pattern | Pattern(text_of({"causal": causal, "blocks": blocks}))
         self.pattern = pattern or pattern_of(
             segment_lengths, dilation_rates, causal, blocks, head_offset=head_offset, offsets=offsets, mixing=mixing,
             average=average, padding=padding,
@@ -88,7 +114,14 @@ class DilatedAttention(nn.Module):
     def config(self) -> dict[str, Any]:
         """Every option by name, as in config.json: the constructor's arguments."""
         own = {"softmax_scale": self.softmax_scale, "attention_dropout": self.attention_dropout, "learned": None}
+        if self.scorer is not None:
+            own |= {"blocks": [], "learned": dict(self.scorer.options)}
         return {**flat(self.pattern), **own}
+
+    def reset_parameters(self) -> None:
+        """The scorer's, from torch's generator."""
+        if self.scorer is not None:
+            self.scorer.reset_parameters()
 
     def extra_repr(self) -> str:
         return f"{self.pattern!r}, softmax_scale={self.softmax_scale}, attention_dropout={self.attention_dropout}"
@@ -103,20 +136,45 @@ class DilatedAttention(nn.Module):
         lengths: Lengths = None,
         query_start: int | None = None,
         deterministic: bool = False,
+        choices: list[BlockChoice] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """q [batch, len, heads, dim], k and v [batch, len, kv_heads, dim] -> (out, lse), all as in `attention`."""
+        """q [batch, len, heads, dim], k and v [batch, len, kv_heads, dim] -> (out, lse), all as in `attention`.
+
+        choices: with learned blocks, a list to which the choice of this call is appended, with its density_loss.
+        """
         if not torch.compiler.is_compiling() and q.dim() == 4 and (q.size(3) % 8 or q.size(3) > 128):
             warnings.warn(
                 "longstride: a head dim that is not a multiple of 8 or above 128 takes a slower path; got "
                 f"{q.size(3)}",
                 stacklevel=2,
             )
+        chosen: dict[str, Tensor] = {}
+        if self.scorer is not None:
+            choice = self.chosen(self.scorer, q, k, lengths, cu_seqlens=cu_seqlens, query_start=query_start)
+            chosen = {"blocks": choice.blocks}
+            if choice.gates.requires_grad:  # they are there for their gradient
+                chosen["gates"] = choice.gates
+            if choices is not None:
+                choices.append(choice)
+        elif choices is not None:
+            remedy = "set learned in the module's options"
+            refuse("choices", "must be None in a module without learned blocks", "a list", remedy)
         drops = self.training and self.attention_dropout > 0
         return attention(
             q, k, v, self.pattern, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start,
             deterministic=deterministic, scale=self.softmax_scale, dropout_p=self.attention_dropout if drops else 0,
-            dropout_seed=draw_dropout_seed(q.device) if drops else None, return_lse=True,
+            dropout_seed=draw_dropout_seed(q.device) if drops else None, return_lse=True, **chosen,
         )  # fmt: skip
+
+    def chosen(self, scorer: BlockScorer, q: Tensor, k: Tensor, lengths: Lengths, **given: Any) -> BlockChoice:
+        """The scorer's choice of a call, of which a block is told by all of its row."""
+        if given["query_start"] is not None:
+            remedy = "a block is chosen by all of its row; run whole sequences"
+            refuse("query_start", "must be None with learned blocks", given["query_start"], remedy)
+        if given["cu_seqlens"] is not None:
+            remedy = "give each document a batch row and lengths"
+            refuse("cu_seqlens", "must be None with learned blocks", "documents", remedy)
+        return scorer(q, k, lengths)
 
 
 def lengths_of(mask: Tensor, batch: int, length: int) -> Tensor:
@@ -214,7 +272,15 @@ class MultiheadDilatedAttention(nn.Module):
         self.inner_norm = nn.LayerNorm(embed_dim, layer_norm_eps, **made) if sub_layer_norm else None
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias, **made)
         self.register_parameter("sinks", nn.Parameter(torch.empty(num_heads, **made)) if sinks else None)
-        self.attention = DilatedAttention(segment_lengths, dilation_rates, **attention_options)
+        learned = attention_options.get("learned")
+        if isinstance(learned, Mapping):
+            sizes = [learned.get(name, 0) for name in ("head_dim", "kv_heads")]
+            if any(sizes):
+                remedy = "they follow from embed_dim, num_heads and kv_heads"
+                got = f"{sizes[0]} and {sizes[1]}"
+                refuse("learned.head_dim and learned.kv_heads", "must be 0 in a multihead module", got, remedy)
+            attention_options["learned"] = {**learned, "head_dim": self.head_dim, "kv_heads": self.kv_heads}
+        self.attention = DilatedAttention(segment_lengths, dilation_rates, **attention_options, **made)
         self.check_heads()
         self.register_load_state_dict_pre_hook(adapt_projections)
         self.reset_parameters()
@@ -222,7 +288,10 @@ class MultiheadDilatedAttention(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """Every option by name, as in config.json: the constructor's arguments."""
-        return {**self.sizes, **self.attention.config, **self.own}
+        of_attention = self.attention.config
+        if of_attention["learned"] is not None:
+            of_attention["learned"] |= {"head_dim": 0, "kv_heads": 0}  # they follow from the sizes
+        return {**self.sizes, **of_attention, **self.own}
 
     def check_heads(self) -> None:
         parts = self.attention.config
@@ -287,6 +356,7 @@ class MultiheadDilatedAttention(nn.Module):
                     norm.reset_parameters()
             if self.sinks is not None:
                 self.sinks.zero_()
+            self.attention.reset_parameters()
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.qkv_proj is None:
@@ -314,6 +384,7 @@ class MultiheadDilatedAttention(nn.Module):
         cache: KeyValueCache | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
         need_lse: bool = False,
+        choices: list[BlockChoice] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Self-attention of query [batch, len, embed_dim], or attention of it over key and value of equal shapes.
 
@@ -326,6 +397,7 @@ class MultiheadDilatedAttention(nn.Module):
                 Needs self-attention and grad mode off; takes no lengths.
             rotary: factors of exactly these rows, of `rotary_factors`, where a caller has them already.
             need_lse: whether to return lse, sinks included.
+            choices: with learned blocks, a list to which the choice of this call is appended, with its density_loss.
         Returns:
             (output [batch, len, embed_dim], lse [batch, heads, len] or None).
         Raises:
@@ -350,6 +422,8 @@ class MultiheadDilatedAttention(nn.Module):
             if lengths is not None or cu_seqlens is not None:
                 remedy = "a cache holds one document a batch row"
                 refuse("cache", "must not come together with lengths, cu_seqlens or a mask", "both", remedy)
+            if self.attention.scorer is not None:
+                refuse("cache", "must be None with learned blocks", "a cache", "run whole sequences")
             if query is not key or key is not value:
                 refuse("cache", "needs self-attention", "different query, key and value", "pass one tensor")
             if torch.is_grad_enabled():
@@ -372,8 +446,9 @@ class MultiheadDilatedAttention(nn.Module):
             query_start = cache.length
             k, v = cache.append(k, v)
         out, lse = self.attention(
-            q, k, v, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start, deterministic=deterministic
-        )
+            q, k, v, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start, deterministic=deterministic,
+            choices=choices,
+        )  # fmt: skip
         if cache is not None:
             cache.length += query.size(1)
         if self.sinks is not None:

@@ -14,6 +14,7 @@ from ..._merge import draw_dropout_seed
 from ..._refusal import refuse
 from ...factory._legacy import bound
 from ...factory._legacy_tables import CLASSES, Parameter
+from ...nn import BlockChoice
 from ._validation import ValidationMixin
 
 
@@ -51,7 +52,7 @@ def refuse_mask(name: str, mask: Any) -> None:
 
 
 class Attention(nn.Module):
-    """Attention with that library's call. It has no parameters.
+    """Attention with that library's call. It has no parameters but a scorer's of learned blocks.
 
     Attributes:
         pattern: what attends to what, but for causal.
@@ -66,6 +67,7 @@ class Attention(nn.Module):
         self.softmax_scale = made.softmax_scale
         self.dropout = self.dropout_p = made.attention_dropout
         self.segment_lengths, self.dilation_rates = made.config["segment_lengths"], made.config["dilation_rates"]
+        self.scorer = made.scorer
 
     @property
     def num_groups(self) -> int:
@@ -83,6 +85,7 @@ class Attention(nn.Module):
         attention_mask: None = None,
         *,
         lengths: Lengths = None,
+        **chosen: Tensor,
     ) -> Tensor:
         """query, key, value [batch, len, heads, dim] -> [batch, len, heads, dim].
 
@@ -90,6 +93,7 @@ class Attention(nn.Module):
             is_causal: whether a query sees only keys at its own and earlier positions.
             attention_mask: must be None.
             lengths: tokens of each batch row, as in `longstride.attention`; there is no such argument there.
+            **chosen: blocks and gates, as a class with a scorer gives them.
         Raises:
             ValueError: what `longstride.attention` refuses, such as fewer heads than groups; a mask.
         """
@@ -98,7 +102,7 @@ class Attention(nn.Module):
         return attention(
             query, key, value, self.causal_pattern if is_causal or self.causal else self.pattern, lengths=lengths,
             scale=self.softmax_scale, dropout_p=self.dropout if drops else 0,
-            dropout_seed=draw_dropout_seed(query.device) if drops else None,
+            dropout_seed=draw_dropout_seed(query.device) if drops else None, **chosen,
         )  # fmt: skip
 
 
@@ -210,6 +214,11 @@ class DistributedImprovedDilatedAttention(Legacy):
     legacy = "DistributedImprovedDilatedAttention"
 
 
+def refuse_weights(asked: bool, remedy: str) -> None:
+    if asked:
+        refuse("return_attention_weights", "must be False", True, remedy)
+
+
 class BlockSparse(Legacy):
     """What the block-sparse classes share: one softmax over all active blocks of a row."""
 
@@ -224,9 +233,7 @@ class BlockSparse(Legacy):
             return_attention_weights: must be False.
             lengths: as in `longstride.attention`.
         """
-        if return_attention_weights:
-            remedy = "call longstride.attention_weights(q, k, module.pattern)"
-            refuse("return_attention_weights", "must be False", True, remedy)
+        refuse_weights(return_attention_weights, "call longstride.attention_weights(q, k, module.pattern)")
         return super().forward(q, k, v, is_causal, lengths=lengths)
 
 
@@ -259,6 +266,21 @@ class BlockSparseHierarchical(BlockSparseOptimized):
 
 
 class BlockSparseAdaptive(BlockSparse):
-    """Learned blocks. Refused: they are in the C++ module alone yet; the arguments are checked before."""
+    """Learned blocks, by an `AdaptiveConfig`'s sizes and ratios; of its other fields only defaults are taken.
+
+    The scorer is `longstride.nn.BlockScorer`, with parameters of its own names: checkpoints from there do not load.
+    """
 
     legacy = "BlockSparseAdaptive"
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False, return_attention_weights: bool = False,
+        *, lengths: Lengths = None, choices: list[BlockChoice] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """As `BlockSparse.forward`; choices: a list to which what was chosen is appended, with its density_loss."""
+        refuse_weights(return_attention_weights, "longstride.nn.BlockScorer's choice says what is computed")
+        choice = self.scorer(q, k, lengths, causal=is_causal or self.causal)
+        if choices is not None:
+            choices.append(choice)
+        gates = {"gates": choice.gates} if choice.gates.requires_grad else {}
+        return Attention.forward(self, q, k, v, is_causal, lengths=lengths, blocks=choice.blocks, **gates)

@@ -281,7 +281,7 @@ def create_block_sparse_attention(
 def create_adaptive_sparse_attention(
     embed_dim: int = 768, num_heads: int = 12, min_sparsity: float = 0.1, max_sparsity: float = 0.9, **kwargs: Any
 ) -> nn.Module:
-    """Learned blocks. Raises ValueError: they are in the C++ module alone yet."""
+    """Learned blocks of multi-head attention: `longstride.factory.create_adaptive_sparse_attention`."""
     middle = (min_sparsity + max_sparsity) / 2
     bounds = {"min_sparsity_ratio": min_sparsity, "max_sparsity_ratio": max_sparsity, "sparsity_ratio": middle}
     return factory.create_adaptive_sparse_attention(embed_dim=embed_dim, num_heads=num_heads, **bounds, **kwargs)

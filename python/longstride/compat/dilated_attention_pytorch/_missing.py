@@ -7,7 +7,7 @@ PATTERNS = "longstride.Pattern has the patterns, and Pattern.mask() shows them"
 POOLS = "torch's own allocator keeps freed memory; leave pools out"
 PLANS = "plans are cached by the library; leave pattern caches out"
 TRAINER = "it belongs to the training loop, not to attention"
-LEARNED = "learned blocks are in the C++ module alone yet"
+LEARNED = "longstride.nn.BlockScorer chooses learned blocks, and learns with the model"
 SHARDED = 'build the type "block_sparse_ring_distributed" of longstride.factory'
 KERNELS = "longstride picks its engine by device and dtype; leave it out"
 

@@ -1,0 +1,291 @@
+"""Blocks that are learned: a scorer looks at the queries and keys of a call and chooses which blocks of them are computed.
+The options, parameters and choices of C++ (include/longstride/nn/learned_blocks.h). How it learns: docs/block_sparse.md.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, pad
+
+from .._attention import Lengths
+from .._read import number, read
+from .._refusal import dtype as dtype_name
+from .._refusal import refuse, shape
+from ._checks import require_positive
+from ._config import refuse_unknown
+
+# Name: (type, default), in the order of C++.
+FIELDS: dict[str, tuple[str, Any]] = {
+    "block_size": ("int", 64),
+    "density": ("float", 0.1),
+    "min_density": ("float | None", None),
+    "max_density": ("float | None", None),
+    "hidden": ("int", 32),
+    "temperature": ("float", 1.0),
+    "head_dim": ("int", 0),
+    "kv_heads": ("int", 0),
+}
+
+
+def filled(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """With every field, of the types of C++. Raises ValueError."""
+    if given is None:
+        return None
+    given = read("learned", given, "dict")
+    for key in given:
+        if key not in FIELDS:
+            refuse_unknown("key of learned", key, FIELDS)
+    return {key: read(key, given.get(key, default), kind) for key, (kind, default) in FIELDS.items()}
+
+
+def require_temperature(value: float) -> None:
+    if not (value >= 0 and math.isfinite(value)):
+        refuse("temperature", "must be finite and not negative", number(value))
+
+
+def validate(learned: Mapping[str, Any]) -> None:
+    """Raises ValueError for numbers out of range. head_dim and kv_heads are a module's to know."""
+    require_positive("block_size", learned["block_size"])
+    require_positive("hidden", learned["hidden"])
+    require_temperature(learned["temperature"])
+    density = learned["density"]
+    for name in ("density", "min_density", "max_density"):
+        if learned[name] is not None and not 0 < learned[name] < 1:
+            refuse(name, "must be in (0, 1)", number(learned[name]))
+    least, most = learned["min_density"], learned["max_density"]
+    if least is not None and most is not None and least >= most:
+        refuse("min_density", f"must be below max_density {number(most)}", number(least))
+    least, most = density if least is None else least, density if most is None else most
+    if not least <= density <= most:
+        got = f"{number(density)} outside [{number(least)}, {number(most)}]"
+        refuse("density", "must be from min_density to max_density", got)
+
+
+class BlockChoice(NamedTuple):
+    """What a scorer chose in one call.
+
+    Attributes:
+        blocks: int32 [rows, 4] on the host: (batch row, KV head, query block, key block), as `attention` takes them.
+        gates: [rows] on q's device: 1, with the gradient of the block's score (straight-through). The diagonal's have none:
+            it is there in any case.
+        scores: [batch, kv_heads, query blocks, key blocks], without noise; differentiable.
+        density_loss: scalar, (mean of sigmoid(score), 1 on the diagonal, - density)^2. Add it, weighted, to the loss: it
+            sets where the scores' 0 lies, and with bounds how many blocks are taken.
+    """
+
+    blocks: Tensor
+    gates: Tensor
+    scores: Tensor
+    density_loss: Tensor
+
+
+class Grid:
+    """The blocks of one call: batch row b has nb[b] of its own, fewer than the widest has if it is shorter."""
+
+    def __init__(self, block_size: int, n: int, causal: bool, lengths: list[int]):
+        self.block_size, self.n, self.causal, self.lengths = block_size, n, causal, lengths
+        self.nb = [-(-length // block_size) for length in lengths]
+        self.width = -(-n // block_size)
+
+    def pairs(self) -> int:
+        return sum(nb * (nb + 1) // 2 if self.causal else nb * nb for nb in self.nb)
+
+    def there(self) -> Tensor:
+        """bool [rows, 1, width, width]: which pairs of blocks there are."""
+        inside = torch.arange(self.width) < torch.tensor(self.nb, dtype=torch.int64)[:, None]
+        pairs = inside[:, :, None] & inside[:, None, :]
+        return (pairs.tril() if self.causal else pairs)[:, None]
+
+    def counts(self, density: float) -> Tensor:
+        """[rows, 1, width, 1]: how many blocks each row of blocks takes. What a row has too much of, for it keeps its
+        diagonal, the next ones make up for."""
+        rows = []
+        for nb in self.nb:
+            seen = taken = 0
+            row = [0] * self.width
+            for i in range(nb):
+                most = i + 1 if self.causal else nb
+                seen += most
+                row[i] = min(max(math.floor(density * seen + 0.5) - taken, 1), most)
+                taken += row[i]
+            rows.append(row)
+        return torch.tensor(rows, dtype=torch.int64).view(len(rows), 1, self.width, 1)
+
+    def check(self, density: float) -> None:
+        """Refuses a density that the diagonals alone exceed; half a block is rounding, and one block is dense."""
+        nb = max(self.nb, default=0)
+        if self.causal or nb < 2 or density * nb * nb >= nb - 0.5:
+            return
+        least = nb / (nb * nb)
+        refuse(
+            "density", f"must be at least {least:.4g} on {nb} x {nb} blocks: every row keeps its diagonal", f"{density:.4g}",
+            f"the nearest that can be reached is {least:.6g} (sparsity_ratio {1 - least:.6g}); smaller blocks reach lower "
+            "densities",
+        )  # fmt: skip
+
+    def means(self, t: Tensor) -> Tensor:
+        """t [batch, len, kv_heads, dim] -> the mean of each block's positions below the length [batch, kv_heads, nb, dim]."""
+        sums = pad(t, (0, 0, 0, 0, 0, self.width * self.block_size - self.n)).unflatten(1, (self.width, self.block_size)).sum(2)
+        starts = torch.arange(self.width) * self.block_size
+        filled = (torch.tensor(self.lengths, dtype=torch.int64)[:, None] - starts).clamp(1, self.block_size)
+        return (sums / filled.to(t.device, t.dtype)[:, :, None, None]).transpose(1, 2)
+
+
+def normalised(t: Tensor) -> Tensor:
+    """Divided by its root mean square; zero stays zero."""
+    return t * (t.square().mean(-1, keepdim=True) + 1e-8).rsqrt()
+
+
+def features(pooled: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """A perceptron, normalised on both sides: scores neither depend on the scale of q and k, nor run away with the gates'
+    gradient, which is the same however large they are."""
+    return normalised(gelu(normalised(pooled) @ first.to(pooled.dtype)) @ second.to(pooled.dtype))
+
+
+class BlockScorer(nn.Module):
+    """Scores every pair of blocks by two perceptrons a KV head, dim -> hidden (GELU) -> hidden, one for the mean of a block's
+    queries and one for the mean of its keys: their product over sqrt(hidden), and a bias.
+
+    If causal, the first query stands for its block: the mean would let later queries choose what earlier ones see. Query
+    heads of one KV head are averaged. No gradient flows into q and k. Each row takes its best blocks, the diagonal
+    always. While training, Gumbel noise of the given temperature is added first, so that blocks which are not among the
+    best are tried too: lower `temperature` to 0 in the course of training.
+
+    Args:
+        head_dim, kv_heads: of q and k, >= 1. Each KV head has a scorer of its own.
+        causal: whether blocks above the diagonal are left out.
+        block_size: tokens, >= 1.
+        density: in (0, 1): the share of block pairs (of those on and below the diagonal if causal) that every row is
+            given, to the block; what density_loss pulls to.
+        min_density, max_density: bounds for the rows, in (0, 1), density between them; None: density itself. A row always
+            takes its best blocks up to min_density, and of the next ones up to max_density those that score above 0.
+        hidden: width of the perceptrons, >= 1.
+        temperature: >= 0, of the noise.
+    Raises:
+        ValueError: values outside these ranges.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        kv_heads: int,
+        *,
+        causal: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ):
+        super().__init__()
+        self.options = filled({**options, "head_dim": head_dim, "kv_heads": kv_heads})
+        for name in ("head_dim", "kv_heads"):
+            require_positive(name, self.options[name])
+        validate(self.options)
+        self.causal, self.temperature = causal, self.options["temperature"]
+        hidden = self.options["hidden"]
+        for side in ("query", "key"):
+            for name, rows in ((f"{side}_in", head_dim), (f"{side}_out", hidden)):
+                weight = torch.empty(kv_heads, rows, hidden, device=device, dtype=dtype)
+                self.register_parameter(name, nn.Parameter(weight))
+        self.bias = nn.Parameter(torch.empty(kv_heads, 1, 1, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    @property
+    def temperature(self) -> float:
+        """Of the noise while training; `options` keep what the module was built with."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        require_temperature(value)
+        self._temperature = value
+
+    def reset_parameters(self) -> None:
+        """Uniform in +-1 / sqrt(rows), from torch's generator; the bias is 0."""
+        with torch.no_grad():
+            for weight in (self.query_in, self.query_out, self.key_in, self.key_out):
+                bound = 1 / math.sqrt(weight.size(1))
+                weight.uniform_(-bound, bound)
+            self.bias.zero_()
+
+    def extra_repr(self) -> str:
+        shown = ("head_dim", "kv_heads", "block_size", "density", "hidden")
+        return ", ".join(f"{name}={self.options[name]}" for name in shown)
+
+    def check(self, q: Tensor, k: Tensor) -> None:
+        head_dim, kv_heads = self.options["head_dim"], self.options["kv_heads"]
+        if k.dim() != 4 or k.shape[2:] != (kv_heads, head_dim):
+            refuse("k", f"must be [batch, len, {kv_heads}, {head_dim}]", shape(k))
+        if q.dim() != 4 or q.size(3) != head_dim or q.shape[:2] != k.shape[:2] or q.size(2) % kv_heads:
+            refuse("q", f"must be [{k.size(0)}, {k.size(1)}, a multiple of {kv_heads}, {head_dim}]", shape(q))
+        for name, t in (("q", q), ("k", k)):
+            if not t.is_floating_point():
+                refuse(name, "must be a floating-point tensor", dtype_name(t.dtype), "convert it with to()")
+            if t.device != self.bias.device:
+                refuse(name, f"must be on the scorer's device {self.bias.device}", t.device, "move one of them with to()")
+
+    def forward(self, q: Tensor, k: Tensor, lengths: Lengths = None, *, causal: bool | None = None) -> BlockChoice:
+        """Scores, and a choice by them, which is read to the host once.
+
+        Args:
+            q: [batch, len, heads, head_dim].
+            k: [batch, len, kv_heads, head_dim].
+            lengths: one per batch row: blocks beyond them choose and are chosen by none.
+            causal: in place of the scorer's own.
+        Raises:
+            ValueError: shapes that do not fit; a density that the diagonal alone exceeds.
+        """
+        self.check(q, k)
+        n = k.size(1)
+        queries, keys = q.detach(), k.detach()
+        rows = [n]
+        if lengths is not None:
+            rows = lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
+            if len(rows) != k.size(0):
+                refuse("lengths", f"must have one entry a batch row, {k.size(0)}", len(rows))
+            for length in rows:
+                if not 0 <= length <= n:
+                    refuse("lengths", f"must be in [0, {n}]", length)
+            # What lies beyond a row's length may be anything.
+            beyond = (torch.arange(n) >= torch.tensor(rows)[:, None])[:, :, None, None].to(k.device)
+            queries, keys = queries.masked_fill(beyond, 0), keys.masked_fill(beyond, 0)
+        grid = Grid(self.options["block_size"], n, self.causal if causal is None else causal, rows)
+        grid.check(self.options["density"])
+        scores = self.scored(queries, keys, grid)
+        there = grid.there().to(scores.device)
+        diagonal = torch.eye(grid.width, dtype=torch.bool, device=scores.device)
+        taken = self.taken(scores.detach(), there, diagonal, grid)
+        cells = taken.cpu().nonzero()
+        places = cells.to(scores.device).unbind(1)
+        score = scores[places]
+        # A score that is NaN leaves its gate at 1.
+        through = torch.nan_to_num(score - score.detach()) * (places[2] != places[3])
+        opened = scores.sigmoid().masked_fill(diagonal, 1).masked_fill(~there, 0)
+        of_all = grid.pairs() * (scores.size(0) // max(1, len(rows))) * self.options["kv_heads"]
+        density_loss = (opened.sum() / max(1, of_all) - self.options["density"]).square()
+        return BlockChoice(cells.int(), 1 + through, scores, density_loss)
+
+    def scored(self, queries: Tensor, keys: Tensor, grid: Grid) -> Tensor:
+        """[batch, kv_heads, width, width], in float32, or float64 for float64 tensors."""
+        dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
+        kv_heads = self.options["kv_heads"]
+        with torch.autocast(queries.device.type, enabled=False):
+            queries = queries.to(dtype).unflatten(2, (kv_heads, queries.size(2) // kv_heads)).mean(3)
+            pooled = queries[:, :: grid.block_size].transpose(1, 2) if grid.causal else grid.means(queries)
+            of_queries = features(pooled, self.query_in, self.query_out)
+            of_keys = features(grid.means(keys.to(dtype)), self.key_in, self.key_out)
+            return of_queries @ of_keys.transpose(2, 3) / math.sqrt(self.options["hidden"]) + self.bias.to(dtype)
+
+    def taken(self, ranked: Tensor, there: Tensor, diagonal: Tensor, grid: Grid) -> Tensor:
+        """bool, shaped as the scores: the diagonal, and the best of each row as far as its count goes."""
+        if self.training and self.temperature > 0:
+            ranked = ranked - self.temperature * (-torch.rand_like(ranked).clamp_min(1e-20).log()).log()
+        ranked = ranked.masked_fill(~there | ranked.isnan(), -math.inf).masked_fill(diagonal, math.inf)
+        rank = ranked.argsort(dim=3, descending=True, stable=True).argsort(dim=3)
+        bounds = [self.options[name] for name in ("min_density", "max_density")]
+        least, most = (
+            grid.counts(self.options["density"] if bound is None else bound).to(ranked.device) for bound in bounds
+        )
+        return there & ((rank < least) | ((rank < most) & (ranked > 0)))
