@@ -186,7 +186,7 @@ def test_it_is_compiled_once():
         ({"layer_norm_eps": 0.0}, "^layer_norm_eps must be positive and finite"),
         ({"positions": "ropes"}, r"unknown positions 'ropes'; one of \[none, rope, xpos\]"),
         ({"positions": "rope", "embed_dim": 12}, "must be even for rope positions, got 3"),
-        ({"learned": {}}, "^learned must be None in Python"),
+        ({"learned": {"density": 2}}, r"^density must be in \(0, 1\), got 2"),
     ),
 )
 def test_what_is_refused(options, words):
