@@ -1,10 +1,11 @@
-"""`python -m longstride`: doctor, bench and show. Exit codes: 0 done, 1 failed (doctor: something is wrong), 2 bad input."""
+"""`python -m longstride`: doctor, bench, show and compare. Exit codes: 0 done, 1 failed (doctor: something is wrong), 2 bad input."""
 
 import argparse
 import functools
 import sys
 
 from . import __version__, doctor
+from ._compare import add_compare_options, compare_command
 from ._options import add_pattern_options, output_path, pattern_of, run_command, whole
 from .bench import __main__ as bench
 
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("doctor", None, doctor_command, "what stands here, and a check of attention and its gradients in every dtype"),
         ("bench", bench.add_options, bench.bench_command, "time attention beside SDPA, FlexAttention and LongNet's algorithm"),
         ("show", add_show_options, show_command, "who sees whom under a pattern, as SVG or in characters"),
+        ("compare", add_compare_options, compare_command, "how much patterns show, and in how many layers they reach all"),
     ):
         one = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".", allow_abbrev=False)
         if add_options:

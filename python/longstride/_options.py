@@ -70,16 +70,16 @@ def given_names(given: argparse.Namespace, names: Sequence[str]) -> list[str]:
     return [f"--{name}" for name in names if getattr(given, name) is not None]
 
 
-def text_of_pattern(given: str) -> str:
+def text_of_pattern(given: str, option: str = "--pattern") -> str:
     """The JSON itself, or what the file of that name holds."""
     if given.lstrip().startswith("{"):
         return given
     if not os.path.isfile(given):
-        refuse("--pattern", "must be JSON, which begins with {, or a file of it", repr(given), "no such file is there")
+        refuse(option, "must be JSON, which begins with {, or a file of it", repr(given), "no such file is there")
     try:
         return pathlib.Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        refuse("--pattern", "must be a file that can be read as UTF-8", given, str(error))
+        refuse(option, "must be a file that can be read as UTF-8", given, str(error))
 
 
 def pattern_of(given: argparse.Namespace, segments: Sequence[int], rates: Sequence[int]) -> Pattern:

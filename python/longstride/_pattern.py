@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._picture import Picture
+from ._reach import MOST_TOKENS, Reach, reach_of
 from ._refusal import refuse
 from ._show import MOST_PAIRS, picture_of, telling_length
 from ._sight import counted_columns
@@ -335,6 +336,24 @@ class Pattern:
         if heads * n * n > MOST_PAIRS:
             refuse("n", "must have heads x n x n <= 2^31 to be drawn", f"{n} with heads {heads}", "show fewer tokens")
         return picture_of(repr(self), *self.call_arguments(blocks), n, heads, batch_row)
+
+    def reach(self, n: int, heads: int = 1) -> Reach:
+        """How far the pattern carries a token in a stack of layers: one layer moves what a key holds to every query that
+        sees it in some head, and leaves each token what it had.
+
+        Args:
+            n: tokens of one sequence, in [1, 8192].
+            heads: KV heads.
+        Returns:
+            `density`, the share of pairs that a head shows; `reached`, the share that has a path of 1, 2, ... layers, up to
+            where no further layer adds to it; `all`, whether that is everything.
+        Raises:
+            ValueError: n out of its range; what `mask` refuses.
+        """
+        if not 1 <= n <= MOST_TOKENS:
+            remedy = "a pattern reaches in a shorter sequence what it reaches in a longer one of more segments or blocks"
+            refuse("n", f"must be in [1, {MOST_TOKENS}]", n, remedy)
+        return reach_of(self.mask(n, heads), json.loads(self._text)["causal"])
 
     def call_arguments(self, blocks: Tensor | None = None) -> tuple[str, Tensor | None]:
         """The operator's arguments `pattern` and `blocks` for this pattern."""

@@ -208,4 +208,4 @@ def test_the_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit) as end:
         __main__.main(["--help"])
     out = capsys.readouterr().out
-    assert end.value.code == 0 and all(f"\n    {name} " in out for name in ("doctor", "bench", "show"))
+    assert end.value.code == 0 and all(f"\n    {name} " in out for name in ("doctor", "bench", "show", "compare"))
