@@ -3,15 +3,16 @@
 // The steps, each a file: classes (what every KV head samples), bands or rectangles (block patterns as rows of tokens),
 // levels (which groups share a stride, by cost), tiler (rows into tiles, segments into runs), class_writer (order,
 // repetition), division and parts (what is too long for one worker), merges.
+#include "plan/compile.h"
+
 #include <fmt/format.h>
 
 #include "core/refuse.h"
 #include "longstride/pattern.h"
 #include "longstride/pattern/json.h"
-#include "longstride/plan.h"
 #include "plan/class_writer.h"
-#include "plan/classes.h"
 #include "plan/levels.h"
+#include "plan/run_cost.h"
 
 namespace longstride {
 namespace {
@@ -44,44 +45,71 @@ void refuse_windows(const Pattern& pattern) {
 
 }  // namespace
 
+namespace plan {
+
+void check_geometry(const Pattern& pattern, const Geometry& geometry) {
+  validate(geometry);
+  if (!geometry.two_diagonals) refuse_windows(pattern);
+}
+
+Plan compile_classes(const Pattern& pattern, const Classes& classes, Scope scope) {
+  scope.sliding_unit = sliding_unit(pattern, scope.geometry, scope.row_end - scope.row_begin);
+  Plan result;
+  result.direction = direction(scope.transposed);
+  result.geometry = scope.geometry;
+  result.class_of = classes.class_of;
+  LevelSearch search(scope);
+  search.prepare(classes.specs);
+  ClassWriter writer(scope, result);
+  for (ClassSpec spec : classes.specs) {
+    if (scope.sliding_unit > 0) {
+      spec.rectangles = std::make_shared<const Rectangles>(make_rectangles(pattern, spec, scope));
+    } else if (!pattern.blocks().empty()) {
+      spec.bands = std::make_shared<const Bands>(make_bands(pattern, spec, scope));
+    }
+    writer.add(spec, search.choose(spec));
+  }
+  return result;
+}
+
+Plan compile_rectangles(const std::vector<std::vector<Rectangle>>& of_classes, const std::vector<int32_t>& class_of,
+                        Scope scope) {
+  scope.causal = scope.zero_keys = false;
+  scope.sliding_unit = 1;
+  Plan result;
+  result.direction = direction(scope.transposed);
+  result.geometry = scope.geometry;
+  result.class_of = class_of;
+  LevelSearch search(scope);
+  ClassWriter writer(scope, result);
+  for (const std::vector<Rectangle>& all : of_classes) {
+    const ClassSpec spec{.documents = std::make_shared<const Documents>(Documents{0, scope.row_end}),
+                         .rectangles = std::make_shared<const Rectangles>(make_rectangles(all, scope))};
+    writer.add(spec, search.choose(spec));
+  }
+  return result;
+}
+
+}  // namespace plan
+
 Plan compile(const Pattern& pattern, const Extent& extent, const Geometry& geometry, Direction direction) {
   if (pattern.empty()) {
     core::refuse("pattern", "must have groups or blocks", "neither",
                  "Pattern::dilated and Pattern::block_sparse make one");
   }
   extent.validate();
-  validate(geometry);
-  if (!geometry.two_diagonals) refuse_windows(pattern);
+  plan::check_geometry(pattern, geometry);
   const bool transposed = direction == Direction::kTransposed;
   const int64_t query_end = extent.query_start + extent.len_q;
-  plan::Scope scope{.row_begin = transposed ? 0 : extent.query_start,
-                    .row_end = transposed ? extent.len_k : query_end,
-                    .column_begin = transposed ? extent.query_start : 0,
-                    .column_end = transposed ? query_end : extent.len_k,
-                    .causal = pattern.causal(),
-                    .zero_keys = pattern.options().padding == Padding::kZeroKeys,
-                    .transposed = transposed,
-                    .geometry = geometry};
-  scope.sliding_unit = plan::sliding_unit(pattern, geometry, scope.row_end - scope.row_begin);
-  plan::Classes classes = plan::classify(pattern, extent);
-  Plan result;
-  result.direction = direction;
-  result.geometry = geometry;
-  result.class_of = std::move(classes.class_of);
-  plan::LevelSearch search(scope);
-  search.prepare(classes.specs);
-  plan::ClassWriter writer(scope, result);
-  for (plan::ClassSpec& spec : classes.specs) {
-    if (scope.sliding_unit > 0) {
-      spec.rectangles = std::make_shared<const plan::Rectangles>(plan::make_rectangles(pattern, spec, scope));
-    } else if (!pattern.blocks().empty()) {
-      spec.bands = std::make_shared<const plan::Bands>(plan::make_bands(pattern, spec, scope));
-    }
-    writer.add(spec, search.choose(spec));
-    spec.bands = nullptr;
-    spec.rectangles = nullptr;
-  }
-  return result;
+  return plan::compile_classes(pattern, plan::classify(pattern, extent),
+                               {.row_begin = transposed ? 0 : extent.query_start,
+                                .row_end = transposed ? extent.len_k : query_end,
+                                .column_begin = transposed ? extent.query_start : 0,
+                                .column_end = transposed ? query_end : extent.len_k,
+                                .causal = pattern.causal(),
+                                .zero_keys = pattern.options().padding == Padding::kZeroKeys,
+                                .transposed = transposed,
+                                .geometry = geometry});
 }
 
 PlanView Plan::view() const {

@@ -160,9 +160,10 @@ class Joiner {
   std::vector<size_t> before_, open_;  // of growing_: those of the rows before, and of these rows; by column
 };
 
-// Makes of what was joined in one document, or in all of them, rectangles of the plan.
-void take(const Joiner& joiner, const Scope& scope, int64_t origin, int64_t limit, std::vector<Rectangle>& to) {
-  for (Rectangle r : joiner.rectangles()) {
+// Makes of those of one document, or of all of them, rectangles of the plan.
+void take(const std::vector<Rectangle>& from, const Scope& scope, int64_t origin, int64_t limit,
+          std::vector<Rectangle>& to) {
+  for (Rectangle r : from) {
     if (scope.transposed) r = {r.column_begin, r.column_end, r.row_begin, r.row_end, -r.most, -r.least};
     r.origin = origin;
     r.limit = limit;
@@ -251,10 +252,17 @@ Rectangles make_rectangles(const Pattern& pattern, const ClassSpec& spec, const 
       row = next;
     }
     if (unit == 1) continue;
-    take(joiner, scope, origin, documents[d], result.all);
+    take(joiner.rectangles(), scope, origin, documents[d], result.all);
     joiner = {};
   }
-  take(joiner, scope, 0, documents.back(), result.all);
+  take(joiner.rectangles(), scope, 0, documents.back(), result.all);
+  add_stretches(scope, result);
+  return result;
+}
+
+Rectangles make_rectangles(const std::vector<Rectangle>& all, const Scope& scope) {
+  Rectangles result;
+  take(all, scope, 0, Rectangle::kFar, result.all);
   add_stretches(scope, result);
   return result;
 }

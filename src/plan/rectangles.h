@@ -65,5 +65,7 @@ int64_t sliding_unit(const Pattern&, const Geometry&, int64_t rows);
 
 // Of a class of a pattern that slides. Throws Error if a density cannot be reached.
 Rectangles make_rectangles(const Pattern&, const ClassSpec&, const Scope&);
+// Of rectangles whose rows are queries and whose columns are keys, in tokens.
+Rectangles make_rectangles(const std::vector<Rectangle>&, const Scope&);
 
 }  // namespace longstride::plan
