@@ -22,7 +22,8 @@ PRIVATE = {
     "plan": {"core", "pattern"},
     "engine": {"core"},
     "op": {"core", "pattern", "plan", "engine"},
-    "parallel": {"core", "pattern", "plan"},
+    # What an engine is given, but no engine.
+    "parallel": {"core", "pattern", "plan", "engine/contract"},
     "nn": {"core", "op", "parallel"},
     "factory": {"core", "nn", "parallel"},
     "picture": {"core"},

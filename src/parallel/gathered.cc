@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <map>
 #include <tuple>
-#include <utility>
 
 #include "parallel/slice.h"
 #include "pattern/block_rows.h"
@@ -80,8 +79,7 @@ class Gatherer {
     for (const Shown& one : slice.received) others_.push_back(&one);
   }
 
-  // Returns how many rows of queries and of keys there are.
-  std::pair<int64_t, int64_t> gather(GatheredClass& to) {
+  void gather(GatheredClass& to) {
     Seats queries, own, again;
     for (const Shown* one : own_) {
       queries.ask(queries_of(*one));
@@ -91,14 +89,13 @@ class Gatherer {
       queries.ask(queries_of(*one));
       if (keys_of(*one).step > 1) again.ask(keys_of(*one));
     }
-    const int64_t query_rows = queries.place(0, to.queries);
-    const int64_t key_rows = again.place(own.place(received_, to.own), to.received);
+    to.query_rows = queries.place(0, to.queries);
+    to.key_rows = again.place(own.place(received_, to.own), to.received);
     for (const Shown* one : own_) add(*one, queries.at(queries_of(*one)), own.at(keys_of(*one)), to.rectangles);
     for (const Shown* one : others_) {
       const Line keys = keys_of(*one);
       add(*one, queries.at(queries_of(*one)), keys.step > 1 ? again.at(keys) : keys.first, to.rectangles);
     }
-    return {query_rows, key_rows};
   }
 
  private:
@@ -146,9 +143,10 @@ Gathered gather(const ShardedCall& call, int64_t rank, const std::vector<Need>& 
   Gathered result;
   for (int64_t c = 0; c < call.class_count(); ++c) {
     const Slice its = slice(call, rank, c, needs[c]);
-    const auto [queries, keys] = Gatherer(pieces, its, needs[c].count).gather(result.classes.emplace_back());
-    result.queries = std::max(result.queries, queries);
-    result.keys = std::max(result.keys, keys);
+    GatheredClass& to = result.classes.emplace_back();
+    Gatherer(pieces, its, needs[c].count).gather(to);
+    result.queries = std::max(result.queries, to.query_rows);
+    result.keys = std::max(result.keys, to.key_rows);
   }
   return result;
 }

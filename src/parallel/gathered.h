@@ -29,13 +29,14 @@ struct GatheredClass {
   std::vector<Gathering> received;  // rows of the buffer, to others of it: received keys that a group sees at a step
   // Rows are gathered queries, columns rows of the buffer of keys. Where they overlap weights add.
   std::vector<plan::Rectangle> rectangles;
+  int64_t query_rows = 0;  // gathered queries
+  int64_t key_rows = 0;    // of the buffer of keys: received, own, received again
 };
 
 // A row of the shard may be gathered more than once; its parts are joined by their softmax (rows.h).
 struct Gathered {
   std::vector<GatheredClass> classes;
-  // Of a place, whichever its class, so that places lie at one distance: rows of gathered queries and of keys. What a
-  // class has not is not seen.
+  // The most of any class, so that places lie at one distance: rows beyond those of its class no pair sees.
   int64_t queries = 0;
   int64_t keys = 0;
 

@@ -46,9 +46,9 @@ inline Held held_even(int64_t len, int64_t ranks) {
   return held_contiguous(lengths, parallel::Shards::even(len, ranks));
 }
 
-// 1 to 16 ranks; even, uneven with empty shards among them, or zigzag.
-inline Held draw_shards(int64_t len, Draw& draw) {
-  const int64_t ranks = 1 + draw.below(16);
+// 1 to `most` ranks; even, uneven with empty shards among them, or zigzag.
+inline Held draw_shards(int64_t len, Draw& draw, int64_t most = 16) {
+  const int64_t ranks = 1 + draw.below(most);
   const int64_t kind = draw.below(3);
   if (kind == 0) return held_even(len, ranks);
   if (kind == 1) return held_zigzag(len, ranks);

@@ -1,0 +1,69 @@
+// One rank's attention, between the exchanges: what an engine runs on the pieces of its shard and on what it gathered,
+// and how the parts are joined. It moves nothing between ranks. In the order of a call:
+//
+//   forward:  pack, [send], forward_pieces while rows travel, [receive], unpack, forward_gathered
+//   backward: backward_gathered, pack_gradients, [send], backward_pieces and add_gathered meanwhile, [receive],
+//             add_returned
+//
+// Problems are those of the shard: len_q = len_k = its rows, query_start 0. The parts of a row are joined in their own
+// type, float32 or float64: tensors of fewer bits are converted before, since a part that has been rounded to them
+// would be rounded twice. Dropout and gates are refused.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "engine/contract.h"
+#include "longstride/plan.h"
+#include "parallel/gathered.h"
+#include "parallel/lists.h"
+
+namespace longstride::parallel {
+
+// What a rank knows before its tensors come: the same for every call of these lengths.
+struct Rank {
+  // Throws Error as ShardedCall does, and if there is no such rank.
+  Rank(ShardedCall, int64_t rank);
+
+  ShardedCall call;
+  int64_t rank = 0;
+  RankLists lists;
+  std::vector<Piece> pieces;
+  Gathered gathered;
+
+  int64_t rows() const { return call.shards.rows(rank); }
+  int64_t places() const { return call.extent.batch * call.extent.kv_heads; }
+};
+
+// One plan a piece, and that of the gathered rows.
+struct RankPlans {
+  std::vector<Plan> pieces;
+  Plan gathered;
+};
+RankPlans compile(const Rank&, const Geometry&, Direction);
+
+// Runs one problem on one of the plans.
+using ForwardEngine = std::function<void(const engine::ForwardProblem&, const Plan&)>;
+using BackwardEngine = std::function<void(const engine::BackwardProblem&, const Plan&)>;
+
+// Writes out and lse of the shard as far as its own pieces show them.
+void forward_pieces(const Rank&, const RankPlans&, const engine::ForwardProblem&, const engine::Workspace&,
+                    const ForwardEngine&);
+// Joins what the gathered queries see. `keys` is the buffer of keys (rows.h) with all received rows in it; its other
+// rows are gathered here.
+void forward_gathered(const Rank&, const RankPlans&, const engine::ForwardProblem&, void* keys,
+                      const engine::Workspace&, const ForwardEngine&);
+
+// Writes the gradients of gathered queries, [batch, heads, Gathered::queries, dim], and of the buffer of keys, which is
+// as forward_gathered() left it.
+void backward_gathered(const Rank&, const RankPlans&, const engine::BackwardProblem&, const void* keys, void* d_queries,
+                       void* d_keys, const engine::Workspace&, const BackwardEngine&);
+// Writes dq, dk and dv of the shard as far as its own pieces show them.
+void backward_pieces(const Rank&, const RankPlans&, const engine::BackwardProblem&, const engine::Workspace&,
+                     const BackwardEngine&);
+// Adds to them what backward_gathered() wrote of the shard's own rows.
+void add_gathered(const Rank&, const engine::BackwardProblem&, const void* d_queries, const void* d_keys,
+                  const engine::Workspace&);
+
+}  // namespace longstride::parallel

@@ -1,0 +1,128 @@
+// Attention on shards, all ranks one after another in one process with received rows in their buffers, against the
+// oracle of the whole sequence: out, lse and all gradients.
+#include "parallel/attention.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "longstride/error.h"
+#include "test/engine/lent.h"
+#include "test/parallel/simulate.h"
+#include "test/plan/patterns.h"
+
+namespace longstride::parallel {
+namespace {
+
+using test::Case;
+using testing::HasSubstr;
+
+// Cases that can lie in shards, in the types that parts are added in.
+void for_each_case(int64_t random_count, bool with_float64, const std::function<void(const Case&)>& check) {
+  test::for_each_case(random_count, test::Poison::kUnread, check, [=](core::DType& dtype, oracle::Options& o) {
+    o.query_start = 0;
+    o.len_q = o.len_k;
+    o.dropout_p = 0;
+    if (dtype != core::DType::kFloat64 || !with_float64) dtype = core::DType::kFloat32;
+  });
+}
+
+// 1 to 5 ranks for every case.
+void expect_the_whole(const test::Engine& engine, int64_t random_count, const engine::Workspace& w, bool with_float64) {
+  int failures = 0;
+  for_each_case(random_count, with_float64, [&](const Case& c) {
+    if (failures >= 5) return;
+    test::Draw draw(c.seed);
+    const test::Held held = test::draw_shards(c.options.len_k, draw, 5);
+    const std::string wrong = test::against_oracle(engine, c, test::run_ranks(engine, c, held, w));
+    failures += !wrong.empty();
+    EXPECT_EQ("", wrong) << held.words;
+  });
+}
+
+TEST(RankAttention, OnTheReferenceEngine) { expect_the_whole(test::reference_engine(), 600, {}, true); }
+
+TEST(RankAttention, OnTheCpuEngine) { expect_the_whole(test::cpu_engine(), 300, {}, false); }
+
+TEST(RankAttention, OnTheCpuEngineByThreads) { expect_the_whole(test::cpu_engine(), 60, test::threads(3), false); }
+
+// Repeats, and threads, give the same bits.
+TEST(RankAttention, RepeatsBitForBit) {
+  test::Choice choice(test::kFactors, 0);
+  choice[test::kCausal] = 1;
+  const Case c = test::make_case(choice, 11, test::Poison::kNone, [](core::DType& dtype, oracle::Options& o) {
+    dtype = core::DType::kFloat32;
+    o.len_q = o.len_k = 100;
+    o.segments = {16, 64, 100};
+    o.rates = {1, 2, 3};
+  });
+  const test::Held held = test::held_zigzag(100, 4);
+  const test::Results once = test::run_ranks(test::reference_engine(), c, held);
+  EXPECT_EQ(once, test::run_ranks(test::reference_engine(), c, held));
+  EXPECT_EQ(once, test::run_ranks(test::reference_engine(), c, held, test::threads(3)));
+}
+
+// Where nothing is exchanged a shard's type is any that the engine takes.
+TEST(RankAttention, OfFewBitsWithoutAnExchange) {
+  const Rank rank(ShardedCall(Pattern::dilated({4}, {1}), test::square(1, 8), Shards::even(8, 2)), 1);
+  const RankPlans plans = compile(rank, {}, Direction::kForward);
+  const std::vector<core::BFloat16> ones(4, core::to_bfloat16(1.0f));
+  std::vector<core::BFloat16> out(4);
+  std::vector<float> lse(4);
+  engine::ForwardProblem p;
+  p.dtype = core::DType::kBFloat16;
+  p.batch = p.heads = p.kv_heads = p.dim = 1;
+  p.len_q = p.len_k = 4;
+  p.q = p.k = p.v = {ones.data(), 4, 1, 1};
+  p.out = {out.data(), 4, 1, 1};
+  p.lse = lse.data();
+  const auto run = [](const engine::ForwardProblem& its, const Plan& plan) {
+    engine::reference::forward(its, plan.view(), {});
+  };
+  forward_pieces(rank, plans, p, {}, run);
+  forward_gathered(rank, plans, p, nullptr, {}, run);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(1.0f, core::to_float(out[i]));
+    EXPECT_NEAR(1 + std::log(4.0f), lse[i], 1e-6);
+  }
+}
+
+void expect_refusal(const char* words, const std::function<void()>& call) {
+  try {
+    call();
+    ADD_FAILURE() << "not refused: " << words;
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr(words));
+  }
+}
+
+TEST(RankAttention, RefusesWhatItHasNot) {
+  const Rank rank(ShardedCall(Pattern::dilated({8}, {1}), test::square(1, 8), Shards::even(8, 2)), 1);
+  const RankPlans forward = compile(rank, {}, Direction::kForward);
+  const RankPlans transposed = compile(rank, {}, Direction::kTransposed);
+  engine::BackwardProblem p;
+  p.batch = p.heads = p.kv_heads = p.dim = 1;
+  p.len_q = p.len_k = 8;
+  const auto nothing = [](const auto&, const Plan&) { ADD_FAILURE() << "an engine ran"; };
+  const auto forward_of = [&](const RankPlans& plans) {
+    engine::ForwardProblem f{p};
+    forward_pieces(rank, plans, f, {}, nothing);
+  };
+  expect_refusal("problem must be of the 4 rows of rank 1's shard, got len_q 8", [&] { forward_of(forward); });
+  p.len_q = p.len_k = 4;
+  expect_refusal("plans must be compiled for this rank and direction", [&] { forward_of(transposed); });
+  const engine::Gates gates;
+  p.gates = &gates;
+  expect_refusal("gates must be none where the sequence lies in shards",
+                 [&] { backward_gathered(rank, transposed, p, nullptr, nullptr, nullptr, {}, nothing); });
+  p.dtype = core::DType::kBFloat16;
+  expect_refusal("dtype must be float32 or float64 where keys are exchanged, got bfloat16",
+                 [&] { forward_of(forward); });
+  p.dropout_p = 0.5;
+  expect_refusal("dropout_p must be 0 where the sequence lies in shards", [&] { forward_of(forward); });
+  expect_refusal("rank must be in [0, 2), got 2", [&] { Rank(rank.call, 2); });
+}
+
+}  // namespace
+}  // namespace longstride::parallel

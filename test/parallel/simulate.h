@@ -1,0 +1,232 @@
+// All ranks of a case one after another in one process: each has its shard's tensors in memory and nothing else, rows
+// go between them as bytes of messages. Called by the tests of a rank's attention.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "parallel/attention.h"
+#include "parallel/rows.h"
+#include "parallel/sums.h"
+#include "test/engine/run.h"
+#include "test/parallel/held.h"
+
+namespace longstride::test {
+
+using Bytes = std::vector<unsigned char>;
+
+// What a message has on the way, cut out of what `from` sends to all and put where `to` receives it from all.
+inline std::vector<Bytes> all_to_all(const std::vector<Bytes>& sent, const std::vector<parallel::RankLists>& lists,
+                                     int64_t row_bytes, bool back) {
+  std::vector<Bytes> received(lists.size());
+  for (size_t to = 0; to < lists.size(); ++to) {
+    for (const parallel::Message& m : back ? lists[to].sends : lists[to].receives) {
+      const int64_t from = back ? m.to : m.from;
+      int64_t begin = 0;
+      for (const parallel::Message& one : back ? lists[from].receives : lists[from].sends) {
+        if ((back ? one.from : one.to) == static_cast<int64_t>(to)) break;
+        begin += one.rows();
+      }
+      const auto at = sent[from].begin() + begin * row_bytes;
+      received[to].insert(received[to].end(), at, at + m.rows() * row_bytes);
+    }
+  }
+  return received;
+}
+
+class SimulatedRank {
+ public:
+  SimulatedRank(const Engine& engine, const Case& c, const Held& held, int64_t rank, const engine::Workspace& w)
+      : engine_(engine),
+        c_(c),
+        w_(w),
+        positions_(held.positions[rank]),
+        rank_(parallel::ShardedCall(c.pattern(), c.extent(), held.shards), rank),
+        forward_(parallel::compile(rank_, c.geometry, Direction::kForward)),
+        transposed_(parallel::compile(rank_, c.geometry, Direction::kTransposed)),
+        q_(tensor(c.options.heads, &c.q)),
+        k_(tensor(c.options.kv_heads, &c.k)),
+        v_(tensor(c.options.kv_heads, &c.v)),
+        d_out_(tensor(c.options.heads, &c.d_out)),
+        out_(tensor(c.options.heads, nullptr)),
+        dq_(tensor(c.options.heads, nullptr)),
+        dk_(tensor(c.options.kv_heads, nullptr)),
+        dv_(tensor(c.options.kv_heads, nullptr)) {
+    const oracle::Options& o = c.options;
+    lse_ = unset(o.batch * o.heads * rows());
+    for (int64_t line = 0; c.has_d_lse && line < o.batch * o.heads; ++line) {
+      for (const int64_t position : positions_) d_lse_.push_back(c.d_lse[line * o.len_k + position]);
+    }
+    d_lse_bytes_ = unset(static_cast<int64_t>(d_lse_.size()));
+    for (size_t i = 0; i < d_lse_.size(); ++i)
+      write_element(d_lse_bytes_.data(), static_cast<int64_t>(i), c.dtype, d_lse_[i]);
+  }
+
+  const parallel::RankLists& lists() const { return rank_.lists; }
+  int64_t row_bytes() const { return 2 * c_.options.dim * static_cast<int64_t>(core::size_bytes(c_.dtype)); }
+
+  Bytes pack() {
+    Bytes sent = unset(2 * c_.options.dim * parallel::rows_in(lists().sends));
+    parallel::pack(moving(), lists().sends, k_.read(), v_.read(), sent.data());
+    return sent;
+  }
+
+  void forward(const Bytes& received) {
+    const auto run = [&](const engine::ForwardProblem& p, const Plan& plan) { engine_.forward(p, plan.view(), w_); };
+    engine::ForwardProblem p{problem()};
+    p.out = out_.write();
+    p.lse = lse_.data();
+    parallel::forward_pieces(rank_, forward_, p, w_, run);
+    keys_ = unset(rank_.places() * rank_.gathered.keys * 2 * c_.options.dim);
+    parallel::unpack(moving(), lists().receives, received.data(), keys_.data());
+    parallel::forward_gathered(rank_, forward_, p, keys_.data(), w_, run);
+  }
+
+  // Returns what goes back to those that sent keys.
+  Bytes backward_gathered() {
+    d_queries_ = unset(c_.options.batch * c_.options.heads * rank_.gathered.queries * c_.options.dim);
+    d_keys_ = unset(rank_.places() * rank_.gathered.keys * 2 * c_.options.dim);
+    parallel::backward_gathered(rank_, transposed_, gradient(), keys_.data(), d_queries_.data(), d_keys_.data(), w_,
+                                backward_engine());
+    Bytes sent = unset(2 * c_.options.dim * parallel::rows_in(lists().receives));
+    parallel::pack_gradients(moving(), lists().receives, d_keys_.data(), sent.data());
+    return sent;
+  }
+
+  void backward_pieces(const Bytes& returned) {
+    const engine::BackwardProblem p = gradient();
+    parallel::backward_pieces(rank_, transposed_, p, w_, backward_engine());
+    parallel::add_gathered(rank_, p, d_queries_.data(), d_keys_.data(), w_);
+    parallel::add_returned(moving(), lists().sends, returned.data(), p.dk, p.dv);
+  }
+
+  void give(Results& to) const {
+    const oracle::Options& o = c_.options;
+    give_rows(out_, o.heads, to.out);
+    give_rows(dq_, o.heads, to.dq);
+    give_rows(dk_, o.kv_heads, to.dk);
+    give_rows(dv_, o.kv_heads, to.dv);
+    for (int64_t line = 0; line < o.batch * o.heads; ++line) {
+      for (int64_t i = 0; i < rows(); ++i)
+        to.lse[line * o.len_k + positions_[i]] = read_element(lse_.data(), line * rows() + i, c_.dtype);
+    }
+    to.strayed =
+        to.strayed || !(out_.gaps_untouched() && dq_.gaps_untouched() && dk_.gaps_untouched() && dv_.gaps_untouched());
+  }
+
+ private:
+  int64_t rows() const { return static_cast<int64_t>(positions_.size()); }
+
+  // Elements that are NaN.
+  Bytes unset(int64_t elements) const {
+    Bytes bytes(static_cast<size_t>(std::max<int64_t>(1, elements)) * core::size_bytes(c_.dtype));
+    for (int64_t i = 0; i < elements; ++i)
+      write_element(bytes.data(), i, c_.dtype, std::numeric_limits<double>::quiet_NaN());
+    return bytes;
+  }
+
+  // The shard's rows of a dense tensor of the whole sequence; null: NaN.
+  TensorBuffer tensor(int64_t heads, const std::vector<double>* whole) const {
+    const oracle::Options& o = c_.options;
+    const int layout = c_.choice[kLayout];
+    if (!whole) return {c_.dtype, o.batch, rows(), heads, o.dim, layout};
+    std::vector<double> its;
+    for (int64_t b = 0; b < o.batch; ++b) {
+      for (const int64_t position : positions_) {
+        const auto row = whole->begin() + (b * o.len_k + position) * heads * o.dim;
+        its.insert(its.end(), row, row + heads * o.dim);
+      }
+    }
+    return {c_.dtype, o.batch, rows(), heads, o.dim, layout, its};
+  }
+
+  void give_rows(const TensorBuffer& from, int64_t heads, std::vector<double>& to) const {
+    const oracle::Options& o = c_.options;
+    const std::vector<double> its = from.values();
+    auto row = its.begin();
+    for (int64_t b = 0; b < o.batch; ++b) {
+      for (const int64_t position : positions_) {
+        std::copy_n(row, heads * o.dim, to.begin() + (b * o.len_k + position) * heads * o.dim);
+        row += heads * o.dim;
+      }
+    }
+  }
+
+  engine::Problem problem() const {
+    const oracle::Options& o = c_.options;
+    engine::Problem p;
+    p.dtype = c_.dtype;
+    p.batch = o.batch;
+    p.heads = o.heads;
+    p.kv_heads = o.kv_heads;
+    p.len_q = p.len_k = rows();
+    p.dim = o.dim;
+    p.scale = c_.scale();
+    p.out_scale = c_.pattern().out_scale();
+    p.deterministic = true;
+    p.q = q_.read();
+    p.k = k_.read();
+    p.v = v_.read();
+    return p;
+  }
+  engine::BackwardProblem gradient() {
+    engine::BackwardProblem p{problem()};
+    p.out = out_.read();
+    p.lse = lse_.data();
+    p.d_out = d_out_.read();
+    p.d_lse = c_.has_d_lse ? d_lse_bytes_.data() : nullptr;
+    p.dq = dq_.write();
+    p.dk = dk_.write();
+    p.dv = dv_.write();
+    return p;
+  }
+  parallel::Moving moving() const {
+    return {rank_.call, rank_.gathered, {.dim = c_.options.dim, .dtype = c_.dtype}, w_.parallel_for};
+  }
+  parallel::BackwardEngine backward_engine() const {
+    return [this](const engine::BackwardProblem& p, const Plan& plan) { engine_.backward(p, plan.view(), w_); };
+  }
+
+  const Engine& engine_;
+  const Case& c_;
+  const engine::Workspace w_;
+  const std::vector<int64_t> positions_;
+  const parallel::Rank rank_;
+  const parallel::RankPlans forward_, transposed_;
+  TensorBuffer q_, k_, v_, d_out_, out_, dq_, dk_, dv_;
+  Bytes lse_, d_lse_bytes_, keys_, d_queries_, d_keys_;
+  std::vector<double> d_lse_;
+};
+
+// Runs a case of float32 or float64 without dropout on the ranks that hold it.
+inline Results run_ranks(const Engine& engine, const Case& c, const Held& held, const engine::Workspace& w = {}) {
+  std::vector<std::unique_ptr<SimulatedRank>> ranks;
+  std::vector<parallel::RankLists> lists;
+  for (size_t rank = 0; rank < held.positions.size(); ++rank) {
+    ranks.push_back(std::make_unique<SimulatedRank>(engine, c, held, static_cast<int64_t>(rank), w));
+    lists.push_back(ranks.back()->lists());
+  }
+  std::vector<Bytes> sent, returned;
+  for (const auto& rank : ranks) sent.push_back(rank->pack());
+  const std::vector<Bytes> received = all_to_all(sent, lists, ranks[0]->row_bytes(), false);
+  for (size_t n = 0; n < ranks.size(); ++n) ranks[n]->forward(received[n]);
+  for (const auto& rank : ranks) returned.push_back(rank->backward_gathered());
+  const std::vector<Bytes> home = all_to_all(returned, lists, ranks[0]->row_bytes(), true);
+  for (size_t n = 0; n < ranks.size(); ++n) ranks[n]->backward_pieces(home[n]);
+  const oracle::Options& o = c.options;
+  Results results;
+  results.out.resize(c.q.size());
+  results.dq.resize(c.q.size());
+  results.dk.resize(c.k.size());
+  results.dv.resize(c.v.size());
+  results.lse.resize(o.batch * o.heads * o.len_k);
+  for (const auto& rank : ranks) rank->give(results);
+  return results;
+}
+
+}  // namespace longstride::test
