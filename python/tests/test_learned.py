@@ -20,6 +20,12 @@ SMALL = {"block_size": 8, "density": 0.25, "hidden": 16, "head_dim": 8, "kv_head
 OF_HEADS = {"block_size": 8, "density": 0.25, "hidden": 16}
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Parameters and noise are the same in any order of the tests."""
+    torch.manual_seed(1)
+
+
 def made(*shape, seed=1, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -139,7 +145,7 @@ def test_nothing_before_a_changed_token_moves_if_causal():
             for x in changed:
                 x[:, p] *= -3
             after = module(*changed)[0]
-            assert torch.equal(after[:, :p], before[:, :p]), p
+            close(after[:, :p], before[:, :p], 1e-6)  # other blocks make other tiles, which round otherwise
             moved += not torch.equal(after[:, p + 1 :], before[:, p + 1 :])
     assert moved >= 6
 
