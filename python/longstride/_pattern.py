@@ -338,20 +338,18 @@ class Pattern:
         return picture_of(repr(self), *self.call_arguments(blocks), n, heads, batch_row)
 
     def reach(self, n: int, heads: int = 1) -> Reach:
-        """How far the pattern carries a token in a stack of layers: one layer moves what a key holds to every query that
-        sees it in some head, and leaves each token what it had.
+        """How far a stack of layers carries a token: each moves what a key holds to every query that sees it in some head.
 
         Args:
             n: tokens of one sequence, in [1, 8192].
             heads: KV heads.
         Returns:
-            `density`, the share of pairs that a head shows; `reached`, the share that has a path of 1, 2, ... layers, up to
-            where no further layer adds to it; `all`, whether that is everything.
+            `density`, the share of pairs that a head shows; `reached`, that with a path of 1, 2, ... layers; `all`.
         Raises:
             ValueError: n out of its range; what `mask` refuses.
         """
         if not 1 <= n <= MOST_TOKENS:
-            remedy = "a pattern reaches in a shorter sequence what it reaches in a longer one of more segments or blocks"
+            remedy = "a pattern reaches in a shorter sequence what it does in a longer one of more segments or blocks"
             refuse("n", f"must be in [1, {MOST_TOKENS}]", n, remedy)
         return reach_of(self.mask(n, heads), json.loads(self._text)["causal"])
 

@@ -35,7 +35,7 @@ void check(const Rank& rank, const RankPlans& plans, const Problem& p, Direction
   const bool parts = !rank.gathered.empty() || !rank.lists.sends.empty();
   if (parts && p.dtype != core::DType::kFloat32 && p.dtype != core::DType::kFloat64) {
     core::refuse("dtype", "must be float32 or float64 where keys are exchanged", core::name(p.dtype),
-                 "convert the shard to float32, and its results back");
+                 "convert the shard to float32, and held results back");
   }
   if (plans.pieces.size() != rank.pieces.size() || plans.gathered.direction != direction) {
     core::refuse("plans", "must be compiled for this rank and direction", "others");
@@ -144,9 +144,9 @@ void gather_into(const Rank& rank, const void* q, const void* keys, Problem& p) 
 
 }  // namespace
 
-Rank::Rank(ShardedCall its_call, int64_t its_rank)
-    : call(std::move(its_call)),
-      rank(its_rank),
+Rank::Rank(ShardedCall given, int64_t number)
+    : call(std::move(given)),
+      rank(number),
       lists(parallel::lists(call, rank)),
       pieces(joined_pieces(call.shards, rank)),
       gathered(gather(call, rank, lists.needs)) {}
@@ -172,8 +172,8 @@ void forward_pieces(const Rank& rank, const RankPlans& plans, const ForwardProbl
       run(p, plans.pieces[n]);
       continue;
     }
-    const Scratch its(w, lse.bytes());
-    p.lse = its.data();
+    const Scratch held(w, lse.bytes());
+    p.lse = held.data();
     run(p, plans.pieces[n]);
     lse.give(p.lse, shard.lse);
   }
@@ -242,9 +242,9 @@ void backward_pieces(const Rank& rank, const RankPlans& plans, const BackwardPro
       run(p, plans.pieces[n]);
       continue;
     }
-    const Scratch its(w, lse.bytes()), d_lse(w, lse.bytes());
-    lse.take(shard.lse, its.data());
-    p.lse = its.data();
+    const Scratch held(w, lse.bytes()), d_lse(w, lse.bytes());
+    lse.take(shard.lse, held.data());
+    p.lse = held.data();
     if (shard.d_lse) {
       lse.take(shard.d_lse, d_lse.data());
       p.d_lse = d_lse.data();

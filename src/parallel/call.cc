@@ -9,8 +9,8 @@
 
 namespace longstride::parallel {
 
-ShardedCall::ShardedCall(Pattern its_pattern, Extent its_extent, Shards its_shards)
-    : pattern(std::move(its_pattern)), extent(std::move(its_extent)), shards(std::move(its_shards)) {
+ShardedCall::ShardedCall(Pattern given_pattern, Extent given_extent, Shards given_shards)
+    : pattern(std::move(given_pattern)), extent(std::move(given_extent)), shards(std::move(given_shards)) {
   if (pattern.empty()) {
     core::refuse("pattern", "must have groups or blocks", "neither",
                  "Pattern::dilated and Pattern::block_sparse make one");
@@ -26,9 +26,9 @@ ShardedCall::ShardedCall(Pattern its_pattern, Extent its_extent, Shards its_shar
   }
   classes = plan::classify(pattern, extent);
   for (const plan::ClassSpec& spec : classes.specs) {
-    std::vector<int32_t>& its_groups = groups_of.emplace_back();
+    std::vector<int32_t>& run_groups = groups_of.emplace_back();
     for (int32_t g = 0; g < groups(); ++g) {
-      if (pattern.runs(g, spec.kv_head, extent.kv_heads)) its_groups.push_back(g);
+      if (pattern.runs(g, spec.kv_head, extent.kv_heads)) run_groups.push_back(g);
     }
   }
   places_of.assign(classes.specs.size(), 0);

@@ -50,8 +50,8 @@ Plan compile_gathered(const ShardedCall& call, const Gathered& gathered, const G
   plan::check_geometry(call.pattern, geometry);
   const bool transposed = direction == Direction::kTransposed;
   std::vector<std::vector<Rectangle>> of_classes;
-  for (const GatheredClass& its : gathered.classes) {
-    of_classes.push_back(geometry.two_diagonals ? its.rectangles : without_low_diagonals(its.rectangles));
+  for (const GatheredClass& one : gathered.classes) {
+    of_classes.push_back(geometry.two_diagonals ? one.rectangles : without_low_diagonals(one.rectangles));
   }
   return plan::compile_rectangles(of_classes, call.classes.class_of,
                                   {.row_end = transposed ? gathered.keys : gathered.queries,

@@ -35,15 +35,15 @@ class Model {
     const std::vector<Volume> moved = volumes(plan_, call_, load, shape_);
     for (int64_t s = 0; s < call_.sources(); ++s) {
       if (s == call_.groups() && call_.pattern.blocks().empty()) continue;
-      const SourceLoad& its = load.sources[s];
-      const double t = seconds(balanced_[s].queries >= 0 ? balanced_[s] : its);
-      (its.alone == 0 ? local : waiting) += t + hardware_.launches.value * hardware_.launch_s.value;
-      if (plan_.kind == Exchange::kRing && its.alone > 0) {
-        const auto steps = static_cast<double>(its.ranks - 1);
-        const double step = latency(its.ranks) + bytes(moved[s]) / steps / bandwidth(its.ranks);
+      const SourceLoad& source = load.sources[s];
+      const double t = seconds(balanced_[s].queries >= 0 ? balanced_[s] : source);
+      (source.alone == 0 ? local : waiting) += t + hardware_.launches.value * hardware_.launch_s.value;
+      if (plan_.kind == Exchange::kRing && source.alone > 0) {
+        const auto steps = static_cast<double>(source.ranks - 1);
+        const double step = latency(source.ranks) + bytes(moved[s]) / steps / bandwidth(source.ranks);
         ring += steps * step;
-        ring_exposed += steps * std::max(0.0, step - t / static_cast<double>(its.ranks));
-        waiting += steps * merge_seconds(its);
+        ring_exposed += steps * std::max(0.0, step - t / static_cast<double>(source.ranks));
+        waiting += steps * merge_seconds(source);
       }
     }
     if (plan_.kind == Exchange::kRing) return {local + waiting + ring_exposed, ring, ring_exposed};
@@ -57,19 +57,19 @@ class Model {
   }
 
   // Computing a source, in all its (batch row, KV head).
-  double seconds(const SourceLoad& its) const {
+  double seconds(const SourceLoad& source) const {
     const double times = backward_ ? 2.5 : 1, dim = static_cast<double>(shape_.dim), group = query_heads();
-    const double flops = times * 4 * dim * group * its.pairs;
+    const double flops = times * 4 * dim * group * source.pairs;
     // q, k, v and out of a query, and its partial result in float32, written and read.
     const double row = 2 * (group + 1) * dim * static_cast<double>(shape_.element_bytes()) + 8 * group * dim;
     const double rate = backward_ ? hardware_.backward_flops.value : hardware_.forward_flops.value;
-    return std::max(flops / rate, times * row * its.queries / hardware_.memory_bytes.value);
+    return std::max(flops / rate, times * row * source.queries / hardware_.memory_bytes.value);
   }
 
   // One more launch a step, and a pass that merges out and lse in float32.
-  double merge_seconds(const SourceLoad& its) const {
+  double merge_seconds(const SourceLoad& source) const {
     return 2 * hardware_.launch_s.value +
-           12 * its.queries * query_heads() * static_cast<double>(shape_.dim) / hardware_.memory_bytes.value;
+           12 * source.queries * query_heads() * static_cast<double>(shape_.dim) / hardware_.memory_bytes.value;
   }
 
   bool near(int64_t ranks) const { return static_cast<double>(ranks) <= hardware_.ranks_per_node.value; }
@@ -102,7 +102,7 @@ class Model {
       case Exchange::kDirect: {
         if (load.rows == 0) return 0;
         int64_t ranks = 1;
-        for (const SourceLoad& its : load.sources) ranks = std::max(ranks, its.ranks);
+        for (const SourceLoad& source : load.sources) ranks = std::max(ranks, source.ranks);
         return latency(ranks) + hardware_.message_s.value * static_cast<double>(load.peers) +
                bytes(total(moved)) / bandwidth(ranks);
       }
@@ -132,18 +132,18 @@ class Model {
   double heads_seconds() const {
     const auto batch = static_cast<double>(call_.extent.batch);
     int64_t widest = 1;
-    double turned = 0, gathered = 0;
+    double exchanged = 0, gathered = 0;
     for (const SharedGroup& one : shared_) {
       const int64_t u = std::min(plan_.heads, one.ranks);
       widest = std::max(widest, one.ranks);
-      turned += batch * static_cast<double>((u - 1) * one.rows * ((call_.extent.heads + call_.extent.kv_heads) / u) *
-                                            shape_.forward_bytes());
+      exchanged += batch * static_cast<double>((u - 1) * one.rows * ((call_.extent.heads + call_.extent.kv_heads) / u) *
+                                               shape_.forward_bytes());
       gathered += batch * static_cast<double>((one.ranks / u - 1) * one.rows * call_.extent.kv_heads *
                                               (backward_ ? shape_.backward_bytes() : shape_.forward_bytes()));
     }
     const int64_t u = std::min(plan_.heads, widest);
     const double turning = latency(u) + hardware_.message_s.value * static_cast<double>(u - 1);
-    const double first = 2 * turning + turned / bandwidth(u);
+    const double first = 2 * turning + exchanged / bandwidth(u);
     if (widest == u) return first;
     return first + latency(widest) + hardware_.message_s.value * static_cast<double>(widest / u - 1) +
            gathered / bandwidth(widest);
@@ -162,8 +162,8 @@ class Model {
 Predicted slowest(const Model& model, const Survey& all) {
   Predicted worst;
   for (const RankLoad& load : all.ranks) {
-    const Predicted its = model.of(load);
-    if (its.total_s > worst.total_s) worst = its;
+    const Predicted predicted = model.of(load);
+    if (predicted.total_s > worst.total_s) worst = predicted;
   }
   return worst;
 }

@@ -40,10 +40,10 @@ std::string byte_table(const Choice& choice, const ShardedCall& call, const Surv
   if (blocks) text += fmt::format("{:>16}", "blocks");
   text += fmt::format("{:>16}{:>16}\n", "forward", "backward");
   const auto line = [&](int64_t rank) {
-    const std::vector<Volume> its = volumes(choice.plan, call, all.ranks[rank], shape);
+    const std::vector<Volume> moved = volumes(choice.plan, call, all.ranks[rank], shape);
     std::string cells = fmt::format("  {:<6}", rank);
-    for (int64_t s = 0; s < call.groups() + blocks; ++s) cells += fmt::format("{:>16}", its[s].forward_bytes);
-    const Volume sum = total(its);
+    for (int64_t s = 0; s < call.groups() + blocks; ++s) cells += fmt::format("{:>16}", moved[s].forward_bytes);
+    const Volume sum = total(moved);
     return cells + fmt::format("{:>16}{:>16}\n", sum.forward_bytes, sum.backward_bytes);
   };
   if (call.shards.ranks() <= kMostListed) {
@@ -66,18 +66,18 @@ std::string byte_table(const Choice& choice, const ShardedCall& call, const Surv
 std::string prediction_lines(const Choice& choice) {
   std::string text =
       "model, not a measurement, ms a layer on the slowest rank, and of these waited for the exchange:\n";
-  for (const auto& [plan, its] : choice.feasible) {
+  for (const auto& [plan, predicted] : choice.feasible) {
     text += fmt::format("  {:<10} forward {:.4g} ({:.4g}), backward {:.4g} ({:.4g})\n", name(plan),
-                        its.forward.total_s * 1e3, its.forward.exposed_s * 1e3, its.backward.total_s * 1e3,
-                        its.backward.exposed_s * 1e3);
+                        predicted.forward.total_s * 1e3, predicted.forward.exposed_s * 1e3,
+                        predicted.backward.total_s * 1e3, predicted.backward.exposed_s * 1e3);
   }
   return text;
 }
 
 std::string figure_lines(const Hardware& hardware) {
   std::vector<std::string> measured, assumed;
-  for_each_figure(hardware, [&](const char* its_name, const Figure& figure) {
-    (figure.measured ? measured : assumed).push_back(fmt::format("{} {:.4g}", its_name, figure.value));
+  for_each_figure(hardware, [&](const char* label, const Figure& figure) {
+    (figure.measured ? measured : assumed).push_back(fmt::format("{} {:.4g}", label, figure.value));
   });
   const auto list = [](const std::vector<std::string>& names) {
     return names.empty() ? std::string("none") : fmt::format("{}", fmt::join(names, ", "));

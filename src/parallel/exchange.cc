@@ -184,20 +184,20 @@ std::vector<Volume> volumes(const ExchangePlan& plan, const ShardedCall& call, c
         // q, k, v in and out back of the rows of u ranks, for the share of the heads that the rank takes on: forward
         // and, with gradients in their place, backward. Then keys from the ranks that share the segment and those
         // heads.
-        const int64_t turned = (u - 1) * one.rows * ((call.extent.heads + kv_heads) / u) * shape.forward_bytes();
+        const int64_t exchanged = (u - 1) * one.rows * ((call.extent.heads + kv_heads) / u) * shape.forward_bytes();
         const int64_t gathered = (one.ranks / u - 1) * one.rows * kv_heads;
-        all[one.group] = {batch * (turned + gathered * shape.forward_bytes()),
-                          batch * (turned + gathered * shape.backward_bytes())};
+        all[one.group] = {batch * (exchanged + gathered * shape.forward_bytes()),
+                          batch * (exchanged + gathered * shape.backward_bytes())};
       }
       break;
     case Exchange::kRing:
       for (int64_t s = 0; s < call.groups(); ++s) {
-        const SourceLoad& its = load.sources[s];
-        if (its.alone == 0) continue;
+        const SourceLoad& source = load.sources[s];
+        if (source.alone == 0) continue;
         // Backward: the keys once more, and their gradients, which go all the way round.
-        const int64_t round = core::ceil_divide(its.alone * its.ranks, its.ranks - 1);
-        all[s] = {its.alone * shape.forward_bytes(),
-                  its.alone * shape.forward_bytes() + round * shape.backward_bytes()};
+        const int64_t round = core::ceil_divide(source.alone * source.ranks, source.ranks - 1);
+        all[s] = {source.alone * shape.forward_bytes(),
+                  source.alone * shape.forward_bytes() + round * shape.backward_bytes()};
       }
       break;
   }
@@ -216,8 +216,8 @@ Volume total(const std::vector<Volume>& all) {
 Volume worst_volume(const ExchangePlan& plan, const ShardedCall& call, const Survey& all, const RowShape& shape) {
   Volume worst;
   for (const RankLoad& load : all.ranks) {
-    const Volume its = total(volumes(plan, call, load, shape));
-    if (its.forward_bytes > worst.forward_bytes) worst = its;
+    const Volume volume = total(volumes(plan, call, load, shape));
+    if (volume.forward_bytes > worst.forward_bytes) worst = volume;
   }
   return worst;
 }

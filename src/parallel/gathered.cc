@@ -142,9 +142,9 @@ Gathered gather(const ShardedCall& call, int64_t rank, const std::vector<Need>& 
   const std::vector<Piece> pieces = joined_pieces(call.shards, rank);
   Gathered result;
   for (int64_t c = 0; c < call.class_count(); ++c) {
-    const Slice its = slice(call, rank, c, needs[c]);
+    const Slice of_place = slice(call, rank, c, needs[c]);
     GatheredClass& to = result.classes.emplace_back();
-    Gatherer(pieces, its, needs[c].count).gather(to);
+    Gatherer(pieces, of_place, needs[c].count).gather(to);
     result.queries = std::max(result.queries, to.query_rows);
     result.keys = std::max(result.keys, to.key_rows);
   }

@@ -83,8 +83,8 @@ RankLists lists(const ShardedCall& call, int64_t rank) {
   RankLists result{.rank = rank, .received_begin = {0}};
   std::map<int64_t, Writer> by_owner;
   for (int64_t c = 0; c < call.class_count(); ++c) {
-    const Need& its = result.needs.emplace_back(need(call, rank, c));
-    for (const Rows& rows : its.rows) {
+    const Need& of_place = result.needs.emplace_back(need(call, rank, c));
+    for (const Rows& rows : of_place.rows) {
       for_each_piece(call.shards, rows.keys, [&](const Progression& keys, const Piece& piece) {
         by_owner.try_emplace(piece.rank, piece.rank, rank).first->second.add(c, rows, keys, piece);
       });

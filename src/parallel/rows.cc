@@ -137,12 +137,12 @@ void gather_keys(const Moving& m, const engine::ConstTensorRef& k, const engine:
   const int64_t bytes = m.shape.forward_bytes();
   char* const to = static_cast<char*>(buffer);
   for (size_t place = 0; place < m.call.classes.class_of.size(); ++place) {
-    const GatheredClass& its = m.gathered.classes[m.call.classes.class_of[place]];
+    const GatheredClass& of_place = m.gathered.classes[m.call.classes.class_of[place]];
     const auto at = static_cast<int64_t>(place);
     const int64_t begin = at * m.gathered.keys;
-    for (const Gathering& g : its.own) own.add({at, g.from, g.step, g.count, begin + g.to});
-    for (const Gathering& g : its.received) again.add({at, begin + g.from, g.step, g.count, begin + g.to});
-    zero_rows(to, begin + its.key_rows, begin + m.gathered.keys, bytes);
+    for (const Gathering& g : of_place.own) own.add({at, g.from, g.step, g.count, begin + g.to});
+    for (const Gathering& g : of_place.received) again.add({at, begin + g.from, g.step, g.count, begin + g.to});
+    zero_rows(to, begin + of_place.key_rows, begin + m.gathered.keys, bytes);
   }
   const Shard keys(k, m.shape), values(v, m.shape);
   own.run(m.parallel_for,
@@ -160,10 +160,10 @@ void gather_queries(const Moving& m, int64_t heads, const engine::ConstTensorRef
   const Shard rows(from, m.shape);
   const int64_t bytes = rows.row_bytes();
   for (int64_t place = 0; place < m.call.extent.batch * heads; ++place) {
-    const GatheredClass& its = m.gathered.classes[m.call.classes.class_of[place / per_key]];
+    const GatheredClass& of_place = m.gathered.classes[m.call.classes.class_of[place / per_key]];
     const int64_t begin = place * m.gathered.queries;
-    for (const Gathering& g : its.queries) tasks.add({place, g.from, g.step, g.count, begin + g.to});
-    zero_rows(static_cast<char*>(to), begin + its.query_rows, begin + m.gathered.queries, bytes);
+    for (const Gathering& g : of_place.queries) tasks.add({place, g.from, g.step, g.count, begin + g.to});
+    zero_rows(static_cast<char*>(to), begin + of_place.query_rows, begin + m.gathered.queries, bytes);
   }
   tasks.run(m.parallel_for, [&](const Task& t) {
     const int64_t b = t.place / heads, h = t.place % heads;

@@ -43,8 +43,8 @@ template <class Visit>
 void for_each_query(const Moving& m, int64_t heads, const Visit& visit) {
   const int64_t per_key = heads / m.call.extent.kv_heads;
   for_each_index(m, m.call.extent.batch * heads, [&](int64_t place) {
-    const GatheredClass& its = m.gathered.classes[m.call.classes.class_of[place / per_key]];
-    for (const Gathering& g : its.queries) {
+    const GatheredClass& of_place = m.gathered.classes[m.call.classes.class_of[place / per_key]];
+    for (const Gathering& g : of_place.queries) {
       for (int64_t i = 0; i < g.count; ++i) {
         visit(place / heads, place % heads, g.from + i * g.step, place * m.gathered.queries + g.to + i);
       }
@@ -113,9 +113,9 @@ void add_queries(const Moving& m, int64_t heads, const void* part_dq, const engi
 void add_twice_gathered(const Moving& m, void* buffer) {
   const int64_t row = 2 * m.shape.dim;
   with_sums(m.shape, [&]<class T>() {
-    for_each_place(m, [&](int64_t place, const GatheredClass& its) {
+    for_each_place(m, [&](int64_t place, const GatheredClass& of_place) {
       T* const rows = static_cast<T*>(buffer) + place * m.gathered.keys * row;
-      for (const Gathering& g : its.received) {
+      for (const Gathering& g : of_place.received) {
         for (int64_t i = 0; i < g.count; ++i) add_row(rows + (g.to + i) * row, row, rows + (g.from + i * g.step) * row);
       }
     });
@@ -125,9 +125,9 @@ void add_twice_gathered(const Moving& m, void* buffer) {
 void add_own_keys(const Moving& m, const void* buffer, const engine::TensorRef& dk, const engine::TensorRef& dv) {
   with_sums(m.shape, [&]<class T>() {
     const KeySums<T> sums{m, dk, dv};
-    for_each_place(m, [&](int64_t place, const GatheredClass& its) {
+    for_each_place(m, [&](int64_t place, const GatheredClass& of_place) {
       const T* const rows = static_cast<const T*>(buffer) + place * m.gathered.keys * 2 * m.shape.dim;
-      for (const Gathering& g : its.own) sums.add(place, rows + g.to * 2 * m.shape.dim, g.from, g.step, g.count);
+      for (const Gathering& g : of_place.own) sums.add(place, rows + g.to * 2 * m.shape.dim, g.from, g.step, g.count);
     });
   });
 }

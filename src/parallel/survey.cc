@@ -126,10 +126,10 @@ RankLoad load_of(const ShardedCall& call, int64_t rank) {
       }
       add_blocks(call, spec, piece, places, load.sources.back());
     }
-    const Need its = need(call, rank, c);
-    load.rows += its.count * call.places_of[c];
-    for (int64_t s = 0; s < call.sources(); ++s) load.sources[s].alone += its.alone[s] * call.places_of[c];
-    for (const Rows& rows : its.rows) {
+    const Need of_place = need(call, rank, c);
+    load.rows += of_place.count * call.places_of[c];
+    for (int64_t s = 0; s < call.sources(); ++s) load.sources[s].alone += of_place.alone[s] * call.places_of[c];
+    for (const Rows& rows : of_place.rows) {
       SourceLoad& source = load.sources[rows.source];
       source.added += rows.keys.count * call.places_of[c];
       if (rows.source == call.groups()) {

@@ -1,6 +1,6 @@
 """Modules of torch.nn with the options and the parameters' names of the C++ ones (include/longstride/nn.h)."""
 
-from ._attention import DilatedAttention, MultiheadDilatedAttention
+from ._attention import DilatedAttention
 from ._cache import KeyValueCache
 from ._checkpoint import load_model, load_weights, save_model, saved_model_name
 from ._generate import generate, sample_token
@@ -8,6 +8,7 @@ from ._layers import DilatedTransformerDecoderLayer, DilatedTransformerEncoderLa
 from ._learned import BlockChoice, BlockScorer
 from ._longnet import LongNet
 from ._longnet_lm import DecodeState, LongNetLM
+from ._multihead import MultiheadDilatedAttention
 
 __all__ = [
     "BlockChoice",

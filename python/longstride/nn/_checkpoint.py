@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
-from ._attention import DilatedAttention, MultiheadDilatedAttention, adapt_projections
+from ._attention import DilatedAttention
 from ._config import own_fields, refuse_unknown
 from ._layers import DilatedTransformerDecoderLayer, FeedForward, TransformerLayer
 from ._longnet import LongNet
 from ._longnet_lm import LongNetLM
+from ._multihead import MultiheadDilatedAttention, adapt_projections
 from ._safetensors import load_tensors, refuse_file, save_tensors
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .._refusal import refuse, shape
-from ._attention import MultiheadDilatedAttention
 from ._checks import check_input, check_type, require_dropout, require_positive, require_positive_finite
 from ._config import refuse_unknown, require_types
+from ._multihead import MultiheadDilatedAttention
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": nn.functional.relu,

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ... import factory
 from ..._refusal import refuse, shape
 from ...factory._legacy import class_named, factory_options
-from ...nn._attention import MultiheadDilatedAttention as Projections
-from ...nn._attention import adapt_projections, lengths_of
+from ...nn._multihead import MultiheadDilatedAttention as Projections
+from ...nn._multihead import adapt_projections, lengths_of
 from ...nn._checks import check_input, require_positive, require_positive_finite
 from ._attention import Attention, arguments_of, refuse_mask, signature_of
 from ._configs import DilatedAttentionConfig, MultiheadConfig

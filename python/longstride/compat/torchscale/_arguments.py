@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..._refusal import refuse, shape
-from ...nn._attention import lengths_of
+from ...nn._multihead import lengths_of
 
 # torchscale's own, for configs that do not have every field.
 DEFAULTS = {

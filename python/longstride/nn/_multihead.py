@@ -1,0 +1,315 @@
+"""MultiheadDilatedAttention: the options and the parameters' names of the C++ module."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._attention import Lengths
+from .._merge import with_sink
+from .._refusal import dtype as dtype_name
+from .._refusal import refuse, shape
+from . import _positions
+from ._attention import DilatedAttention
+from ._cache import KeyValueCache, empty_cache
+from ._checks import attention_dtype, check_input, require_positive, require_positive_finite
+from ._config import refuse_unknown, require_types
+from ._learned import BlockChoice
+
+
+def lengths_of(mask: Tensor, batch: int, length: int) -> Tensor:
+    """The lengths that a mask of trailing padding says. Read to the host, which waits for a device."""
+    remedy = "padding at the end of rows only; say anything else with lengths or cu_seqlens"
+    if mask.dtype != torch.bool or mask.shape != (batch, length):
+        wanted = f"must be bool [{batch}, {length}], true where a key is padding"
+        refuse("key_padding_mask", wanted, f"{dtype_name(mask.dtype)} {shape(mask)}", remedy)
+    rows = mask.cpu()
+    lengths = length - rows.sum(1)
+    if not torch.equal(rows, torch.arange(length, device="cpu") >= lengths[:, None]):
+        refuse("key_padding_mask", "must be true at the end of rows only", "a mask of another kind", remedy)
+    return lengths
+
+
+class MultiheadDilatedAttention(nn.Module):
+    """Multi-head attention: projections, norms and positions around `DilatedAttention`.
+
+    The constructor takes the fields of the C++ module's config.json by their names, and the parameters have its names,
+    so that its model.safetensors loads; one fused q/k/v projection loads three, and three load one.
+
+    Args:
+        embed_dim, num_heads: width of the input, a multiple of num_heads.
+        segment_lengths ... attention_dropout, blocks, learned, pattern: as in `DilatedAttention`.
+        kv_heads: divides num_heads; 0: num_heads.
+        fused_qkv: one projection `qkv_proj` (rows of q, then k, then v), or `q_proj`, `k_proj`, `v_proj`.
+        bias: of all projections.
+        sub_layer_norm: LayerNorm `inner_norm` before the output projection (MAGNETO, arXiv 2210.06423).
+        qk_norm: LayerNorm `q_norm`, `k_norm` over each head of q and of k, before positions.
+        layer_norm_eps: of all norms.
+        gamma_init: Xavier gain of the value and output projections; q and k have gain 1.
+        positions: "none", "rope" or "xpos", on q and k.
+        rope_base: of the angles, > 1.
+        xpos_scale_base: in tokens; 0: max(512, max_len / 32).
+        max_len: in tokens; what xpos_scale_base is derived from.
+        sinks: a learned logit of each query head, parameter `sinks` [num_heads], of one key more of value 0 that every
+            query sees (`longstride.with_sink`; GPT-OSS). At first 0. In Python alone: C++ refuses such a checkpoint.
+    Raises:
+        ValueError: sizes that do not fit, and what `DilatedAttention` refuses.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        segment_lengths: Sequence[int] = (),
+        dilation_rates: Sequence[int] = (),
+        *,
+        kv_heads: int = 0,
+        fused_qkv: bool = True,
+        bias: bool = True,
+        sub_layer_norm: bool = False,
+        qk_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
+        gamma_init: float = 1.0,
+        positions: str = "none",
+        rope_base: float = 10000.0,
+        xpos_scale_base: float = 0.0,
+        max_len: int = 1 << 20,
+        sinks: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **attention_options: Any,
+    ):
+        super().__init__()
+        require_types(MultiheadDilatedAttention, locals())
+        require_positive("embed_dim", embed_dim)
+        require_positive("num_heads", num_heads)
+        if embed_dim % num_heads:
+            refuse("embed_dim", f"must be a multiple of num_heads {num_heads}", embed_dim)
+        if kv_heads < 0 or num_heads % (kv_heads or num_heads):
+            refuse("kv_heads", f"must divide num_heads {num_heads}, or be 0 for as many", kv_heads)
+        require_positive_finite("layer_norm_eps", layer_norm_eps)
+        require_positive_finite("gamma_init", gamma_init)
+        self.own = {
+            "fused_qkv": fused_qkv, "bias": bias, "sub_layer_norm": sub_layer_norm, "qk_norm": qk_norm,
+            "layer_norm_eps": layer_norm_eps, "gamma_init": gamma_init, "positions": positions, "rope_base": rope_base,
+            "xpos_scale_base": xpos_scale_base, "max_len": max_len,
+        }  # fmt: skip
+        if sinks:  # a key that C++ does not know, and refuses by its name
+            self.own["sinks"] = True
+        self.sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "kv_heads": kv_heads}
+        self.embed_dim, self.num_heads, self.kv_heads = embed_dim, num_heads, kv_heads or num_heads
+        self.head_dim = embed_dim // num_heads
+        self.gamma_init = gamma_init
+        self.set_positions(positions, rope_base, xpos_scale_base, max_len)
+        made = {"device": device, "dtype": dtype}
+        key_value = self.kv_heads * self.head_dim
+        self.parts = (embed_dim, key_value, key_value)
+        self.qkv_proj = nn.Linear(embed_dim, sum(self.parts), bias, **made) if fused_qkv else None
+        for name, rows in zip("qkv", self.parts):
+            self.register_module(f"{name}_proj", None if fused_qkv else nn.Linear(embed_dim, rows, bias, **made))
+        self.q_norm = nn.LayerNorm(self.head_dim, layer_norm_eps, **made) if qk_norm else None
+        self.k_norm = nn.LayerNorm(self.head_dim, layer_norm_eps, **made) if qk_norm else None
+        self.inner_norm = nn.LayerNorm(embed_dim, layer_norm_eps, **made) if sub_layer_norm else None
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias, **made)
+        self.register_parameter("sinks", nn.Parameter(torch.empty(num_heads, **made)) if sinks else None)
+        learned = attention_options.get("learned")
+        if isinstance(learned, Mapping):
+            sizes = [learned.get(name, 0) for name in ("head_dim", "kv_heads")]
+            if any(sizes):
+                remedy = "they follow from embed_dim, num_heads and kv_heads"
+                got = f"{sizes[0]} and {sizes[1]}"
+                refuse("learned.head_dim and learned.kv_heads", "must be 0 in a multihead module", got, remedy)
+            attention_options["learned"] = {**learned, "head_dim": self.head_dim, "kv_heads": self.kv_heads}
+        self.attention = DilatedAttention(segment_lengths, dilation_rates, **attention_options, **made)
+        self.check_heads()
+        self.register_load_state_dict_pre_hook(adapt_projections)
+        self.reset_parameters()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every option by name, as in config.json: the constructor's arguments."""
+        of_attention = self.attention.config
+        if of_attention["learned"] is not None:
+            of_attention["learned"] |= {"head_dim": 0, "kv_heads": 0}  # they follow from the sizes
+        return {**self.sizes, **of_attention, **self.own}
+
+    def check_heads(self) -> None:
+        parts = self.attention.config
+        groups = len(parts["segment_lengths"])
+        if parts["mixing"] == "head_partition" and self.kv_heads < groups:
+            wanted = f"must be at least the number of groups {groups} under head_partition"
+            refuse("kv_heads", wanted, self.kv_heads, "use joint mixing, which has no such limit")
+        offsets = parts["offsets"]
+        if offsets is not None and len(offsets) != groups * self.kv_heads:
+            refuse("offsets", f"must have groups x kv_heads = {groups * self.kv_heads} entries", len(offsets))
+
+    def make_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for `capacity` tokens of this module's keys and values.
+
+        Its dtype is that in which attention runs now: the module's, or that of autocast.
+        """
+        require_positive("batch", batch)
+        require_positive("capacity", capacity)
+        weight = self.out_proj.weight
+        return empty_cache((batch, capacity, self.kv_heads, self.head_dim), attention_dtype(weight), weight.device)
+
+    def rotary_factors(
+        self, position0: int, length: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor] | None:
+        """Factors of positions [position0, position0 + length), for `rotary` of forward(); None without positions."""
+        if self.positions == "none":
+            return None
+        return _positions.rotary_factors(
+            self.positions, position0, length, self.head_dim, dtype, device, rope_base=self.rope_base,
+            xpos_base=self.xpos_base,
+        )  # fmt: skip
+
+    def set_positions(self, positions: str, rope_base: float, xpos_scale_base: float, max_len: int) -> None:
+        if positions not in _positions.KINDS:
+            refuse_unknown("positions", positions, _positions.KINDS)
+        if not (rope_base > 1 and math.isfinite(rope_base)):
+            refuse("rope_base", "must be finite and above 1", rope_base)
+        if not (xpos_scale_base >= 0 and math.isfinite(xpos_scale_base)):
+            refuse("xpos_scale_base", "must be positive, or 0 for the default", xpos_scale_base)
+        require_positive("max_len", max_len)
+        if positions != "none" and self.head_dim % 2:
+            refuse("embed_dim / num_heads", f"must be even for {positions} positions", self.head_dim)
+        self.positions, self.rope_base = positions, rope_base
+        self.xpos_base = _positions.scale_base(xpos_scale_base, max_len)
+
+    def reset_parameters(self) -> None:
+        """MAGNETO's initialisation from torch's generator; biases and sinks are 0."""
+        with torch.no_grad():
+            if self.qkv_proj is not None:
+                q, k, v = self.qkv_proj.weight.split(self.parts)  # each part has the fans of its own projection
+            else:
+                q, k, v = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+            nn.init.xavier_uniform_(q)
+            nn.init.xavier_uniform_(k)
+            nn.init.xavier_uniform_(v, self.gamma_init)
+            nn.init.xavier_uniform_(self.out_proj.weight, self.gamma_init)
+            for projection in (self.qkv_proj, self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+                if projection is not None and projection.bias is not None:
+                    projection.bias.zero_()
+            for norm in (self.q_norm, self.k_norm, self.inner_norm):
+                if norm is not None:
+                    norm.reset_parameters()
+            if self.sinks is not None:
+                self.sinks.zero_()
+            self.attention.reset_parameters()
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.qkv_proj is None:
+            parts = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        elif query is key and query is value:
+            # Views of one product: attention takes any strides with dim contiguous.
+            parts = self.qkv_proj(query).split(self.parts, 2)
+        else:
+            weights = self.qkv_proj.weight.split(self.parts)
+            biases = (None,) * 3 if self.qkv_proj.bias is None else self.qkv_proj.bias.split(self.parts)
+            parts = [nn.functional.linear(*of) for of in zip((query, key, value), weights, biases)]
+        return tuple(part.unflatten(2, (-1, self.head_dim)) for part in parts)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        key_padding_mask: Tensor | None = None,
+        lengths: Lengths = None,
+        cu_seqlens: Lengths = None,
+        position0: int = 0,
+        deterministic: bool = False,
+        cache: KeyValueCache | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        need_lse: bool = False,
+        choices: list[BlockChoice] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Self-attention of query [batch, len, embed_dim], or attention of it over key and value of equal shapes.
+
+        Args:
+            key_padding_mask: bool [batch, len], True where a key is padding, at the end of rows only. It is read to the
+                host; `lengths` costs less.
+            lengths, cu_seqlens, deterministic: as in `attention`.
+            position0: global position of row 0, >= 0.
+            cache: for decoding, of `make_cache`: rows are appended behind cache.length, whose positions they see too.
+                Needs self-attention and grad mode off; takes no lengths.
+            rotary: factors of exactly these rows, of `rotary_factors`, where a caller has them already.
+            need_lse: whether to return lse, sinks included.
+            choices: with learned blocks, a list to which the choice of this call is appended, with its density_loss.
+        Returns:
+            (output [batch, len, embed_dim], lse [batch, heads, len] or None).
+        Raises:
+            ValueError: shapes or dtypes that do not fit, padding that is not at the end of rows.
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            check_input(name, x, self.embed_dim, self.out_proj.weight)
+        if query.shape != key.shape or key.shape != value.shape:
+            got = f"{shape(query)}, {shape(key)} and {shape(value)}"
+            refuse("query, key and value", "must have equal shapes", got, "mark shorter rows with lengths")
+        if position0 < 0:
+            refuse("position0", "must not be negative", position0)
+        if key_padding_mask is not None:
+            if lengths is not None or cu_seqlens is not None:
+                refuse(
+                    "key_padding_mask", "must not come together with lengths or cu_seqlens", "both", "give one of them"
+                )
+            lengths = lengths_of(key_padding_mask, query.size(0), query.size(1))
+        if cache is not None:
+            if lengths is not None or cu_seqlens is not None:
+                remedy = "a cache holds one document a batch row"
+                refuse("cache", "must not come together with lengths, cu_seqlens or a mask", "both", remedy)
+            if self.attention.scorer is not None:
+                refuse("cache", "must be None with learned blocks", "a cache", "run whole sequences")
+            if query is not key or key is not value:
+                refuse("cache", "needs self-attention", "different query, key and value", "pass one tensor")
+            if torch.is_grad_enabled():
+                refuse("cache", "needs grad mode off", "grad mode on", "put torch.no_grad() around decoding")
+            cache.check_room(query.size(1))
+        if rotary is not None and self.positions == "none":
+            refuse("rotary", "must be None in a module without positions", "factors", "set positions")
+        q, k, v = self.project(query, key, value)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is None:
+            before = position0 if cache is None else position0 + cache.length
+            rotary = self.rotary_factors(before, query.size(1), v.dtype, v.device)
+        if rotary is not None:
+            q, k = _positions.rotate(q, rotary[0]), _positions.rotate(k, rotary[1])
+        # Under autocast norms return float32 where projections return a lower type.
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        query_start = None
+        if cache is not None:
+            query_start = cache.length
+            k, v = cache.append(k, v)
+        out, lse = self.attention(
+            q, k, v, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start, deterministic=deterministic,
+            choices=choices,
+        )  # fmt: skip
+        if cache is not None:
+            cache.length += query.size(1)
+        if self.sinks is not None:
+            out, lse = with_sink(out, lse, self.sinks)
+        out = out.flatten(2)
+        if self.inner_norm is not None:
+            out = self.inner_norm(out)
+        return self.out_proj(out), lse if need_lse else None
+
+
+def adapt_projections(module: MultiheadDilatedAttention, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before weights are loaded: projections fused or split where the module has them the other way."""
+    for leaf in ("weight", "bias"):
+        fused = f"{prefix}qkv_proj.{leaf}"
+        parts = [f"{prefix}{name}_proj.{leaf}" for name in "qkv"]
+        if module.qkv_proj is not None and fused not in state and all(part in state for part in parts):
+            rows_of = [state[part] for part in parts]
+            if all(rows.dim() and rows.shape[1:] == rows_of[0].shape[1:] for rows in rows_of):
+                state[fused] = torch.cat([state.pop(part) for part in parts])
+        elif module.qkv_proj is None and fused in state and state[fused].shape[:1] == (sum(module.parts),):
+            for part, rows in zip(parts, state.pop(fused).split(module.parts)):
+                state[part] = rows
