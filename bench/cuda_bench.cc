@@ -1,8 +1,9 @@
-// Times the CUDA engines by themselves: LongNet's segments 2048 to 32768 at rates 1 to 16, and plain attention as one
-// group (w = len, r = 1). One line of JSON a case: median and quartiles in ms by CUDA events, TFLOP/s of what the plan
-// computes (`plan`, masked pairs included), of what is seen (`useful`) and of the sum over groups (`nominal`). A
-// backward counts 2.5 forwards. Workspaces come from a pool, so that no allocation is timed. float32, and cases whose
-// name says so, run on the portable engine (sm80), the others on Hopper's.
+// Times the CUDA engines by themselves: LongNet's segments 2048 to 32768 at rates 1 to 16, plain attention as one group
+// (w = len, r = 1), a window of 1024 tokens and the same in blocks, and decoding, one query against all keys. One line
+// of JSON a case: median and quartiles in ms by CUDA events, TFLOP/s of what the plan computes (`plan`, masked pairs
+// included), of what is seen (`useful`) and of the sum over groups (`nominal`). A backward counts 2.5 forwards.
+// Workspaces come from a pool, so that no allocation is timed. float32, and cases whose name says so, run on the
+// portable engine (sm80), the others on Hopper's.
 //
 // usage: cuda_bench [FILTER] [REPEATS]      cases whose name contains FILTER
 #include <cuda_runtime.h>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "core/half.h"
+#include "engine/cuda/device.h"
 #include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "longstride/error.h"
@@ -34,32 +36,61 @@ void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
+enum class Kind { kLongNet, kDense, kWindow, kBlocks, kGlobal, kStrided };
+
+const char* kind_name(Kind kind) {
+  static constexpr const char* kNames[] = {"longnet", "dense", "window", "blocks", "global", "strided"};
+  return kNames[static_cast<int>(kind)];
+}
+
 struct Shape {
   int64_t len;
   int64_t dim;
   bool causal;
-  bool plain;  // one group over everything
+  Kind kind;
   bool backward;
   DType dtype = DType::kBFloat16;
   double dropout_p = 0;
   int64_t heads = 16;
   bool deterministic = false;
   bool portable = false;  // sm80
+  int64_t queries = 0;    // the last ones; 0: all
+  bool whole = false;     // no tile is cut into parts
 
   std::string name() const {
-    return fmt::format("{}_{}_n{}_d{}{}{}{}_{}", plain ? "dense" : "longnet", core::name(dtype), len, dim,
-                       causal ? "_causal" : "",
+    return fmt::format("{}{}_{}_n{}_d{}{}{}{}{}_{}", kind_name(kind), queries > 0 ? "_decode" : "", core::name(dtype),
+                       len, dim, causal ? "_causal" : "",
                        dropout_p > 0   ? "_dropout"
                        : deterministic ? "_deterministic"
                                        : "",
-                       portable ? "_sm80" : "", backward ? "backward" : "forward");
+                       portable ? "_sm80" : "", whole ? "_whole" : "", backward ? "backward" : "forward");
   }
-  Geometry geometry(Direction d) const { return portable ? sm80::geometry(dtype, dim, d) : sm90::geometry(d); }
+  int64_t len_q() const { return queries > 0 ? queries : len; }
+  Extent extent() const {
+    return {.heads = heads, .kv_heads = heads, .len_q = len_q(), .len_k = len, .query_start = len - len_q()};
+  }
+  Plan plan(const engine::Problem& p, Direction d) const {
+    Geometry g = portable ? sm80::geometry(dtype, dim, d) : sm90::geometry(d);
+    if (!whole) g.workers = engine::cuda::workers(p, d);
+    return compile(pattern(), extent(), g, d);
+  }
   Pattern pattern() const {
-    DilatedOptions options;
-    options.causal = causal;
-    if (plain) return Pattern::dilated({len}, {1}, options);
-    return Pattern::dilated({2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 8, 16}, options);
+    const auto blocks = [&](int64_t size, auto rule) { return Pattern::block_sparse({{size, rule}}, causal); };
+    switch (kind) {
+      case Kind::kLongNet:
+        return Pattern::dilated({2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 8, 16}, {.causal = causal});
+      case Kind::kDense:
+        return Pattern::dilated({len}, {1}, {.causal = causal});
+      case Kind::kWindow:
+        return blocks(1, SlidingWindow{.left = 1023, .right = causal ? 0 : 1023});
+      case Kind::kBlocks:
+        return blocks(64, LocalWindow{.window = 1024});
+      case Kind::kGlobal:
+        return blocks(128, GlobalLocal{.window = 1024, .global_tokens = 256});
+      case Kind::kStrided:
+        return blocks(128, Strided{16});
+    }
+    return Pattern::dilated({len}, {1});
   }
 };
 
@@ -133,7 +164,7 @@ void fill(void* to, int64_t count, DType dtype, uint32_t seed) {
 }
 
 void run(const Shape& s, int repeats) {
-  const int64_t count = s.len * s.heads * s.dim;
+  const int64_t count = s.len * s.heads * s.dim;  // of q too, which may have fewer rows
   const auto tensor = [&] { return std::make_unique<Buffer>(count * core::size_bytes(s.dtype)); };
   const auto q = tensor(), k = tensor(), v = tensor(), out = tensor();
   uint32_t seed = 0;
@@ -145,7 +176,9 @@ void run(const Shape& s, int repeats) {
   p.dtype = s.dtype;
   p.batch = 1;
   p.heads = p.kv_heads = s.heads;
-  p.len_q = p.len_k = s.len;
+  p.len_q = s.len_q();
+  p.len_k = s.len;
+  p.query_start = s.len - s.len_q();
   p.dim = s.dim;
   p.scale = 1 / std::sqrt(static_cast<double>(s.dim));
   p.dropout_p = s.dropout_p;
@@ -160,12 +193,10 @@ void run(const Shape& s, int repeats) {
   p.out = to(*out);
   p.lse = lse.data;
 
-  Extent extent;
-  extent.heads = extent.kv_heads = s.heads;
-  extent.len_q = extent.len_k = s.len;
+  const Extent extent = s.extent();
   Pool pool;
   const engine::Workspace w = pool.workspace();
-  const Plan forward_plan = compile(s.pattern(), extent, s.geometry(Direction::kForward), Direction::kForward);
+  const Plan forward_plan = s.plan(p, Direction::kForward);
   const engine::cuda::DevicePlan uploaded(forward_plan.view(), 1, s.heads, 1);
   std::function<void()> call = [&] { (s.portable ? sm80::forward : sm90::forward)(p, uploaded, w, nullptr); };
   PlanCounts counts = longstride::count(forward_plan.view(), extent);
@@ -184,7 +215,7 @@ void run(const Shape& s, int repeats) {
     g.dq = to(*dq);
     g.dk = to(*dk);
     g.dv = to(*dv);
-    const Plan plan = compile(s.pattern(), extent, s.geometry(Direction::kTransposed), Direction::kTransposed);
+    const Plan plan = s.plan(p, Direction::kTransposed);
     transposed = std::make_unique<engine::cuda::DevicePlan>(plan.view(), 1, s.heads, 1);
     counts = longstride::count(plan.view(), extent);
     plan_bytes = transposed->bytes();
@@ -215,40 +246,60 @@ void run(const Shape& s, int repeats) {
   fmt::print(
       "{{\"case\": \"{}\", \"device\": \"{}\", \"heads\": {}, \"median_ms\": {:.3f}, \"quartile1_ms\": {:.3f}, "
       "\"quartile3_ms\": {:.3f}, \"plan_tflops\": {:.1f}, \"useful_tflops\": {:.1f}, \"nominal_tflops\": {:.1f}, "
-      "\"keys_a_row\": {:.0f}, \"merged_rows\": {:.3f}, \"workspace_mib\": {:.1f}, \"plan_mib\": {:.2f}, \"repeats\": "
+      "\"keys_a_row\": {:.0f}, \"merged_rows\": {:.3f}, \"split_tiles\": {}, \"parts\": {}, \"workspace_mib\": {:.1f}, "
+      "\"plan_mib\": {:.2f}, \"repeats\": "
       "{}}}\n",
       s.name(), device.name, s.heads, ms, times[times.size() / 4], times[times.size() * 3 / 4],
       rate * static_cast<double>(counts.computed_pairs), rate * static_cast<double>(counts.seen_pairs),
       nominal_flops(s.pattern(), extent, s.dim) * (s.backward ? 2.5 : 1.0) / (ms * 1e9), counts.computed_per_row(),
-      static_cast<double>(counts.merged_rows) / static_cast<double>(s.len * s.heads),
-      static_cast<double>(pool.held_bytes) / 1048576, static_cast<double>(plan_bytes) / 1048576, repeats);
+      static_cast<double>(counts.merged_rows) / static_cast<double>(s.len_q() * s.heads), counts.split_tiles,
+      counts.parts, static_cast<double>(pool.held_bytes) / 1048576, static_cast<double>(plan_bytes) / 1048576, repeats);
   std::fflush(stdout);
 }
 
 std::vector<Shape> shapes() {
   std::vector<Shape> all;
   for (const bool backward : {false, true}) {
-    for (const bool plain : {false, true})
+    for (const Kind kind : {Kind::kLongNet, Kind::kDense})
       for (const int64_t dim : {128, 64})
-        for (const bool causal : {false, true}) all.push_back({plain ? 16384 : 131072, dim, causal, plain, backward});
+        for (const bool causal : {false, true})
+          all.push_back({kind == Kind::kDense ? 16384 : 131072, dim, causal, kind, backward});
     for (const int64_t dim : {128, 64})
-      for (const bool causal : {false, true}) all.push_back({32768, dim, causal, false, backward});
-    for (const int64_t dim : {48, 96}) all.push_back({131072, dim, false, false, backward});
-    all.push_back({131072, 128, false, false, backward, DType::kFloat16});
-    all.push_back({131072, 128, false, false, backward, DType::kBFloat16, 0.1});
+      for (const bool causal : {false, true}) all.push_back({32768, dim, causal, Kind::kLongNet, backward});
+    for (const int64_t dim : {48, 96}) all.push_back({131072, dim, false, Kind::kLongNet, backward});
+    all.push_back({131072, 128, false, Kind::kLongNet, backward, DType::kFloat16});
+    all.push_back({131072, 128, false, Kind::kLongNet, backward, DType::kBFloat16, 0.1});
+    for (const Kind kind : {Kind::kWindow, Kind::kBlocks, Kind::kGlobal, Kind::kStrided}) {
+      for (const bool causal : {false, true}) {
+        Shape s{131072, 128, causal, kind, backward};
+        all.push_back(s);
+        s.whole = true;
+        all.push_back(s);
+      }
+    }
   }
-  for (const int64_t len : {2048, 4096, 8192, 16384}) all.push_back({len, 128, false, false, false});
+  for (const int64_t len : {2048, 4096, 8192, 16384}) all.push_back({len, 128, false, Kind::kLongNet, false});
+  for (const Kind kind : {Kind::kLongNet, Kind::kDense}) {
+    for (const int64_t len : {8192, 131072, 1048576}) {
+      Shape s{len, 128, true, kind, false};
+      s.queries = 1;
+      all.push_back(s);
+      s.whole = true;
+      all.push_back(s);
+    }
+  }
   for (const int64_t dim : {128, 64})
     for (const bool causal : {false, true})
-      all.push_back({131072, dim, causal, false, true, DType::kBFloat16, 0, 16, true});
-  for (const bool backward : {false, true}) all.push_back({16384, 256, false, true, backward, DType::kBFloat16, 0, 8});
-  for (const bool causal : {false, true}) all.push_back({1048576, 128, causal, false, false});
+      all.push_back({131072, dim, causal, Kind::kLongNet, true, DType::kBFloat16, 0, 16, true});
+  for (const bool backward : {false, true})
+    all.push_back({16384, 256, false, Kind::kDense, backward, DType::kBFloat16, 0, 8});
+  for (const bool causal : {false, true}) all.push_back({1048576, 128, causal, Kind::kLongNet, false});
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     for (const bool backward : {false, true}) {
       for (const int64_t dim : {128, 64})
         for (const bool causal : {false, true})
-          all.push_back({16384, dim, causal, true, backward, dtype, 0, 16, false, true});
-      all.push_back({131072, 128, false, false, backward, dtype, 0, 16, false, true});
+          all.push_back({16384, dim, causal, Kind::kDense, backward, dtype, 0, 16, false, true});
+      all.push_back({131072, 128, false, Kind::kLongNet, backward, dtype, 0, 16, false, true});
     }
   }
   return all;

@@ -272,7 +272,7 @@ def sliding_window_attention(
     deterministic: bool = False,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Attention within a window by token: `attention` with `Pattern.sliding_window`. On the CPU; CUDA tensors are refused.
+    """Attention within a window by token: `attention` with `Pattern.sliding_window`.
 
     Args:
         left, right, sink_tokens, causal: as in `Pattern.sliding_window`.

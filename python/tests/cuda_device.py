@@ -19,6 +19,7 @@ HYBRID = ls.Pattern.dilated(SEGMENTS, RATES, causal=True) | ls.Pattern.block_spa
 CALLS = {
     "dilated": lambda q, k, v: ls.dilated_attention(q, k, v, SEGMENTS, RATES, causal=True),
     "block_sparse": lambda q, k, v: ls.block_sparse_attention(q, k, v, "local_window", 64, window=128),
+    "window": lambda q, k, v: ls.sliding_window_attention(q, k, v, left=99, right=30, sink_tokens=3),
     "documents": lambda q, k, v: ls.attention(q, k, v, HYBRID, cu_seqlens=[0, 17, 17, 150, q.shape[1]]),
     "lengths": lambda q, k, v: ls.dilated_attention(q, k, v, SEGMENTS, RATES, lengths=[q.shape[1], 200]),
 }

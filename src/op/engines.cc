@@ -37,19 +37,30 @@ void run_backward(const engine::BackwardProblem& p, const Plans& plans, const Lo
   run(p, plans.transposed->view(), loan.workspace, loan.stream);
 }
 
+// Inside a parallel region torch gives one thread, and so do we. The stable ABI cannot say whether this is one; where
+// the name is gone, all threads' scratch is lent there and one thread works.
+int threads_of_torch() {
+  static auto* const in_parallel_region = loaded<bool()>("libtorch_cpu.so", "_ZN2at18in_parallel_regionEv");
+  return in_parallel_region && in_parallel_region() ? 1 : static_cast<int>(torch::stable::get_num_threads());
+}
+
+int32_t one_worker(const engine::Problem&, Direction) { return 1; }
+int32_t cpu_workers(const engine::Problem& p, Direction d) { return engine::cpu::workers(p, d, threads_of_torch()); }
+
 constexpr Engine kReference = {"reference",
                                reference_geometry,
                                engine::reference::capability,
                                no_forward_plan,
                                run_forward<engine::reference::forward>,
-                               run_backward<engine::reference::backward>};
+                               run_backward<engine::reference::backward>,
+                               one_worker};
 constexpr Engine kCpu = {"cpu",
                          engine::cpu::geometry,
                          engine::cpu::capability,
                          no_forward_plan,
                          run_forward<engine::cpu::forward>,
                          run_backward<engine::cpu::backward>,
-                         engine::cpu::workers};
+                         cpu_workers};
 
 // Calls body for 0..count on torch's threads. Indices are handed out one by one, in order: the tiles of a plan stand
 // longest first, and those that share keys are near each other. What a body throws is kept until all threads are back:
@@ -70,13 +81,6 @@ void parallel_for(int threads, int64_t count, const std::function<void(int64_t, 
   if (thrown) std::rethrow_exception(thrown);
 }
 
-// Inside a parallel region torch gives one thread, and so do we. The stable ABI cannot say whether this is one; where
-// the name is gone, all threads' scratch is lent there and one thread works.
-int threads_of_torch() {
-  static auto* const in_parallel_region = loaded<bool()>("libtorch_cpu.so", "_ZN2at18in_parallel_regionEv");
-  return in_parallel_region && in_parallel_region() ? 1 : static_cast<int>(torch::stable::get_num_threads());
-}
-
 }  // namespace
 
 const Engine& choose_engine(Place device, const engine::Problem& problem) {
@@ -93,7 +97,7 @@ const Engine& choose_engine(Place device, const engine::Problem& problem) {
 PlanPointer plan_for(const Engine& engine, const engine::Problem& problem, const Pattern& pattern, const Extent& extent,
                      Direction direction, bool pin) {
   Geometry geometry = engine.geometry(problem.dtype, problem.dim, pattern.causal(), direction);
-  if (engine.workers) geometry.workers = engine.workers(problem, direction, threads_of_torch());
+  geometry.workers = engine.workers(problem, direction);
   return plan::process_cache().get(pattern, extent, geometry, direction, pin);
 }
 

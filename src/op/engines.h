@@ -35,8 +35,7 @@ struct Engine {
   bool (*backward_wants_forward_plan)(const engine::Problem&);
   void (*forward)(const engine::ForwardProblem&, const Plans&, const Loan&);
   void (*backward)(const engine::BackwardProblem&, const Plans&, const Loan&);
-  // Geometry::workers, of so many threads; null: 1.
-  int32_t (*workers)(const engine::Problem&, Direction, int threads) = nullptr;
+  int32_t (*workers)(const engine::Problem&, Direction);  // Geometry::workers, on the current device
 };
 
 // The one engine for this device, which is the current one, and problem: on the CPU float64 runs on the reference

@@ -1,36 +1,11 @@
 // Asks the planner for a part of the whole call, and moves its positions to where the rows lie.
 #include "parallel/compile.h"
 
-#include <algorithm>
-#include <utility>
-
 #include "plan/compile.h"
 
 namespace longstride::parallel {
-namespace {
-
-using plan::Rectangle;
-
-// For engines that mask by one diagonal: as compile() cuts such blocks, row by row.
-std::vector<Rectangle> without_low_diagonals(const std::vector<Rectangle>& from) {
-  std::vector<Rectangle> all;
-  for (const Rectangle& r : from) {
-    if (r.least == -Rectangle::kFar) {
-      all.push_back(r);
-      continue;
-    }
-    for (int64_t row = r.row_begin; row < r.row_end; ++row) {
-      const int64_t begin = std::max(r.column_begin, row + r.least), end = std::min(r.column_end, row + r.most + 1);
-      if (begin < end) all.push_back({row, row + 1, begin, end});
-    }
-  }
-  return all;
-}
-
-}  // namespace
-
 Plan compile_piece(const ShardedCall& call, const Piece& piece, const Geometry& geometry, Direction direction) {
-  plan::check_geometry(call.pattern, geometry);
+  plan::check_geometry(geometry);
   Plan result = plan::compile_classes(call.pattern, call.classes,
                                       {.row_begin = piece.begin,
                                        .row_end = piece.end,
@@ -47,12 +22,10 @@ Plan compile_piece(const ShardedCall& call, const Piece& piece, const Geometry& 
 
 Plan compile_gathered(const ShardedCall& call, const Gathered& gathered, const Geometry& geometry,
                       Direction direction) {
-  plan::check_geometry(call.pattern, geometry);
+  plan::check_geometry(geometry);
   const bool transposed = direction == Direction::kTransposed;
-  std::vector<std::vector<Rectangle>> of_classes;
-  for (const GatheredClass& one : gathered.classes) {
-    of_classes.push_back(geometry.two_diagonals ? one.rectangles : without_low_diagonals(one.rectangles));
-  }
+  std::vector<std::vector<plan::Rectangle>> of_classes;
+  for (const GatheredClass& one : gathered.classes) of_classes.push_back(one.rectangles);
   return plan::compile_rectangles(of_classes, call.classes.class_of,
                                   {.row_end = transposed ? gathered.keys : gathered.queries,
                                    .column_end = transposed ? gathered.queries : gathered.keys,

@@ -102,7 +102,6 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   hash.add(g.merge_columns);
   hash.add(g.run_columns);
   hash.add(g.part_columns);
-  hash.add(static_cast<int64_t>(g.two_diagonals));
   hash.add(static_cast<int64_t>(key.direction));
   return hash.value();
 }

@@ -9,15 +9,14 @@
 
 #include "core/refuse.h"
 #include "longstride/pattern.h"
-#include "longstride/pattern/json.h"
 #include "plan/class_writer.h"
 #include "plan/levels.h"
 #include "plan/run_cost.h"
 
 namespace longstride {
-namespace {
+namespace plan {
 
-void validate(const Geometry& geometry) {
+void check_geometry(const Geometry& geometry) {
   const auto refuse = [](const char* field, auto got) {
     core::refuse(fmt::format("geometry.{}", field), "is out of range", fmt::format("{}", got));
   };
@@ -30,26 +29,6 @@ void validate(const Geometry& geometry) {
   if (!(geometry.run_columns >= 0)) refuse("run_columns", geometry.run_columns);
   if (geometry.workers < 1 || geometry.workers > Geometry::kMostWorkers) refuse("workers", geometry.workers);
   if (!(geometry.part_columns >= 0)) refuse("part_columns", geometry.part_columns);
-}
-
-// An engine that masks by one diagonal cannot run a window's plan.
-void refuse_windows(const Pattern& pattern) {
-  for (const BlockPattern& block : pattern.blocks()) {
-    if (block.window()) {
-      core::refuse("pattern", "must have no sliding_window for this engine, whose kernels mask a tile by one diagonal",
-                   to_json(Pattern::block_sparse({block})),
-                   "take a local_window of blocks, or move q, k and v to the CPU");
-    }
-  }
-}
-
-}  // namespace
-
-namespace plan {
-
-void check_geometry(const Pattern& pattern, const Geometry& geometry) {
-  validate(geometry);
-  if (!geometry.two_diagonals) refuse_windows(pattern);
 }
 
 Plan compile_classes(const Pattern& pattern, const Classes& classes, Scope scope) {
@@ -98,7 +77,7 @@ Plan compile(const Pattern& pattern, const Extent& extent, const Geometry& geome
                  "Pattern::dilated and Pattern::block_sparse make one");
   }
   extent.validate();
-  plan::check_geometry(pattern, geometry);
+  plan::check_geometry(geometry);
   const bool transposed = direction == Direction::kTransposed;
   const int64_t query_end = extent.query_start + extent.len_q;
   return plan::compile_classes(pattern, plan::classify(pattern, extent),

@@ -11,8 +11,8 @@
 
 namespace longstride::plan {
 
-// Throws Error: a geometry out of its range, a sliding window for an engine that masks by one diagonal.
-void check_geometry(const Pattern&, const Geometry&);
+// Throws Error if a number is out of its range.
+void check_geometry(const Geometry&);
 
 // Of the rows and columns of the scope, which are positions of the call that the classes are of. Sets sliding_unit
 // itself. Geometry and pattern are checked. Throws Error if a density cannot be reached.

@@ -197,7 +197,7 @@ int64_t sliding_unit(const Pattern& pattern, const Geometry& geometry, int64_t r
   const std::vector<BlockPattern>& blocks = pattern.blocks();
   const auto any = [&](const auto& holds) { return std::any_of(blocks.begin(), blocks.end(), holds); };
   if (any([](const BlockPattern& b) { return b.window() != nullptr; })) return 1;
-  if (!geometry.two_diagonals || blocks.empty()) return 0;
+  if (blocks.empty()) return 0;
   const auto by_token = []<class Rule>(const Rule&) {
     return !std::is_same_v<Rule, RandomBlocks> && !std::is_same_v<Rule, Hierarchical> &&
            !std::is_same_v<Rule, BlockList>;

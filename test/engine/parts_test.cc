@@ -27,13 +27,6 @@ bool has_parts(const Plan& plan, Parts parts) {
   return std::any_of(plan.levels.begin(), plan.levels.end(), [&](const Level& l) { return l.parts == parts; });
 }
 
-// Nothing costs but pairs: whatever has a long tile is cut.
-Geometry eager(Geometry g, int32_t workers) {
-  g.workers = workers;
-  g.merge_columns = g.part_columns = g.run_columns = 0;
-  return g;
-}
-
 std::vector<Engine> engines_for(core::DType dtype) {
   if (dtype == core::DType::kFloat64) return {reference_engine()};
   return {reference_engine(), cpu_engine()};

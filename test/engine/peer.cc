@@ -8,10 +8,13 @@
 namespace longstride::test {
 namespace {
 
+// What is rounded to the case's dtype: every tensor, all but dP, or no more than out and the results.
+enum class Rounded { kAll, kFused, kLeast };
+
 template <typename Sum>
 class PlainHead {
  public:
-  PlainHead(const Case& c, bool fused, Peer& peer) : c_(c), fused_(fused), o_(c.options), peer_(peer) {
+  PlainHead(const Case& c, Rounded what, Peer& peer) : c_(c), what_(what), o_(c.options), peer_(peer) {
     dk_.resize(c.k.size());
     dv_.resize(c.v.size());
     dk_terms_.resize(c.k.size());
@@ -50,16 +53,16 @@ class PlainHead {
       std::vector<Sum> out(o_.dim);
       std::vector<double> out_terms(o_.dim), dq_terms(o_.dim);
       for (size_t n = 0; n < keys.size(); ++n) {
-        shares.push_back(round(weights[n] * std::exp(scores[n] - top) / sum));
+        shares.push_back(within(weights[n] * std::exp(scores[n] - top) / sum));
         for (int64_t d = 0; d < o_.dim; ++d) {
-          out[d] += round(shares[n] * gains[n]) * static_cast<Sum>(c_.v[keys[n] + d]);
+          out[d] += within(shares[n] * gains[n]) * static_cast<Sum>(c_.v[keys[n] + d]);
           out_terms[d] += std::abs(static_cast<double>(shares[n] * gains[n]) * c_.v[keys[n] + d]);
         }
       }
       Sum delta = 0;
       double delta_terms = 0;
       for (int64_t d = 0; d < o_.dim; ++d) {
-        peer_.forward.out[query + d] = round(out_scale * round(out[d]));
+        peer_.forward.out[query + d] = round(out_scale * within(out[d]));
         delta += static_cast<Sum>(peer_.forward.out[query + d]) * static_cast<Sum>(c_.d_out[query + d]);
         delta_terms += out_terms[d] * std::abs(c_.d_out[query + d]);
         raise(peer_.sizes.out, out_terms[d]);
@@ -67,18 +70,18 @@ class PlainHead {
       const Sum d_lse = c_.has_d_lse ? static_cast<Sum>(c_.d_lse[stat]) : Sum{0};
       std::vector<Sum> dq(o_.dim);
       // torch keeps lse for the backward and takes the shares from it again.
-      for (size_t n = 0; n < keys.size(); ++n) shares[n] = round(weights[n] * std::exp(scores[n] - lse));
+      for (size_t n = 0; n < keys.size(); ++n) shares[n] = within(weights[n] * std::exp(scores[n] - lse));
       for (size_t n = 0; n < keys.size(); ++n) {
         const Sum d_share = out_scale * gains[n] * dot(c_.d_out, query, c_.v, keys[n]);
-        const Sum gain = fused_ ? d_share : round(d_share);
-        const Sum d_score = round(shares[n] * (gain - delta + d_lse));
+        const Sum gain = what_ == Rounded::kAll ? round(d_share) : d_share;
+        const Sum d_score = within(shares[n] * (gain - delta + d_lse));
         const double gain_terms = static_cast<double>(gains[n]) * terms(c_.d_out, query, c_.v, keys[n]);
         const double d_score_terms = static_cast<double>(shares[n]) * std::abs(o_.scale_used()) *
                                      (gain_terms + delta_terms + std::abs(static_cast<double>(d_lse)));
         for (int64_t d = 0; d < o_.dim; ++d) {
           dq[d] += scale * d_score * static_cast<Sum>(c_.k[keys[n] + d]);
           dk_[keys[n] + d] += scale * d_score * static_cast<Sum>(c_.q[query + d]);
-          dv_[keys[n] + d] += out_scale * round(shares[n] * gains[n]) * static_cast<Sum>(c_.d_out[query + d]);
+          dv_[keys[n] + d] += out_scale * within(shares[n] * gains[n]) * static_cast<Sum>(c_.d_out[query + d]);
           dq_terms[d] += d_score_terms * std::abs(c_.k[keys[n] + d]);
           dk_terms_[keys[n] + d] += d_score_terms * std::abs(c_.q[query + d]);
           dv_terms_[keys[n] + d] += static_cast<double>(shares[n] * gains[n]) * std::abs(c_.d_out[query + d]);
@@ -102,6 +105,7 @@ class PlainHead {
 
  private:
   Sum round(Sum x) const { return static_cast<Sum>(rounded(static_cast<double>(x), c_.dtype)); }
+  Sum within(Sum x) const { return what_ == Rounded::kLeast ? x : round(x); }
   Sum dot(const std::vector<double>& a, int64_t at_a, const std::vector<double>& b, int64_t at_b) const {
     Sum sum = 0;
     for (int64_t d = 0; d < o_.dim; ++d) sum += static_cast<Sum>(a[at_a + d]) * static_cast<Sum>(b[at_b + d]);
@@ -117,7 +121,7 @@ class PlainHead {
   static void raise(double& size, double to) { size = std::max(size, to); }
 
   const Case& c_;
-  const bool fused_;
+  const Rounded what_;
   const oracle::Options& o_;
   Peer& peer_;
   std::vector<Sum> dk_;
@@ -127,8 +131,8 @@ class PlainHead {
 };
 
 template <typename Sum>
-void compute(const Case& c, bool fused, Peer& peer) {
-  PlainHead<Sum> head(c, fused, peer);
+void compute(const Case& c, Rounded what, Peer& peer) {
+  PlainHead<Sum> head(c, what, peer);
   for (int64_t b = 0; b < c.options.batch; ++b) {
     for (int64_t h = 0; h < c.options.heads; ++h) {
       head.run(oracle::Sight(c.options, b, c.options.kv_head(h)), b, h);
@@ -137,7 +141,7 @@ void compute(const Case& c, bool fused, Peer& peer) {
   head.finish();
 }
 
-Peer plain_results(const Case& c, bool fused) {
+Peer plain_results(const Case& c, Rounded what) {
   Peer peer;
   peer.forward.out.assign(c.q.size(), 0.0);
   peer.forward.lse.assign(c.options.batch * c.options.heads * c.options.len_q,
@@ -146,9 +150,9 @@ Peer plain_results(const Case& c, bool fused) {
   peer.backward.dk.assign(c.k.size(), 0.0);
   peer.backward.dv.assign(c.v.size(), 0.0);
   if (c.dtype == core::DType::kFloat64) {
-    compute<double>(c, fused, peer);
+    compute<double>(c, what, peer);
   } else {
-    compute<float>(c, fused, peer);
+    compute<float>(c, what, peer);
   }
   return peer;
 }
@@ -156,9 +160,10 @@ Peer plain_results(const Case& c, bool fused) {
 }  // namespace
 
 Peer peer_results(const Case& c) {
-  Peer peer = plain_results(c, false);
+  Peer peer = plain_results(c, Rounded::kAll);
   const bool narrow = c.dtype == core::DType::kBFloat16 || c.dtype == core::DType::kFloat16;
-  peer.fused = narrow ? plain_results(c, true).backward : peer.backward;
+  peer.fused = narrow ? plain_results(c, Rounded::kFused).backward : peer.backward;
+  peer.least = narrow ? plain_results(c, Rounded::kLeast).backward : peer.backward;
   return peer;
 }
 

@@ -20,9 +20,9 @@ struct TermSizes {
 struct Peer {
   oracle::Forward forward;
   oracle::Backward backward;
-  // The same where dP stays in float32, as in a fused kernel. In few elements the rounding of dP may cancel that of
-  // out, by luck; not in both.
-  oracle::Backward fused;
+  // The same where dP stays in float32, as in a fused kernel, and where only out and the results are rounded, which is
+  // the least that a backward can do. In few elements roundings may cancel by luck; not in all three.
+  oracle::Backward fused, least;
   TermSizes sizes;
 };
 

@@ -33,6 +33,13 @@ struct Results {
   bool operator==(const Results&) const = default;
 };
 
+// A geometry whose plans have every long tile cut into parts: nothing costs but pairs.
+inline Geometry eager(Geometry g, int32_t workers) {
+  g.workers = workers;
+  g.merge_columns = g.part_columns = g.run_columns = 0;
+  return g;
+}
+
 // Element `element` of an array of `dtype`; what is written is rounded to it.
 double read_element(const void* array, int64_t element, core::DType dtype);
 void write_element(void* array, int64_t element, core::DType dtype, double value);

@@ -148,29 +148,6 @@ TEST(RankPlans, AreTheWholeOfEveryRuleOfBlocks) {
   });
 }
 
-// Engines that mask by one diagonal have small blocks cut row by row, and refuse windows.
-TEST(RankPlans, OfOneDiagonal) {
-  Geometry geometry = small_tiles();
-  geometry.two_diagonals = false;
-  int64_t refused = 0;
-  test::for_each_sharded_rule([&](const Pattern& pattern, const Extent& e, const test::Held& held) -> std::string {
-    const ShardedCall call(pattern, e, held.shards);
-    if (pattern.blocks()[0].window() != nullptr) {
-      EXPECT_THROW(compile_gathered(call, {}, geometry, Direction::kForward), Error);
-      ++refused;
-      return "";
-    }
-    for (int64_t rank = 0; rank < held.shards.ranks(); ++rank) {
-      std::vector<Need> needs;
-      for (int64_t c = 0; c < call.class_count(); ++c) needs.push_back(need(call, rank, c));
-      const Plan plan = compile_gathered(call, gather(call, rank, needs), geometry, Direction::kForward);
-      for (const auto& run : plan.runs) EXPECT_EQ(-longstride::Run::kEverything, run.low);
-    }
-    return check(pattern, e, held, geometry);
-  });
-  EXPECT_GT(refused, 0);
-}
-
 // Chunks that continue one another are one piece: a rank alone gathers nothing, in either layout.
 TEST(RankPlans, OneRankGathersNothing) {
   const ShardedCall call(Pattern::dilated({16, 64}, {1, 2}, {.causal = true}), test::square(2, 100),

@@ -163,27 +163,6 @@ TEST(Windows, SmallBlocksTakeFewRuns) {
   }
 }
 
-// An engine of one diagonal is told before there is a plan.
-TEST(Windows, AreRefusedWhereOneDiagonalIsAllThatIsMasked) {
-  Geometry one_diagonal = geometry(Direction::kForward, true);
-  one_diagonal.two_diagonals = false;
-  const Pattern groups = Pattern::dilated({16}, {1}, {.causal = true});
-  for (const Pattern& pattern : {alone({1, SlidingWindow{.left = 9}}, true),
-                                 groups.with_blocks({{8, Strided{2}}, {1, SlidingWindow{.left = 9}}})}) {
-    for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
-      try {
-        compile(pattern, kExtent, one_diagonal, direction);
-        ADD_FAILURE() << "was planned";
-      } catch (const Error& e) {
-        EXPECT_THAT(e.what(), testing::HasSubstr("pattern must have no sliding_window for this engine"));
-        EXPECT_THAT(e.what(), testing::HasSubstr(R"("left":9)"));
-        EXPECT_THAT(e.what(), testing::HasSubstr("take a local_window of blocks, or move q, k and v to the CPU"));
-      }
-    }
-  }
-  EXPECT_FALSE(compile(alone({1, LocalWindow{.window = 9}}, true), kExtent, one_diagonal).runs.empty());
-}
-
 // Rules of blocks of one token slide too, and unions of what slides and what stands.
 TEST(Windows, UnionsAreWhatTheyShow) {
   const std::vector<BlockPattern> rules = {{1, SlidingWindow{.left = 9, .right = 3, .sink_tokens = 5}},

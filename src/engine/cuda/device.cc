@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "engine/cuda/check.h"
 
 namespace longstride::engine::cuda {
@@ -26,6 +28,18 @@ std::string device_name(int device) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "device properties");
   return properties.name;
+}
+
+int32_t multiprocessors() {
+  int device = 0, processors = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "multiprocessors");
+  return processors;
+}
+
+int32_t workers(const Problem& p, Direction direction) {
+  const int64_t heads = p.batch * (direction == Direction::kForward ? p.heads : p.kv_heads);
+  return static_cast<int32_t>(std::max<int64_t>(1, multiprocessors() / std::max<int64_t>(1, heads)));
 }
 
 bool capturing(Stream stream) {

@@ -12,6 +12,11 @@ int architecture(int device);
 // Devices that the driver lists; if none, `why` says why not.
 int device_count(std::string* why);
 std::string device_name(int device);
+// Of the current device.
+int32_t multiprocessors();
+// Geometry::workers on the current device: its multiprocessors, shared by the heads, each of which has a tile of its
+// own (forward), or the KV heads (transposed).
+int32_t workers(const Problem&, Direction);
 // Whether work on the stream is being recorded into a graph. What is used then must stay as long as the graph.
 bool capturing(Stream);
 

@@ -86,16 +86,27 @@ LONGSTRIDE_DEVICE TilePlace locate(const Lane* lanes, int32_t lane_count, int32_
 
 // Whether some column of a transposed run sees row j.
 LONGSTRIDE_DEVICE bool seen_by(const Run& run, int32_t j) {
-  return j >= run.row_begin && j < run.row_end && j + run.diagonal < run.columns;
+  return j >= run.row_begin && j < run.row_end && j + run.diagonal < run.columns && j - run.low >= 0;
 }
+
+// Where the columns begin and end that row 0 of a block sees: row j sees those of [j + begin, j + end). Two numbers of
+// 16 bits in one register, where registers are dear.
+struct Diagonals {
+  int32_t both;  // begin | end << 16
+
+  static LONGSTRIDE_DEVICE Diagonals of(int32_t begin, int32_t end) {
+    return {static_cast<int32_t>((static_cast<uint32_t>(begin) & 0xffffu) | static_cast<uint32_t>(end) << 16)};
+  }
+  LONGSTRIDE_DEVICE int32_t begin() const { return static_cast<int16_t>(both & 0xffff); }
+  LONGSTRIDE_DEVICE int32_t end() const { return both >> 16; }
+};
 
 // One block of columns of a tile.
 struct ColumnBlock {
   int32_t column0;
   int32_t columns;
-  int32_t diagonal;  // row j and column i of the block are a pair iff i < j + diagonal (forward), i >= j + diagonal
-                     // (transposed)
-  int32_t rows;      // row_begin | row_end << 16
+  Diagonals diagonals;
+  int32_t rows;  // row_begin | row_end << 16
   int32_t weight;
   bool masked;  // some pair of the block is none
 };
@@ -105,7 +116,7 @@ struct ColumnBlock {
 class BlockWalk {
  public:
   LONGSTRIDE_DEVICE BlockWalk(const Run* runs, uint32_t count, Direction direction, int32_t width)
-      : run_(runs), end_(runs + count), width_(width), transposed_(direction == Direction::kTransposed) {
+      : run_(runs), end_(runs + count), width_(width), direction_(direction) {
     enter();
   }
 
@@ -114,17 +125,20 @@ class BlockWalk {
   LONGSTRIDE_DEVICE ColumnBlock at(int32_t rows, int32_t stride, int32_t shift) const {
     const int32_t first = block_ * width_;
     const int32_t left = static_cast<int32_t>(run_->columns) - first;
-    const int64_t diagonal = run_->diagonal - first;
+    const auto within = [&](int64_t diagonal) {
+      return static_cast<int32_t>(diagonal > width_ ? width_ : diagonal < -kMostRows ? -kMostRows : diagonal);
+    };
+    const int32_t begin = within(run_->begin_diagonal(direction_) - first),
+                  end = within(run_->end_diagonal(direction_) - first);
     ColumnBlock block;
     block.column0 = static_cast<int32_t>(run_->column0) + shift + residue_ * static_cast<int32_t>(run_->residue_step) +
                     first * stride;
     block.columns = left < width_ ? left : width_;
-    block.diagonal = static_cast<int32_t>(diagonal > width_ ? width_ : diagonal < -kMostRows ? -kMostRows : diagonal);
+    block.diagonals = Diagonals::of(begin, end);
     block.rows = run_->row_begin | run_->row_end << 16;
     block.weight = run_->weight;
-    const bool diagonal_cuts =
-        transposed_ ? run_->row_end - 1 + block.diagonal > 0 : run_->row_begin + block.diagonal < width_;
-    block.masked = block.columns < width_ || diagonal_cuts || run_->row_begin > 0 || run_->row_end < rows;
+    const bool diagonals_cut = run_->row_end - 1 + begin > 0 || run_->row_begin + end < width_;
+    block.masked = block.columns < width_ || diagonals_cut || run_->row_begin > 0 || run_->row_end < rows;
     return block;
   }
 
@@ -141,17 +155,17 @@ class BlockWalk {
  private:
   static constexpr int32_t kMostRows = 1 << 15;  // Run::row_end is an int16
 
-  // The first block with a pair: forward 0; transposed, that of column row_begin + diagonal.
+  // The first block with a pair: that of the first column that the first row sees.
   LONGSTRIDE_DEVICE int32_t begin() const {
-    const int64_t reach = run_->row_begin + run_->diagonal;
-    return transposed_ && reach > 0 ? static_cast<int32_t>(reach / width_) : 0;
+    const int64_t reach = run_->row_begin + run_->begin_diagonal(direction_);
+    return reach > 0 ? static_cast<int32_t>(reach / width_) : 0;
   }
 
   LONGSTRIDE_DEVICE void enter() {
     for (; run_ != end_; ++run_) {
-      // Forward: the last row sees columns i < row_end - 1 + diagonal.
-      const int64_t reach = run_->row_end - 1 + run_->diagonal;
-      const int64_t seen = !transposed_ && reach < run_->columns ? reach : run_->columns;
+      // The columns that the last row sees end there.
+      const int64_t reach = run_->row_end - 1 + run_->end_diagonal(direction_);
+      const int64_t seen = reach < run_->columns ? reach : run_->columns;
       blocks_ = seen > 0 ? static_cast<int32_t>((seen + width_ - 1) / width_) : 0;
       block_ = begin();
       residue_ = 0;
@@ -162,7 +176,7 @@ class BlockWalk {
   const Run* run_;
   const Run* end_;
   int32_t width_, block_ = 0, blocks_ = 0, residue_ = 0;
-  bool transposed_;
+  Direction direction_;
 };
 
 }  // namespace longstride::engine::cuda

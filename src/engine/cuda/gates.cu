@@ -69,10 +69,11 @@ __global__ void __launch_bounds__(Shape::kThreads)
         ColumnBlock b{};
         b.column0 = key0;
         b.columns = min(kColumns, key_end - key0);
-        b.diagonal = causal ? query0 - key0 + 1 : kColumns;
+        const int end = causal ? min(kColumns, max(-kRows, query0 - key0 + 1)) : kColumns;
+        b.diagonals = Diagonals::of(-kRows, end);
         b.rows = queries << 16;
         b.weight = 1;
-        b.masked = queries < kRows || b.columns < kColumns || b.diagonal < kColumns;
+        b.masked = queries < kRows || b.columns < kColumns || end < kColumns;
         auto scores = accumulator<Shape, kRows, kColumns>();
         auto dp = accumulator<Shape, kRows, kColumns>();
         for (int x = 0; x < p.dim; x += Shape::kDim) {

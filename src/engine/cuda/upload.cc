@@ -1,4 +1,4 @@
-// Copies a plan's arrays to the device and cuts its levels into the lanes of two launches.
+// Copies a plan's arrays to the device, and the lanes of its launches.
 #include "engine/cuda/upload.h"
 
 #include <cuda_runtime.h>
@@ -10,6 +10,7 @@
 
 #include "core/refuse.h"
 #include "engine/cuda/check.h"
+#include "engine/cuda/device.h"
 
 namespace longstride::engine::cuda {
 namespace {
@@ -88,27 +89,16 @@ DevicePlan::DevicePlan(const PlanView& plan, int64_t batch, int64_t kv_heads, in
     throw Error(
         fmt::format("plan must have one class per batch row and KV head ({}), got {}; compile it for this extent",
                     batch * kv_heads, plan.class_of.size()));
-  for (const Run& run : plan.runs) {
+  for (const Run& run : plan.runs)
     if (run.buffer != 0)
       throw Error(fmt::format("plan must read the local tensor only, got a run of buffer {}", run.buffer));
-    if (run.low != -Run::kEverything)
-      throw Error(
-          fmt::format("plan must have runs of one diagonal, which is all that the CUDA kernels mask, got a run with "
-                      "low = {}; use a local_window of blocks, or call on the CPU",
-                      run.low));
-  }
-  for (const Level& level : plan.levels) {
-    if (level.parts != Parts::kNone)
-      throw Error(
-          "plan must have whole tiles, which is all that the CUDA engines are tested on, got tiles cut into parts; "
-          "compile it with geometry.workers = 1");
-  }
   upload(plan);
 }
 
 void DevicePlan::upload(const PlanView& plan) {
   Packed packed;
-  packed.add(arrays_.sections, plan.sections.data(), plan.sections.size());
+  const PlanOrder order = order_of(plan, batch_, kv_heads_, group_, multiprocessors());
+  packed.add(arrays_.sections, order.sections.data(), order.sections.size());
   packed.add(arrays_.tiles, plan.tiles.data(), plan.tiles.size());
   packed.add(arrays_.runs, plan.runs.data(), plan.runs.size());
   packed.add(arrays_.phantoms, plan.phantoms.data(), plan.phantoms.size());
@@ -119,45 +109,17 @@ void DevicePlan::upload(const PlanView& plan) {
   }
   arrays_.tile_rows = plan.tile_rows;
   for (const PlanClass& c : plan.classes) partial_rows_ = std::max(partial_rows_, c.partial_rows);
-  std::vector<std::vector<Lane>> lanes[2];
-  std::vector<LaunchLanes>* launches[2] = {&base_, &partial_};
-  for (int64_t b = 0; b < batch_; ++b) {
-    for (int64_t j = 0; j < kv_heads_; ++j) {
-      const PlanClass& c = plan.classes[plan.class_of[b * kv_heads_ + j]];
-      for (const Level& level : plan.levels_of(c)) {
-        int64_t tiles = 0;
-        for (const Section& section : plan.sections_of(level)) tiles += section.tile_count * section.repeats;
-        if (tiles == 0) continue;
-        // The first launch that has this stride, or has room for it.
-        auto& its = *launches[level.partial];
-        size_t at = 0;
-        int32_t map = 0;
-        for (;; ++at) {
-          if (at == its.size()) {
-            its.emplace_back();
-            lanes[level.partial].emplace_back();
-          }
-          auto& strides = its[at].strides;
-          const auto found = std::find(strides.begin(), strides.end(), level.stride);
-          map = static_cast<int32_t>(found - strides.begin());
-          if (found != strides.end()) break;
-          if (map == LaunchLanes::kMostStrides) continue;
-          strides.push_back(level.stride);
-          break;
-        }
-        its[at].items += tiles * group_;
-        lanes[level.partial][at].push_back({its[at].items, level.stride, level.section_begin, level.section_count,
-                                            static_cast<int32_t>(b), static_cast<int32_t>(j), map});
-      }
+  const auto add_launches = [&](std::vector<LaunchLanes>& to, const std::vector<LaunchOrder>& from) {
+    to.resize(from.size());
+    for (size_t n = 0; n < from.size(); ++n) {
+      packed.add(to[n].lanes, from[n].lanes.data(), from[n].lanes.size());
+      to[n].count = static_cast<int32_t>(from[n].lanes.size());
+      to[n].items = from[n].lanes.back().item_end;
+      to[n].strides = from[n].strides;
     }
-  }
-  for (int partial = 0; partial < 2; ++partial) {
-    for (size_t at = 0; at < lanes[partial].size(); ++at) {
-      LaunchLanes& launch = (*launches[partial])[at];
-      packed.add(launch.lanes, lanes[partial][at].data(), lanes[partial][at].size());
-      launch.count = static_cast<int32_t>(lanes[partial][at].size());
-    }
-  }
+  };
+  add_launches(base_, order.base);
+  add_launches(partial_, order.partial);
   bytes_ = static_cast<int64_t>(packed.bytes());
   if (bytes_ == 0) return;
   const BesideCapture beside;

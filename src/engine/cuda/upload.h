@@ -5,14 +5,13 @@
 #include <vector>
 
 #include "engine/contract.h"
-#include "engine/cuda/device_plan.h"
+#include "engine/cuda/lanes.h"
 
 namespace longstride::engine::cuda {
 
-// The lanes of one launch: of partial levels or of base levels, all of them or as many as have kMostStrides strides.
+// A LaunchOrder on the device.
 struct LaunchLanes {
-  static constexpr int kMostStrides = 8;  // a launch is given the tensor maps of so many
-  const Lane* lanes = nullptr;            // on the device
+  const Lane* lanes = nullptr;
   int32_t count = 0;
   int64_t items = 0;             // tiles x query heads
   std::vector<int64_t> strides;  // Lane::map indexes it

@@ -37,16 +37,15 @@ std::string name_of(const testing::TestParamInfo<Kind>& info) {
 
 // The grid's own dtype and dim stand in for what a case's factors ask for.
 void check_grid(const Engine& engine, const Kind& kind, int64_t random_count,
-                const std::function<bool(const Case&)>& wanted) {
+                const std::function<bool(const Case&)>& wanted, int32_t workers = 1) {
   int64_t checked = 0;
   for_each_case(
       random_count, Poison::kUnread,
       [&](Case c) {
-        if (c.choice[kWindow] != 0) return;  // its plan has second diagonals, which are refused
         if (!wanted(c)) return;
         ++checked;
-        c.geometry.two_diagonals = false;
         c.geometry.tile_rows = std::min(c.geometry.tile_rows, kind.geometry(Direction::kForward).tile_rows);
+        if (workers > 1) c.geometry = eager(c.geometry, workers);
         EXPECT_EQ(against_oracle(engine, c, run_case(engine, c)), "");
       },
       [&](DType& dtype, oracle::Options& o) {
@@ -68,6 +67,14 @@ TEST_P(CudaGrid, Deterministic) {
   check_grid(GetParam().engine(true), GetParam(), 0, [](const Case&) { return true; });
 }
 
+// Tiles cut into parts, in either mode of the backward.
+TEST_P(CudaGrid, Parts) {
+  check_grid(
+      GetParam().engine(), GetParam(), 60, [](const Case& c) { return c.seed % 2 == 0; }, 4);
+  check_grid(
+      GetParam().engine(true), GetParam(), 60, [](const Case& c) { return c.seed % 2 == 1; }, 5);
+}
+
 // Several tiles and blocks of columns at the engine's own geometry, tensors that the copy engine reads in place.
 TEST_P(CudaGrid, OwnTiles) {
   const Engine engine = GetParam().engine();
@@ -76,7 +83,6 @@ TEST_P(CudaGrid, OwnTiles) {
     for (const int causal : {0, 1}) {
       for (const int heads : {1, 2}) {  // 1/1, 6/3
         Choice choice = random_choice(++seed);
-        choice[kWindow] = 0;  // its plan has second diagonals, which are refused
         choice[kCausal] = causal;
         choice[kHeads] = heads;
         choice[kMixing] = 0;

@@ -1,8 +1,11 @@
 // The host side of the CUDA engine, without a GPU: what it takes and refuses, its tile shapes, plans at those shapes.
 #include <gtest/gtest.h>
 
+#include <array>
+#include <map>
 #include <string>
 
+#include "engine/cuda/lanes.h"
 #include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/padding.h"
 #include "engine/cuda/sm90/sm90.h"
@@ -10,7 +13,9 @@
 #include "engine/cuda/upload.h"
 #include "longstride/error.h"
 #include "longstride/pattern.h"
+#include "longstride/pattern/json.h"
 #include "longstride/plan/walk.h"
+#include "test/engine/run.h"
 
 namespace longstride::test {
 namespace {
@@ -109,23 +114,6 @@ TEST(CudaHost, GeometryIsWhatTheKernelsTile) {
   }
 }
 
-// No engine here asks for parts, and none takes a plan that has them.
-TEST(CudaHost, PlansWithPartsAreRefused) {
-  for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
-    EXPECT_EQ(sm90::geometry(direction).workers, 1);
-    EXPECT_EQ(sm80::geometry(DType::kFloat32, 64, direction).workers, 1);
-  }
-  Geometry geometry = sm90::geometry(Direction::kForward);
-  geometry.workers = 4;
-  const Plan plan = compile(Pattern::dilated({65536}, {1}), {.len_q = 1, .len_k = 65536}, geometry);
-  try {
-    DevicePlan(plan.view(), 1, 1, 1);
-    ADD_FAILURE() << "was taken";
-  } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("got tiles cut into parts"), std::string::npos) << e.what();
-  }
-}
-
 // What an engine of 128 rows pays for LongNet's 128k: the figures of docs/ladder.md.
 TEST(CudaHost, PlansOfLongNet) {
   Extent extent;
@@ -145,47 +133,100 @@ TEST(CudaHost, PlansOfLongNet) {
 }
 
 // The blocks that a kernel walks hold every pair of the plan once, whatever the run: against a plain count.
+void check_walk(const Pattern& pattern, const Extent& extent, const Geometry& geometry, Direction direction) {
+  const Plan plan = compile(pattern, extent, geometry, direction);
+  EXPECT_EQ(verify(plan.view(), pattern, extent), "");
+  int64_t seen = 0, expected = 0;
+  for (const Level& level : plan.levels) {
+    const auto stride = static_cast<int32_t>(level.stride);
+    for_each_stored_tile(plan.view(), level, [&](const Section& section, const Tile& tile) {
+      for (BlockWalk walk(&plan.runs[tile.run_begin], tile.run_count, direction, geometry.column_block); !walk.done();
+           walk.advance()) {
+        const engine::cuda::ColumnBlock b = walk.at(tile.rows, stride, 0);
+        int64_t pairs = 0;
+        for (int j = b.rows & 0xffff; j < b.rows >> 16; ++j)
+          for (int i = 0; i < b.columns; ++i) pairs += i >= j + b.diagonals.begin() && i < j + b.diagonals.end();
+        EXPECT_GT(pairs, 0);
+        if (!b.masked) {
+          EXPECT_EQ(pairs, int64_t{tile.rows} * geometry.column_block);
+        }
+        seen += pairs * section.repeats;
+      }
+      for (const longstride::Run& run : plan.view().runs_of(tile)) {
+        for (int32_t j = 0; j < tile.rows; ++j) {
+          const auto [begin, end] = columns_seen(plan.view(), run, j);
+          expected += (end - begin) * run.residues * section.repeats;
+          if (direction == Direction::kTransposed) {
+            EXPECT_EQ(seen_by(run, j), begin < end) << j;
+          }
+        }
+      }
+    });
+  }
+  EXPECT_EQ(seen, expected) << to_json(pattern) << extent.len_k << (direction == Direction::kForward);
+}
+
 TEST(CudaHost, WalkSeesEveryPairOnce) {
   for (const bool causal : {false, true}) {
-    for (const int64_t len : {1, 61, 128, 300, 1000}) {
-      DilatedOptions options;
-      options.causal = causal;
-      const Pattern pattern = Pattern::dilated({40, 90, 1000}, {1, 3, 6}, options);
-      Extent extent;
-      extent.heads = extent.kv_heads = 3;
-      extent.len_q = extent.len_k = len;
-      for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
-        const Geometry geometry = sm90::geometry(direction);
-        const Plan plan = compile(pattern, extent, geometry, direction);
-        EXPECT_EQ(verify(plan.view(), pattern, extent), "");
-        const bool forward = direction == Direction::kForward;
-        int64_t seen = 0, expected = 0;
-        for (const Level& level : plan.levels) {
-          const auto stride = static_cast<int32_t>(level.stride);
-          for_each_stored_tile(plan.view(), level, [&](const Section& section, const Tile& tile) {
-            for (BlockWalk walk(&plan.runs[tile.run_begin], tile.run_count, direction, geometry.column_block);
-                 !walk.done(); walk.advance()) {
-              const engine::cuda::ColumnBlock b = walk.at(tile.rows, stride, 0);
-              int64_t pairs = 0;
-              for (int j = b.rows & 0xffff; j < b.rows >> 16; ++j)
-                for (int i = 0; i < b.columns; ++i) pairs += forward ? i < j + b.diagonal : i >= j + b.diagonal;
-              EXPECT_GT(pairs, 0);
-              if (!b.masked) {
-                EXPECT_EQ(pairs, int64_t{tile.rows} * geometry.column_block);
-              }
-              seen += pairs * section.repeats;
-            }
-            for (const longstride::Run& run : plan.view().runs_of(tile)) {
-              for (int64_t j = run.row_begin; j < run.row_end; ++j) {
-                const auto [begin, end] = columns_seen(plan.view(), run, j);
-                expected += (end - begin) * run.residues * section.repeats;
-              }
-            }
-          });
+    const Pattern groups = Pattern::dilated({40, 90, 1000}, {1, 3, 6}, {.causal = causal});
+    const BlockPattern window{1, SlidingWindow{.left = 150, .right = causal ? 0 : 70, .sink_tokens = 5}};
+    for (const Pattern& pattern : {groups, Pattern::block_sparse({window}, causal), groups.with_blocks({window}),
+                                   Pattern::block_sparse({{3, LocalWindow{.window = 33}}}, causal)}) {
+      for (const int64_t len : {1, 61, 128, 300, 1000}) {
+        const Extent extent{.heads = 3, .kv_heads = 3, .len_q = len, .len_k = len};
+        for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+          const Geometry geometry = sm90::geometry(direction);
+          check_walk(pattern, extent, geometry, direction);
+          check_walk(pattern, extent, eager(geometry, 7), direction);
         }
-        EXPECT_EQ(seen, expected) << len << causal << forward;
       }
     }
+  }
+}
+
+// Every tile of every head is in one lane of its launch, long ones in front; slots are those of the plan.
+void check_order(const Pattern& pattern, const Extent& extent, const Geometry& geometry, Direction direction,
+                 bool has_long) {
+  const Plan plan = compile(pattern, extent, geometry, direction);
+  constexpr int32_t kGroup = 2;
+  const PlanOrder order = order_of(plan.view(), extent.batch, extent.kv_heads, kGroup, 13);
+  PlanArrays arrays;
+  arrays.sections = order.sections.data();
+  arrays.tile_rows = geometry.tile_rows;
+  std::map<std::array<int64_t, 5>, int64_t> left;  // tile, repeat, batch row, KV head, slot
+  for (int64_t place = 0; place < extent.batch * extent.kv_heads; ++place) {
+    for (const Level& level : plan.view().levels_of(plan.classes[plan.class_of[place]])) {
+      for (const Section& section : plan.view().sections_of(level)) {
+        for (int64_t n = 0; n < section.repeats * section.tile_count; ++n)
+          left[{section.tile_begin + n % section.tile_count, n / section.tile_count, place / extent.kv_heads,
+                place % extent.kv_heads, section.slot_begin + n * geometry.tile_rows}] = kGroup;
+      }
+    }
+  }
+  const auto take = [&](const LaunchOrder& launch) {
+    const int64_t items = launch.lanes.back().item_end;
+    for (int64_t item = 0; item < items; ++item) {
+      const TilePlace at = locate(launch.lanes.data(), static_cast<int32_t>(launch.lanes.size()), kGroup, item, arrays);
+      EXPECT_EQ(launch.strides[at.map], at.stride);
+      --left[{at.tile, at.repeat, at.batch, at.kv_head, at.slot}];
+    }
+  };
+  for (const LaunchOrder& launch : order.partial) take(launch);
+  for (const LaunchOrder& launch : order.base) take(launch);
+  for (const auto& [tile, items] : left) EXPECT_EQ(items, 0) << to_json(pattern);
+  const bool in_front = order.base.size() == 1 && order.base[0].lanes.size() >= 2 * plan.class_of.size();
+  EXPECT_EQ(in_front, has_long) << to_json(pattern);
+}
+
+TEST(CudaHost, LongTilesOfAllHeadsComeFirst) {
+  const Extent extent{.batch = 2, .heads = 3, .kv_heads = 3, .len_q = 4096, .len_k = 4096};
+  const Pattern groups = Pattern::dilated({512, 2048}, {1, 4}, {.causal = true});
+  const BlockPattern global{128, GlobalLocal{.window = 256, .global_tokens = 128}};
+  for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+    const Geometry geometry = sm90::geometry(direction);
+    check_order(groups, extent, geometry, direction, false);
+    check_order(Pattern::block_sparse({global}), extent, geometry, direction, true);
+    check_order(groups.with_blocks({global}), extent, eager(geometry, 7), direction, false);
   }
 }
 

@@ -24,7 +24,6 @@ bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
 
 Case wide_case(uint64_t seed, std::initializer_list<std::pair<Factor, int>> set) {
   Choice choice = random_choice(seed);
-  choice[kWindow] = 0;  // its plan has second diagonals, which are refused
   for (const auto& [factor, level] : set) choice[factor] = level;
   return make_case(choice, seed, Poison::kNone, [&](DType& dtype, oracle::Options& o) {
     dtype = seed % 2 ? DType::kBFloat16 : DType::kFloat16;
@@ -99,7 +98,6 @@ TEST_P(CudaNonFinite, KeyReachesItsRowsOnly) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
     for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
       Choice choice = random_choice(seed);
-      choice[kWindow] = 0;  // its plan has second diagonals, which are refused
       choice[kLength] = 6;
       choice[kStart] = choice[kDropoutP] = choice[kScale] = 0;
       Case c = make_case(choice, seed, Poison::kNone, [](DType& dtype, oracle::Options& o) {
@@ -109,7 +107,6 @@ TEST_P(CudaNonFinite, KeyReachesItsRowsOnly) {
       const Geometry widest = GetParam().portable
                                   ? engine::cuda::sm80::geometry(c.dtype, GetParam().dim, Direction::kForward)
                                   : engine::cuda::sm90::geometry(Direction::kForward);
-      c.geometry.two_diagonals = false;
       c.geometry.tile_rows = std::min(c.geometry.tile_rows, widest.tile_rows);
       const oracle::Options& o = c.options;
       const int64_t p = static_cast<int64_t>(seed * 29) % o.len_k;

@@ -150,12 +150,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
   BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
   for (; !walk.done(); walk.advance()) {
     const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
-    const int seen = min(b.columns, (b.rows >> 16) - 1 + b.diagonal);  // by the last row
+    const int2 seen = seen_columns(b);
     __syncthreads();
     load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(place.batch, place.kv_head), p.k, b.column0, place.stride,
-                                      0, seen, p.dim, s.k);
+                                      seen.x, seen.y, p.dim, s.k);
     load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(place.batch, place.kv_head), p.v, b.column0, place.stride,
-                                      0, seen, p.dim, s.v);
+                                      seen.x, seen.y, p.dim, s.v);
     arrived();
     auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
     multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.q),
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
     for (int i = 0; i < cute::size(scores); ++i) {
       const int row = cute::get<0>(of_scores(i)), column = cute::get<1>(of_scores(i));
       s.scores[row * (Shape::kColumns + 1) + column] =
-          b.masked && !pair(b, row, column, false) ? -INFINITY : copysignf(1.f, p.scale) * scores(i);
+          b.masked && !pair(b, row, column) ? -INFINITY : copysignf(1.f, p.scale) * scores(i);
     }
     __syncthreads();
     softmax_step<Shape>(p, b, place, row0, s);

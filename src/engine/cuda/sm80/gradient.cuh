@@ -80,12 +80,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
   BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
   for (; !walk.done(); walk.advance()) {
     const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
-    const int seen = min(b.columns, (b.rows >> 16) - 1 + b.diagonal);  // by the last row
+    const int2 seen = seen_columns(b);
     __syncthreads();
     load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(place.batch, place.kv_head), p.k, b.column0, place.stride,
-                                      0, seen, p.dim, s.columns_a);
+                                      seen.x, seen.y, p.dim, s.columns_a);
     load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(place.batch, place.kv_head), p.v, b.column0, place.stride,
-                                      0, seen, p.dim, s.columns_b);
+                                      seen.x, seen.y, p.dim, s.columns_b);
     arrived();
     auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
     auto dp = accumulator<Shape, Shape::kRows, Shape::kColumns>();
@@ -128,12 +128,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
     for (; !walk.done(); walk.advance()) {
       const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
       const int position = b.column0 - p.query_start;
-      const int first = max(0, (b.rows & 0xffff) + b.diagonal);  // seen by the first row
+      const int2 seen = seen_columns(b);
       __syncthreads();
-      load_rows<Shape, Shape::kColumns>(p.q.head<const Element>(place.batch, head), p.q, position, place.stride, first,
-                                        b.columns, p.dim, s.columns_a);
+      load_rows<Shape, Shape::kColumns>(p.q.head<const Element>(place.batch, head), p.q, position, place.stride, seen.x,
+                                        seen.y, p.dim, s.columns_a);
       load_rows<Shape, Shape::kColumns>(p.d_out.head<const Element>(place.batch, head), p.d_out, position, place.stride,
-                                        first, b.columns, p.dim, s.columns_b);
+                                        seen.x, seen.y, p.dim, s.columns_b);
       for (int i = threadIdx.x; i < Shape::kColumns; i += Shape::kThreads)
         s.query[i] = i < b.columns ? rows[position + int64_t(i) * place.stride] : make_float2(INFINITY, 0.f);
       arrived();

@@ -58,7 +58,6 @@ Geometry geometry(DType dtype, int64_t dim, Direction) {
   g.tile_rows = tile_rows(core::size_bytes(dtype), dim);
   g.column_block = tile_columns(core::size_bytes(dtype));
   g.row_quantum = g.tile_rows;
-  g.two_diagonals = false;
   return g;
 }
 

@@ -321,10 +321,6 @@ __device__ __forceinline__ int query_head(const Values& p, const TilePlace& plac
 __device__ __forceinline__ int first_row(const TilePlace& place, const Tile& tile) {
   return int(tile.row0) + place.shift;
 }
-// Columns of a block of the forward plan that its last row sees.
-__device__ __forceinline__ int seen_columns(const ColumnBlock& b) {
-  return min(b.columns, (b.rows >> 16) - 1 + b.diagonal);
-}
 
 // Block n, each in turn; two barriers later all threads see it. The warps take turns.
 template <class Shape>
@@ -364,11 +360,11 @@ template <class Shape>
 __device__ __forceinline__ void stage_keys(const Values& p, const TilePlace& place, const ColumnBlock& b, float* first,
                                            float* second) {
   if (b.columns == 0) return;
-  const int seen = seen_columns(b);
-  stage_columns<Shape>(p.k.head<const float>(place.batch, place.kv_head), p.k, b.column0, place.stride, 0, seen, p.dim,
-                       first);
-  stage_columns<Shape>(p.v.head<const float>(place.batch, place.kv_head), p.v, b.column0, place.stride, 0, seen, p.dim,
-                       second);
+  const int2 seen = seen_columns(b);
+  stage_columns<Shape>(p.k.head<const float>(place.batch, place.kv_head), p.k, b.column0, place.stride, seen.x, seen.y,
+                       p.dim, first);
+  stage_columns<Shape>(p.v.head<const float>(place.batch, place.kv_head), p.v, b.column0, place.stride, seen.x, seen.y,
+                       p.dim, second);
 }
 
 // Dims up to this run on tensor cores in float32.

@@ -44,7 +44,7 @@ __device__ __forceinline__ void softmax_step_rows(const Values& p, const ColumnB
   if (b.masked) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i)
-      if (!pair(b, cute::get<0>(of(i)), cute::get<1>(of(i)), false)) scores(i) = -INFINITY;
+      if (!pair(b, cute::get<0>(of(i)), cute::get<1>(of(i)))) scores(i) = -INFINITY;
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) most[i % 4 / 2] = fmaxf(most[i % 4 / 2], scores(i));
@@ -89,10 +89,11 @@ __device__ __forceinline__ void mend_scores(const Values& p, const ColumnBlock& 
   if (sum == sum) return;
   const float* const q = p.q.head<const float>(place.batch, query_head(p, place));
   const float* const k = p.k.head<const float>(place.batch, place.kv_head);
+  const int2 seen = seen_columns(b);
 #pragma unroll
   for (int i = 0; i < cute::size(scores); ++i) {
     const int row = cute::get<0>(of(i)), column = cute::get<1>(of(i));
-    if (scores(i) == scores(i) || row >= tile.rows || column >= seen_columns(b)) continue;
+    if (scores(i) == scores(i) || row >= tile.rows || column < seen.x || column >= seen.y) continue;
     const float* const from_q =
         q + (first_row(place, tile) - p.query_start + int64_t(row) * place.stride) * p.q.len_stride;
     const float* const from_k = k + (b.column0 + int64_t(column) * place.stride) * p.k.len_stride;

@@ -38,10 +38,10 @@ template <class Shape>
 __device__ __forceinline__ void stage_queries(const Values& p, const TilePlace& place, const ColumnBlock& b, int head,
                                               SplitGradientStorage<Shape>& s) {
   const int position = b.column0 - p.query_start;
-  const int first = max(0, (b.rows & 0xffff) + b.diagonal);  // seen by the first row
-  stage_columns<Shape>(p.q.head<const float>(place.batch, head), p.q, position, place.stride, first, b.columns, p.dim,
+  const int2 seen = seen_columns(b);
+  stage_columns<Shape>(p.q.head<const float>(place.batch, head), p.q, position, place.stride, seen.x, seen.y, p.dim,
                        s.staged_a);
-  stage_columns<Shape>(p.d_out.head<const float>(place.batch, head), p.d_out, position, place.stride, first, b.columns,
+  stage_columns<Shape>(p.d_out.head<const float>(place.batch, head), p.d_out, position, place.stride, seen.x, seen.y,
                        p.dim, s.staged_b);
   const int i = threadIdx.x;
   if (i < b.columns) {

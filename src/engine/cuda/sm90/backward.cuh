@@ -112,14 +112,16 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int row = row0 + 8 * r;
-          const int begin = row >= (b.rows & 0xffff) && row < b.rows >> 16 ? row + b.diagonal : Shape::kColumns;
+          const int begin =
+              row >= (b.rows & 0xffff) && row < b.rows >> 16 ? row + b.diagonals.begin() : Shape::kColumns;
+          const int end = min(b.columns, row + b.diagonals.end());
 #pragma unroll
           for (int n = 0; n < Shape::kColumns / 8; ++n)
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
               const int i = 8 * n + column0 + c;
               float& x = scores[4 * n + 2 * r + c];
-              x = i >= begin && i < b.columns ? x : 0.f;
+              x = i >= begin && i < end ? x : 0.f;
             }
         }
       }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/cuda/device.h"
 #include "engine/cuda/score_scale.h"
 #include "engine/cuda/sm90/backward.cuh"
 #include "engine/cuda/sm90/backward_rows.cuh"
@@ -39,10 +40,7 @@ void launch_levels(const BackwardProblem& p, const LaunchLanes& lanes, BackwardP
   auto* kernel = backward_kernel<Shape>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "shared memory of the backward kernel");
-  int device = 0, processors = 0;
-  check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "device");
-  const int blocks = static_cast<int>(std::min<int64_t>(processors, lanes.items));
+  const int blocks = static_cast<int>(std::min<int64_t>(multiprocessors(), lanes.items));
   kernel<<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
   check(cudaGetLastError(), "launch of the backward kernel");
 }

@@ -132,7 +132,7 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
         KeyBlockNote& b = s.block[stage];
         b.column0 = now.column0;
         b.columns = now.columns;
-        b.diagonal = now.diagonal;
+        b.diagonals = now.diagonals;
         b.rows = now.rows;
         b.weight_log2 = now.weight == 1 ? 0.f : log2f(float(now.weight));
         b.masked = now.masked;

@@ -12,8 +12,8 @@ namespace longstride::engine::cuda::sm90 {
 struct KeyBlockNote {
   int32_t column0;  // position of the first query
   int32_t columns;
-  int32_t diagonal;  // row j is seen by column i iff i >= j + diagonal
-  int32_t rows;      // row_begin | row_end << 16
+  Diagonals diagonals;
+  int32_t rows;  // row_begin | row_end << 16
   float weight_log2;
   int32_t masked;
   int32_t last;
@@ -55,7 +55,7 @@ struct BackwardMaps {
   MapPair q, d_out, k, v, dq;
 };
 struct BackwardMapSet {
-  BackwardMaps of_stride[LaunchLanes::kMostStrides];
+  BackwardMaps of_stride[LaunchOrder::kMostStrides];
 };
 
 }  // namespace longstride::engine::cuda::sm90

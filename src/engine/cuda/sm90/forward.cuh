@@ -174,7 +174,7 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
     // A tile that sees nothing gets one block of no columns, so that the consumers know one way only.
     bool more = true;
     while (more) {
-      ColumnBlock now{0, 0, 0, 0, 1, true};
+      ColumnBlock now{0, 0, {}, 0, 1, true};
       if (!walk.done()) {
         now = walk.at(rows, place.stride, place.shift);
         walk.advance();
@@ -187,7 +187,7 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
         BlockNote& b = s.block[stage];
         b.column0 = now.column0;
         b.columns = now.columns;
-        b.diagonal = now.diagonal;
+        b.diagonals = now.diagonals;
         b.rows = now.rows;
         b.weight_log2 = now.weight == 1 ? 0.f : log2f(float(now.weight));
         b.masked = now.masked;

@@ -10,10 +10,10 @@ namespace longstride::engine::cuda::sm90 {
 
 // One block of keys, as the producer tells the consumers.
 struct BlockNote {
-  int32_t column0;   // position of the first
-  int32_t columns;   // valid ones
-  int32_t diagonal;  // row j sees column i iff i < j + diagonal
-  int32_t rows;      // row_begin | row_end << 16
+  int32_t column0;  // position of the first
+  int32_t columns;  // valid ones
+  Diagonals diagonals;
+  int32_t rows;  // row_begin | row_end << 16
   float weight_log2;
   int32_t masked;  // any pair of the block may be unseen
   int32_t last;    // of the tile

@@ -151,7 +151,7 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
         GradientBlockNote& b = s.block[stage];
         b.column0 = now.column0;
         b.columns = now.columns;
-        b.diagonal = now.diagonal;
+        b.diagonals = now.diagonals;
         b.rows = now.rows;
         b.weight_log2 = now.weight == 1 ? 0.f : log2f(float(now.weight));
         b.masked = now.masked;
@@ -183,12 +183,10 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
   }
 }
 
-// Whether row `row` and the columns from i on (rows are keys) or up to i (rows are queries) are pairs: [begin, end).
-template <class Shape>
+// The columns [begin, end) that are pairs with row `row`.
 __device__ __forceinline__ int2 seen_columns(const GradientBlockNote& b, int row) {
-  const int edge = row + b.diagonal;
   if (row < (b.rows & 0xffff) || row >= b.rows >> 16) return make_int2(0, 0);
-  return Shape::kRowsAreQueries ? make_int2(0, min(b.columns, edge)) : make_int2(edge, b.columns);
+  return make_int2(row + b.diagonals.begin(), min(b.columns, row + b.diagonals.end()));
 }
 
 template <class Shape, bool kExact>
@@ -275,7 +273,7 @@ __device__ void consume_gradient(const GradientParams& p, GradientStorage<Shape>
       if (b.masked) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int2 seen = seen_columns<Shape>(b, row0 + 8 * r);
+          const int2 seen = seen_columns(b, row0 + 8 * r);
 #pragma unroll
           for (int n = 0; n < Shape::kColumns / 8; ++n)
 #pragma unroll

@@ -13,7 +13,7 @@ namespace longstride::engine::cuda::sm90 {
 struct GradientBlockNote {
   int32_t column0;  // position of the first column
   int32_t columns;
-  int32_t diagonal;
+  Diagonals diagonals;
   int32_t rows;  // row_begin | row_end << 16
   float weight_log2;
   int32_t masked;
@@ -55,7 +55,7 @@ struct GradientMaps {
   MapPair row, row_pair, column, column_pair;
 };
 struct GradientMapSet {
-  GradientMaps of_stride[LaunchLanes::kMostStrides];
+  GradientMaps of_stride[LaunchOrder::kMostStrides];
 };
 
 }  // namespace longstride::engine::cuda::sm90

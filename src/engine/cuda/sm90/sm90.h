@@ -17,7 +17,6 @@ inline Geometry geometry(Direction direction) {
   // strides 2 and 16 with a quarter of the rows merged, at 256 it is at 4 and 16 with an eighth, a tenth fewer tiles
   // and 1 % more pairs computed.
   g.merge_columns = 256;
-  g.two_diagonals = false;
   return g;
 }
 

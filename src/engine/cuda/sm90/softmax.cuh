@@ -28,13 +28,27 @@ __device__ __forceinline__ void mask(Scores& scores, const BlockNote& b, int row
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = row0 + 8 * r;
-    const int end = row >= (b.rows & 0xffff) && row < b.rows >> 16 ? min(b.columns, row + b.diagonal) : 0;
+    const int end = row >= (b.rows & 0xffff) && row < b.rows >> 16 ? min(b.columns, row + b.diagonals.end()) : 0;
 #pragma unroll
     for (int n = 0; n < Shape::kColumns / 8; ++n) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& x = scores[4 * n + 2 * r + c];
         x = 8 * n + column0 + c < end ? x : -INFINITY;
+      }
+    }
+  }
+  // Apart, since a causal mask has no more than the above, and its blocks are many.
+  if ((b.rows >> 16) - 1 + b.diagonals.begin() <= 0) return;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int begin = row0 + 8 * r + b.diagonals.begin();
+#pragma unroll
+    for (int n = 0; n < Shape::kColumns / 8; ++n) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& x = scores[4 * n + 2 * r + c];
+        x = 8 * n + column0 + c >= begin ? x : -INFINITY;
       }
     }
   }

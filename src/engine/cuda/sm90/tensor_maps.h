@@ -25,7 +25,7 @@ struct TensorMaps {
 
 // One set for each distinct stride of a launch.
 struct MapSet {
-  TensorMaps of_stride[LaunchLanes::kMostStrides];
+  TensorMaps of_stride[LaunchOrder::kMostStrides];
 };
 
 // What the driver is told of one map: [batch, head, row, residue, dim], innermost first as it wants them.

@@ -63,7 +63,7 @@ __device__ __forceinline__ void differentiate(const Values& p, const ColumnBlock
   if (!b.masked) return;
 #pragma unroll
   for (int i = 0; i < kCount; ++i)
-    if (!pair(b, cute::get<0>(of(i)), cute::get<1>(of(i)), transposed)) scores(i) = dp(i) = 0.f;
+    if (!pair(b, cute::get<0>(of(i)), cute::get<1>(of(i)))) scores(i) = dp(i) = 0.f;
 }
 
 }  // namespace longstride::engine::cuda

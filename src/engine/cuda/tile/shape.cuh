@@ -123,9 +123,15 @@ __device__ __forceinline__ void arrived() {
 }
 
 // Column i and row j of a block are a pair.
-__device__ __forceinline__ bool pair(const ColumnBlock& b, int row, int column, bool transposed) {
+__device__ __forceinline__ bool pair(const ColumnBlock& b, int row, int column) {
   if (column >= b.columns || row < (b.rows & 0xffff) || row >= b.rows >> 16) return false;
-  return transposed ? column >= row + b.diagonal : column < row + b.diagonal;
+  return column >= row + b.diagonals.begin() && column < row + b.diagonals.end();
+}
+
+// The columns [begin, end) of a block that some of its rows sees.
+__device__ __forceinline__ int2 seen_columns(const ColumnBlock& b) {
+  return make_int2(max(0, (b.rows & 0xffff) + b.diagonals.begin()),
+                   min(b.columns, (b.rows >> 16) - 1 + b.diagonals.end()));
 }
 
 __device__ __forceinline__ float weight_log2(const ColumnBlock& b) {
