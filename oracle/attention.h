@@ -43,6 +43,7 @@ struct Options {
   std::optional<double> scale;
   double dropout_p = 0;
   uint64_t dropout_seed = 0;
+  std::vector<double> alibi_slopes;  // one per head, or empty
 
   int64_t groups() const { return static_cast<int64_t>(segments.size()); }
   double scale_used() const { return scale ? *scale : 1.0 / std::sqrt(static_cast<double>(dim)); }
@@ -198,6 +199,7 @@ inline Row softmax_row(const Options& o, const Sight& sight, const double* q, co
     entry.position = p;
     entry.m = static_cast<double>(m);
     entry.score = o.scale_used() * dot(query, key, o.dim);
+    if (!o.alibi_slopes.empty()) entry.score -= o.alibi_slopes[h] * static_cast<double>(std::abs(position - p));
     if (o.dropout_p > 0) {
       entry.kept = keeps(o.dropout_seed, o.dropout_p, o.heads, b, h, position, p) ? 1.0 / (1.0 - o.dropout_p) : 0.0;
     }
@@ -217,6 +219,9 @@ inline double out_scale(const Options& o) { return o.average ? 1.0 / static_cast
 inline void check(const Options& o) {
   if (o.head_partition && o.kv_heads < o.groups()) throw std::invalid_argument("oracle: fewer KV heads than groups");
   if (o.heads % o.kv_heads != 0 || o.segments.size() != o.rates.size()) throw std::invalid_argument("oracle: options");
+  if (!o.alibi_slopes.empty() && static_cast<int64_t>(o.alibi_slopes.size()) != o.heads) {
+    throw std::invalid_argument("oracle: slopes");
+  }
 }
 
 }  // namespace detail

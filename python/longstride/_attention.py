@@ -33,6 +33,7 @@ def attention(
     cu_seqlens: Lengths = None,
     lengths: Lengths = None,
     scale: float | None = None,
+    alibi_slopes: Tensor | None = None,
     query_start: int | None = None,
     dropout_p: float = NO_DROPOUT,
     dropout_seed: Tensor | None = None,
@@ -58,6 +59,9 @@ def attention(
         lengths: tokens of each batch row, int32 or int64 [batch], or a list: positions beyond see and are seen by
             nothing. Not together with cu_seqlens.
         scale: of q.k; None: 1 / sqrt(dim). A given 0.0 stays 0.0.
+        alibi_slopes: ALiBi (arXiv 2108.12409), on the CPU: float32 [heads], finite, of any sign; slope_h * |q - k| is
+            taken off the scores of query head h, q and k the positions of query and key. No gradient: slopes that
+            require one are refused. `longstride.nn.alibi_slopes(heads)` gives the usual ones.
         query_start: position of query 0 among the keys, in [0, len_k - len_q]; None: len_q must equal len_k.
         dropout_p: of the attention probabilities, in [0, 1).
         dropout_seed: one int64 on q's device, which the dropped pairs follow from; needed iff dropout_p > 0.
@@ -89,7 +93,7 @@ def attention(
         settings["dropout_p"] = dropout_p
     if deterministic:
         settings["deterministic"] = True
-    tensors = (blocks, gates, numbers(cu_seqlens), numbers(lengths), dropout_seed)
+    tensors = (blocks, gates, alibi_slopes, numbers(cu_seqlens), numbers(lengths), dropout_seed)
     out, lse = _direct.attention(q, k, v, text, tensors, settings)
     return (out, lse) if return_lse else out
 
@@ -158,6 +162,7 @@ def dilated_attention(
     cu_seqlens: Lengths = None,
     lengths: Lengths = None,
     scale: float | None = None,
+    alibi_slopes: Tensor | None = None,
     query_start: int | None = None,
     dropout_p: float = NO_DROPOUT,
     dropout_seed: Tensor | None = None,
@@ -194,6 +199,7 @@ def dilated_attention(
         cu_seqlens=cu_seqlens,
         lengths=lengths,
         scale=scale,
+        alibi_slopes=alibi_slopes,
         query_start=query_start,
         dropout_p=dropout_p,
         dropout_seed=dropout_seed,
@@ -213,6 +219,7 @@ def block_sparse_attention(
     cu_seqlens: Lengths = None,
     lengths: Lengths = None,
     scale: float | None = None,
+    alibi_slopes: Tensor | None = None,
     query_start: int | None = None,
     dropout_p: float = NO_DROPOUT,
     dropout_seed: Tensor | None = None,
@@ -244,6 +251,7 @@ def block_sparse_attention(
         cu_seqlens=cu_seqlens,
         lengths=lengths,
         scale=scale,
+        alibi_slopes=alibi_slopes,
         query_start=query_start,
         dropout_p=dropout_p,
         dropout_seed=dropout_seed,
@@ -266,6 +274,7 @@ def sliding_window_attention(
     cu_seqlens: Lengths = None,
     lengths: Lengths = None,
     scale: float | None = None,
+    alibi_slopes: Tensor | None = None,
     query_start: int | None = None,
     dropout_p: float = NO_DROPOUT,
     dropout_seed: Tensor | None = None,
@@ -295,6 +304,7 @@ def sliding_window_attention(
         cu_seqlens=cu_seqlens,
         lengths=lengths,
         scale=scale,
+        alibi_slopes=alibi_slopes,
         query_start=query_start,
         dropout_p=dropout_p,
         dropout_seed=dropout_seed,

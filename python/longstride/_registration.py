@@ -30,7 +30,7 @@ LAYOUT_NAMES = {
     torch.sparse_bsc: "SparseBsc",
 }
 # The operator's arguments that are tensors and may be left out, in order.
-TENSORS = ("blocks", "gates", "cu_seqlens", "lengths", "dropout_seed")
+TENSORS = ("blocks", "gates", "alibi_slopes", "cu_seqlens", "lengths", "dropout_seed")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -92,6 +92,7 @@ def check_call(q: Tensor, k: Tensor, v: Tensor, tensors: dict[str, Tensor | None
                 ),
             )
     check_lengths(q.size(0), q.size(1), k.size(1), tensors, settings["query_start"])
+    check_slopes(q, tensors["alibi_slopes"])
     if settings["dropout_p"] > 0 and tensors["dropout_seed"] is None:
         refuse(
             "dropout_seed",
@@ -99,6 +100,28 @@ def check_call(q: Tensor, k: Tensor, v: Tensor, tensors: dict[str, Tensor | None
             "none",
             "draw one with draw_dropout_seed(device), or torch.randint(2**63 - 1, (), dtype=torch.int64)",
         )
+
+
+def check_slopes(q: Tensor, slopes: Tensor | None) -> None:
+    if slopes is None:
+        return
+
+    def words() -> tuple:
+        wanted = f"must be Float with one entry a query head, {q.size(2)}"
+        remedy = "cast it with .float(), repeat or cut it to the heads of q"
+        return "alibi_slopes", wanted, f"{dtype_name(slopes.dtype)} of {shape(slopes)}", remedy
+
+    if slopes.dtype != torch.float32 or slopes.dim() != 1:
+        refuse(*words())
+    check(slopes.size(0) == q.size(2), words)
+    if slopes.device != q.device:
+        refuse("alibi_slopes", f"must be on the device of q, {q.device}", slopes.device, "move it with .to()")
+
+
+def refuse_gradient_of_slopes(slopes: Tensor | None) -> None:
+    if slopes is not None and slopes.requires_grad:
+        wanted = "must not require a gradient: they get none"
+        refuse("alibi_slopes", wanted, "slopes that require one", "pass slopes.detach()")
 
 
 def check_lengths(batch, len_q, len_k, tensors: dict[str, Tensor | None], query_start) -> None:
@@ -175,6 +198,7 @@ GATES = 5  # their place among the operator's arguments
 def save(ctx, inputs, keyword_only_inputs, output) -> None:
     """What the backward needs: q, k, v, both results and the call. It finds its plan by key; nothing else is kept."""
     q, k, v, pattern, *tensors = inputs
+    refuse_gradient_of_slopes(tensors[TENSORS.index("alibi_slopes")])
     ctx.save_for_backward(q, k, v, *output, *tensors)
     ctx.pattern = pattern
     ctx.settings = keyword_only_inputs
@@ -190,14 +214,14 @@ def gradients(ctx, d_out: Tensor | None, d_lse: Tensor | None, operator: Callabl
     needed = ctx.needs_input_grad  # of the arguments that the caller gave: the last ones may be missing
     if d_out is None and d_lse is None:
         return (None,) * len(needed)
-    q, k, v, out, lse, blocks, gates, *lengths_and_seed = ctx.saved_tensors
+    q, k, v, out, lse, blocks, gates, *others = ctx.saved_tensors
     if not any(needed[GATES : GATES + 1]):
         gates = None
     dq, dk, dv, d_gates = operator(
         torch.zeros_like(out) if d_out is None else d_out,
-        d_lse, q, k, v, out, lse, ctx.pattern, blocks, gates, *lengths_and_seed, **ctx.settings,
+        d_lse, q, k, v, out, lse, ctx.pattern, blocks, gates, *others, **ctx.settings,
     )  # fmt: skip
-    grads = (dq, dk, dv, None, None, None if gates is None else d_gates, None, None, None)
+    grads = (dq, dk, dv, None, None, None if gates is None else d_gates, None, None, None, None)
     return tuple(grad if need else None for grad, need in zip(grads, needed))
 
 

@@ -71,7 +71,7 @@ def folded_call(
 ) -> tuple:
     """The pattern and the tensors behind it for the folded batch."""
     size = info.batch_size
-    for name in ("blocks", "cu_seqlens"):
+    for name in ("blocks", "alibi_slopes", "cu_seqlens"):
         if dims[name] is not None:
             refuse(name, "must be the same for every entry of vmap", "a mapped tensor", "call attention in a loop")
     if tensors["gates"] is not None:
@@ -87,6 +87,7 @@ def folded_call(
         widened_text(pattern, size, batch),
         widened_rows(tensors["blocks"], size, batch),
         None,
+        tensors["alibi_slopes"],
         tensors["cu_seqlens"],
         folded(tensors["lengths"], dims["lengths"], size),
         seed,
@@ -137,9 +138,9 @@ def refuse_tangents(*tensors: Tensor | None) -> None:
 
 class Attention(torch.autograd.Function):
     @staticmethod
-    def forward(q, k, v, pattern, blocks, gates, cu_seqlens, lengths, dropout_seed, settings):
+    def forward(q, k, v, pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, settings):
         return torch.ops.longstride.attention(
-            q, k, v, pattern, blocks, gates, cu_seqlens, lengths, dropout_seed, **settings
+            q, k, v, pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, **settings
         )
 
     @staticmethod

@@ -9,6 +9,7 @@ from torch import Tensor
 from ._attention import Lengths, numbers
 from ._pattern import Pattern, text_of
 from ._refusal import refuse
+from ._registration import refuse_gradient_of_slopes
 
 MOST_WEIGHTS = 2**26  # as in C++: 256 MiB in float32
 LEAST_COLUMNS = 128  # keys a call: fewer would be more calls, and the engines' tiles are made for that many
@@ -34,10 +35,11 @@ def attention_weights(
     cu_seqlens: Lengths = None,
     lengths: Lengths = None,
     scale: float | None = None,
+    alibi_slopes: Tensor | None = None,
     query_start: int | None = None,
     blocks: Tensor | None = None,
 ) -> Tensor:
-    """P(q, k) = m e^(scale q.k - lse) of every pair, 0 where nothing is seen. The C++ function of this name; no gradient.
+    """P(q, k) = m e^(score - lse) of every pair, 0 where nothing is seen. The C++ function of this name; no gradient.
 
     The operator itself is asked, as by `Pattern.mask`: a query's result over values that are rows of the identity is its
     row of weights, which adds up to 1, or the query sees nothing.
@@ -52,7 +54,8 @@ def attention_weights(
     """
     pattern = alone(pattern)
     text, rows = pattern.call_arguments(blocks)
-    tensors = (rows, None, numbers(cu_seqlens), numbers(lengths), None)
+    refuse_gradient_of_slopes(alibi_slopes)
+    tensors = (rows, None, alibi_slopes, numbers(cu_seqlens), numbers(lengths), None)
     settings = {} if query_start is None else {"query_start": query_start}
     call = torch.ops.longstride.attention
     with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):

@@ -1,5 +1,7 @@
 """Calls that the values and the gradients are tested on: (pattern, shape, options) by name."""
 
+import torch
+
 LIST = [[-1, -1, 0, 0], [0, -1, 2, 1], [1, 1, 3, 3], [-1, 0, 5, 2], [-1, 0, 5, 2]]
 
 
@@ -28,6 +30,7 @@ def union(*patterns):
     return joined
 
 
+SLOPES = torch.tensor([0.5, 0.0, -0.1, 3.0])
 LEVELS = [{"stride": 3, "window": 6}, {"stride": 6, "window": 12}, {"stride": 12, "global": True}]
 CASES = {
     "joint": (groups([4, 8], [1, 2]), {}, {}),
@@ -51,6 +54,10 @@ CASES = {
     "decoding": (groups([4, 16], [1, 2], True), {"len_q": 3}, {"query_start": 20}),
     "scale": (groups([4, 16], [1, 2]), {}, {"scale": -1.3}),
     "scale of zero": (groups([4, 16], [1, 2]), {}, {"scale": 0.0}),
+    "slopes": (groups([4, 16], [1, 2]), {}, {"alibi_slopes": SLOPES}),
+    "slopes, documents": (groups([4, 16], [1, 2], True), {}, {"alibi_slopes": SLOPES, "cu_seqlens": [0, 7, 7, 24]}),
+    "slopes, zero keys": (groups([5, 16], [1, 3], padding="zero_keys"), {}, {"alibi_slopes": SLOPES, "lengths": [24, 3]}),
+    "slopes, decoding": (groups([4, 16], [1, 2], True), {"len_q": 3}, {"alibi_slopes": SLOPES, "query_start": 20}),
     "local_window": (rule("local_window", 4, window=12), {}, {}),
     "dilated_sparse": (rule("dilated_sparse", 2, True, rates=[1, 3], reach=2), {}, {}),
     "global_local": (rule("global_local", 4, window=5, global_tokens=3), {"length": 22}, {}),
@@ -62,6 +69,7 @@ CASES = {
     "window and sinks": (window(5, None, True, sink_tokens=2), {"length": 23}, {"cu_seqlens": [0, 9, 23]}),
     "window, decoding": (window(6, 0, sink_tokens=1), {"len_q": 3}, {"query_start": 20}),
     "groups and window": (union(groups([4, 8], [1, 3], True), window(5, 0, True)), {}, {"lengths": [24, 13]}),
+    "slopes and window": (window(5, None, True, sink_tokens=2), {}, {"alibi_slopes": SLOPES}),
     "list": (rule("list", 4, blocks=LIST), {}, {}),
     "union of rules": (
         union(rule("local_window", 4, True, window=8), rule("strided", 3, True, stride_blocks=3)),

@@ -113,7 +113,7 @@ def count_pairs(pattern, len_k, kv_head, kv_heads, batch_row, cu_seqlens, length
     return m, z
 
 
-def attention(q, k, v, pattern, *, cu_seqlens=None, lengths=None, scale=None, query_start=0):
+def attention(q, k, v, pattern, *, cu_seqlens=None, lengths=None, scale=None, alibi_slopes=None, query_start=0):
     """(out, lse) in float64, differentiable."""
     q, k, v = (t.to(torch.float64) for t in (q, k, v))
     batch, len_q, heads, dim = q.shape
@@ -126,7 +126,11 @@ def attention(q, k, v, pattern, *, cu_seqlens=None, lengths=None, scale=None, qu
             m, z = counts(pattern, len_k, j, kv_heads, b, cu_seqlens, lengths)
             rows = slice(query_start, query_start + len_q)
             m, z = m[rows], z[rows]
-            terms = m * (scale * q[b, :, h] @ k[b, :, j].T).exp()
+            scores = scale * q[b, :, h] @ k[b, :, j].T
+            if alibi_slopes is not None:
+                keys = torch.arange(len_k)
+                scores = scores - alibi_slopes[h].double() * (keys[rows, None] - keys).abs()
+            terms = m * scores.exp()
             total = z + terms.sum(1)
             nothing = total == 0
             safe = total.masked_fill(nothing, 1)

@@ -15,12 +15,13 @@ PATTERN = ls.Pattern.dilated([4, 8], [1, 2], causal=True)
 
 
 @pytest.mark.parametrize(
-    "name", ("joint", "one KV head", "zero keys", "documents", "lengths", "decoding", "average", "groups and rules")
+    "name", ("joint", "one KV head", "zero keys", "documents", "lengths", "decoding", "average", "groups and rules", "slopes",
+     "slopes, zero keys", "slopes, decoding")
 )
 def test_gradcheck(name):
     pattern, shape, options = cases.CASES[name]
     shape = {**shape, "dim": 2, "heads": shape.get("heads", 2), "kv_heads": shape.get("kv_heads", 1)}
-    if name == "average":
+    if name == "average" or "alibi_slopes" in options:
         shape |= {"heads": 4, "kv_heads": 2}
     tensors = inputs(dtype=torch.float64, grad=True, **shape)
 
@@ -64,7 +65,7 @@ def test_both_ways_to_the_operator_give_the_same_gradients():
             assert torch.equal(a.grad, b.grad)
 
 
-@pytest.mark.parametrize("given", range(3, 10))
+@pytest.mark.parametrize("given", range(3, 11))
 def test_the_backward_gives_none_where_nothing_is_required(given):
     # The dispatcher tells of the arguments that the caller gave alone.
     q, k, v = inputs()
@@ -72,7 +73,7 @@ def test_the_backward_gives_none_where_nothing_is_required(given):
     needed = (True, False, True, *[False] * (given - 3))
     ctx = types.SimpleNamespace(
         needs_input_grad=needed,
-        saved_tensors=(q, k, v, out, lse, None, None, None, None, None),
+        saved_tensors=(q, k, v, out, lse, *[None] * 6),
         pattern=PATTERN.json(),
         settings={},
     )

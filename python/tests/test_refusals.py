@@ -13,6 +13,8 @@ LIST = ls.Pattern.block_sparse("list", 8)
 def calls():
     q, k, v = inputs()
     rows = torch.tensor([[-1, -1, 0, 0]], dtype=torch.int32)
+    slopes = torch.tensor([0.5, 0.25, 0.125, -0.1])
+    learned = torch.nn.Parameter(slopes.clone())
     strided = v.transpose(2, 3).contiguous().transpose(2, 3)
     return {
         "3 dimensions": (lambda a: a(q, k[0], v, DENSE), r"^k must have the 4 dimensions.*got shape \[24, 2, 8\]"),
@@ -30,6 +32,10 @@ def calls():
         "both": (lambda a: a(q, k, v, DENSE, lengths=[1, 2], cu_seqlens=[0, 24]), "must not be given together"),
         "row lengths": (lambda a: a(q, k, v, DENSE, lengths=[1, 2, 3]), "^lengths must have one entry per batch row, 2"),
         "kind of lengths": (lambda a: a(q, k, v, DENSE, lengths=[1.5, 2]), "^lengths must be an int32 or int64 tensor"),
+        "kind of slopes": (lambda a: a(q, k, v, DENSE, alibi_slopes=slopes.double()), "^alibi_slopes must be Float with one"),
+        "number of slopes": (lambda a: a(q, k, v, DENSE, alibi_slopes=slopes[:2]), r"a query head, 4, got Float of shape \[2\]"),
+        "device of slopes": (lambda a: a(q, k, v, DENSE, alibi_slopes=slopes.to("meta")), "^alibi_slopes must be on the device"),
+        "slopes' gradient": (lambda a: a(q, k, v, DENSE, alibi_slopes=learned), "^alibi_slopes must not require a gradient"),
         "seed": (lambda a: a(q, k, v, DENSE, dropout_p=0.5), "^dropout_seed must be given when dropout_p > 0"),
         # These need numbers, which only a run has.
         "run: documents": (lambda a: a(q, k, v, DENSE, cu_seqlens=[0, 9, 7, 24]), r"^cu_seqlens\[2\] must be at least"),
@@ -39,6 +45,7 @@ def calls():
         "run: dropout_p": (lambda a: a(q, k, v, DENSE, dropout_p=1.0, dropout_seed=torch.tensor(1)), r"in \[0, 1\)"),
         "run: NaN": (lambda a: a(q, k, v, DENSE, dropout_p=float("nan")), r"^dropout_p must be in \[0, 1\)"),
         "run: scale": (lambda a: a(q, k, v, DENSE, scale=float("inf")), "^scale must be finite"),
+        "run: slopes": (lambda a: a(q, k, v, DENSE, alibi_slopes=slopes / 0), "^alibi_slopes must be finite, got inf for head 0"),
         "run: seed": (lambda a: a(q, k, v, DENSE, dropout_seed=torch.tensor(1.0)), "^dropout_seed must be one int64"),
         "run: no list": (lambda a: a(q, k, v, DENSE, blocks=rows), 'must have a "list" without blocks'),
         "run: no blocks": (lambda a: a(q, k, v, LIST), r"blocks\[0\].blocks must be given"),
@@ -58,7 +65,7 @@ def test_what_is_refused(name, mode):
         call(ls.attention)
 
 
-@pytest.mark.parametrize("name", [name for name in calls() if not name.startswith("run: ") and name != "devices"])
+@pytest.mark.parametrize("name", [name for name in calls() if not name.startswith("run: ") and "device" not in name])
 def test_meta_tensors_get_the_same(name):
     call, words = calls()[name]
 

@@ -25,8 +25,9 @@ ROWS = torch.tensor([[-1, -1, 0, 0], [0, -1, 2, 1], [1, 1, 1, 1]], dtype=torch.i
         (GROUPS, {"dropout_p": 0.25, "dropout_seed": torch.tensor([7])}),
         (CAUSAL, {"query_start": 0, "scale": 0.3, "deterministic": True}),
         (BLOCKS, {"blocks": ROWS, "gates": torch.ones(3)}),
+        (CAUSAL, {"alibi_slopes": torch.tensor([0.5, 0.25, 0.0, -0.1])}),
     ),
-    ids=("plain", "documents", "lengths", "dropout", "settings", "gates"),
+    ids=("plain", "documents", "lengths", "dropout", "settings", "gates", "slopes"),
 )
 def test_opcheck(text, options):
     # All four: schema, autograd registration, fake tensors, and aot_autograd with dynamic shapes.

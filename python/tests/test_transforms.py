@@ -33,6 +33,7 @@ CALLS = {
     "rows with the call": (call(OPEN, blocks=torch.tensor(ROWS, dtype=torch.int32)), ()),
     "documents": (call(cu_seqlens=[0, 5, 24]), ()),
     "lengths": (call(lengths=[24, 5], scale=0.3), ()),
+    "slopes": (call(alibi_slopes=torch.tensor([0.5, 0.25, 0.0, -0.1])), ()),
     "lengths of each": (call(), (torch.tensor([[24, 3], [5, 6], [24, 0]]),)),
 }
 

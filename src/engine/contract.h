@@ -47,6 +47,10 @@ struct Problem {
   double dropout_p = 0;                   // in [0, 1)
   const int64_t* dropout_seed = nullptr;  // one element on the engine's device; required iff it drops
   bool drops() const { return dropout_p > 0; }
+  // The score of a pair is scale * q.k - slope * |query - key|, positions as the plan counts them. Phantoms stand
+  // nowhere: their score stays 0.
+  bool alibi = false;
+  const float* alibi_slopes = nullptr;  // [heads], finite, on the engine's device; required iff `alibi`
   bool deterministic = false;
 
   ConstTensorRef q;  // [batch, len_q, heads, dim]

@@ -23,6 +23,7 @@ template <class Tensor, class Size>
 struct CallOf : Settings {
   std::optional<Tensor> blocks;        // int32 [rows, 4], on any device
   std::optional<Tensor> gates;         // [rows], dtype of lse, on q's device
+  std::optional<Tensor> alibi_slopes;  // float32 [heads], on q's device
   std::optional<Tensor> cu_seqlens;    // int32 or int64 [documents + 1], on any device
   std::optional<Tensor> lengths;       // int32 or int64 [batch], on any device
   std::optional<Tensor> dropout_seed;  // one int64 on q's device
@@ -34,6 +35,7 @@ struct CallOf : Settings {
     visit("pattern", "", call.pattern);
     visit("blocks", "None", call.blocks);
     visit("gates", "None", call.gates);
+    visit("alibi_slopes", "None", call.alibi_slopes);
     visit("cu_seqlens", "None", call.cu_seqlens);
     visit("lengths", "None", call.lengths);
     visit("dropout_seed", "None", call.dropout_seed);
@@ -45,11 +47,13 @@ struct CallOf : Settings {
 
   // From the operator's arguments.
   static CallOf of(std::string pattern, std::optional<Tensor> blocks, std::optional<Tensor> gates,
-                   std::optional<Tensor> cu_seqlens, std::optional<Tensor> lengths, std::optional<Tensor> dropout_seed,
-                   std::optional<double> scale, std::optional<Size> query_start, double dropout_p, bool deterministic) {
+                   std::optional<Tensor> alibi_slopes, std::optional<Tensor> cu_seqlens, std::optional<Tensor> lengths,
+                   std::optional<Tensor> dropout_seed, std::optional<double> scale, std::optional<Size> query_start,
+                   double dropout_p, bool deterministic) {
     return {{std::move(pattern), scale, dropout_p, deterministic},
             std::move(blocks),
             std::move(gates),
+            std::move(alibi_slopes),
             std::move(cu_seqlens),
             std::move(lengths),
             std::move(dropout_seed),

@@ -28,6 +28,12 @@ void check_heads(std::optional<int64_t> kv_heads, const Pattern& pattern) {
   if (groups > 0) pattern.offset(0, 0, *kv_heads);
 }
 
+void check_gradient_of_slopes(bool wanted) {
+  if (wanted)
+    refuse("alibi_slopes", "must not require a gradient: they get none", "slopes that require one",
+           "pass slopes.detach()");
+}
+
 void check_one_list(const Pattern& pattern) {
   const auto lists = std::ranges::count_if(pattern.blocks(), &BlockPattern::list);
   if (lists != 1) refuse("gates", "must belong to the pattern's one list", fmt::format("{} lists", lists));

@@ -62,6 +62,7 @@ void check_settings(const Settings&);
 void check_without_seed(const Settings&);
 void check_heads(std::optional<int64_t> kv_heads, const Pattern&);  // heads that are a symbol are left to the run
 void check_one_list(const Pattern&);
+void check_gradient_of_slopes(bool wanted);
 
 // check(name, view) of every tensor of a call.
 template <class Tensor, class Size, class Check>
@@ -185,6 +186,18 @@ void check_gates(const ArrayView<Size>& q, const Pattern& pattern, const CallOf<
   if (gates.place != q.place) refuse("gates", "must be on the device of q, " + text(q.place), text(gates.place));
 }
 
+// Whether they are finite is told where their numbers are.
+template <class Tensor, class Size>
+void check_slopes(const ArrayView<Size>& q, const CallOf<Tensor, Size>& call) {
+  if (!given(call.alibi_slopes)) return;
+  const ArrayView<Size> slopes = Access<Tensor>::view(*call.alibi_slopes);
+  if (slopes.dtype != ScalarType::Float || slopes.dim() != 1 || differ(slopes.sizes[0], q.sizes[2]))
+    refuse("alibi_slopes", fmt::format("must be Float with one entry a query head, {}", text(q.sizes[2])),
+           dtype_and_shape(slopes), "cast it with .float(), repeat or cut it to the heads of q");
+  if (slopes.place != q.place)
+    refuse("alibi_slopes", "must be on the device of q, " + text(q.place), text(slopes.place), "move it with .to()");
+}
+
 // A tensor of the backward, whose sizes are those of `axes` of q.
 template <class Size, size_t n>
 void check_like(const char* name, const ArrayView<Size>& t, const ArrayView<Size>& q,
@@ -212,6 +225,7 @@ std::shared_ptr<const Pattern> check_forward(const Views<Size>& of, const CallOf
   checks::check_dropout_seed(of.q, call);
   checks::check_heads(Compare<Size>::number(of.k.sizes[2]), *pattern);
   checks::check_gates(of.q, *pattern, call);
+  checks::check_slopes(of.q, call);
   return pattern;
 }
 

@@ -1,5 +1,6 @@
 // The path of one call on a device: checks -> extent -> problem -> engine -> plan -> launch. Each step takes values and
 // yields a value; called by the dispatcher below autograd.
+#include <fmt/format.h>
 #include <torch/csrc/stable/accelerator.h>
 
 #include <algorithm>
@@ -20,11 +21,25 @@ namespace {
 engine::ConstTensorRef read(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
 engine::TensorRef write(const Tensor& t) { return {t.mutable_data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
 
-void attach(engine::Problem& problem, const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
+// The slopes of a call as an engine reads them. Their numbers are looked at on the host: engines of a device take none.
+std::optional<Tensor> slopes_of(const Call& call) {
+  if (!given(call.alibi_slopes)) return std::nullopt;
+  Tensor slopes = contiguous(*call.alibi_slopes);
+  const auto* const first = static_cast<const float*>(slopes.const_data_ptr());
+  for (int64_t h = 0; slopes.is_cpu() && h < slopes.numel(); ++h)
+    if (!std::isfinite(first[h]))
+      core::refuse("alibi_slopes", "must be finite", fmt::format("{} for head {}", first[h], h),
+                   "a slope of 0 leaves a head as it is");
+  return slopes;
+}
+
+void attach(engine::Problem& problem, const Tensor& q, const Tensor& k, const Tensor& v, const Call& call,
+            const std::optional<Tensor>& slopes) {
   problem.q = read(q);
   problem.k = read(k);
   problem.v = read(v);
   if (call.dropout_p > 0) problem.dropout_seed = static_cast<const int64_t*>(call.dropout_seed->const_data_ptr());
+  if (slopes) problem.alibi_slopes = static_cast<const float*>(slopes->const_data_ptr());
 }
 
 // The one list of a pattern, and the size of its blocks.
@@ -80,7 +95,9 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Extent extent = extent_of(of, call);
   engine::ForwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
+  problem.alibi = given(call.alibi_slopes);
   const Engine& engine = choose_engine(of_q.place, problem);
+  const std::optional<Tensor> slopes = slopes_of(call);
   if (has_gates(call) && !all_one(*call.gates))
     core::refuse("gates", "must all be 1: they are there for their gradient", "other values",
                  "pass 1 + score - score.detach()");
@@ -92,7 +109,7 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Loan loan = lend(of_q.place);
   Plans plans;
   plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
-  attach(problem, q, k, v, call);
+  attach(problem, q, k, v, call, slopes);
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
   engine.forward(problem, plans, loan);
@@ -107,7 +124,9 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const Extent extent = extent_of(of, call);
   engine::BackwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
+  problem.alibi = given(call.alibi_slopes);
   const Engine& engine = choose_engine(of_q.place, problem);
+  const std::optional<Tensor> slopes = slopes_of(call);
   const auto like_lse = [&](int64_t size, auto make) {
     return make(std::array{size}, lse_dtype(of_q.dtype), of_q.place);
   };
@@ -133,7 +152,7 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   plans.transposed = plan_for(engine, problem, *pattern, extent, Direction::kTransposed, loan.capturing);
   if (engine.backward_wants_forward_plan(problem))
     plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
-  attach(problem, in.q, in.k, in.v, call);
+  attach(problem, in.q, in.k, in.v, call, slopes);
   problem.out = read(out);
   problem.lse = lse.const_data_ptr();
   problem.d_out = read(d_out);

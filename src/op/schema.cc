@@ -51,11 +51,11 @@ std::string take(StringHandle handle) {
   return {data, length};
 }
 
-Call call_of(StringHandle pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor cu_seqlens, MaybeTensor lengths,
-             MaybeTensor dropout_seed, std::optional<double> scale, std::optional<int64_t> query_start,
-             double dropout_p, bool deterministic) {
-  return Call::of(take(pattern), std::move(blocks), std::move(gates), std::move(cu_seqlens), std::move(lengths),
-                  std::move(dropout_seed), scale, query_start, dropout_p, deterministic);
+Call call_of(StringHandle pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor alibi_slopes,
+             MaybeTensor cu_seqlens, MaybeTensor lengths, MaybeTensor dropout_seed, std::optional<double> scale,
+             std::optional<int64_t> query_start, double dropout_p, bool deterministic) {
+  return Call::of(take(pattern), std::move(blocks), std::move(gates), std::move(alibi_slopes), std::move(cu_seqlens),
+                  std::move(lengths), std::move(dropout_seed), scale, query_start, dropout_p, deterministic);
 }
 
 // Functions of the operators' signatures around the kernels.

@@ -32,6 +32,7 @@ void check(const Rank& rank, const RankPlans& plans, const Problem& p, Direction
   }
   if (p.drops())
     core::refuse("dropout_p", "must be 0 where the sequence lies in shards", fmt::format("{}", p.dropout_p));
+  if (p.alibi) core::refuse("alibi_slopes", "must be unset where the sequence lies in shards", "slopes");
   const bool parts = !rank.gathered.empty() || !rank.lists.sends.empty();
   if (parts && p.dtype != core::DType::kFloat32 && p.dtype != core::DType::kFloat64) {
     core::refuse("dtype", "must be float32 or float64 where keys are exchanged", core::name(p.dtype),

@@ -98,6 +98,10 @@ std::string Case::words() const {
   if (!o.blocks.empty()) text << " pattern " << to_json(pattern());
   if (!o.cu_seqlens.empty()) text << " cu_seqlens " << list(o.cu_seqlens);
   if (!o.lengths.empty()) text << " lengths " << list(o.lengths);
+  if (!o.alibi_slopes.empty()) {
+    text << " slopes";
+    for (const double slope : o.alibi_slopes) text << ' ' << slope;
+  }
   text << " dropout " << o.dropout_p << " scale " << o.scale_used() << " " << core::name(dtype) << " layout "
        << choice[kLayout] << (has_d_lse ? " d_lse" : "") << "; tile_rows " << geometry.tile_rows << " column_block "
        << geometry.column_block << " row_quantum " << geometry.row_quantum << " merge_columns "

@@ -119,6 +119,15 @@ void set_window(oracle::Options& o, int level, Draw& draw) {
   o.blocks.push_back(r);
 }
 
+void set_slopes(oracle::Options& o, int level, uint64_t seed) {
+  Draw draw(seed ^ 0xA11B1);  // of its own: the other draws are those of a case without slopes
+  for (int64_t h = 0; level > 0 && h < o.heads; ++h) {
+    const double usual = std::exp2(-8.0 * static_cast<double>(h + 1) / static_cast<double>(o.heads));
+    const double drawn = std::vector<double>{0, usual, -0.2, draw.value(), 3, 40}[draw.below(6)];
+    o.alibi_slopes.push_back(static_cast<float>(level == 1 ? usual : drawn));
+  }
+}
+
 // Marks what no pair reads: NaN in rows of q and d_out (and d_lse) that see nothing, of k and v that nobody sees.
 void poison_unread(Case& c) {
   const oracle::Options& o = c.options;
@@ -199,6 +208,7 @@ Case make_case(const Choice& choice, uint64_t seed, Poison poison, const Adjust&
   o.dropout_seed = draw.bits();
   set_blocks(o, choice[kBlocks], draw);
   set_window(o, choice[kWindow], draw);
+  set_slopes(o, choice[kAlibi], seed);
   if (adjust) adjust(c.dtype, o);
 
   const auto fill = [&](std::vector<double>& x, int64_t n, core::DType dtype) {

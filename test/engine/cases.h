@@ -39,6 +39,7 @@ enum Factor {
   kTile,    // tile_rows 8, 4, 16, 128
   kBlocks,  // no block pattern, one alone (no groups), one beside the groups, two of different block sizes alone
   kWindow,  // no sliding window, one beside what there is, one with sinks beside it, one in place of the groups
+  kAlibi,   // no slopes, the usual ones of so many heads, drawn from the seed: none, below zero, steep
   kFactors
 };
 using Choice = std::vector<int>;  // kFactors entries

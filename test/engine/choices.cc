@@ -61,7 +61,7 @@ std::vector<Choice> cover_pairs(const std::vector<int>& levels) {
 }  // namespace
 
 const std::vector<int>& levels_of_factors() {
-  static const std::vector<int> levels = {4, 3, 2, 2, 3, 2, 2, 6, 7, 2, 3, 3, 4, 6, 8, 4, 4, 4};
+  static const std::vector<int> levels = {4, 3, 2, 2, 3, 2, 2, 6, 7, 2, 3, 3, 4, 6, 8, 4, 4, 4, 3};
   return levels;
 }
 
@@ -73,12 +73,13 @@ const std::vector<Choice>& pairwise_choices() {
 Choice random_choice(uint64_t seed) {
   Draw draw(seed ^ 0xC0FFEEull);
   Choice choice;
-  for (const int levels : levels_of_factors()) choice.push_back(static_cast<int>(draw.below(levels)));
+  for (int f = 0; f < kAlibi; ++f) choice.push_back(static_cast<int>(draw.below(levels_of_factors()[f])));
   if (draw.below(2)) choice[kBlocks] = 0;
   if (draw.below(2)) choice[kWindow] = 0;
   // Half of the random cases draw what the tables fix.
   if (draw.below(2)) choice[kGroups] = 6;
   if (draw.below(2)) choice[kLength] = 7;
+  choice.push_back(draw.below(2) ? static_cast<int>(draw.below(levels_of_factors()[kAlibi])) : 0);
   return choice;
 }
 

@@ -36,8 +36,10 @@ class PlainHead {
         const int64_t m = sight.multiplicity(o_.query_start + i, p);
         if (m == 0) continue;
         keys.push_back(((b * o_.len_k + p) * o_.kv_heads + j) * o_.dim);
-        scores.push_back(scale * dot(c_.q, query, c_.k, keys.back()));
-        raise(peer_.sizes.lse, std::abs(o_.scale_used()) * terms(c_.q, query, c_.k, keys.back()));
+        const double bias =
+            o_.alibi_slopes.empty() ? 0.0 : o_.alibi_slopes[h] * std::abs(static_cast<double>(o_.query_start + i - p));
+        scores.push_back(scale * dot(c_.q, query, c_.k, keys.back()) - static_cast<Sum>(bias));
+        raise(peer_.sizes.lse, std::abs(o_.scale_used()) * terms(c_.q, query, c_.k, keys.back()) + std::abs(bias));
         weights.push_back(static_cast<Sum>(m));
         const bool kept =
             o_.dropout_p == 0 || oracle::keeps(o_.dropout_seed, o_.dropout_p, o_.heads, b, h, o_.query_start + i, p);

@@ -46,13 +46,20 @@ const std::vector<Size>& sizes() {
   return all;
 }
 
-// A case of the grid with scores of a size. In float16 they reach 1e6: gradients would overflow beyond.
+// A case of the grid with scores of a size, and biases as large. In float16 they reach 1e6: gradients would overflow
+// beyond.
 Case sized(const Case& of_grid, const Size& size) {
   Case c = of_grid;
   const bool narrow = c.dtype == DType::kFloat16;
   make_exact(c.q, narrow ? 0x1p6 : size.unit_q);
   make_exact(c.k, narrow ? 0x1p6 : size.unit_k);
   c.options.scale = static_cast<float>(narrow ? std::clamp(size.scale, -0.3, 0.3) : size.scale);
+  const double unit = std::abs(*c.options.scale) * (narrow ? 0x1p12 : size.unit_q * size.unit_k);
+  // Steep and of no round size: keys of one product are far apart unless they are equally far, and no bias makes up for
+  // a difference of products. Where several keys count the backward goes by rounded scores, as any does.
+  for (double& slope : c.options.alibi_slopes) {
+    if (slope != 0) slope = static_cast<float>(std::copysign(std::max(std::abs(slope), 0.3), slope) * unit * 0.7390851);
+  }
   return c;
 }
 

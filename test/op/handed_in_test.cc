@@ -39,7 +39,8 @@ void each_argument(const std::function<Tensor(const Tensor&)>& make, const std::
   const Tensor q = normal(1, {2, 10, 4, 8}), k = normal(2, {2, 10, 2, 8}), v = normal(3, {2, 10, 2, 8});
   const auto blocks = torch::tensor({0, -1, 0, 0, 1, -1, 2, 1}, at::kInt).reshape({2, 4});
   const Tensor gates = at::ones({2}), lengths = torch::tensor({10, 3}, at::kLong), seed = torch::tensor({7}, at::kLong),
-               cu_seqlens = torch::tensor({0, 4, 10}, at::kLong);
+               cu_seqlens = torch::tensor({0, 4, 10}, at::kLong),
+               slopes = torch::tensor({0.5, 0.25, 0.0, -0.1}, at::kFloat);
   const Tensor out = at::zeros_like(q), lse = at::zeros({2, 4, 10});
   struct Argument {
     std::string name;
@@ -50,6 +51,7 @@ void each_argument(const std::function<Tensor(const Tensor&)>& make, const std::
     return {{"", text},
             {"blocks", documents ? c10::IValue() : blocks},
             {"gates", documents ? c10::IValue() : gates},
+            {"alibi_slopes", slopes},
             {"cu_seqlens", documents ? cu_seqlens : c10::IValue()},
             {"lengths", documents ? c10::IValue() : lengths},
             {"dropout_seed", seed},

@@ -177,7 +177,7 @@ std::string call_operator(const std::string& name, std::vector<c10::IValue> tens
     torch::jit::Stack stack = std::move(tensors);
     const c10::IValue none;
     for (const c10::IValue& rest :
-         std::vector<c10::IValue>{pattern, none, none, cu_seqlens, lengths, none, none, none, 0.0, false})
+         std::vector<c10::IValue>{pattern, none, none, none, cu_seqlens, lengths, none, none, none, 0.0, false})
       stack.push_back(rest);
     op.callBoxed(stack);
   });

@@ -16,13 +16,15 @@ using testing::HasSubstr;
 // As the design document has them.
 constexpr const char* kForward =
     "longstride::attention(Tensor q, Tensor k, Tensor v, str pattern, Tensor? blocks=None, Tensor? gates=None, Tensor? "
-    "cu_seqlens=None, Tensor? lengths=None, Tensor? dropout_seed=None, *, float? scale=None, SymInt? query_start=None, "
-    "float dropout_p=0.0, bool deterministic=False) -> (Tensor out, Tensor lse)";
+    "alibi_slopes=None, Tensor? cu_seqlens=None, Tensor? lengths=None, Tensor? dropout_seed=None, *, float? "
+    "scale=None, "
+    "SymInt? query_start=None, float dropout_p=0.0, bool deterministic=False) -> (Tensor out, Tensor lse)";
 constexpr const char* kBackward =
     "longstride::attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
-    "str pattern, Tensor? blocks=None, Tensor? gates=None, Tensor? cu_seqlens=None, Tensor? lengths=None, Tensor? "
-    "dropout_seed=None, *, float? scale=None, SymInt? query_start=None, float dropout_p=0.0, bool deterministic=False) "
-    "-> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)";
+    "str pattern, Tensor? blocks=None, Tensor? gates=None, Tensor? alibi_slopes=None, Tensor? cu_seqlens=None, Tensor? "
+    "lengths=None, Tensor? dropout_seed=None, *, float? scale=None, SymInt? query_start=None, float dropout_p=0.0, "
+    "bool "
+    "deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)";
 
 TEST(Schema, WordForWord) {
   for (const auto& [name, text] : std::vector<std::pair<const char*, const char*>>{

@@ -69,6 +69,7 @@ CallTensors tensors_of(const Case& c) {
   if (o.query_start != 0 || o.len_q != o.len_k) t.options.query_start = o.query_start;
   t.options.dropout_p = o.dropout_p;
   if (o.dropout_p > 0) t.options.dropout_seed = torch::tensor({static_cast<int64_t>(o.dropout_seed)}, at::kLong);
+  if (!o.alibi_slopes.empty()) t.options.alibi_slopes = torch::tensor(at::ArrayRef<double>(o.alibi_slopes), at::kFloat);
   return t;
 }
 
@@ -116,7 +117,13 @@ OpForward run_peer(const Case& c) {
   const std::vector<int64_t> pairs = {o.batch, o.heads, o.len_q, o.len_k};
   const at::Tensor log_m = dense(m, pairs, at::kDouble).log().to(dtype);
   const at::Tensor log_z = dense(phantoms, rows, at::kDouble).log().to(dtype).unsqueeze(-1);
-  at::Tensor scores = at::matmul(q.transpose(1, 2), keys.transpose(2, 3)) * o.scale_used() + log_m;
+  at::Tensor scores = at::matmul(q.transpose(1, 2), keys.transpose(2, 3)) * o.scale_used();
+  if (!o.alibi_slopes.empty()) {
+    const at::Tensor keys_at = torch::arange(o.len_k, at::kDouble);
+    const at::Tensor away = (keys_at - keys_at.narrow(0, o.query_start, o.len_q).unsqueeze(1)).abs();
+    scores = scores - (dense(o.alibi_slopes, {o.heads, 1, 1}, at::kDouble) * away).to(dtype);
+  }
+  scores = scores + log_m;
   scores = at::cat({scores, log_z}, -1);
   const at::Tensor blind = scores.isneginf().all(-1, true);
   const at::Tensor lse =

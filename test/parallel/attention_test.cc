@@ -24,6 +24,7 @@ void for_each_case(int64_t random_count, bool with_float64, const std::function<
     o.query_start = 0;
     o.len_q = o.len_k;
     o.dropout_p = 0;
+    o.alibi_slopes.clear();
     if (dtype != core::DType::kFloat64 || !with_float64) dtype = core::DType::kFloat32;
   });
 }

@@ -169,10 +169,11 @@ class Backward {
       chunk.scale = static_cast<float>(p_.scale);
       chunk.scale_log2 = chunk.scale * std::numbers::log2e_v<float>;
       chunk.ld = kBlock;
+      chunk.stride = level.stride;
+      chunk.slope = p_.alibi ? p_.alibi_slopes[query_head] : 0.0f;
       if (dropout_.active()) {
         chunk.drop.dropout = &dropout_;
         chunk.drop.stream = static_cast<uint32_t>(b * p_.heads + query_head);
-        chunk.drop.stride = level.stride;
       }
       for (const Run& run : plan_.runs_of(*at.tile)) {
         chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
@@ -182,7 +183,7 @@ class Backward {
           for_each_piece(run, begin, Direction::kTransposed, [&](const Piece& piece) {
             // Column 0 of the piece is column i of the run.
             const int64_t i = piece.block * kBlock + piece.begin - begin;
-            chunk.drop.column0 = column0 + i * level.stride;
+            chunk.column0 = column0 + i * level.stride;
             run_piece(piece, row0, keys_nonfinite, h, dq_t, gates, t, chunk);
           });
         }
@@ -214,7 +215,7 @@ class Backward {
     }
     const int64_t column = piece.block * kBlock + piece.begin;
     const GradientColumns columns{h.lse + column, h.delta + column,
-                                  !h.large[piece.block] && std::isfinite(chunk.scale_log2), gain_};
+                                  !h.large[piece.block] && std::isfinite(chunk.scale_log2) && chunk.slope == 0, gain_};
     float* dq_piece = dq_t + piece.block * block_cells + piece.begin;
     for (int band = piece.row_begin / kBandRows * kBandRows; band < piece.row_end; band += kBandRows) {
       const int low = std::max(piece.row_begin, band);
@@ -228,13 +229,13 @@ class Backward {
       chunk.last = piece.last;
       chunk.begin_diagonal = piece.begin_diagonal + top;
       chunk.end_diagonal = piece.end_diagonal + top;
-      chunk.drop.row0 = row0 + top * chunk.drop.stride;
+      chunk.row0 = row0 + top * chunk.stride;
       products_.run(chunk.rows, piece.columns, dim_padded_, at_cell(t.keys, top * dim_padded_, cell_), dim_padded_,
                     at_cell(h.queries_t, in_transposed, cell_), kBlock, t.scores, kBlock, false);
       products_.run(chunk.rows, piece.columns, dim_padded_, at_cell(t.values, top * dim_padded_, cell_), dim_padded_,
                     at_cell(h.d_out_t, in_transposed, cell_), kBlock, t.d_probabilities, kBlock, false);
       gradient_chunk(cell_, chunk, t.scores, t.d_probabilities, columns, t.probabilities, t.d_scores, t.d_score_pairs);
-      if (gates.wanted()) gates.add(cell_, chunk, t.d_scores, row0 + top, chunk.drop.column0);
+      if (gates.wanted()) gates.add(cell_, chunk, t.d_scores, chunk.row0, chunk.column0);
       products_.run(chunk.rows, dim_padded_, piece.columns, t.probabilities, kBlock, d_out, dim_padded_,
                     t.dv + top * dim_padded_, dim_padded_, true);
       products_.run(chunk.rows, dim_padded_, piece.columns, t.d_scores, kBlock, queries, dim_padded_,

@@ -59,6 +59,9 @@ void check(const Problem& p, const PlanView& plan, Direction direction) {
   if (p.dropout_p > 0 && !p.dropout_seed) {
     core::refuse("dropout_seed", "must be given when dropout_p > 0", "none", "pass one int64 seed");
   }
+  if (p.alibi && !p.alibi_slopes) {
+    core::refuse("alibi_slopes", "must be given where alibi is set", "none", "pass one float32 slope a head");
+  }
   for (const Run& run : plan.runs) {
     if (run.buffer != 0) {
       core::refuse("plan", "must read the local keys only on the CPU", "buffer " + std::to_string(run.buffer),

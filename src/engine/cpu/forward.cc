@@ -30,6 +30,7 @@ struct HeadScratch {
   float* partial_out = nullptr;  // [query heads][partial_rows][dim_padded], not yet divided by the sum
   float* partial_max = nullptr;  // [query heads][partial_rows]
   float* partial_sum = nullptr;
+  int64_t* partial_distance = nullptr;  // with ALiBi: of the keys of partial_max
 };
 
 struct ThreadScratch {
@@ -39,6 +40,7 @@ struct ThreadScratch {
   float* out = nullptr;  // [tile_rows][dim_padded]
   float* max = nullptr;
   float* sum = nullptr;
+  int64_t* distance = nullptr;  // [tile_rows], with ALiBi: of the keys of max
   float* factors = nullptr;     // [tile_rows]
   char* live_values = nullptr;  // [kBlock][dim_padded] cells
 };
@@ -47,6 +49,7 @@ struct PartialRows {
   float* out;
   float* max;
   float* sum;
+  int64_t* distance;  // null: no slope
 };
 
 // A power of 2 by which scores are multiplied, and the scale divided, so that with a scale near the ends of float32 a
@@ -100,6 +103,7 @@ class Forward {
     h.partial_out = c.take<float>(queries_per_key_ * partial_rows_ * dim_padded_);
     h.partial_max = c.take<float>(queries_per_key_ * partial_rows_);
     h.partial_sum = c.take<float>(queries_per_key_ * partial_rows_);
+    if (p_.alibi) h.partial_distance = c.take<int64_t>(queries_per_key_ * partial_rows_);
     return h;
   }
 
@@ -112,6 +116,7 @@ class Forward {
     t.out = c.take<float>(tile_rows_ * dim_padded_);
     t.max = c.take<float>(tile_rows_);
     t.sum = c.take<float>(tile_rows_ * kLanes);
+    if (p_.alibi) t.distance = c.take<int64_t>(tile_rows_);
     t.factors = c.take<float>(tile_rows_);
     t.live_values = c.take<char>(kBlock * dim_padded_ * products_.cell_size());
     return t;
@@ -180,8 +185,10 @@ class Forward {
     const int64_t query_head = kv_head * queries_per_key_ + g;
     const int64_t rows = at.tile->rows;
     const int64_t row0 = at.tile->row0 + at.shift;
+    const float slope = p_.alibi ? p_.alibi_slopes[query_head] : 0.0f;
     const PartialRows partial{h.partial_out + g * partial_rows_ * dim_padded_, h.partial_max + g * partial_rows_,
-                              h.partial_sum + g * partial_rows_};
+                              h.partial_sum + g * partial_rows_,
+                              slope != 0 ? h.partial_distance + g * partial_rows_ : nullptr};
 
     const HeadRows queries(p_.q, p_, b, query_head);
     gather_rows(p_.dtype, queries.row(row0 - p_.query_start), queries.stride * level.stride, rows, p_.dim, p_.scale < 0,
@@ -191,16 +198,19 @@ class Forward {
     std::fill_n(t.out, padded_rows * dim_padded_, 0.0f);
     std::fill_n(t.max, padded_rows, kNothing);
     std::fill_n(t.sum, padded_rows * kLanes, 0.0f);
-    begin_rows(at, partial, t);
+    if (slope != 0) std::fill_n(t.distance, padded_rows, int64_t{0});
+    begin_rows(at, partial, slope, t);
 
     Chunk chunk;
+    chunk.slope = slope;
+    chunk.slope_log2 = slope_log2(slope);
+    chunk.stride = level.stride;
     chunk.scale_log2 = scale_log2_;
     chunk.loose = std::min(16 / scale_log2_, std::numeric_limits<float>::max());
     chunk.ld = kBlock;
     if (dropout_.active()) {
       chunk.drop.dropout = &dropout_;
       chunk.drop.stream = static_cast<uint32_t>(b * p_.heads + query_head);
-      chunk.drop.stride = level.stride;
     }
     for (const Run& run : plan_.runs_of(*at.tile)) {
       chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
@@ -218,7 +228,7 @@ class Forward {
     if (level.partial) {
       keep_rows(at, t, partial);
     } else {
-      write_rows(rows, row0, level.stride, b, query_head, t);
+      write_rows(rows, row0, level.stride, b, query_head, slope, t);
     }
   }
 
@@ -252,14 +262,15 @@ class Forward {
       chunk.columns = (chunk.last + kGroup - 1) / kGroup * kGroup;
       chunk.begin_diagonal = piece.begin_diagonal + top - skipped;
       chunk.end_diagonal = piece.end_diagonal + top - skipped;
-      chunk.drop.column0 = column0 + skipped * chunk.drop.stride;
-      chunk.drop.row0 = row0 + top * chunk.drop.stride;
+      chunk.column0 = column0 + skipped * chunk.stride;
+      chunk.row0 = row0 + top * chunk.stride;
       products_.run(chunk.rows, chunk.columns, dim_padded_, at_cell(t.queries, top * dim_padded_, cell_), dim_padded_,
                     at_cell(keys, skipped * pair, cell_), kBlock, t.scores, kBlock, false);
       if (unit_ != 1.0f) {
         for (int64_t i = 0; i < chunk.rows * kBlock; ++i) t.scores[i] *= unit_;
       }
-      const SoftmaxRows softmax{t.max + top, t.sum + top * kLanes, t.out + top * dim_padded_, dim_padded_};
+      const SoftmaxRows softmax{t.max + top, chunk.slope != 0 ? t.distance + top : nullptr, t.sum + top * kLanes,
+                                t.out + top * dim_padded_, dim_padded_};
       softmax_chunk(cell_, chunk, t.scores, t.probabilities, softmax);
       products_.run(chunk.rows, dim_padded_, chunk.columns, t.probabilities, kBlock,
                     at_cell(values, skipped * dim_padded_, cell_), dim_padded_, softmax.out, dim_padded_, true);
@@ -267,35 +278,48 @@ class Forward {
   }
 
   // A row begins with what other levels found and with its phantoms.
-  void begin_rows(const PlacedTile& at, const PartialRows& partial, const ThreadScratch& t) const {
+  void begin_rows(const PlacedTile& at, const PartialRows& partial, float slope, const ThreadScratch& t) const {
     for (const Merge& m : plan_.merges_of(*at.tile)) {
       for (int64_t n = 0; n < m.rows; ++n) {
         const int64_t row = m.row_begin + n * m.row_step;
         const int64_t slot = m.slot_at(n, at.repeat);
-        join(row, partial.max[slot], partial.sum[slot], partial.out + slot * dim_padded_, t);
+        const int64_t distance = partial.distance ? partial.distance[slot] : 0;
+        join(row, partial.max[slot], distance, partial.sum[slot], partial.out + slot * dim_padded_, slope, t);
       }
     }
     for (const Phantoms& z : plan_.phantoms_of(*at.tile)) {
       if (z.count == 0) continue;
       for (int64_t row = z.row_begin; row < z.row_end; ++row) {
-        join(row, 0.0f, static_cast<float>(z.count), nullptr, t);
+        join(row, 0.0f, 0, static_cast<float>(z.count), nullptr, slope, t);
       }
     }
   }
 
-  // Adds keys of greatest score `top`, whose probabilities relative to it sum to `sum`, and to `values` (null: zero)
-  // where each is multiplied by its value.
-  void join(int64_t row, float top, float sum, const float* values, const ThreadScratch& t) const {
+  // Adds keys of greatest score `top`, at `distance`, whose probabilities relative to it sum to `sum`, and to `values`
+  // (null: zero) where each is multiplied by its value.
+  void join(int64_t row, float top, int64_t distance, float sum, const float* values, float slope,
+            const ThreadScratch& t) const {
     if (top == kNothing) return;
     float* out = t.out + row * dim_padded_;
     float* sums = t.sum + row * kLanes;
     const float old = t.max[row];
-    const float max = old > top ? old : top;  // NaN goes on in `top`
-    const float keep = old == kNothing ? 0.0f : std::exp2((old - max) * scale_log2_);
-    const float add = std::exp2((top - max) * scale_log2_);
-    t.max[row] = max;
+    float above = (old - top) * scale_log2_;  // how far the row's greatest is above, to base 2
+    if (slope != 0) above -= slope_log2(slope) * static_cast<float>(t.distance[row] - distance);
+    const bool stays = above > 0;  // NaN goes on in `top`
+    const float keep = old == kNothing ? 0.0f : stays ? 1.0f : std::exp2(above);
+    const float add = stays ? std::exp2(-above) : 1.0f;
+    if (!stays) {
+      t.max[row] = top;
+      if (slope != 0) t.distance[row] = distance;
+    }
     sums[0] = sums[0] * keep + sum * add;
     for (int64_t x = 0; x < dim_padded_; ++x) out[x] = out[x] * keep + (values ? values[x] * add : 0.0f);
+  }
+
+  // Finite, so that a distance of 0 takes nothing off.
+  static float slope_log2(float slope) {
+    constexpr double kMost = std::numeric_limits<float>::max();
+    return static_cast<float>(std::clamp(slope * std::numbers::log2e, -kMost, kMost));
   }
 
   float row_sum(int64_t row, const ThreadScratch& t) const {
@@ -311,10 +335,11 @@ class Forward {
       // The max does not know of NaN.
       partial.max[at.slot + row] = sum == 0 ? kNothing : std::isnan(sum) ? sum : t.max[row];
     }
+    if (partial.distance) std::copy_n(t.distance, at.tile->rows, partial.distance + at.slot);
     std::copy_n(t.out, at.tile->rows * dim_padded_, partial.out + at.slot * dim_padded_);
   }
 
-  void write_rows(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t query_head,
+  void write_rows(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t query_head, float slope,
                   const ThreadScratch& t) const {
     const int64_t size = static_cast<int64_t>(core::size_bytes(p_.dtype));
     const double gain = p_.out_scale * (dropout_.active() ? dropout_.gain() : 1.0);
@@ -326,8 +351,9 @@ class Forward {
       // A product with zero would keep what non-finite values of the tile's other rows left here.
       if (nothing) std::fill_n(t.out + row * dim_padded_, dim_padded_, 0.0f);
       t.factors[row] = nothing ? 0.0f : static_cast<float>(gain / sum);
-      // The product is rounded by itself, as the backward rounds a scaled score, so that they cancel.
-      const float top = t.max[row] * scale_;
+      // Products are rounded by themselves, as the backward rounds a score, so that they cancel.
+      float top = t.max[row] * scale_;
+      if (slope != 0) top -= slope * static_cast<float>(t.distance[row]);
       lse[row * stride] = nothing ? kNothing : static_cast<float>(static_cast<double>(top) + std::log(sum));
     }
     char* out = static_cast<char*>(p_.out.data) +

@@ -23,11 +23,26 @@ struct Pair {
 
 constexpr float kLog2E = std::numbers::log2e_v<float>;
 
-// The score is scaled and rounded as the forward did it for lse, and lse subtracted before the change of base: so a
-// query with one key has probability 1 whatever its score.
-HWY_INLINE Vector probability_of(const GradientColumns& g, const Chunk& b, const float* score, int c) {
+// What is taken off the scaled scores of a row: nothing, or its slope times the distance.
+struct NoBias {
+  NoBias(const Chunk&, int64_t) {}
+  HWY_INLINE Vector taken_off(Vector x, int) const { return x; }
+};
+struct AlibiBias {
+  AlibiBias(const Chunk& b, int64_t r) : distance(b, r, 0), slope(hn::Set(Floats(), b.slope)) {}
+  HWY_INLINE Vector taken_off(Vector x, int c) const { return hn::Sub(x, hn::Mul(slope, distance(c))); }
+  Distances distance;
+  Vector slope;
+};
+
+// The score is scaled, biased and rounded as the forward did it for lse, and lse subtracted before the change of base:
+// so a query with one key has probability 1 whatever its score.
+template <class Bias>
+HWY_INLINE Vector probability_of(const GradientColumns& g, const Chunk& b, const Bias& bias, const float* score,
+                                 int c) {
   const Floats d;
-  const Vector x = hn::Sub(hn::Mul(hn::LoadU(d, score + c), hn::Set(d, b.scale)), hn::LoadU(d, g.lse + c));
+  const Vector scaled = hn::Mul(hn::LoadU(d, score + c), hn::Set(d, b.scale));
+  const Vector x = hn::Sub(bias.taken_off(scaled, c), hn::LoadU(d, g.lse + c));
   return exp2_of(d, hn::MulAdd(x, hn::Set(d, kLog2E), hn::Set(d, b.weight_log2)));
 }
 
@@ -46,15 +61,14 @@ HWY_INLINE Pair plain_pair(const GradientColumns& g, Vector p, const float* d_pr
   return {kept(p), hn::Mul(p, hn::MulSub(dp, hn::Set(d, g.gain), hn::LoadU(d, g.delta + c)))};
 }
 
-// Only columns [first, last) are seen.
+// Only columns [first, last) are seen. p: probabilities as if all were.
 template <class Kept>
-HWY_INLINE Pair masked_pair(const GradientColumns& g, const Chunk& b, const float* score, const float* d_probability,
-                            int c, int first, int last, const Kept& kept) {
+HWY_INLINE Pair masked_pair(const GradientColumns& g, Vector p, const float* d_probability, int c, int first, int last,
+                            const Kept& kept) {
   const Floats d;
   const Vector column = hn::Iota(d, static_cast<float>(c));
   const auto seen = hn::And(hn::Ge(column, hn::Set(d, static_cast<float>(first))),
                             hn::Lt(column, hn::Set(d, static_cast<float>(last))));
-  const Vector p = probability_of(g, b, score, c);
   const Vector dp = kept(hn::Mul(hn::LoadU(d, d_probability + c), hn::Set(d, g.gain)));
   // A query whose lse is -inf gives and gets nothing, even where its scores are not numbers.
   const auto live =
@@ -113,7 +127,7 @@ HWY_INLINE void two_rows(Cell cell, const Chunk& b, int64_t r, const Outputs& o,
   }
 }
 
-template <class Kept>
+template <class Bias, class Kept>
 HWY_INLINE void gradient_rows(Cell cell, const Chunk& b, const float* scores, const float* d_probabilities,
                               const GradientColumns& g, const Outputs& o, const Kept& kept) {
   for (int64_t r = 0; r < b.rows; r += 2) {
@@ -128,6 +142,7 @@ HWY_INLINE void gradient_rows(Cell cell, const Chunk& b, const float* scores, co
     }
     const float* score = scores + r * b.ld;
     const float* dp = d_probabilities + r * b.ld;
+    const Bias bias[2] = {Bias(b, r), Bias(b, r + 1)};
     const auto pairs = [&](const auto& pair) HWY_ATTR {
       two_rows(cell, b, r, o, [&](int k, int c) HWY_ATTR {
         return pair(k, score + k * b.ld, dp + k * b.ld, c, [&](Vector x) HWY_ATTR { return kept(r + k, c, x); });
@@ -137,22 +152,33 @@ HWY_INLINE void gradient_rows(Cell cell, const Chunk& b, const float* scores, co
       pairs([&](int, const float* x, const float* dx, int c, const auto& keep)
                 HWY_ATTR { return plain_pair(g, loose_probability_of(g, b, x, c), dx, c, keep); });
     } else if (plain) {
-      pairs([&](int, const float* x, const float* dx, int c, const auto& keep)
-                HWY_ATTR { return plain_pair(g, probability_of(g, b, x, c), dx, c, keep); });
-    } else {
       pairs([&](int k, const float* x, const float* dx, int c, const auto& keep)
-                HWY_ATTR { return masked_pair(g, b, x, dx, c, first[k], last[k], keep); });
+                HWY_ATTR { return plain_pair(g, probability_of(g, b, bias[k], x, c), dx, c, keep); });
+    } else {
+      pairs([&](int k, const float* x, const float* dx, int c, const auto& keep) HWY_ATTR {
+        return masked_pair(g, probability_of(g, b, bias[k], x, c), dx, c, first[k], last[k], keep);
+      });
     }
+  }
+}
+
+template <class Bias>
+HWY_INLINE void biased_rows(Cell cell, const Chunk& b, const float* scores, const float* d_probabilities,
+                            const GradientColumns& g, const Outputs& o) {
+  if (b.drop.dropout) {
+    gradient_rows<Bias>(cell, b, scores, d_probabilities, g, o, KeepsDrawn<core::Side::kKey>(b));
+  } else {
+    gradient_rows<Bias>(cell, b, scores, d_probabilities, g, o, KeepsAll());
   }
 }
 
 void gradient_chunk(Cell cell, const Chunk& b, const float* scores, const float* d_probabilities,
                     const GradientColumns& g, void* probabilities, void* d_scores, void* d_scores_pairs) {
   const Outputs o{probabilities, d_scores, d_scores_pairs};
-  if (b.drop.dropout) {
-    gradient_rows(cell, b, scores, d_probabilities, g, o, KeepsDrawn<core::Side::kKey>(b));
+  if (b.slope != 0) {
+    biased_rows<AlibiBias>(cell, b, scores, d_probabilities, g, o);
   } else {
-    gradient_rows(cell, b, scores, d_probabilities, g, o, KeepsAll());
+    biased_rows<NoBias>(cell, b, scores, d_probabilities, g, o);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 
 #include "core/dropout.h"
 #include "core/dtype.h"
@@ -42,14 +43,10 @@ void dot_rows(core::DType, const void* base, int64_t stride, int64_t rows, int64
 // to[i] += from[i]
 void add(const float* from, int64_t count, float* to);
 
-// Where the pairs of a chunk stand, for the draws of dropout: row r is at row0 + r * stride, column c at
-// column0 + c * stride.
+// Whose draws the pairs of a chunk take.
 struct DropoutChunk {
   const core::Dropout* dropout = nullptr;  // null: keep everything
   uint32_t stream = 0;                     // b * heads + h
-  int64_t row0 = 0;
-  int64_t column0 = 0;
-  int64_t stride = 1;
 };
 
 // A chunk of scores: `rows` x `columns` (a multiple of kGroup), of which rows [row_begin, row_end) are live.
@@ -63,6 +60,10 @@ struct Chunk {
   // Row r sees c iff r + begin_diagonal <= c < r + end_diagonal.
   int64_t begin_diagonal = 0;
   int64_t end_diagonal = 0;
+  // Where the pairs stand, for dropout, ALiBi and gates: row r at row0 + r * stride, column c at column0 + c * stride.
+  int64_t row0 = 0;
+  int64_t column0 = 0;
+  int64_t stride = 1;
   float scale = 1;  // backward only
   float scale_log2 = 1;
   // Forward: scores up to this are at most 16 in powers of 2. There a max may be rounded in base 2 before it is
@@ -71,6 +72,11 @@ struct Chunk {
   float weight_log2 = 0;
   int64_t ld = 0;  // of scores and of every other chunk, in their elements
   DropoutChunk drop;
+  // ALiBi: slope times the pair's distance is taken off its scaled score; 0: nothing is.
+  float slope = 0;
+  float slope_log2 = 0;  // finite
+
+  int64_t distance(int64_t r, int64_t c) const { return std::abs(row0 + r * stride - (column0 + c * stride)); }
 };
 
 // Online softmax of one chunk: reads scores, writes probabilities (cells; for kFloat32 they may be the scores' memory),
@@ -78,6 +84,8 @@ struct Chunk {
 // with V comes after.
 struct SoftmaxRows {
   float* max = nullptr;  // of the scores as they are, not yet scaled; -inf: nothing seen
+  // Of the key whose score is `max`: with a slope that is the one whose score less its bias is the greatest.
+  int64_t* distance = nullptr;
   float* sum = nullptr;  // kLanes partial sums a row
   float* out = nullptr;
   int64_t out_ld = 0;
@@ -93,7 +101,8 @@ constexpr float kLooseLse = 11.0f;
 struct GradientColumns {
   const float* lse = nullptr;    // +inf: the query sees nothing
   const float* delta = nullptr;  // sum(dO * out) - d_lse
-  // Every lse of a query that sees anything is at most kLooseLse, and scale_log2 is finite: base 2 may come first.
+  // There is no slope, every lse of a query that sees anything is at most kLooseLse, and scale_log2 is finite: base 2
+  // may come first.
   bool loose = false;
   float gain = 1;  // out_scale / (1 - p), what a probability is multiplied with in out
 };

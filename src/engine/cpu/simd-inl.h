@@ -9,6 +9,9 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
+#include <cstdlib>
+
 #include "engine/cpu/kernels.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -72,16 +75,17 @@ HWY_INLINE hn::Vec<Words> paired(hn::Vec<Words> low, hn::Vec<Words> high) {
 }
 
 // words[n]: of the position first + n * stride, n in [0, count); `count` fills vectors.
-HWY_INLINE void dropout_words(const DropoutChunk& at, core::Side side, int64_t first, int count, uint32_t* words) {
+HWY_INLINE void dropout_words(const DropoutChunk& at, int64_t stride, core::Side side, int64_t first, int count,
+                              uint32_t* words) {
   const Words du;
-  const int64_t last = first + (count - 1) * at.stride;
+  const int64_t last = first + (count - 1) * stride;
   if (first >> 32 != last >> 32) {
-    for (int n = 0; n < count; ++n) words[n] = at.dropout->word(at.stream, side, first + n * at.stride);
+    for (int n = 0; n < count; ++n) words[n] = at.dropout->word(at.stream, side, first + n * stride);
     return;
   }
   const auto salt = hn::Set(du, at.dropout->salt(at.stream, side, first));
   for (int n = 0; n < count; n += static_cast<int>(hn::Lanes(du))) {
-    const auto step = hn::Set(du, static_cast<uint32_t>(at.stride));
+    const auto step = hn::Set(du, static_cast<uint32_t>(stride));
     auto x = hn::Add(hn::Mul(hn::Iota(du, n), step), hn::Set(du, static_cast<uint32_t>(first)));
     x = hn::Xor(x, salt);
     x = hn::Mul(hn::Xor(x, hn::ShiftRight<16>(x)), hn::Set(du, 0x7FEB352Du));
@@ -91,7 +95,7 @@ HWY_INLINE void dropout_words(const DropoutChunk& at, core::Side side, int64_t f
 }
 
 // The most rows or columns of a chunk.
-constexpr int kMostWords = 512;
+constexpr int kMostColumns = 512;
 
 // The draws of a chunk: kept(row, c, x) gives x where the pairs of the row and columns from c on are kept, else 0.
 struct KeepsAll {
@@ -103,8 +107,8 @@ class KeepsDrawn {
   explicit KeepsDrawn(const Chunk& b)
       : limit_(hn::Set(hn::RebindToSigned<Words>(), static_cast<int32_t>(b.drop.dropout->threshold() ^ kSign))) {
     constexpr core::Side kColumns = kRows == core::Side::kQuery ? core::Side::kKey : core::Side::kQuery;
-    dropout_words(b.drop, kRows, b.drop.row0, (b.rows + kLanes - 1) / kLanes * kLanes, rows_);
-    dropout_words(b.drop, kColumns, b.drop.column0, b.columns, columns_);
+    dropout_words(b.drop, b.stride, kRows, b.row0, (b.rows + kLanes - 1) / kLanes * kLanes, rows_);
+    dropout_words(b.drop, b.stride, kColumns, b.column0, b.columns, columns_);
   }
 
   HWY_INLINE Vector operator()(int64_t row, int c, Vector x) const {
@@ -120,9 +124,34 @@ class KeepsDrawn {
 
  private:
   static constexpr uint32_t kSign = 0x80000000u;
-  HWY_ALIGN uint32_t rows_[kMostWords];
-  HWY_ALIGN uint32_t columns_[kMostWords];
+  HWY_ALIGN uint32_t rows_[kMostColumns];
+  HWY_ALIGN uint32_t columns_[kMostColumns];
   hn::Vec<hn::RebindToSigned<Words>> limit_;
+};
+
+// How far row r of a chunk stands from its columns, less `less`. A distance is rounded to float once, so that forward
+// and backward see one number whatever their chunks are; differences of those that are near each other are exact.
+class Distances {
+ public:
+  Distances(const Chunk& b, int64_t r, int64_t less) : step_(static_cast<float>(b.stride)) {
+    // Beyond the chunk's own span a distance is kept in two parts: one that all columns share, a multiple of 2^22, and
+    // the rest, below 2^24 and so exact (at strides up to 2^16).
+    constexpr int64_t kRest = int64_t{1} << 22;
+    const int64_t ahead = b.row0 + r * b.stride - b.column0, span = b.columns * b.stride;
+    const int64_t shared = (ahead > span ? ahead - span : std::min<int64_t>(ahead, 0)) / kRest * kRest;
+    const Floats d;
+    near_ = hn::NegMulAdd(hn::Iota(d, 0.0f), hn::Set(d, step_), hn::Set(d, static_cast<float>(ahead - shared)));
+    shared_ = hn::Set(d, static_cast<float>(std::abs(shared) - less));
+  }
+
+  // Of the columns from c on.
+  HWY_INLINE Vector operator()(int c) const {
+    return hn::Add(hn::Abs(hn::Sub(near_, hn::Set(Floats(), step_ * static_cast<float>(c)))), shared_);
+  }
+
+ private:
+  float step_;
+  Vector near_, shared_;
 };
 
 }  // namespace longstride::engine::cpu::HWY_NAMESPACE

@@ -28,25 +28,28 @@ HWY_INLINE void store_group(Cell cell, Vector low, Vector high, int c, int i, vo
   }
 }
 
+// Multiplies what a row has summed so far.
+HWY_INLINE void rescale(float factor, int64_t r, const SoftmaxRows& s) {
+  const Floats d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const Vector times = hn::Set(d, factor);
+  for (int i = 0; i < kLanes; i += lanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, s.sum + r * kLanes + i), times), d, s.sum + r * kLanes + i);
+  }
+  float* out = s.out + r * s.out_ld;
+  for (int64_t i = 0; i < s.out_ld; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, out + i), times), d, out + i);
+}
+
 // Raises the row's max to `peak`: at once where scores are large, so that lse and score cancel in the backward, else
 // only if the probabilities would grow beyond 2^8; and rescales what was summed so far. Returns what scores are
 // relative to.
 HWY_INLINE float settle_max(float peak, const Chunk& b, int64_t r, const SoftmaxRows& s) {
-  const Floats d;
-  const int lanes = static_cast<int>(hn::Lanes(d));
   constexpr float kNothing = -std::numeric_limits<float>::infinity();
   const float old = s.max[r];
   // One comparison, as in most chunks nothing is to be done: a branch on every rise would often be mispredicted.
   if (peak > old + (std::abs(peak) <= b.loose ? 0.5f * b.loose : 0.0f)) {
     s.max[r] = peak;
-    if (old != kNothing) {
-      const Vector factor = hn::Set(d, std::exp2((old - peak) * b.scale_log2));
-      for (int i = 0; i < kLanes; i += lanes) {
-        hn::StoreU(hn::Mul(hn::LoadU(d, s.sum + r * kLanes + i), factor), d, s.sum + r * kLanes + i);
-      }
-      float* out = s.out + r * s.out_ld;
-      for (int64_t i = 0; i < s.out_ld; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, out + i), factor), d, out + i);
-    }
+    if (old != kNothing) rescale(std::exp2((old - peak) * b.scale_log2), r, s);
   }
   const float settled = s.max[r];
   return settled == kNothing ? 0.0f : settled;
@@ -162,6 +165,106 @@ HWY_INLINE void masked_row(Cell cell, const Chunk& b, int64_t r, int first, int 
   }
 }
 
+// The key that a row's probabilities are relative to.
+struct Reference {
+  float score;  // not yet scaled, and without its bias
+  int64_t distance;
+};
+
+// The exponents of columns [first, last) relative to a key, to base 2, with the weight; -inf beside them in the groups
+// that they cut. Returns the greatest. Scores and distances are subtracted before either is multiplied: the key itself
+// gets just the weight, and what is near it is exact however far from the row both are.
+HWY_INLINE float alibi_exponents(const Chunk& b, int64_t r, int first, int last, const float* row, Reference key,
+                                 float* exponents) {
+  const Floats d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const Distances distance(b, r, key.distance);
+  const Vector score = hn::Set(d, key.score), scale = hn::Set(d, b.scale_log2), slope = hn::Set(d, b.slope_log2);
+  const Vector weight = hn::Set(d, b.weight_log2);
+  const Vector nothing = hn::Set(d, -std::numeric_limits<float>::infinity());
+  Vector top = nothing;
+  for (int c = first / kGroup * kGroup; c < (last + kGroup - 1) / kGroup * kGroup; c += lanes) {
+    Vector x = hn::NegMulAdd(slope, distance(c), weight);
+    x = hn::MulAdd(hn::Sub(hn::LoadU(d, row + c), score), scale, x);
+    if (c < first) x = before(first, c, nothing, x);
+    if (c + lanes > last) x = before(last, c, x, nothing);
+    hn::StoreU(x, d, exponents + c);
+    top = hn::Max(top, x);
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, top));
+}
+
+// The column of [first, last) whose bias is the greatest: the nearest, or the farthest under a slope below zero.
+HWY_INLINE int favoured_column(const Chunk& b, int64_t r, int first, int last) {
+  if (b.slope < 0) return b.distance(r, first) > b.distance(r, last - 1) ? first : last - 1;
+  return static_cast<int>(std::clamp<int64_t>((b.row0 + r * b.stride - b.column0) / b.stride, first, last - 1));
+}
+
+// The exponent of one key relative to another, without weights.
+HWY_INLINE float exponent_beside(const Chunk& b, Reference key, Reference other) {
+  return (key.score - other.score) * b.scale_log2 - b.slope_log2 * static_cast<float>(key.distance - other.distance);
+}
+
+// Makes a key of columns [first, last) the row's reference where the present one is too far below it (settle_max), and
+// fills the exponents of these columns.
+HWY_INLINE void settle_reference(const Chunk& b, int64_t r, int first, int last, const float* row, const SoftmaxRows& s,
+                                 float* exponents) {
+  constexpr float kNothing = -std::numeric_limits<float>::infinity();
+  const auto at = [&](int64_t c) { return Reference{row[c], b.distance(r, c)}; };
+  const auto tolerated = [&](Reference key) {
+    constexpr float kLoose = 16;  // as Chunk::loose
+    const bool loose =
+        std::abs(key.score) <= b.loose && std::abs(b.slope_log2) * static_cast<float>(key.distance) <= kLoose;
+    return loose ? 0.5f * kLoose : 0.0f;
+  };
+  const Reference old{s.max[r], s.distance[r]};
+  const bool nothing = old.score == kNothing;
+  // Likely the greatest of them. If it is not, its bias at least is, so that no exponent overflows by that.
+  const Reference favoured = at(favoured_column(b, r, first, last));
+  const bool likely = std::isfinite(favoured.score) && (nothing || exponent_beside(b, favoured, old) > tolerated(old));
+  Reference key = likely ? favoured : nothing ? Reference{0, 0} : old;
+  float top = alibi_exponents(b, r, first, last, row, key, exponents);
+  float limit = b.weight_log2 + (nothing && !likely ? kNothing : tolerated(key));
+  bool moved = likely;
+  // Once at most, but where exponents are so large that they were rounded.
+  for (int n = 0; n < 4 && top > limit; ++n) {
+    const auto c = std::find(exponents + first, exponents + last, top) - exponents;
+    if (c == last) break;
+    key = at(c);
+    moved = true;
+    limit = b.weight_log2;
+    top = alibi_exponents(b, r, first, last, row, key, exponents);
+  }
+  if (!moved) return;
+  s.max[r] = key.score;
+  s.distance[r] = key.distance;
+  if (!nothing) rescale(std::exp2(exponent_beside(b, old, key)), r, s);
+}
+
+// A row that sees columns [first, last) and has a slope.
+template <class Kept>
+HWY_INLINE void alibi_row(Cell cell, const Chunk& b, int64_t r, int first, int last, const float* row, void* to,
+                          const SoftmaxRows& s, const Kept& kept) {
+  const Floats d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  HWY_ALIGN float exponents[kMostColumns];
+  settle_reference(b, r, first, last, row, s, exponents);
+  const int begin = first / kGroup * kGroup, end = (last + kGroup - 1) / kGroup * kGroup;
+  for (int i = 0; i < kLanes; i += lanes) {
+    Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
+    for (int c = begin; c < end; c += kGroup) {
+      const int c0 = c + i, c1 = c + kLanes + i;
+      const Vector low = exp2_of(d, hn::LoadU(d, exponents + c0)), high = exp2_of(d, hn::LoadU(d, exponents + c1));
+      sum = hn::Add(sum, hn::Add(low, high));
+      store_group(cell, kept(r, c0, low), kept(r, c1, high), c, i, to);
+    }
+    hn::StoreU(sum, d, s.sum + r * kLanes + i);
+  }
+  const int64_t size = cell_bytes(cell);
+  std::fill_n(static_cast<char*>(to), begin * size, char{0});
+  std::fill_n(static_cast<char*>(to) + end * size, (b.columns - end) * size, char{0});
+}
+
 template <class Kept>
 HWY_INLINE void softmax_rows(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s,
                              const Kept& kept) {
@@ -171,6 +274,8 @@ HWY_INLINE void softmax_rows(Cell cell, const Chunk& b, const float* scores, voi
     const int last = static_cast<int>(std::clamp<int64_t>(r + b.end_diagonal, b.first, b.last));
     if (r < b.row_begin || r >= b.row_end || last <= first) {
       std::fill_n(static_cast<char*>(to), b.columns * cell_bytes(cell), char{0});
+    } else if (b.slope != 0) {
+      alibi_row(cell, b, r, first, last, scores + r * b.ld, to, s, kept);
     } else if (first == 0) {
       plain_row(cell, b, r, last, scores + r * b.ld, to, s, kept);
     } else {

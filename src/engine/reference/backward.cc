@@ -99,7 +99,7 @@ class KvHeadBackward {
       const Element* query = row<Element>(p_.q, b_, i, h);
       const Element* d_out = row<Element>(p_.d_out, b_, i, h);
       // Rounded as lse is, so that a query with one key has probability 1 whatever its score.
-      const auto score = static_cast<LseOf<Element>>(p_.scale * dot(query, key, p_.dim));
+      const auto score = static_cast<LseOf<Element>>(score_of(p_, h, position, at.position, dot(query, key, p_.dim)));
       const double probability = weight * std::exp(load(score) - load(lse_[i]));
       const bool kept = !dropout_.active() || dropout_.keeps(b_, h, position, at.position);
       const double gain = kept ? dropout_.gain() * p_.out_scale : 0.0;

@@ -24,6 +24,7 @@ void check(const Problem& p, const PlanView& plan, Direction direction) {
   if (p.dropout_p > 0 && p.dropout_seed == nullptr) {
     core::refuse("dropout_seed", "must be given when dropout_p > 0", "none");
   }
+  if (p.alibi && p.alibi_slopes == nullptr) core::refuse("alibi_slopes", "must be given where alibi is set", "none");
   if (plan.direction != direction) {
     core::refuse("plan", direction == Direction::kForward ? "must be a forward plan" : "must be a transposed plan",
                  plan.direction == Direction::kForward ? "a forward plan" : "a transposed plan");

@@ -58,7 +58,8 @@ class RowSoftmax {
     double& top = part.top;
     if (phantoms > 0) top = 0;
     for_each_pair(plan_, at, [&](int64_t position, int32_t weight) {
-      const double score = p_.scale * dot(query, row<Element>(p_.k, b_, position, kv_head_), p_.dim);
+      const double product = dot(query, row<Element>(p_.k, b_, position, kv_head_), p_.dim);
+      const double score = score_of(p_, h_, at.position, position, product);
       if (score > top || std::isnan(score)) top = score;
       keys_.push_back({position, static_cast<double>(weight), score});
     });

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 
 #include "engine/contract.h"
 
@@ -18,6 +19,12 @@ void for_each_kv_head(const Problem& p, const Workspace& workspace, Body&& body)
   } else {
     for (int64_t index = 0; index < count; ++index) one(index, 0);
   }
+}
+
+// The score of query head h's pair of these positions, whose product is `product`.
+inline double score_of(const Problem& p, int64_t h, int64_t query, int64_t key, double product) {
+  const double score = p.scale * product;
+  return p.alibi ? score - p.alibi_slopes[h] * static_cast<double>(std::abs(query - key)) : score;
 }
 
 // Throws Error if problem and plan do not belong together or ask for what this engine has not.

@@ -50,7 +50,8 @@ AttentionReport describe_attention(const Tensor& q, const Tensor& k, const Tenso
   const op::Views of = op::views_of(q, k, v);
   op::check_forward(of, call);
   const Extent extent = op::extent_of(of, call);
-  const engine::Problem problem = op::problem_of(op::dtype_of(q.scalar_type()), q.size(3), call, pattern, extent);
+  engine::Problem problem = op::problem_of(op::dtype_of(q.scalar_type()), q.size(3), call, pattern, extent);
+  problem.alibi = op::given(call.alibi_slopes);
   const c10::DeviceGuard on_device(q.device());
   const op::Engine& engine = op::choose_engine(op::place_of(q.device()), problem);
   const op::PlanPointer plan = op::plan_for(engine, problem, pattern, extent, Direction::kForward);

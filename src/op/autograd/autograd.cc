@@ -125,6 +125,7 @@ void check_all_dense(const BackwardInputs& in, const Call& call) {
 
 Outputs forward_autograd(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
   check_all_dense(q, k, v, call);
+  checks::check_gradient_of_slopes(given(call.alibi_slopes) && call.alibi_slopes->requires_grad());
   const variable_list results = Attention::apply(q, k, v, call.gates, call);
   return {results[0], results[1]};
 }

@@ -44,6 +44,7 @@ void set_options(Call& call, const AttentionOptions& options) {
   call.dropout_seed = options.dropout_seed;
   call.deterministic = options.deterministic;
   call.gates = options.gates;
+  call.alibi_slopes = options.alibi_slopes;
 }
 
 }  // namespace

@@ -14,17 +14,17 @@ using at::Tensor;
 using MaybeTensor = const std::optional<Tensor>&;
 
 // A Call from the operator's arguments and back.
-Call call_of(std::string_view pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor cu_seqlens,
-             MaybeTensor lengths, MaybeTensor dropout_seed, std::optional<double> scale,
+Call call_of(std::string_view pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor alibi_slopes,
+             MaybeTensor cu_seqlens, MaybeTensor lengths, MaybeTensor dropout_seed, std::optional<double> scale,
              std::optional<c10::SymInt> query_start, double dropout_p, bool deterministic) {
-  return Call::of(std::string(pattern), blocks, gates, cu_seqlens, lengths, dropout_seed, scale, std::move(query_start),
-                  dropout_p, deterministic);
+  return Call::of(std::string(pattern), blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, scale,
+                  std::move(query_start), dropout_p, deterministic);
 }
 auto arguments(const Call& c) {
-  return std::tuple<std::string_view, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor,
+  return std::tuple<std::string_view, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor,
                     std::optional<double>, std::optional<c10::SymInt>, double, bool>(
-      c.pattern, c.blocks, c.gates, c.cu_seqlens, c.lengths, c.dropout_seed, c.scale, c.query_start, c.dropout_p,
-      c.deterministic);
+      c.pattern, c.blocks, c.gates, c.alibi_slopes, c.cu_seqlens, c.lengths, c.dropout_seed, c.scale, c.query_start,
+      c.dropout_p, c.deterministic);
 }
 
 // Functions of the operators' signatures around the kernels.

@@ -25,6 +25,11 @@ void check_options(const Pattern& pattern, const AttentionOptions& options, cons
   if (settings.dropout_p != 0)
     core::refuse("dropout_p", "must be 0 for weights", fmt::format("{}", settings.dropout_p),
                  "leave it out: weights are those that dropout has not touched");
+  if (op::given(options.alibi_slopes)) {
+    op::checks::check_gradient_of_slopes(options.alibi_slopes->requires_grad());
+    if (!options.alibi_slopes->isfinite().all().item<bool>())
+      core::refuse("alibi_slopes", "must be finite", "others", "a slope of 0 leaves a head as it is");
+  }
   if (options.gates) core::refuse("gates", "must be unset for weights", "gates", "leave them out: they are all 1");
   if (pattern.options().padding == Padding::kZeroKeys && !pattern.causal())
     core::refuse("padding", "must be 'masked' for weights: phantom keys have no column", "'zero_keys'",
@@ -38,6 +43,11 @@ Tensor multiplicities(const PlanView& plan, int64_t class_id, const Extent& e) {
   for_each_pair(plan, plan.classes[class_id],
                 [&](int64_t query, int64_t key, int32_t weight) { cells[query - e.query_start][key] += weight; });
   return m;
+}
+
+// `slopes` (a query head's for every one of `distances`) times distances, taken off logits.
+Tensor biased(const Tensor& logits, const Tensor& slopes, const Tensor& distances) {
+  return logits - slopes.to(logits.scalar_type()) * distances.to(logits.scalar_type());
 }
 
 // k of every query head.
@@ -73,8 +83,13 @@ Tensor attention_weights(const Tensor& q, const Tensor& k, const Pattern& patter
       at::matmul(q.to(dtype).transpose(1, 2), for_query_heads(k.to(dtype), e.heads).permute({0, 2, 3, 1}));
   const Tensor unseen = m == 0;
   const Tensor blind = unseen.all(-1, true);
-  const Tensor logits =
-      (scores * scale).masked_fill(unseen, -std::numeric_limits<double>::infinity()).masked_fill(blind, 0);
+  Tensor logits = scores * scale;
+  if (op::given(options.alibi_slopes)) {
+    const Tensor keys = at::arange(e.len_k, q.options().dtype(at::kLong));
+    const Tensor queries = keys.slice(0, e.query_start, e.query_start + e.len_q).unsqueeze(1);
+    logits = biased(logits, options.alibi_slopes->view({-1, 1, 1}), (queries - keys).abs());
+  }
+  logits = logits.masked_fill(unseen, -std::numeric_limits<double>::infinity()).masked_fill(blind, 0);
   // The weights would be lost beside large scores; relative to the greatest they are not.
   const Tensor relative = logits - logits.detach().amax(-1, true);
   return at::softmax(relative + m.masked_fill(unseen, 1).log(), -1).masked_fill(blind, 0);
@@ -119,7 +134,11 @@ BlockWeights block_attention_weights(const Tensor& q, const Tensor& k, const Pat
   Tensor seen = (query_at < e.len_k).unsqueeze(2).logical_and((key_at < e.len_k).unsqueeze(1));
   if (pattern.causal()) seen = seen.logical_and(key_at.unsqueeze(1) <= query_at.unsqueeze(2));
   const double scale = op::problem_of(op::dtype_of(q.scalar_type()), q.size(3), call, pattern, e).scale;
-  const Tensor logits = at::matmul(queries, keys.transpose(1, 2)) * scale;
+  Tensor logits = at::matmul(queries, keys.transpose(1, 2)) * scale;
+  if (op::given(options.alibi_slopes)) {
+    const Tensor slopes = options.alibi_slopes->index({at_rows[1]}).view({-1, 1, 1});
+    logits = biased(logits, slopes, (query_at.unsqueeze(2) - key_at.unsqueeze(1)).abs());
+  }
   // A row's blocks share its greatest logit and its sum. lse would do, if it were not rounded: at large scores that
   // shows.
   const Tensor rows = (at_rows[0] * e.heads + at_rows[1]) * nb + at_rows[2];  // [n]

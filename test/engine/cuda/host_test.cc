@@ -48,6 +48,7 @@ TEST(CudaHost, CapabilityNamesWhatItRefuses) {
   EXPECT_EQ(reason([](auto& p) { p.dim = 0; }), "dim must be 1 to 256, got 0");
   EXPECT_EQ(reason([](auto& p) { p.kv_heads = 3; }), "kv_heads must divide heads, got 3 and 4");
   EXPECT_EQ(reason([](auto& p) { p.dropout_p = 1; }), "dropout_p must lie in [0, 1), got 1");
+  EXPECT_EQ(reason([](auto& p) { p.alibi = true; }), "alibi_slopes run on the CPU only");
   EXPECT_EQ(reason([](auto& p) { p.len_k = int64_t{1} << 31; }), "len_k must be below 2^31, got 2147483648");
   for (const int64_t dim : {1, 33, 48, 96, 128, 256}) EXPECT_EQ(reason([&](auto& p) { p.dim = dim; }), "taken") << dim;
 }
@@ -60,6 +61,9 @@ TEST(CudaHost, PortableEngineTakesFloat32Too) {
   }
   p.dtype = DType::kFloat64;
   EXPECT_EQ(sm80::capability(p).reason, "dtype must be float32, bfloat16 or float16, got float64");
+  p = problem();
+  p.alibi = true;
+  EXPECT_EQ(sm80::capability(p).reason, "alibi_slopes run on the CPU only");
   p = problem();
   p.dim = 257;
   EXPECT_EQ(sm80::capability(p).reason, "dim must be 1 to 256, got 257");

@@ -70,6 +70,7 @@ Capability capability(const Problem& p) {
     return no(fmt::format("kv_heads must divide heads, got {} and {}", p.kv_heads, p.heads));
   if (!(p.dropout_p >= 0 && p.dropout_p < 1))
     return no(fmt::format("dropout_p must lie in [0, 1), got {}", p.dropout_p));
+  if (p.alibi) return no("alibi_slopes run on the CPU only");
   if (p.len_k > std::numeric_limits<int32_t>::max())
     return no(fmt::format("len_k must be below 2^31, got {}", p.len_k));
   return {true, "cuda sm80"};
