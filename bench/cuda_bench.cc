@@ -56,14 +56,16 @@ struct Shape {
   bool portable = false;  // sm80
   int64_t queries = 0;    // the last ones; 0: all
   bool whole = false;     // no tile is cut into parts
+  bool alibi = false;
 
   std::string name() const {
-    return fmt::format("{}{}_{}_n{}_d{}{}{}{}{}_{}", kind_name(kind), queries > 0 ? "_decode" : "", core::name(dtype),
+    return fmt::format("{}{}_{}_n{}_d{}{}{}{}{}{}_{}", kind_name(kind), queries > 0 ? "_decode" : "", core::name(dtype),
                        len, dim, causal ? "_causal" : "",
                        dropout_p > 0   ? "_dropout"
                        : deterministic ? "_deterministic"
                                        : "",
-                       portable ? "_sm80" : "", whole ? "_whole" : "", backward ? "backward" : "forward");
+                       alibi ? "_alibi" : "", portable ? "_sm80" : "", whole ? "_whole" : "",
+                       backward ? "backward" : "forward");
   }
   int64_t len_q() const { return queries > 0 ? queries : len; }
   Extent extent() const {
@@ -184,6 +186,13 @@ void run(const Shape& s, int repeats) {
   p.dropout_p = s.dropout_p;
   p.deterministic = s.deterministic;
   p.dropout_seed = s.dropout_p > 0 ? static_cast<const int64_t*>(dropout_seed.data) : nullptr;
+  const Buffer slopes(s.heads * sizeof(float));
+  std::vector<float> of_heads;
+  for (int64_t h = 1; h <= s.heads; ++h)
+    of_heads.push_back(std::exp2(-8.0F * static_cast<float>(h) / static_cast<float>(s.heads)));
+  check(cudaMemcpy(slopes.data, of_heads.data(), s.heads * sizeof(float), cudaMemcpyHostToDevice), "slopes");
+  p.alibi = s.alibi;
+  p.alibi_slopes = s.alibi ? static_cast<const float*>(slopes.data) : nullptr;
   const int64_t row = s.heads * s.dim;
   const auto in = [&](const Buffer& b) { return engine::ConstTensorRef{b.data, s.len * row, row, s.dim}; };
   const auto to = [&](const Buffer& b) { return engine::TensorRef{b.data, s.len * row, row, s.dim}; };
@@ -269,6 +278,11 @@ std::vector<Shape> shapes() {
     for (const int64_t dim : {48, 96}) all.push_back({131072, dim, false, Kind::kLongNet, backward});
     all.push_back({131072, 128, false, Kind::kLongNet, backward, DType::kFloat16});
     all.push_back({131072, 128, false, Kind::kLongNet, backward, DType::kBFloat16, 0.1});
+    for (const Kind kind : {Kind::kLongNet, Kind::kDense}) {
+      Shape s{kind == Kind::kDense ? 16384 : 131072, 128, true, kind, backward};
+      s.alibi = true;
+      all.push_back(s);
+    }
     for (const Kind kind : {Kind::kWindow, Kind::kBlocks, Kind::kGlobal, Kind::kStrided}) {
       for (const bool causal : {false, true}) {
         Shape s{131072, 128, causal, kind, backward};

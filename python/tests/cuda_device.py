@@ -20,6 +20,7 @@ CALLS = {
     "dilated": lambda q, k, v: ls.dilated_attention(q, k, v, SEGMENTS, RATES, causal=True),
     "block_sparse": lambda q, k, v: ls.block_sparse_attention(q, k, v, "local_window", 64, window=128),
     "window": lambda q, k, v: ls.sliding_window_attention(q, k, v, left=99, right=30, sink_tokens=3),
+    "alibi": lambda q, k, v: ls.attention(q, k, v, HYBRID, alibi_slopes=torch.arange(1, 7, device=q.device) / 8),
     "documents": lambda q, k, v: ls.attention(q, k, v, HYBRID, cu_seqlens=[0, 17, 17, 150, q.shape[1]]),
     "lengths": lambda q, k, v: ls.dilated_attention(q, k, v, SEGMENTS, RATES, lengths=[q.shape[1], 200]),
 }

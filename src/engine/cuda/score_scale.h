@@ -1,10 +1,12 @@
-// The factor that makes exponents of 2 out of scores, for launches.
+// The factors that make exponents of scores, for launches.
 #pragma once
 
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <numbers>
+
+#include "engine/contract.h"
 
 namespace longstride::engine::cuda {
 
@@ -13,6 +15,16 @@ namespace longstride::engine::cuda {
 inline float scale_log2(double scale) {
   const double size = std::abs(scale) * std::numbers::log2e;
   return static_cast<float>(std::copysign(std::clamp<double>(size, FLT_MIN, FLT_MAX), scale));
+}
+
+// Of the scores that exponents are made of: q . k, or with slopes what add_alibi() makes of it, which is scaled
+// already.
+struct ScoreFactors {
+  float scale, log2;
+};
+inline ScoreFactors score_factors(const Problem& p) {
+  const double scale = p.alibi ? 1.0 : p.scale;
+  return {static_cast<float>(scale), scale_log2(scale)};
 }
 
 }  // namespace longstride::engine::cuda

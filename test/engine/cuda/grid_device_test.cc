@@ -42,7 +42,6 @@ void check_grid(const Engine& engine, const Kind& kind, int64_t random_count,
   for_each_case(
       random_count, Poison::kUnread,
       [&](Case c) {
-        if (c.choice[kAlibi] != 0) return;   // refused
         if (!wanted(c)) return;
         ++checked;
         c.geometry.tile_rows = std::min(c.geometry.tile_rows, kind.geometry(Direction::kForward).tile_rows);
@@ -84,7 +83,6 @@ TEST_P(CudaGrid, OwnTiles) {
     for (const int causal : {0, 1}) {
       for (const int heads : {1, 2}) {  // 1/1, 6/3
         Choice choice = random_choice(++seed);
-        choice[kAlibi] = 0;   // slopes are refused
         choice[kCausal] = causal;
         choice[kHeads] = heads;
         choice[kMixing] = 0;

@@ -24,7 +24,6 @@ bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
 
 Case wide_case(uint64_t seed, std::initializer_list<std::pair<Factor, int>> set) {
   Choice choice = random_choice(seed);
-  choice[kAlibi] = 0;   // slopes are refused
   for (const auto& [factor, level] : set) choice[factor] = level;
   return make_case(choice, seed, Poison::kNone, [&](DType& dtype, oracle::Options& o) {
     dtype = seed % 2 ? DType::kBFloat16 : DType::kFloat16;
@@ -99,7 +98,6 @@ TEST_P(CudaNonFinite, KeyReachesItsRowsOnly) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
     for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
       Choice choice = random_choice(seed);
-      choice[kAlibi] = 0;   // slopes are refused
       choice[kLength] = 6;
       choice[kStart] = choice[kDropoutP] = choice[kScale] = 0;
       Case c = make_case(choice, seed, Poison::kNone, [](DType& dtype, oracle::Options& o) {

@@ -101,6 +101,7 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
     m.in(p.q, p.len_q, p.heads);
     m.in(p.k, p.len_k, p.kv_heads);
     m.in(p.v, p.len_k, p.kv_heads);
+    p.alibi_slopes = static_cast<const float*>(m.in(p.alibi_slopes, p.heads * sizeof(float)));
     p.dropout_seed = static_cast<const int64_t*>(m.in(p.dropout_seed, sizeof(int64_t)));
   };
   Engine e;

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
                     transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dq);
   }
   store_gradient<Shape>(p, tile, place, head_of_all, places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a,
-                        p.dq.head<Element>(place.batch, head), position, p.dq.len_stride, p.scale, s);
+                        p.dq.head<Element>(place.batch, head), position, p.dq.len_stride, p.result_scale, s);
 }
 
 // dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
   const int64_t head_of_all = int64_t(place.batch) * p.kv_heads + place.kv_head;
   const auto of = places<Shape, Shape::kRows, Shape::kDim>();
   store_gradient<Shape>(p, tile, place, head_of_all, of, dk, p.partial_a,
-                        p.dk.head<Element>(place.batch, place.kv_head), row0, p.dk.len_stride, p.scale, s);
+                        p.dk.head<Element>(place.batch, place.kv_head), row0, p.dk.len_stride, p.result_scale, s);
   store_gradient<Shape>(p, tile, place, head_of_all, of, dv, p.partial_b,
                         p.dv.head<Element>(place.batch, place.kv_head), row0, p.dv.len_stride,
                         p.out_scale * p.dropout.gain, s);

@@ -18,53 +18,53 @@ constexpr int64_t kMostFusedDim = 128;  // dK and dV of 64 keys fill half of the
 struct Instance {
   DType dtype;
   int dim;  // problems of this dim or less, beyond the instance before
-  bool drops;
+  bool extras;
   void (*launch)(const BackwardProblem&, const BackwardPlans&, Scratch&);
 };
 
 constexpr Instance kInstances[] = {
-    {DType::kBFloat16, 32, false, launch_backward<BFloat16, 32, NoDropout>},
-    {DType::kBFloat16, 48, false, launch_backward<BFloat16, 48, NoDropout>},
-    {DType::kBFloat16, 64, false, launch_backward<BFloat16, 64, NoDropout>},
-    {DType::kBFloat16, 96, false, launch_backward<BFloat16, 96, NoDropout>},
-    {DType::kBFloat16, 128, false, launch_backward<BFloat16, 128, NoDropout>},
-    {DType::kFloat16, 32, false, launch_backward<Float16, 32, NoDropout>},
-    {DType::kFloat16, 48, false, launch_backward<Float16, 48, NoDropout>},
-    {DType::kFloat16, 64, false, launch_backward<Float16, 64, NoDropout>},
-    {DType::kFloat16, 96, false, launch_backward<Float16, 96, NoDropout>},
-    {DType::kFloat16, 128, false, launch_backward<Float16, 128, NoDropout>},
-    {DType::kBFloat16, 32, true, launch_backward<BFloat16, 32, WithDropout>},
-    {DType::kBFloat16, 48, true, launch_backward<BFloat16, 48, WithDropout>},
-    {DType::kBFloat16, 64, true, launch_backward<BFloat16, 64, WithDropout>},
-    {DType::kBFloat16, 96, true, launch_backward<BFloat16, 96, WithDropout>},
-    {DType::kBFloat16, 128, true, launch_backward<BFloat16, 128, WithDropout>},
-    {DType::kFloat16, 32, true, launch_backward<Float16, 32, WithDropout>},
-    {DType::kFloat16, 48, true, launch_backward<Float16, 48, WithDropout>},
-    {DType::kFloat16, 64, true, launch_backward<Float16, 64, WithDropout>},
-    {DType::kFloat16, 96, true, launch_backward<Float16, 96, WithDropout>},
-    {DType::kFloat16, 128, true, launch_backward<Float16, 128, WithDropout>},
+    {DType::kBFloat16, 32, false, launch_backward<BFloat16, 32, Plain>},
+    {DType::kBFloat16, 48, false, launch_backward<BFloat16, 48, Plain>},
+    {DType::kBFloat16, 64, false, launch_backward<BFloat16, 64, Plain>},
+    {DType::kBFloat16, 96, false, launch_backward<BFloat16, 96, Plain>},
+    {DType::kBFloat16, 128, false, launch_backward<BFloat16, 128, Plain>},
+    {DType::kFloat16, 32, false, launch_backward<Float16, 32, Plain>},
+    {DType::kFloat16, 48, false, launch_backward<Float16, 48, Plain>},
+    {DType::kFloat16, 64, false, launch_backward<Float16, 64, Plain>},
+    {DType::kFloat16, 96, false, launch_backward<Float16, 96, Plain>},
+    {DType::kFloat16, 128, false, launch_backward<Float16, 128, Plain>},
+    {DType::kBFloat16, 32, true, launch_backward<BFloat16, 32, Extras>},
+    {DType::kBFloat16, 48, true, launch_backward<BFloat16, 48, Extras>},
+    {DType::kBFloat16, 64, true, launch_backward<BFloat16, 64, Extras>},
+    {DType::kBFloat16, 96, true, launch_backward<BFloat16, 96, Extras>},
+    {DType::kBFloat16, 128, true, launch_backward<BFloat16, 128, Extras>},
+    {DType::kFloat16, 32, true, launch_backward<Float16, 32, Extras>},
+    {DType::kFloat16, 48, true, launch_backward<Float16, 48, Extras>},
+    {DType::kFloat16, 64, true, launch_backward<Float16, 64, Extras>},
+    {DType::kFloat16, 96, true, launch_backward<Float16, 96, Extras>},
+    {DType::kFloat16, 128, true, launch_backward<Float16, 128, Extras>},
 };
 
 // Those of the one-gradient kernels: the deterministic mode, and every dim that the kernels above have not.
 constexpr Instance kOrderedInstances[] = {
-    {DType::kBFloat16, 64, false, launch_gradients<BFloat16, 64, NoDropout>},
-    {DType::kBFloat16, 128, false, launch_gradients<BFloat16, 128, NoDropout>},
-    {DType::kBFloat16, 256, false, launch_gradients<BFloat16, 256, NoDropout>},
-    {DType::kFloat16, 64, false, launch_gradients<Float16, 64, NoDropout>},
-    {DType::kFloat16, 128, false, launch_gradients<Float16, 128, NoDropout>},
-    {DType::kFloat16, 256, false, launch_gradients<Float16, 256, NoDropout>},
-    {DType::kBFloat16, 64, true, launch_gradients<BFloat16, 64, WithDropout>},
-    {DType::kBFloat16, 128, true, launch_gradients<BFloat16, 128, WithDropout>},
-    {DType::kBFloat16, 256, true, launch_gradients<BFloat16, 256, WithDropout>},
-    {DType::kFloat16, 64, true, launch_gradients<Float16, 64, WithDropout>},
-    {DType::kFloat16, 128, true, launch_gradients<Float16, 128, WithDropout>},
-    {DType::kFloat16, 256, true, launch_gradients<Float16, 256, WithDropout>},
+    {DType::kBFloat16, 64, false, launch_gradients<BFloat16, 64, Plain>},
+    {DType::kBFloat16, 128, false, launch_gradients<BFloat16, 128, Plain>},
+    {DType::kBFloat16, 256, false, launch_gradients<BFloat16, 256, Plain>},
+    {DType::kFloat16, 64, false, launch_gradients<Float16, 64, Plain>},
+    {DType::kFloat16, 128, false, launch_gradients<Float16, 128, Plain>},
+    {DType::kFloat16, 256, false, launch_gradients<Float16, 256, Plain>},
+    {DType::kBFloat16, 64, true, launch_gradients<BFloat16, 64, Extras>},
+    {DType::kBFloat16, 128, true, launch_gradients<BFloat16, 128, Extras>},
+    {DType::kBFloat16, 256, true, launch_gradients<BFloat16, 256, Extras>},
+    {DType::kFloat16, 64, true, launch_gradients<Float16, 64, Extras>},
+    {DType::kFloat16, 128, true, launch_gradients<Float16, 128, Extras>},
+    {DType::kFloat16, 256, true, launch_gradients<Float16, 256, Extras>},
 };
 
 template <class Table>
 const Instance& find(const Table& table, const Problem& p) {
   for (const Instance& instance : table)
-    if (instance.dtype == p.dtype && instance.dim >= p.dim && instance.drops == p.drops()) return instance;
+    if (instance.dtype == p.dtype && instance.dim >= p.dim && instance.extras == has_extras(p)) return instance;
   throw Error("no backward kernel for this problem, though capability() took it");
 }
 

@@ -6,6 +6,7 @@
 
 #include <cutlass/arch/reg_reconfig.h>
 
+#include "engine/cuda/sm90/alibi.cuh"
 #include "engine/cuda/sm90/backward_load.cuh"
 #include "engine/cuda/sm90/backward_queries.cuh"
 #include "engine/cuda/sm90/backward_store.cuh"
@@ -101,6 +102,11 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
         warpgroup_wait<1>();
         warpgroup_fence_operand(scores);
       }
+      if constexpr (Shape::kExtras) {
+        if (p.alibi.slopes)
+          add_alibi<Shape::kColumns>(p.alibi, b.head, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
+                                     item.stride, scores);
+      }
       exponentiate<kExact>(
           scores,
           [&](int i) {
@@ -126,13 +132,13 @@ __device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& 
         }
       }
       [[maybe_unused]] Kept<Shape::kColumns> kept;
-      if constexpr (Shape::Dropout::kDrops) {
+      if constexpr (Shape::kExtras) {
         kept =
             draw<Shape::kColumns>(p.dropout, false, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
                                   item.stride, uint32_t(item.batch * p.heads + b.head));
       }
       auto dropped = [&](float x, int i) {
-        if constexpr (Shape::Dropout::kDrops) return kept.at(i) ? x : 0.f;
+        if constexpr (Shape::kExtras) return kept.at(i) ? x : 0.f;
         return x;
       };
       float4 delta[Shape::kColumns / 16];  // likewise

@@ -45,10 +45,10 @@ void launch_levels(const BackwardProblem& p, const LaunchLanes& lanes, BackwardP
   check(cudaGetLastError(), "launch of the backward kernel");
 }
 
-template <class Tag, int kDim, class Dropout>
+template <class Tag, int kDim, class Calls>
 void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scratch& scratch) {
   using Element = ElementOf<Tag>;
-  using Shape = BackwardShape<Element, kDim, Dropout>;
+  using Shape = BackwardShape<Element, kDim, Calls>;
   const DevicePlan& plan = plans.transposed;
   const int64_t rows = p.batch * p.heads * p.len_q;
   const int64_t slots = p.batch * p.kv_heads * plan.partial_rows();
@@ -68,10 +68,13 @@ void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scrat
   params.heads = static_cast<int32_t>(p.heads);
   params.kv_heads = static_cast<int32_t>(p.kv_heads);
   params.dim = static_cast<int32_t>(p.dim);
-  params.scale_log2 = scale_log2(p.scale);
-  params.scale = static_cast<float>(p.scale);
+  const ScoreFactors factors = score_factors(p);
+  params.scale_log2 = factors.log2;
+  params.scale = factors.scale;
+  params.result_scale = static_cast<float>(p.scale);
   params.out_scale = static_cast<float>(p.out_scale);
   params.dropout = dropout_values(p);
+  params.alibi = alibi_values(p);
   params.rows = prepared;
   params.exact = exact;
   params.dq = dq;
@@ -92,7 +95,7 @@ void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scrat
       launch_levels<Shape>(p, lanes, params, dq_rows, scratch.stream());
     }
   }
-  if (rows > 0) narrow_queries<Shape>(p, dq, params.scale, scratch.stream());
+  if (rows > 0) narrow_queries<Shape>(p, dq, params.result_scale, scratch.stream());
 }
 
 }  // namespace longstride::engine::cuda::sm90

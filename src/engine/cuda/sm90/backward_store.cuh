@@ -63,7 +63,7 @@ __device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyIte
                      item.kv_head * p.dk_head_stride;
     Element* to_dv = static_cast<Element*>(p.dv) + item.batch * p.dv_batch_stride + at * p.dv_len_stride +
                      item.kv_head * p.dv_head_stride;
-    store_row<Element, Shape::kDim>(to_dk, valid, p.dim, dk, r, p.scale);
+    store_row<Element, Shape::kDim>(to_dk, valid, p.dim, dk, r, p.result_scale);
     store_row<Element, Shape::kDim>(to_dv, valid, p.dim, dv, r, out_scale);
   }
 }

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "engine/cuda/device_plan.h"
-#include "engine/cuda/dropout.h"
+#include "engine/cuda/extras.h"
 #include "engine/cuda/sm90/tensor_maps.h"
 
 namespace longstride::engine::cuda::sm90 {
@@ -40,7 +40,9 @@ struct BackwardParams {
   int32_t heads, kv_heads, dim;
   float scale_log2;  // signed here: no maximum is taken
   float scale, out_scale;
+  float result_scale;  // of dK and dQ
   DropoutValues dropout;
+  AlibiValues alibi;
   const float2* rows;    // [batch * heads][len_q]: lse (+inf where nothing is seen), delta
   const int32_t* exact;  // whether some lse is large (exponential.cuh)
   float* dq;             // [batch * heads][len_q][kWidth], columns in the order of backward_queries.cuh

@@ -20,7 +20,6 @@ Capability capability(const Problem& p) {
     return no(fmt::format("kv_heads must divide heads, got {} and {}", p.kv_heads, p.heads));
   if (!(p.dropout_p >= 0 && p.dropout_p < 1))
     return no(fmt::format("dropout_p must lie in [0, 1), got {}", p.dropout_p));
-  if (p.alibi) return no("alibi_slopes run on the CPU only");
   if (p.len_k > std::numeric_limits<int32_t>::max())
     return no(fmt::format("len_k must be below 2^31, got {}", p.len_k));
   return {true, "cuda sm90"};
@@ -31,6 +30,7 @@ void require(const Problem& p, const DevicePlan& plan, Direction direction) {
   if (!can.yes) core::refuse("problem", "must suit the sm90 engine", can.reason);
   if (p.dropout_p > 0 && p.dropout_seed == nullptr)
     core::refuse("dropout_seed", "must be given when dropout_p > 0", "none");
+  if (p.alibi && p.alibi_slopes == nullptr) core::refuse("alibi_slopes", "must be given when alibi is set", "none");
   require_plan(p, plan, direction, geometry(direction).tile_rows);
 }
 

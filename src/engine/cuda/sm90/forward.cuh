@@ -10,6 +10,7 @@
 
 #include <cute/tensor.hpp>
 
+#include "engine/cuda/sm90/alibi.cuh"
 #include "engine/cuda/sm90/dropout.cuh"
 #include "engine/cuda/sm90/forward_values.h"
 #include "engine/cuda/sm90/load.cuh"
@@ -18,10 +19,10 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-template <class Element_, int kDim_, class Dropout_>
+template <class Element_, int kDim_, class Calls_>
 struct ForwardShape {
   using Element = Element_;
-  using Dropout = Dropout_;
+  static constexpr bool kExtras = Calls_::kExtras;
   static constexpr int kDim = kDim_;                              // columns of V that are multiplied
   static constexpr int kBox = kDim % 64 == 32 ? 32 : 64;          // inner extent of a TMA box
   static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;  // columns held in shared memory
@@ -295,14 +296,21 @@ __device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
     }
     if (p.negate)
       for (int i = 0; i < size(scores); ++i) scores[i] = -scores[i];
+    if constexpr (Shape::kExtras) {
+      if (p.alibi.slopes)
+        add_alibi<Shape::kColumns>(p.alibi, item->head, p.query_start + item->row0 + row0 * item->stride,
+                                   b.column0 + 2 * (thread % 4) * item->stride, item->stride, scores);
+    }
     if (b.masked) mask<Shape>(scores, b, row0);
     softmax_step<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2);
-    if constexpr (Shape::Dropout::kDrops) {
-      const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item->row0 + row0 * item->stride,
-                                              b.column0 + 2 * (thread % 4) * item->stride, item->stride,
-                                              uint32_t(item->batch * p.heads + item->head));
+    if constexpr (Shape::kExtras) {
+      if (p.dropout.seed) {
+        const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item->row0 + row0 * item->stride,
+                                                b.column0 + 2 * (thread % 4) * item->stride, item->stride,
+                                                uint32_t(item->batch * p.heads + item->head));
 #pragma unroll
-      for (int i = 0; i < size(scores); ++i) scores[i] = kept.at(i) ? scores[i] : 0.f;
+        for (int i = 0; i < size(scores); ++i) scores[i] = kept.at(i) ? scores[i] : 0.f;
+      }
     }
     v_stage = stage;
     v_phase = phase;

@@ -43,11 +43,13 @@ void launch_levels(const ForwardProblem& p, const DevicePlan& plan, const Launch
   params.len_k = static_cast<int32_t>(p.len_k);
   params.heads = static_cast<int32_t>(p.heads);
   params.dim = static_cast<int32_t>(p.dim);
-  params.scale = static_cast<float>(std::abs(p.scale));
-  params.scale_log2 = std::abs(scale_log2(p.scale));
-  params.negate = p.scale < 0;
+  const ScoreFactors factors = score_factors(p);
+  params.scale = std::abs(factors.scale);
+  params.scale_log2 = std::abs(factors.log2);
+  params.negate = factors.scale < 0;
   params.out_scale = static_cast<float>(p.out_scale);
   params.dropout = dropout_values(p);
+  params.alibi = alibi_values(p);
   params.out = p.out.data;
   params.out_batch_stride = p.out.batch_stride;
   params.out_len_stride = p.out.len_stride;
@@ -66,9 +68,9 @@ void launch_levels(const ForwardProblem& p, const DevicePlan& plan, const Launch
   check(cudaGetLastError(), "launch of the forward kernel");
 }
 
-template <class Tag, int kDim, class Dropout>
+template <class Tag, int kDim, class Calls>
 void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& scratch) {
-  using Shape = ForwardShape<ElementOf<Tag>, kDim, Dropout>;
+  using Shape = ForwardShape<ElementOf<Tag>, kDim, Calls>;
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
   auto* ticket = scratch.take<unsigned long long>(plan.launches());
   auto* partial_out = scratch.take<float>(slots * Shape::kDim);

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "engine/cuda/device_plan.h"
-#include "engine/cuda/dropout.h"
+#include "engine/cuda/extras.h"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -49,6 +49,7 @@ struct ForwardParams {
   int32_t negate;           // scale < 0
   float out_scale;
   DropoutValues dropout;
+  AlibiValues alibi;
   void* out;
   int64_t out_batch_stride, out_len_stride, out_head_stride;
   float* lse;

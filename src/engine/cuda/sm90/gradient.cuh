@@ -9,6 +9,7 @@
 
 #include <cute/tensor.hpp>
 
+#include "engine/cuda/sm90/alibi.cuh"
 #include "engine/cuda/sm90/dropout.cuh"
 #include "engine/cuda/sm90/exponential.cuh"
 #include "engine/cuda/sm90/gradient_store.cuh"
@@ -33,10 +34,10 @@ struct ValueGradient {
   static constexpr bool kOfScores = false;
 };
 
-template <class Element_, int kDim_, class Dropout_, class Role_>
+template <class Element_, int kDim_, class Calls_, class Role_>
 struct GradientShape {
   using Element = Element_;
-  using Dropout = Dropout_;
+  static constexpr bool kExtras = Calls_::kExtras;
   using Role = Role_;
   static constexpr bool kRowsAreQueries = Role::kPlan == Direction::kForward;
   static constexpr int kDim = kDim_;  // a multiple of 64
@@ -268,6 +269,11 @@ __device__ void consume_gradient(const GradientParams& p, GradientStorage<Shape>
         if constexpr (kQueries) return mine[i / 2 % 2];
         return s.values[stage][i / 4 * 8 + column0 + i % 2];
       };
+      if constexpr (Shape::kExtras) {
+        if (p.alibi.slopes)
+          add_alibi<Shape::kColumns>(p.alibi, b.head, (kQueries ? p.query_start : 0) + item.row0 + row0 * item.stride,
+                                     b.column0 + column0 * item.stride, item.stride, scores);
+      }
       exponentiate<kExact>(
           scores, [&](int i) { return value(i).x; }, p.scale, p.scale_log2, b.weight_log2);
       if (b.masked) {
@@ -285,13 +291,13 @@ __device__ void consume_gradient(const GradientParams& p, GradientStorage<Shape>
         }
       }
       [[maybe_unused]] Kept<Shape::kColumns> kept;
-      if constexpr (Shape::Dropout::kDrops) {
+      if constexpr (Shape::kExtras) {
         const int row = (kQueries ? p.query_start : 0) + item.row0 + row0 * item.stride;
         kept = draw<Shape::kColumns>(p.dropout, kQueries, row, b.column0 + column0 * item.stride, item.stride,
                                      uint32_t(item.batch * p.heads + b.head));
       }
       auto dropped = [&](float x, int i) {
-        if constexpr (Shape::Dropout::kDrops) return kept.at(i) ? x : 0.f;
+        if constexpr (Shape::kExtras) return kept.at(i) ? x : 0.f;
         return x;
       };
       if constexpr (Shape::Role::kOfScores) {

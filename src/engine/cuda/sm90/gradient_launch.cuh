@@ -61,9 +61,11 @@ void launch_gradient(const BackwardProblem& p, const DevicePlan& plan, const flo
   params.heads = static_cast<int32_t>(p.heads);
   params.row_heads = static_cast<int32_t>(Shape::kRowsAreQueries ? p.heads : p.kv_heads);
   params.dim = static_cast<int32_t>(p.dim);
-  params.scale = static_cast<float>(p.scale);
-  params.scale_log2 = scale_log2(p.scale);
+  const ScoreFactors factors = score_factors(p);
+  params.scale = factors.scale;
+  params.scale_log2 = factors.log2;
   params.dropout = dropout_values(p);
+  params.alibi = alibi_values(p);
   params.gain = static_cast<float>(p.out_scale) * params.dropout.gain;
   params.result_scale = static_cast<float>(result_scale);
   params.rows = rows;
@@ -85,19 +87,19 @@ void launch_gradient(const BackwardProblem& p, const DevicePlan& plan, const flo
   }
 }
 
-template <class Tag, int kDim, class Dropout>
+template <class Tag, int kDim, class Calls>
 void launch_gradients(const BackwardProblem& p, const BackwardPlans& plans, Scratch& scratch) {
   using Element = ElementOf<Tag>;
   auto* rows = scratch.take<float2>(p.batch * p.heads * p.len_q);
   auto* exact = scratch.take<int32_t>(1);
   check(cudaMemsetAsync(exact, 0, sizeof(*exact), scratch.stream()), "note of large scores");
   if (p.batch * p.len_q > 0) prepare_rows<Element, kDim>(p, rows, nullptr, exact, scratch.stream());
-  launch_gradient<GradientShape<Element, kDim, Dropout, QueryGradient>>(p, *plans.forward, rows, exact, p.dq, p.scale,
-                                                                        scratch);
-  launch_gradient<GradientShape<Element, kDim, Dropout, KeyGradient>>(p, plans.transposed, rows, exact, p.dk, p.scale,
+  launch_gradient<GradientShape<Element, kDim, Calls, QueryGradient>>(p, *plans.forward, rows, exact, p.dq, p.scale,
                                                                       scratch);
-  launch_gradient<GradientShape<Element, kDim, Dropout, ValueGradient>>(p, plans.transposed, rows, exact, p.dv,
-                                                                        p.out_scale / (1 - p.dropout_p), scratch);
+  launch_gradient<GradientShape<Element, kDim, Calls, KeyGradient>>(p, plans.transposed, rows, exact, p.dk, p.scale,
+                                                                    scratch);
+  launch_gradient<GradientShape<Element, kDim, Calls, ValueGradient>>(p, plans.transposed, rows, exact, p.dv,
+                                                                      p.out_scale / (1 - p.dropout_p), scratch);
 }
 
 }  // namespace longstride::engine::cuda::sm90

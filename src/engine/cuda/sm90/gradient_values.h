@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "engine/cuda/device_plan.h"
-#include "engine/cuda/dropout.h"
+#include "engine/cuda/extras.h"
 #include "engine/cuda/sm90/tensor_maps.h"
 
 namespace longstride::engine::cuda::sm90 {
@@ -42,6 +42,7 @@ struct GradientParams {
   float scale, scale_log2, gain;  // signed scale; out_scale / (1 - dropout_p)
   float result_scale;
   DropoutValues dropout;
+  AlibiValues alibi;
   const float2* rows;    // [batch * heads][len_q]: lse (+inf where nothing is seen), delta
   const int32_t* exact;  // whether some lse is large (exponential.cuh)
   void* result;          // [batch, len_rows, row_heads, dim]

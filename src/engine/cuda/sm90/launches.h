@@ -1,11 +1,11 @@
 // The launchers that are built, one template each, instantiated by the files forward_*.cu, backward_*.cu and
-// gradient_*.cu for every (element, dim, dropout) of the tables in forward.cc and backward.cc. core::BFloat16 and
-// core::Float16 stand for the kernels' own types, so that the tables need no CUDA header.
+// gradient_*.cu for every (element, dim, Plain or Extras) of the tables in forward.cc and backward.cc. core::BFloat16
+// and core::Float16 stand for the kernels' own types, so that the tables need no CUDA header.
 #pragma once
 
 #include "core/half.h"
 #include "engine/contract.h"
-#include "engine/cuda/dropout.h"
+#include "engine/cuda/extras.h"
 #include "engine/cuda/scratch.h"
 #include "engine/cuda/upload.h"
 
@@ -15,14 +15,14 @@ using core::BFloat16;
 using core::Float16;
 
 // All tensors are as the kernels want them (padding.h).
-template <class Element, int kDim, class Dropout>
+template <class Element, int kDim, class Calls>
 void launch_forward(const ForwardProblem&, const DevicePlan&, Scratch&);
 
-template <class Element, int kDim, class Dropout>
+template <class Element, int kDim, class Calls>
 void launch_backward(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 // All three gradients, one after the other, in a fixed order of additions.
-template <class Element, int kDim, class Dropout>
+template <class Element, int kDim, class Calls>
 void launch_gradients(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm90

@@ -103,35 +103,43 @@ __device__ __forceinline__ bool is_large(const RowState& state, float scale_log2
   return __any_sync(~0u, large);
 }
 
-// Calls body(slots) for every merge of a base tile in which row row0 or row0 + 8 takes part: the slots of the two, or
-// -1.
+// Calls body(slots, parts) for every merge of a base tile in which row row0 or row0 + 8 takes part: the slots of the
+// two, or -1, and what the slots hold, (greatest score, sum); sum 0: nothing was seen. Several merges are read at once:
+// a tile that was cut into eight parts would wait for memory sixteen times.
 template <class Body>
-__device__ __forceinline__ void for_each_slot(const ForwardParams& p, const ItemNote& item, int row0, Body&& body) {
+__device__ __forceinline__ void for_each_part(const ForwardParams& p, const ItemNote& item, int row0, Body&& body) {
+  constexpr int kAtOnce = 4;
   const int64_t head = (int64_t(item.batch) * p.heads + item.head) * p.partial_rows;
 #pragma unroll 1
-  for (int i = 0; i < item.merge_count; ++i) {
-    const Merge m = p.plan.merges[item.merge_begin + i];
-    int64_t slots[2];
+  for (int i = 0; i < item.merge_count; i += kAtOnce) {
+    int64_t slots[kAtOnce][2];
+    float2 parts[kAtOnce][2];
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int past = row0 + 8 * r - m.row_begin, n = past / m.row_step;
-      const bool takes = past >= 0 && n < m.rows && n * m.row_step == past && row0 + 8 * r < item.rows;
-      slots[r] = takes ? head + m.slot_at(n, item.repeat) : -1;
+    for (int n = 0; n < kAtOnce; ++n) {
+      const bool there = i + n < item.merge_count;
+      const Merge m = p.plan.merges[item.merge_begin + (there ? i + n : 0)];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int past = row0 + 8 * r - m.row_begin, at = past / m.row_step;
+        const bool takes = there && past >= 0 && at < m.rows && at * m.row_step == past && row0 + 8 * r < item.rows;
+        slots[n][r] = takes ? head + m.slot_at(at, item.repeat) : -1;
+      }
     }
-    if (slots[0] >= 0 || slots[1] >= 0) body(slots);
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n)
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        parts[n][r] = slots[n][r] < 0 ? make_float2(-INFINITY, 0.f) : p.partial_softmax[slots[n][r]];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n)
+      if (slots[n][0] >= 0 || slots[n][1] >= 0) body(slots[n], parts[n]);
   }
-}
-
-// (greatest score, sum) of a partial result; sum 0: it saw nothing.
-__device__ __forceinline__ float2 partial_softmax(const ForwardParams& p, int64_t slot) {
-  return slot < 0 ? make_float2(-INFINITY, 0.f) : p.partial_softmax[slot];
 }
 
 // Where the softmax of a tile begins: nothing seen, or what partial levels saw. So merging costs no pass of its own.
 __device__ __forceinline__ RowState begin_rows(const ForwardParams& p, const ItemNote& item, int row0) {
   RowState state{{-INFINITY, -INFINITY}, {0, 0}};
-  for_each_slot(p, item, row0, [&](const int64_t(&slots)[2]) {
-    const float2 parts[2] = {partial_softmax(p, slots[0]), partial_softmax(p, slots[1])};
+  for_each_part(p, item, row0, [&](const int64_t(&)[2], const float2(&parts)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (parts[r].y == 0.f) continue;
@@ -153,12 +161,11 @@ __device__ __forceinline__ void begin_output(const ForwardParams& p, const ItemN
                                              Output& output, int row0) {
   cute::clear(output);
   const int column0 = 2 * (threadIdx.x % 4);
-  for_each_slot(p, item, row0, [&](const int64_t(&slots)[2]) {
+  for_each_part(p, item, row0, [&](const int64_t(&slots)[2], const float2(&parts)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float2 part = partial_softmax(p, slots[r]);
-      if (part.y == 0.f) continue;
-      const float share = part.y * exp_below(part.x, max[r], p.scale_log2);
+      if (parts[r].y == 0.f) continue;
+      const float share = parts[r].y * exp_below(parts[r].x, max[r], p.scale_log2);
       const float* from = p.partial_out + slots[r] * Shape::kDim;
 #pragma unroll
       for (int n = 0; n < Shape::kDim / 8; ++n) {

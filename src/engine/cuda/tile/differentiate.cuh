@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "engine/cuda/tile/alibi.cuh"
 #include "engine/cuda/tile/dropout.cuh"
 #include "engine/cuda/tile/shape.cuh"
 
@@ -31,6 +32,7 @@ template <class Shape, class Scores, class Places, class Info>
 __device__ __forceinline__ void differentiate(const Values& p, const ColumnBlock& b, const TilePlace& place, int row0,
                                               int head, bool transposed, const Info& info, const Places& of,
                                               Scores& scores, Scores& dp) {
+  add_alibi(p.alibi, head, row0, b.column0, place.stride, of, scores);
   const float weight = weight_log2(b), gain = p.out_scale * p.dropout.gain;
   constexpr int kCount = decltype(cute::size(scores))::value;
   static_assert(kCount <= 32);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/dropout.h"
-#include "engine/cuda/dropout.h"
+#include "engine/cuda/extras.h"
 
 namespace longstride::engine::cuda {
 

@@ -45,10 +45,13 @@ Values values(const Problem& p) {
   v.kv_heads = static_cast<int32_t>(p.kv_heads);
   v.dim = static_cast<int32_t>(p.dim);
   v.group = static_cast<int32_t>(p.heads / p.kv_heads);
-  v.scale = static_cast<float>(p.scale);
-  v.scale_log2 = std::abs(scale_log2(p.scale));
+  const ScoreFactors factors = score_factors(p);
+  v.scale = factors.scale;
+  v.scale_log2 = std::abs(factors.log2);
+  v.result_scale = static_cast<float>(p.scale);
   v.out_scale = static_cast<float>(p.out_scale);
   v.dropout = dropout_values(p);
+  v.alibi = alibi_values(p);
   v.q = tensor(p.q, p.dim, sizeof(Element));
   v.k = tensor(p.k, p.dim, sizeof(Element));
   v.v = tensor(p.v, p.dim, sizeof(Element));

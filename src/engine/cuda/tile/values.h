@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "engine/cuda/device_plan.h"
-#include "engine/cuda/dropout.h"
+#include "engine/cuda/extras.h"
 
 namespace longstride::engine::cuda {
 
@@ -37,9 +37,11 @@ struct Values {
   int32_t len_q = 0;
   int32_t heads = 0, kv_heads = 0, dim = 0;
   float scale = 1;
-  float scale_log2 = 1;  // forward: of |scale|, for scores that are negated if scale < 0
+  float result_scale = 1;  // of dQ and dK
+  float scale_log2 = 1;    // forward: of |scale|, for scores that are negated if scale < 0
   float out_scale = 1;
   DropoutValues dropout;
+  AlibiValues alibi;
   Input q, k, v;
   Output out;                    // forward, as lse
   float* lse = nullptr;          // [batch, heads, len_q]

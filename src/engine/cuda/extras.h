@@ -1,0 +1,42 @@
+// What only some calls ask of the kernels, dropout and ALiBi: two types that a kernel may be built with, and the values
+// of a launch.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "engine/contract.h"
+
+namespace longstride::engine::cuda {
+
+struct Plain {  // neither
+  static constexpr bool kExtras = false;
+};
+struct Extras {  // whichever the values say
+  static constexpr bool kExtras = true;
+};
+inline bool has_extras(const Problem& p) { return p.drops() || p.alibi; }
+
+struct DropoutValues {
+  const int64_t* seed = nullptr;  // on the device
+  uint32_t threshold = 0;         // a pair is kept iff its draw is not below
+  float gain = 1;                 // 1 / (1 - p)
+};
+
+struct AlibiValues {
+  const float* slopes = nullptr;  // [heads] on the device; null: no bias
+  float scale = 1;                // of q . k
+};
+
+inline AlibiValues alibi_values(const Problem& p) {
+  if (!p.alibi) return {};
+  return {p.alibi_slopes, static_cast<float>(p.scale)};
+}
+
+inline DropoutValues dropout_values(const Problem& p) {
+  if (p.dropout_p <= 0) return {};
+  return {p.dropout_seed, static_cast<uint32_t>(std::floor(p.dropout_p * 4294967296.0)),
+          static_cast<float>(1.0 / (1.0 - p.dropout_p))};
+}
+
+}  // namespace longstride::engine::cuda
