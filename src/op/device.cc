@@ -13,13 +13,11 @@
 #include "op/gates.h"
 #include "op/kernels.h"
 #include "op/problem.h"
+#include "op/refs.h"
 #include "op/results.h"
 
 namespace longstride::op {
 namespace {
-
-engine::ConstTensorRef read(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
-engine::TensorRef write(const Tensor& t) { return {t.mutable_data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
 
 // The slopes of a call as an engine reads them. Their numbers are looked at on the host: engines of a device take none.
 std::optional<Tensor> slopes_of(const Call& call) {
@@ -139,9 +137,6 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const Tensor dv = empty_result(of_k.sizes, of_q.dtype, of_q.place);
   // Gradients come in whatever layout autograd made (a sum gives an expanded scalar), and out may have been laid out
   // anew by a compiler: these two are copied if they must be; q, k and v never.
-  const auto with_contiguous_dim = [](const Tensor& t) {
-    return t.stride(3) == 1 || t.size(3) == 1 ? t : contiguous(t);
-  };
   const Tensor d_out = with_contiguous_dim(in.d_out);
   const Tensor out = with_contiguous_dim(in.out);
   const Tensor lse = contiguous(in.lse);

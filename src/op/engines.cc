@@ -94,10 +94,15 @@ const Engine& choose_engine(Place device, const engine::Problem& problem) {
   return engine;
 }
 
+Geometry geometry_for(const Engine& engine, const engine::Problem& problem, bool causal, Direction direction) {
+  Geometry geometry = engine.geometry(problem.dtype, problem.dim, causal, direction);
+  geometry.workers = engine.workers(problem, direction);
+  return geometry;
+}
+
 PlanPointer plan_for(const Engine& engine, const engine::Problem& problem, const Pattern& pattern, const Extent& extent,
                      Direction direction, bool pin) {
-  Geometry geometry = engine.geometry(problem.dtype, problem.dim, pattern.causal(), direction);
-  geometry.workers = engine.workers(problem, direction);
+  const Geometry geometry = geometry_for(engine, problem, pattern.causal(), direction);
   return plan::process_cache().get(pattern, extent, geometry, direction, pin);
 }
 

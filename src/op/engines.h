@@ -43,6 +43,9 @@ struct Engine {
 // the problem are not looked at.
 const Engine& choose_engine(Place, const engine::Problem&);
 
+// What plans for this engine and problem are compiled for, with as many threads as torch gives now.
+Geometry geometry_for(const Engine&, const engine::Problem&, bool causal, Direction);
+
 // The plan of a call from the cache of the process, compiled if it is not there. `pin`: never evicted.
 PlanPointer plan_for(const Engine&, const engine::Problem&, const Pattern&, const Extent&, Direction, bool pin = false);
 

@@ -3,12 +3,10 @@
 // op/autograd adds.
 #include "op/schema.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <type_traits>
 
 #include "op/kernels.h"
-#include "op/later.h"
+#include "op/library.h"
 
 namespace longstride::op {
 namespace {
@@ -41,16 +39,6 @@ std::string call_schema() {
   return text;
 }
 
-// Owns a text of LibTorch: its own headers before 2.14 forget those that they turn into std::string.
-std::string take(StringHandle handle) {
-  const std::unique_ptr<StringOpaque, AOTITorchError (*)(StringHandle)> owned(handle, torch_delete_string);
-  size_t length = 0;
-  const char* data = nullptr;
-  TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-  TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
-  return {data, length};
-}
-
 Call call_of(StringHandle pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor alibi_slopes,
              MaybeTensor cu_seqlens, MaybeTensor lengths, MaybeTensor dropout_seed, std::optional<double> scale,
              std::optional<int64_t> query_start, double dropout_p, bool deterministic) {
@@ -75,34 +63,11 @@ struct Unpack<Call(Rest...)> {
 };
 using Unpacked = Unpack<decltype(call_of)>;
 
-// The strides of q, k, v are part of the contract (dim contiguous): a compiler that lays tensors out anew must keep
-// them. A LibTorch that takes no tags from here (before 2.12) keeps those of every operator without tags.
-void define(TorchLibraryHandle library, const std::string& schema) {
-  if (!torch_library_def_with_tags) {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_library_def(library, schema.c_str()));
-    return;
-  }
-  const int32_t tags[] = {torch_tag_pt2_compliant_tag(), torch_tag_needs_fixed_stride_order()};
-  TORCH_ERROR_CODE_CHECK(torch_library_def_with_tags(library, schema.c_str(), tags, 2));
-}
-
-// As STABLE_TORCH_LIBRARY, which keeps its handle for itself.
-class Registered {
- public:
-  Registered() {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_library_init_def("longstride", __FILE__, __LINE__, &library_));
-    define(library_, "attention(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> (Tensor out, Tensor lse)");
-    define(library_,
-           "attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse" +
-               call_schema() + ") -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)");
-  }
-  Registered(const Registered&) = delete;
-  ~Registered() { aoti_torch_delete_library_object(library_); }
-
- private:
-  TorchLibraryHandle library_ = nullptr;
-};
-const Registered registered;
+const Definitions registered(
+    Definitions::Kind::kLibrary,
+    {"attention(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> (Tensor out, Tensor lse)",
+     "attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse" +
+         call_schema() + ") -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)"});
 
 void add_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("attention", TORCH_BOX(&Unpacked::forward));

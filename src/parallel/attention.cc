@@ -38,7 +38,7 @@ void check(const Rank& rank, const RankPlans& plans, const Problem& p, Direction
     core::refuse("dtype", "must be float32 or float64 where keys are exchanged", core::name(p.dtype),
                  "convert the shard to float32, and held results back");
   }
-  if (plans.pieces.size() != rank.pieces.size() || plans.gathered.direction != direction) {
+  if (plans.pieces.size() != rank.pieces.size() || plans.gathered->direction != direction) {
     core::refuse("plans", "must be compiled for this rank and direction", "others");
   }
 }
@@ -152,12 +152,38 @@ Rank::Rank(ShardedCall given, int64_t number)
       pieces(joined_pieces(call.shards, rank)),
       gathered(gather(call, rank, lists.needs)) {}
 
+int64_t Rank::bytes() const {
+  const auto of = []<class T>(const std::vector<T>& list) { return static_cast<int64_t>(list.size() * sizeof(T)); };
+  int64_t bytes = sizeof(Rank) + of(lists.received_begin) + of(call.classes.class_of) + of(call.extent.cu_seqlens) +
+                  of(call.extent.lengths);
+  for (const std::vector<Message>* messages : {&lists.receives, &lists.sends}) {
+    bytes += of(*messages);
+    for (const Message& m : *messages) bytes += of(m.part_begin) + of(m.parts) + of(m.place_begin);
+  }
+  for (const Need& need : lists.needs) bytes += of(need.rows) + of(need.alone);
+  for (const GatheredClass& one : gathered.classes) {
+    bytes += of(one.queries) + of(one.own) + of(one.received) + of(one.rectangles);
+  }
+  for (const plan::ClassSpec& spec : call.classes.specs) {
+    bytes += of(spec.samplings) + of(*spec.documents);
+    for (const auto& cells : spec.cells) bytes += cells ? of(*cells) : 0;
+  }
+  return bytes;
+}
+
 RankPlans compile(const Rank& rank, const Geometry& geometry, Direction direction) {
-  RankPlans plans{.gathered = compile_gathered(rank.call, rank.gathered, geometry, direction)};
+  const auto held = [](Plan plan) { return std::make_shared<const plan::CachedPlan>(std::move(plan)); };
+  RankPlans plans{.gathered = held(compile_gathered(rank.call, rank.gathered, geometry, direction))};
   for (const Piece& piece : rank.pieces) {
-    plans.pieces.push_back(compile_piece(rank.call, piece, geometry, direction));
+    plans.pieces.push_back(held(compile_piece(rank.call, piece, geometry, direction)));
   }
   return plans;
+}
+
+int64_t RankPlans::bytes() const {
+  int64_t bytes = gathered->bytes();
+  for (const PlanPointer& piece : pieces) bytes += piece->bytes();
+  return bytes;
 }
 
 void forward_pieces(const Rank& rank, const RankPlans& plans, const ForwardProblem& shard, const Workspace& w,

@@ -12,12 +12,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "engine/contract.h"
 #include "longstride/plan.h"
 #include "parallel/gathered.h"
 #include "parallel/lists.h"
+#include "plan/cache.h"
 
 namespace longstride::parallel {
 
@@ -34,18 +36,24 @@ struct Rank {
 
   int64_t rows() const { return call.shards.rows(rank); }
   int64_t places() const { return call.extent.batch * call.extent.kv_heads; }
+  int64_t bytes() const;  // of what it lists
 };
+
+// As engines take them: with what an engine keeps beside a plan.
+using PlanPointer = std::shared_ptr<const plan::CachedPlan>;
 
 // One plan a piece, and that of the gathered rows.
 struct RankPlans {
-  std::vector<Plan> pieces;
-  Plan gathered;
+  std::vector<PlanPointer> pieces;
+  PlanPointer gathered;
+
+  int64_t bytes() const;
 };
 RankPlans compile(const Rank&, const Geometry&, Direction);
 
 // Runs one problem on one of the plans.
-using ForwardEngine = std::function<void(const engine::ForwardProblem&, const Plan&)>;
-using BackwardEngine = std::function<void(const engine::BackwardProblem&, const Plan&)>;
+using ForwardEngine = std::function<void(const engine::ForwardProblem&, const PlanPointer&)>;
+using BackwardEngine = std::function<void(const engine::BackwardProblem&, const PlanPointer&)>;
 
 // Writes out and lse of the shard as far as its own pieces show them.
 void forward_pieces(const Rank&, const RankPlans&, const engine::ForwardProblem&, const engine::Workspace&,

@@ -61,20 +61,19 @@ void visit_rule(const BlockPattern& block, const Visit& visit) {
   std::visit([&](const auto& rule) { rule.fields(rule, one); }, block.rule());
 }
 
+}  // namespace
+
 // What a key takes beside its plan: counted, or a million decode steps would each keep some hundred bytes unseen.
-int64_t key_bytes(const PlanKey& key) {
-  const size_t offsets = key.pattern.options().offsets ? key.pattern.options().offsets->size() : 0;
+int64_t PlanKey::bytes() const {
+  const size_t offsets = pattern.options().offsets ? pattern.options().offsets->size() : 0;
   int64_t blocks = 0;
-  for (const BlockPattern& block : key.pattern.blocks()) {
+  for (const BlockPattern& block : pattern.blocks()) {
     blocks += static_cast<int64_t>(sizeof(BlockPattern));
     visit_rule(block, [&](const auto& field) { blocks += bytes_beyond(field); });
   }
-  return blocks +
-         static_cast<int64_t>(sizeof(PlanKey) + key.pattern.groups().size() * sizeof(Group) +
-                              (offsets + key.extent.cu_seqlens.size() + key.extent.lengths.size()) * sizeof(int64_t));
+  return blocks + static_cast<int64_t>(sizeof(PlanKey) + pattern.groups().size() * sizeof(Group) +
+                                       (offsets + extent.cu_seqlens.size() + extent.lengths.size()) * sizeof(int64_t));
 }
-
-}  // namespace
 
 size_t PlanKeyHash::operator()(const PlanKey& key) const {
   Hasher hash;
@@ -155,7 +154,7 @@ std::shared_ptr<const CachedPlan> PlanCache::compile_into(const PlanKey& key, in
       const auto found = entries_.find(key);
       // clear() may have dropped it meanwhile, and another thread may be compiling it anew.
       if (found != entries_.end() && found->second.id == id) {
-        found->second.bytes = plan->bytes() + key_bytes(key) + static_cast<int64_t>(sizeof(Entry));
+        found->second.bytes = plan->bytes() + key.bytes() + static_cast<int64_t>(sizeof(Entry));
         found->second.ready = true;
         statistics_.bytes += found->second.bytes;
         evict();

@@ -24,6 +24,7 @@ struct PlanKey {
   Geometry geometry;
   Direction direction = Direction::kForward;
   bool operator==(const PlanKey&) const = default;
+  int64_t bytes() const;  // with its lists
 };
 
 struct PlanKeyHash {

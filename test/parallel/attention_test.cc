@@ -78,8 +78,8 @@ TEST(RankAttention, OfFewBitsWithoutAnExchange) {
   p.q = p.k = p.v = {ones.data(), 4, 1, 1};
   p.out = {out.data(), 4, 1, 1};
   p.lse = lse.data();
-  const auto run = [](const engine::ForwardProblem& its, const Plan& plan) {
-    engine::reference::forward(its, plan.view(), {});
+  const auto run = [](const engine::ForwardProblem& its, const PlanPointer& plan) {
+    engine::reference::forward(its, plan->view(), {});
   };
   forward_pieces(rank, plans, p, {}, run);
   forward_gathered(rank, plans, p, nullptr, {}, run);
@@ -105,7 +105,7 @@ TEST(RankAttention, RefusesWhatItHasNot) {
   engine::BackwardProblem p;
   p.batch = p.heads = p.kv_heads = p.dim = 1;
   p.len_q = p.len_k = 8;
-  const auto nothing = [](const auto&, const Plan&) { ADD_FAILURE() << "an engine ran"; };
+  const auto nothing = [](const auto&, const PlanPointer&) { ADD_FAILURE() << "an engine ran"; };
   const auto forward_of = [&](const RankPlans& plans) {
     engine::ForwardProblem f{p};
     forward_pieces(rank, plans, f, {}, nothing);

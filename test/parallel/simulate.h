@@ -77,7 +77,9 @@ class SimulatedRank {
   }
 
   void forward(const Bytes& received) {
-    const auto run = [&](const engine::ForwardProblem& p, const Plan& plan) { engine_.forward(p, plan.view(), w_); };
+    const auto run = [&](const engine::ForwardProblem& p, const parallel::PlanPointer& plan) {
+      engine_.forward(p, plan->view(), w_);
+    };
     engine::ForwardProblem p{problem()};
     p.out = out_.write();
     p.lse = lse_.data();
@@ -189,7 +191,9 @@ class SimulatedRank {
     return {rank_.call, rank_.gathered, {.dim = c_.options.dim, .dtype = c_.dtype}, w_.parallel_for};
   }
   parallel::BackwardEngine backward_engine() const {
-    return [this](const engine::BackwardProblem& p, const Plan& plan) { engine_.backward(p, plan.view(), w_); };
+    return [this](const engine::BackwardProblem& p, const parallel::PlanPointer& plan) {
+      engine_.backward(p, plan->view(), w_);
+    };
   }
 
   const Engine& engine_;
