@@ -21,7 +21,7 @@ PRIVATE = {
     "pattern": {"core"},
     "plan": {"core", "pattern"},
     "engine": {"core"},
-    "op": {"core", "pattern", "plan", "engine"},
+    "op": {"core", "pattern", "plan", "engine", "parallel"},
     # What an engine is given, but no engine.
     "parallel": {"core", "pattern", "plan", "engine/contract"},
     "nn": {"core", "op", "parallel"},
@@ -54,7 +54,7 @@ LINKS = {
     "pattern": {"core"},
     "plan": {"core", "pattern"},
     "engine": {"core"},
-    "op": {"core", "pattern", "plan", "engine"},
+    "op": {"core", "pattern", "plan", "engine", "parallel"},
     "parallel": {"core", "pattern", "plan"},
     "nn": {"core", "op", "parallel"},
     "factory": {"core", "nn", "parallel"},

@@ -21,6 +21,7 @@ from ._weights import attention_weights  # noqa: E402
 from ._version import __version__  # noqa: E402
 from . import nn  # noqa: E402
 from . import factory  # noqa: E402
+from . import parallel  # noqa: E402
 
 __all__ = [
     "Pattern",
@@ -34,6 +35,7 @@ __all__ = [
     "factory",
     "merge",
     "nn",
+    "parallel",
     "sliding_window_attention",
     "with_sink",
 ]

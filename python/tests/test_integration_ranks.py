@@ -1,42 +1,17 @@
 """DDP and FSDP2 on two processes over Gloo against one process with the whole batch."""
 
-import os
-import pathlib
-import subprocess
-import sys
-import time
-
 import gloo_ranks
 import pytest
 import torch
+from processes import run_ranks
 from support import close
-
-SECONDS = 900  # against hangs alone
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each check came to, by rank. Both processes run all checks: starting them costs most."""
     folder = tmp_path_factory.mktemp("ranks")
-    script = pathlib.Path(gloo_ranks.__file__)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    logs = [open(folder / f"{rank}.log", "w+") for rank in range(gloo_ranks.RANKS)]
-    processes = [
-        subprocess.Popen([sys.executable, script, str(rank), folder], stderr=log, stdout=log, env=environment)
-        for rank, log in enumerate(logs)
-    ]
-    end = time.monotonic() + SECONDS
-    try:
-        while None in (codes := [process.poll() for process in processes]) and time.monotonic() < end:
-            if any(codes):  # the other would wait for it
-                break
-            time.sleep(0.1)
-    finally:
-        for process, log in zip(processes, logs):
-            process.kill()
-            process.wait()
-            log.close()
-    assert codes == [0] * gloo_ranks.RANKS, "\n".join((folder / f"{rank}.log").read_text() for rank in range(gloo_ranks.RANKS))
+    run_ranks(gloo_ranks.__file__, gloo_ranks.RANKS, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(gloo_ranks.RANKS)]
 
 

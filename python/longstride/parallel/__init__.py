@@ -1,0 +1,16 @@
+"""One sequence over many ranks: attention in which every process holds a shard of it and gets the keys that it needs.
+
+    from longstride import parallel
+
+    x = parallel.shard(x, group, dim=1)                      # this rank's tokens
+    at = parallel.positions(length, group)                   # where they stand in the sequence
+    out = parallel.cp_attention(q, k, v, pattern, group)     # the shard's rows of attention over the whole sequence
+
+The ranks are those of a torch.distributed process group. docs/parallel.md says what travels, and when.
+"""
+
+from ._attention import cp_attention
+from ._exchange import CommError
+from ._shards import positions, shard, unshard
+
+__all__ = ["CommError", "cp_attention", "positions", "shard", "unshard"]

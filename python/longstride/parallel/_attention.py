@@ -1,0 +1,225 @@
+"""cp_attention: a shard's attention over the whole sequence. The library computes; rows travel by torch.distributed."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _registration, _transforms
+from .._attention import NO_DROPOUT, Lengths, attention, numbers
+from .._pattern import Pattern
+from .._refusal import dtype as dtype_name
+from .._refusal import refuse, shape
+from ._agreement import agree, check_validate, fingerprint
+from ._exchange import Posted
+from ._ranks import Ranks, ranks_of
+from ._shards import Boundaries, boundaries_tensor, check_rows, pieces_of, wide_dtype
+
+# Exchanges that run; the planner knows more (docs/parallel.md).
+EXCHANGES = ("auto", "none", "direct")
+
+
+@dataclasses.dataclass
+class Call:
+    """What follows q, k and v in the operators of a rank, and what the exchange is told."""
+
+    arguments: tuple
+    ranks: Ranks
+    sent: list[int]  # rows that go to each rank
+    received: list[int]  # and come from each
+    joined: bool  # parts of a row are joined, for which 16 bits are too few
+    travels: bool  # whether any rank sends any row
+
+    def wide(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """In the type that parts are computed in."""
+        return tuple(t.to(wide_dtype(t.dtype)) if self.joined else t for t in tensors)
+
+
+@torch.compiler.disable
+def cp_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern | str,
+    group=None,
+    *,
+    boundaries: Boundaries = None,
+    layout: str = "contiguous",
+    exchange: str = "auto",
+    validate: str = "first",
+    cu_seqlens: Lengths = None,
+    lengths: Lengths = None,
+    scale: float | None = None,
+    dropout_p: float = NO_DROPOUT,
+    blocks: Tensor | None = None,
+    gates: Tensor | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`attention` over a sequence of which every rank of a process group holds a shard: its rows of out, exactly.
+
+    Keys and values that a shard's queries see on other ranks come in one all-to-all, each row once, while the shard
+    attends to its own; their gradients go back in another, in float32 (float64 of float64). Where no query sees a key
+    of another rank nothing is sent. One rank is `attention`. On the CPU; outside of compiled graphs.
+
+    All ranks of the group call it alike, in one order, and so does their backward, whose gradients are those of the
+    sum of the ranks' losses. On what they must agree they do before the first call of its kind (see validate).
+
+    Args:
+        q: [batch, rows, heads, dim], the rows of this rank's shard, as in `attention`. A shard may be empty.
+        k, v: [batch, rows, kv_heads, dim].
+        pattern: what attends to what in the whole sequence.
+        group: a process group, its name, or a device mesh of one dimension; None: the default group if one is
+            initialised, else this process by itself; "none": this process by itself.
+        boundaries: the tokens of the whole sequence, which is cut evenly (the first shards one token longer), or a list
+            of the positions at which contiguous shards begin and end, one more than there are ranks. None: all shards
+            have as many rows as this one.
+        layout: "contiguous": rank i holds the i-th interval of tokens; "zigzag": the intervals i and 2 ranks - 1 - i of
+            2 ranks, which under a causal mask leaves all ranks as much to do.
+        exchange: "direct": as above; "none": an error if a row would travel; "auto": whichever of the two it is.
+        validate: whether ranks compare their calls: "first": before the first one of its shapes and options;
+            "always": before every one, at a wait for all ranks each.
+        cu_seqlens, lengths: of the whole sequence, as in `attention`; the same on every rank.
+        scale, blocks: as in `attention`.
+        dropout_p, gates: must be 0 and None.
+        return_lse: whether to return (out, lse) in place of out.
+    Returns:
+        out [batch, rows, heads, dim], dtype of q; lse [batch, heads, rows], float32 (float64 for float64 inputs).
+    Raises:
+        ValueError: on every rank, before a row has travelled: what is wrong with a rank's call, or what differs.
+        CommError: a rank has ended or is late.
+    """
+    ranks = ranks_of(group)
+    if exchange not in EXCHANGES:
+        refuse("exchange", f"must be one of {', '.join(EXCHANGES)}", repr(exchange))
+    check_validate(validate)
+    if ranks.size == 1:
+        check_options(dropout_p, gates)
+        check_alone(q, boundaries, layout)
+        lists = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
+        return attention(q, k, v, pattern, **lists, scale=scale, return_lse=return_lse)
+    error, arguments = None, ()
+    try:
+        check_options(dropout_p, gates)
+        check_shard(q, k, v)
+        q, k, v = cast(q, k, v)
+        text, blocks = pattern_arguments(pattern, blocks)
+        at = boundaries_tensor(q.size(1) * ranks.size if boundaries is None else boundaries)
+        lists = (blocks, numbers(cu_seqlens), numbers(lengths))
+        arguments = (text, *lists, scale, at, layout, ranks.size, ranks.rank)
+        rows, joined = torch.ops.longstride.cp_counts(q, k, v, *arguments)
+    except (ValueError, TypeError) as refused:
+        error = refused
+    if error is not None:
+        agree("cp_attention", ranks, {}, 0, error, validate)
+    sent, received = rows.tolist()
+    differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    description = {**describe(q, k, arguments), "exchange": exchange, "validate": validate, "gradient": differentiated}
+    total = agree("cp_attention", ranks, description, sum(sent), None, validate)
+    if exchange == "none" and total > 0:
+        refuse("exchange", f"must not be none where queries see keys of other ranks, {total} rows in all", "none",
+               "take direct or auto, or shards that segments end on")  # fmt: skip
+    call = Call(arguments, ranks, sent, received, joined, total > 0)
+    out, lse = RankAttention.apply(q, k, v, call)
+    return (out, lse) if return_lse else out
+
+
+def check_alone(q: Tensor, boundaries: Boundaries, layout: str) -> None:
+    pieces = pieces_of(boundaries_tensor(q.size(1) if boundaries is None else boundaries), layout, 1)
+    check_rows("q", q, q.size(1), pieces, ranks_of("none"))
+
+
+def check_options(dropout_p: float, gates: Tensor | None) -> None:
+    if dropout_p != 0:
+        refuse("dropout_p", "must be 0 in cp_attention", dropout_p, "drop pairs in attention(), on one rank")
+    if gates is not None:
+        refuse("gates", "must be None in cp_attention", "a tensor", "learn blocks with attention(), on one rank")
+
+
+def check_shard(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """What the operators of a rank do not say: they know plain tensors of the CPU alone."""
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(t, Tensor):
+            refuse(name, "must be a tensor", type(t).__name__)
+        if t.is_nested or t.layout != torch.strided:
+            got = "a nested one" if t.is_nested else f"one of layout {t.layout}"
+            refuse(name, "must be a dense tensor", got)
+        if t.device.type != "cpu":
+            wanted = "must be on the CPU where the sequence lies in shards"
+            refuse(name, wanted, t.device, "move q, k and v with .cpu()")
+        if t.dim() != 4:
+            refuse(name, "must have the 4 dimensions [batch, rows, heads, dim]", shape(t))
+    if torch._C._are_functorch_transforms_active():
+        refuse("cp_attention", "must be called outside of torch.func's transforms", "a call within one")
+    _transforms.refuse_tangents(q, k, v)
+
+
+def cast(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    return _registration.autocast(q, k, v) if torch.is_autocast_enabled("cpu") else [q, k, v]
+
+
+def pattern_arguments(pattern: Pattern | str, blocks: Tensor | None) -> tuple[str, Tensor | None]:
+    if isinstance(pattern, Pattern):
+        return pattern.call_arguments(blocks)
+    if not isinstance(pattern, str):
+        refuse("pattern", "must be a Pattern or its JSON text", type(pattern).__name__)
+    return pattern, blocks
+
+
+def describe(q: Tensor, k: Tensor, arguments: tuple) -> dict[str, Any]:
+    """What of tensors and options ranks must have alike."""
+    text, blocks, cu_seqlens, lengths, scale, boundaries, layout, *_ = arguments
+    return {
+        "pattern": text,
+        "blocks": fingerprint(blocks),
+        "cu_seqlens": fingerprint(cu_seqlens),
+        "lengths": fingerprint(lengths),
+        "scale": scale,
+        "boundaries": boundaries.tolist(),
+        "layout": layout,
+        "batch": q.size(0),
+        "heads of q": q.size(2),
+        "heads of k": k.size(2),
+        "dim": q.size(3),
+        "dtype": dtype_name(q.dtype),
+    }
+
+
+class RankAttention(torch.autograd.Function):
+    """Pack, post, the shard's own pieces, wait, what was received; and back."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, call: Call):
+        operators, given, dtype = torch.ops.longstride, (q, k, v), q.dtype
+        posted = None
+        if call.travels:
+            message = operators.cp_pack(q, k, v, *call.arguments)
+            posted = Posted("cp_attention forward", call.ranks, message, call.sent, call.received)
+        q, k, v = call.wide(q, k, v)
+        out, lse = operators.cp_forward_pieces(q, k, v, *call.arguments)
+        received = q.new_empty(0, 2 * q.size(3)) if posted is None else posted.wait()
+        keys = operators.cp_forward_gathered(received.to(q.dtype), out, lse, q, k, v, *call.arguments)
+        out = out.to(dtype)
+        ctx.save_for_backward(*given, out, lse, keys)
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_out: Tensor | None, d_lse: Tensor | None):
+        operators, call = torch.ops.longstride, ctx.call
+        q, k, v, out, lse, keys = ctx.saved_tensors
+        dtype = q.dtype
+        # Without a gradient too: other ranks may have one, and wait for this one's part.
+        d_out = torch.zeros_like(out) if d_out is None else d_out
+        q, k, v, out, d_out = call.wide(q, k, v, out, d_out)
+        results, shard = (d_out, d_lse, out, lse), (q, k, v, *call.arguments)
+        d_queries, d_keys, message = operators.cp_backward_gathered(*results, keys, *shard)
+        posted = None
+        if call.travels:
+            posted = Posted("cp_attention backward", call.ranks, message, call.received, call.sent)
+        dq, dk, dv = operators.cp_backward_pieces(*results, d_queries, d_keys, *shard)
+        if posted is not None:
+            operators.cp_add_returned(posted.wait(), dk, dv, *shard)
+        return dq.to(dtype), dk.to(dtype), dv.to(dtype), None

@@ -1,0 +1,240 @@
+"""What each of the processes of test_parallel.py does: attention over shards, in process groups of 2 to 8 of them.
+
+python parallel_ranks.py RANK FOLDER: writes FOLDER/RANK.pt, what each check came to by its name.
+"""
+
+import json
+import pathlib
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import conftest  # noqa: E402, F401: where the package is
+from cases import CASES, groups, window  # noqa: E402
+from support import inputs  # noqa: E402
+
+from longstride import Pattern, parallel  # noqa: E402
+from longstride.parallel import _exchange  # noqa: E402
+
+PROCESSES = 8
+WORLDS = (2, 3, 4, 5, 8)
+LAYOUTS = ("even", "uneven", "zigzag")
+F64, F32, BF16 = torch.float64, torch.float32, torch.bfloat16
+
+
+def attention_cases():
+    """(name, world, layout, dtype) of every call. Two and three ranks run all patterns, more ranks every third."""
+    names = [name for name, (_, _, options) in CASES.items() if "query_start" not in options] + list(MORE_CASES)
+    calls = []
+    for world in WORLDS:
+        for n, name in enumerate(names):
+            for layout in LAYOUTS if world <= 3 else LAYOUTS[(n // 3) % 3 :][:1]:
+                if world <= 3 or n % 3 == world % 3 or name in MORE_CASES:
+                    calls.append((name, world, layout, F64))
+    calls += [(name, 3, layout, dtype) for name in LOW_PRECISION for layout in LAYOUTS for dtype in (F32, BF16)]
+    return calls
+
+
+# Beside those of one process: fewer tokens than ranks, and segments that end on even shards.
+MORE_CASES = {
+    "fewer tokens than ranks": (groups([2, 8], [1, 2], True), {"length": 1}, {}),
+    "no token": (groups([2, 8], [1, 2], True), {"length": 0}, {}),
+    "local segments": (groups([4, 8], [1, 2], True), {"length": 240}, {}),
+    "doubling": (groups([4, 8, 16, 32], [1, 2, 4, 8]), {"length": 32}, {}),
+    "window over ranks": (window(19, 0, True), {"length": 40}, {}),
+}
+LOW_PRECISION = ("causal", "zero keys", "documents", "sliding_window", "local segments")
+
+
+def case_of(name):
+    return CASES.get(name) or MORE_CASES[name]
+
+
+def cuts(length, chunks):
+    return [n * (length // chunks) + min(n, length % chunks) for n in range(chunks + 1)]
+
+
+def boundaries_of(length, world, layout):
+    """What the call is given."""
+    if layout != "uneven":
+        return length
+    # Shards of many, of few and of no tokens.
+    lengths = [(length * (5, 0, 2, 9)[n % 4]) // 40 for n in range(world - 1)]
+    lengths.append(length - sum(lengths))
+    return [sum(lengths[:n]) for n in range(world + 1)]
+
+
+def positions_of(rank, length, world, layout):
+    """The tokens of a rank by the definition of its layout."""
+    if layout == "zigzag":
+        at = cuts(length, 2 * world)
+        chunks = (rank, 2 * world - 1 - rank)
+    else:
+        at = cuts(length, world) if layout == "even" else boundaries_of(length, world, layout)
+        chunks = (rank,)
+    return [p for n in chunks for p in range(at[n], at[n + 1])]
+
+
+def gradients_given(shape, dtype, seed=7):
+    """d_out and d_lse of the whole sequence."""
+    batch, length, heads, dim = shape
+    generator = torch.Generator().manual_seed(seed)
+    d_out = torch.randn(shape, generator=generator, dtype=F64).to(dtype)
+    d_lse = torch.randn(batch, heads, length, generator=generator, dtype=F64)
+    return d_out, d_lse.to(F64 if dtype == F64 else F32)
+
+
+def loss_of(out, lse, d_out, d_lse):
+    return (out * d_out).sum() + (torch.where(lse.isfinite(), lse, 0) * d_lse).sum()
+
+
+def attend(group, rank, name, world, layout, dtype, **more):
+    """Out, lse, dq, dk and dv of this rank's shard."""
+    pattern, sizes, options = case_of(name)
+    whole = inputs(dtype=dtype, **sizes)
+    d_out, d_lse = gradients_given(whole[0].shape, dtype)
+    length = whole[0].size(1)
+    at = torch.tensor(positions_of(rank, length, world, layout), dtype=torch.int64)
+    q, k, v = (t[:, at].requires_grad_() for t in whole)
+    out, lse = parallel.cp_attention(
+        q, k, v, json.dumps(pattern), group, boundaries=boundaries_of(length, world, layout),
+        layout="zigzag" if layout == "zigzag" else "contiguous", return_lse=True, **{**options, **more},
+    )  # fmt: skip
+    loss_of(out, lse, d_out[:, at], d_lse[..., at]).backward()
+    return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad)]
+
+
+def attentions(rank, of_size):
+    return {
+        call: attend(of_size[call[1]], rank, *call) for call in attention_cases() if rank < call[1]
+    }
+
+
+class Counted:
+    """Counts what goes through the exchange while it is there: bytes that a rank sends to others, call by call."""
+
+    def __enter__(self):
+        self.calls = []
+        self.module, self.real = _exchange.Posted, _exchange.Posted.__init__
+
+        def counting(posted, what, ranks, message, sent, received):
+            self.real(posted, what, ranks, message, sent, received)
+            of_row = message[:1].numel() * message.element_size() if message.size(0) else 0
+            self.calls.append((what, sum(sent) * of_row, sent[ranks.rank]))
+
+        self.module.__init__ = counting
+        return self.calls
+
+    def __exit__(self, *_):
+        self.module.__init__ = self.real
+
+
+def counted(rank, of_size):
+    """Bytes that this rank sends in forward and backward."""
+    found = {}
+    for name, world in (("doubling", 4), ("local segments", 3), ("window over ranks", 4)):
+        for dtype in (F64, F32, BF16):
+            if rank < world:
+                with Counted() as calls:
+                    attend(of_size[world], rank, name, world, "even", dtype)
+                found[name, dtype] = calls
+    return found
+
+
+def repeated(rank, of_size):
+    """Whether a second run gives the same bits, and one that compares calls every time."""
+    if rank >= 3:
+        return None
+    first = attend(of_size[3], rank, "groups and rules", 3, "zigzag", F32)
+    runs = [attend(of_size[3], rank, "groups and rules", 3, "zigzag", F32, validate=v) for v in ("first", "always")]
+    return all(torch.equal(a, b) for run in runs for a, b in zip(first, run))
+
+
+def sharded(rank, of_size):
+    """shard, unshard and positions: what comes of them, and the gradient of a loss on every rank."""
+    found = {}
+    for world in (3, 8):
+        for layout in LAYOUTS:
+            if rank >= world:
+                continue
+            length = 29
+            options = {"layout": "zigzag" if layout == "zigzag" else "contiguous"}
+            at = boundaries_of(length, world, layout)
+            whole = torch.arange(2 * length * 3, dtype=F64).view(2, length, 3).requires_grad_()
+            part = parallel.shard(whole, of_size[world], boundaries=at, **options)
+            leaf = part.detach().requires_grad_()
+            back = parallel.unshard(leaf, of_size[world], boundaries=at, **options)
+            (back * (rank + 1) * whole.detach()).sum().backward()
+            part.sum().backward()
+            positions = parallel.positions(at, of_size[world], **options)
+            found[world, layout] = part.detach(), back.detach(), leaf.grad, whole.grad, positions
+    return found
+
+
+def refusals(rank, of_size):
+    """What each rank raises where one of three differs, or is wrong; afterwards the group works."""
+    if rank >= 3:
+        return None
+    causal, other = Pattern.dilated([4, 16], [1, 2], causal=True), Pattern.dilated([4, 16], [1, 2])
+
+    def call(pattern=causal, length=24, dim=8, dtype=F32, heads=4, rows=8, **options):
+        q, k, v = (torch.zeros(2, rows, h, dim, dtype=dtype) for h in (heads, 2, 2))
+        return parallel.cp_attention(q, k, v, pattern, of_size[3], boundaries=length, **options)
+
+    last = rank == 2
+    calls = {
+        "pattern": lambda: call(other if last else causal),
+        "dim": lambda: call(dim=16 if last else 8),
+        "dtype": lambda: call(dtype=F64 if rank == 1 else F32),
+        "heads": lambda: call(heads=2 if last else 4),
+        "length": lambda: call(length=25 if last else 24),
+        "rows": lambda: call(length=None, rows=7 if last else 8),
+        "scale": lambda: call(scale=0.5 if last else None),
+        "documents": lambda: call(cu_seqlens=[0, 9 if last else 8, 24]),
+        "layout": lambda: call(layout="zigzag" if last else "contiguous"),
+        "own call": lambda: call(heads=3 if last else 4),
+        "dropout": lambda: call(dropout_p=0.5),
+        "gates": lambda: call(gates=torch.ones(1)),
+        "exchange": lambda: call(exchange="ring"),
+        "none": lambda: call(exchange="none"),
+        "none of local segments": lambda: call(Pattern.dilated([4], [1]), exchange="none").shape,
+        "boundaries": lambda: call(length=[0, 8, 16, 24], layout="zigzag"),
+        "too few boundaries": lambda: call(length=[0, 8, 24]),
+        "descending boundaries": lambda: call(length=[0, 16, 8, 24]),
+        "unshard": lambda: parallel.unshard(torch.zeros(2, 3, 5 if last else 4), of_size[3]),
+        "another call": lambda: parallel.unshard(torch.zeros(2, 8, 4), of_size[3]) if last else call(dim=4),
+        "works": lambda: call().shape,
+    }
+    found = {}
+    for name, make in calls.items():
+        try:
+            found[name] = make()
+        except ValueError as error:
+            found[name] = str(error)
+    return found
+
+
+def other_members(rank, pair):
+    """A group whose ranks are not those of the processes."""
+    if rank not in (3, 6):
+        return None
+    return attend(pair, (3, 6).index(rank), "causal", 2, "even", F64)
+
+
+def main(rank, folder):
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=9))
+    of_size = {world: dist.new_group(range(world)) for world in WORLDS}
+    pair = dist.new_group([3, 6])
+    found = {check.__name__: check(rank, of_size) for check in (attentions, counted, repeated, sharded, refusals)}
+    found["other_members"] = other_members(rank, pair)
+    torch.save(found, pathlib.Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,297 @@
+"""Attention over shards, on 2 to 8 processes over Gloo, against the definition and against one process."""
+
+import functools
+import re
+
+import definition
+import parallel_ranks as work
+import pytest
+import torch
+from processes import run_ranks
+from support import inputs
+
+from longstride import Pattern, attention, parallel
+
+NAMES = ("out", "lse", "dq", "dk", "dv")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each check came to, by rank. The processes run all checks: starting them costs most."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(work.__file__, work.PROCESSES, folder)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(work.PROCESSES)]
+
+
+def results_of(attend, name, dtype):
+    """(out, lse, dq, dk, dv) of the whole sequence."""
+    pattern, sizes, options = work.case_of(name)
+    q, k, v = inputs(dtype=dtype, grad=True, **sizes)
+    out, lse = attend(q, k, v, pattern, options)
+    work.loss_of(out, lse, *work.gradients_given(q.shape, dtype)).backward()
+    return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad)]
+
+
+@functools.cache
+def by_definition(name, dtype=torch.float64):
+    """In float64, of inputs that are of the dtype."""
+
+    def attend(q, k, v, pattern, options):
+        return definition.attention(q, k, v, pattern, **options)
+
+    if dtype == torch.float64:
+        return results_of(attend, name, dtype)
+    pattern, sizes, options = work.case_of(name)
+    q, k, v = (t.to(torch.float64).requires_grad_() for t in inputs(dtype=dtype, **sizes))
+    out, lse = attend(q, k, v, pattern, options)
+    d_out, d_lse = work.gradients_given(q.shape, dtype)
+    work.loss_of(out, lse, d_out.to(torch.float64), d_lse.to(torch.float64)).backward()
+    return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad)]
+
+
+@functools.cache
+def of_one_process(name, dtype):
+    return results_of(
+        lambda q, k, v, pattern, options: attention(q, k, v, work.json.dumps(pattern), return_lse=True, **options),
+        name, dtype,
+    )  # fmt: skip
+
+
+def whole(ranks, call):
+    """The results of all ranks put where their tokens are."""
+    name, world, layout, dtype = call
+    wanted = by_definition(name, dtype)
+    joined = [torch.full_like(t, torch.nan) for t in wanted]
+    length = wanted[0].size(1)
+    for rank in range(world):
+        at = work.positions_of(rank, length, world, layout)
+        for n, (to, part) in enumerate(zip(joined, ranks[rank]["attentions"][call])):
+            assert part.dtype == (dtype if NAMES[n] != "lse" or dtype == torch.float64 else torch.float32)
+            if NAMES[n] == "lse":
+                to[:, :, at] = part.to(torch.float64)
+            else:
+                to[:, at] = part.to(torch.float64)
+    return joined
+
+
+CALLS = work.attention_cases()
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(call[0] for call in CALLS))
+def test_shards_are_the_whole_in_float64(ranks, name):
+    calls = [call for call in CALLS if call[0] == name and call[3] == torch.float64]
+    assert {call[1] for call in calls} >= {2, 3}
+    for call in calls:
+        for what, got, wanted in zip(NAMES, whole(ranks, call), by_definition(name)):
+            say = functools.partial("{} of {}: {}".format, what, call)
+            torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12, msg=say)
+
+
+@pytest.mark.parametrize("name", work.LOW_PRECISION)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_shards_err_as_one_process_does(ranks, name, dtype):
+    for layout in work.LAYOUTS:
+        got = whole(ranks, (name, 3, layout, dtype))
+        for what, x, alone, wanted in zip(NAMES, got, of_one_process(name, dtype), by_definition(name, dtype)):
+            unit = torch.finfo(torch.float32 if what == "lse" else dtype).eps / 2
+            finite = wanted.isfinite()
+            assert torch.equal(x[~finite], wanted[~finite])
+            x, alone, wanted = (t.to(torch.float64)[finite] for t in (x, alone, wanted))
+            bound = 2 * (alone - wanted).abs().max() + 2 * unit * wanted.abs().clamp(min=1)
+            assert ((x - wanted).abs() <= bound).all(), f"{what} of {layout}: {((x - wanted).abs() - bound).max()}"
+
+
+def test_every_world_and_layout_runs():
+    assert {call[1:3] for call in CALLS} == {(world, layout) for world in work.WORLDS for layout in work.LAYOUTS}
+
+
+def test_repeats_are_bitwise_equal(ranks):
+    assert [rank["repeated"] for rank in ranks[:3]] == [True] * 3
+
+
+def test_ranks_of_a_group_are_not_those_of_the_processes(ranks):
+    call = ("causal", 2, "even", torch.float64)
+    for got, of_process in zip((ranks[3], ranks[6]), ranks[:2]):
+        assert all(torch.equal(a, b) for a, b in zip(got["other_members"], of_process["attentions"][call]))
+
+
+def test_segments_within_shards_send_nothing(ranks):
+    for rank in ranks[:3]:
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            assert rank["counted"]["local segments", dtype] == []
+
+
+def sent(rank, name, dtype):
+    (_, forward, to_itself), (_, backward, back_to_itself) = rank["counted"][name, dtype]
+    assert to_itself == back_to_itself == 0
+    return forward, backward
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16))
+def test_bytes_of_doubling_segments(ranks, dtype):
+    """Of each segment w beyond a shard of 8 the samples that no shorter one has: (16 - 8) / 4 + (32 - 16) / 8 rows a
+    head; K and V of a row in the dtype, their gradients in float32 or float64."""
+    rows = 2 * 2 * ((16 - 8) // 4 + (32 - 16) // 8)
+    of_gradients = 8 if dtype == torch.float64 else 4
+    for rank in ranks[:4]:
+        assert sent(rank, "doubling", dtype) == (rows * 2 * 8 * dtype.itemsize, rows * 2 * 8 * of_gradients)
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16))
+def test_bytes_of_a_window(ranks, dtype):
+    """Of 19 keys back at shards of 10: rank i needs all of the shard before its own and 9 of the one before that."""
+    received = [0, 10, 19, 19]
+    back = [10 + 9, 10 + 9, 10, 0]  # what others need of each
+    of_gradients = 8 if dtype == torch.float64 else 4
+    for n, rank in enumerate(ranks[:4]):
+        forward, backward = sent(rank, "window over ranks", dtype)
+        assert forward == back[n] * 2 * 2 * 2 * 8 * dtype.itemsize
+        assert backward == received[n] * 2 * 2 * 2 * 8 * of_gradients
+
+
+@pytest.mark.parametrize("world", (3, 8))
+@pytest.mark.parametrize("layout", work.LAYOUTS)
+def test_shard_unshard_and_positions(ranks, world, layout):
+    length = 29
+    sequence = torch.arange(2 * length * 3, dtype=torch.float64).view(2, length, 3)
+    for n in range(world):
+        part, back, leaf_grad, whole_grad, positions = ranks[n]["sharded"][world, layout]
+        at = work.positions_of(n, length, world, layout)
+        assert positions.tolist() == at and positions.dtype == torch.int64
+        assert torch.equal(part, sequence[:, at]) and torch.equal(back, sequence)
+        # Of the sum over ranks of (rank + 1) * sum(x * x's values).
+        assert torch.equal(leaf_grad, sequence[:, at] * sum(range(1, world + 1)))
+        assert torch.equal(whole_grad, torch.zeros_like(sequence).index_fill(1, torch.tensor(at, dtype=torch.int64), 1))
+
+
+CAUSAL = '{"causal":true,"dilated":{"dilation_rates":[1,2],"segment_lengths":[4,16]}}'
+SAME = "cp_attention: {} must be the same on every rank, got {} on ranks 0, 1 and {} on rank 2"
+DIFFERENCES = {
+    "pattern": SAME.format("pattern", CAUSAL, CAUSAL.replace("true", "false")),
+    "dim": SAME.format("dim", 8, 16),
+    "dtype": "cp_attention: dtype must be the same on every rank, got Float on ranks 0, 2 and Double on rank 1",
+    "heads": SAME.format("heads of q", 4, 2),
+    "length": SAME.format("boundaries", "[0, 24]", "[0, 25]"),
+    "rows": SAME.format("boundaries", "[0, 24]", "[0, 21]"),
+    "scale": SAME.format("scale", "null", 0.5),
+    "layout": SAME.format("layout", "contiguous", "zigzag"),
+    "unshard": SAME.replace("cp_attention", "unshard").format("other sizes of x", "[2, 4]", "[2, 5]"),
+    "dropout": "dropout_p must be 0 in cp_attention, got 0.5; drop pairs in attention(), on one rank",
+    "gates": "gates must be None in cp_attention, got a tensor; learn blocks with attention(), on one rank",
+    "exchange": "exchange must be one of auto, none, direct, got 'ring'",
+    "none": "exchange must not be none where queries see keys of other ranks, 16 rows in all, got none; take direct or "
+    "auto, or shards that segments end on",
+    "boundaries": "boundaries must be 0 and the length of the sequence where the layout is zigzag, whose shards are "
+    "even, got 4 positions",
+    "too few boundaries": "boundaries must have 4 positions for 3 ranks, got 3; rank i holds the tokens from "
+    "boundaries[i] to boundaries[i + 1]",
+    "descending boundaries": "boundaries[2] must be at least boundaries[1], 16, got 8",
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_every_rank_refuses_what_differs_or_is_wrong(ranks, name):
+    assert [rank["refusals"][name] for rank in ranks[:3]] == [DIFFERENCES[name]] * 3
+
+
+def test_documents_that_differ(ranks):
+    wanted = re.escape(SAME.format("cu_seqlens", "LIST", "LIST")).replace("LIST", r"\[3\] \w{16}")
+    for rank in ranks[:3]:
+        assert re.fullmatch(wanted, rank["refusals"]["documents"])
+
+
+def test_what_one_rank_refuses_all_do(ranks):
+    own = (
+        "heads of q must be a multiple of the heads of k and v, 2, got 3; every KV head serves heads / kv_heads query "
+        "heads"
+    )
+    said = [rank["refusals"]["own call"] for rank in ranks[:3]]
+    assert said == [f"cp_attention: rank 2 of 3 refuses its call: {own}"] * 2 + [own]
+
+
+def test_another_call_on_one_rank(ranks):
+    said = [rank["refusals"]["another call"] for rank in ranks[:3]]
+    differs = "call must be the same on every rank, got cp_attention on ranks 0, 1 and unshard on rank 2"
+    assert said == [f"cp_attention: {differs}"] * 2 + [f"unshard: {differs}"]
+
+
+def test_a_group_works_after_refusals(ranks):
+    for rank in ranks[:3]:
+        assert rank["refusals"]["works"] == rank["refusals"]["none of local segments"] == (2, 8, 4, 8)
+
+
+# ---- one rank ----
+
+PATTERN = Pattern.dilated([4, 16], [1, 2], causal=True)
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "zigzag"))
+def test_one_rank_is_attention(layout):
+    q, k, v = inputs(grad=True)
+    out, lse = parallel.cp_attention(q, k, v, PATTERN, layout=layout, return_lse=True, scale=0.3)
+    wanted = attention(q, k, v, PATTERN, return_lse=True, scale=0.3)
+    assert torch.equal(out, wanted[0]) and torch.equal(lse, wanted[1]) and out.requires_grad
+    assert torch.equal(parallel.cp_attention(q, k, v, PATTERN, "none", boundaries=[0, 24], scale=0.3), out)
+
+
+def test_one_rank_holds_all_tokens():
+    x = torch.randn(2, 5, 3)
+    assert torch.equal(parallel.shard(x), x) and torch.equal(parallel.unshard(x), x)
+    assert torch.equal(parallel.shard(x, layout="zigzag", dim=-2), x)
+    assert parallel.positions(5).tolist() == parallel.positions([0, 5]).tolist() == [0, 1, 2, 3, 4]
+    assert parallel.positions(0).tolist() == []
+
+
+def call(q, *arguments, **options):
+    return parallel.cp_attention(q, q, q, PATTERN, *arguments, **options)
+
+
+@pytest.mark.parametrize(
+    "refused, text",
+    (
+        (lambda q: call(q, boundaries=25), "q must have the 25 rows of the shard of rank 0"),
+        (lambda q: call(q, dropout_p=0.1), "dropout_p must be 0 in cp_attention, got 0.1"),
+        (lambda q: call(q, exchange="rign"), "exchange must be one of auto, none, direct"),
+        (lambda q: call(q, validate=True), 'validate must be "first" or "always", got True'),
+        (lambda q: call(q, layout="striped"), 'layout must be "contiguous" or "zigzag"'),
+        (lambda q: call(q, "ring"), 'group must be "none" or the name of a process group'),
+        (lambda q: call(q, 3), "group must be a process group, its name or None, got int"),
+        (lambda q: parallel.shard(q, boundaries=23), "boundaries must end with the 24 tokens of x, got 23"),
+        (lambda q: parallel.shard(q, dim=4), r"dim must be an axis of x, in \[-4, 4\), got 4"),
+        (lambda q: parallel.shard([1.0]), "x must be a tensor, got list"),
+        (lambda q: parallel.unshard(q, boundaries=[0, 23]), "x must have the 23 rows of the shard of rank 0"),
+        (lambda q: parallel.positions("many"), "boundaries must be the tokens of the whole sequence, or a list"),
+        (lambda q: parallel.positions([1, 24]), "boundaries must begin with 0, got 1"),
+        (lambda q: parallel.positions(-1), "len must be in"),
+        (lambda q: parallel.positions(24, layout=None), 'layout must be "contiguous" or "zigzag", got None'),
+    ),
+)
+def test_refusals_of_one_rank(refused, text):
+    with pytest.raises(ValueError, match=text):
+        refused(inputs(kv_heads=4)[0])
+
+
+def test_an_operator_checks_its_tensors():
+    """Whoever calls a rank's operators by themselves: sizes are checked before memory is read."""
+    q, k, v = inputs(length=8)
+    rank = (q, k, v, PATTERN.json(), None, None, None, None, torch.tensor([0, 24]), "contiguous", 3, 1)
+    operators = torch.ops.longstride
+    out, lse = operators.cp_forward_pieces(*rank)
+    rows, joined = operators.cp_counts(*rank)
+    assert joined and rows.shape == (2, 3)
+    received = torch.zeros(int(rows[1].sum()), 16)
+    keys = operators.cp_forward_gathered(received, out, lse, *rank)
+    for call, text in (
+        (lambda: operators.cp_forward_gathered(received[1:], out, lse, *rank), "received must have the shape"),
+        (lambda: operators.cp_forward_gathered(received.double(), out, lse, *rank), "received must be Float, got Do"),
+        (lambda: operators.cp_forward_gathered(received, out[:, 1:], lse, *rank), "out must have the shape"),
+        (lambda: operators.cp_backward_gathered(out, None, out, lse, keys[:1], *rank), "keys must have the shape"),
+        (lambda: operators.cp_backward_gathered(out, lse[:1], out, lse, keys, *rank), "d_lse must have the shape"),
+        (lambda: operators.cp_backward_pieces(out, None, out, lse, keys, keys, *rank), "d_queries must have the shape"),
+        (lambda: operators.cp_add_returned(received, k, v, *rank), "returned must have the shape"),
+        (lambda: operators.cp_counts(*rank[:-1], 3), r"rank must be in \[0, 3\), got 3"),
+        (lambda: operators.cp_counts(*rank[:-2], 0, 0), "ranks must be in"),
+        (lambda: operators.cp_pack(q[:, 1:], k[:, 1:], v[:, 1:], *rank[3:]), "q must have the 8 rows of the shard of"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()

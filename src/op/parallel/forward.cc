@@ -1,0 +1,68 @@
+// Before and after the exchange of the forward (kernels.h).
+#include <algorithm>
+#include <array>
+
+#include "op/parallel/kernels.h"
+#include "op/parallel/messages.h"
+#include "op/refs.h"
+#include "op/results.h"
+
+namespace longstride::op {
+
+Tensor pieces(const parallel::Shards& shards) {
+  std::vector<int64_t> numbers;
+  for (int64_t rank = 0; rank < shards.ranks(); ++rank) {
+    for (const parallel::Piece& piece : shards.positions(rank)) {
+      numbers.insert(numbers.end(), {piece.begin, piece.end, rank});
+    }
+  }
+  const Tensor made = empty(std::array{static_cast<int64_t>(numbers.size()) / 3, int64_t{3}}, ScalarType::Long, {});
+  std::ranges::copy(numbers, static_cast<int64_t*>(made.mutable_data_ptr()));
+  return made;
+}
+
+std::tuple<Tensor, bool> counts(const RankCall& call) {
+  const int64_t ranks = call.rank().call.shards.ranks();
+  const Tensor made = zeros(std::array{int64_t{2}, ranks}, ScalarType::Long, {});
+  auto* const to = static_cast<int64_t*>(made.mutable_data_ptr());
+  for (const parallel::Message& m : call.rank().lists.sends) to[m.to] = m.rows();
+  for (const parallel::Message& m : call.rank().lists.receives) to[ranks + m.from] = m.rows();
+  return {made, !call.rank().gathered.empty() || !call.rank().lists.sends.empty()};
+}
+
+Tensor pack(const RankCall& call) {
+  const Tensor message = empty_message(call, call.rank().lists.sends);
+  const engine::Problem& p = call.problem();
+  parallel::pack(call.moving(), call.rank().lists.sends, p.k, p.v, message.mutable_data_ptr());
+  return message;
+}
+
+Outputs forward_pieces(const RankCall& call) {
+  engine::ForwardProblem problem{call.problem()};
+  const std::array out_sizes = {problem.batch, problem.len_q, problem.heads, problem.dim};
+  const Tensor out = empty_result(out_sizes, call.dtype(), {});
+  const Tensor lse = empty(std::array{problem.batch, problem.heads, problem.len_q}, lse_dtype(call.dtype()), {});
+  if (call.empty()) return {out, lse};
+  problem.out = write(out);
+  problem.lse = lse.mutable_data_ptr();
+  parallel::forward_pieces(call.rank(), *call.plans(Direction::kForward), problem, call.workspace(),
+                           forward_engine(call));
+  return {out, lse};
+}
+
+Tensor forward_gathered(const RankCall& call, const Tensor& received, const Tensor& out, const Tensor& lse) {
+  const parallel::Rank& rank = call.rank();
+  check_message("received", received, call, rank.lists.receives);
+  check_results(out, lse, call);
+  const Tensor keys = empty_result(sizes_of_keys(call), call.dtype(), {});
+  if (rank.gathered.empty()) return keys;
+  parallel::unpack(call.moving(), rank.lists.receives, received.const_data_ptr(), keys.mutable_data_ptr());
+  engine::ForwardProblem problem{call.problem()};
+  problem.out = write(out);
+  problem.lse = lse.mutable_data_ptr();
+  parallel::forward_gathered(rank, *call.plans(Direction::kForward), problem, keys.mutable_data_ptr(), call.workspace(),
+                             forward_engine(call));
+  return keys;
+}
+
+}  // namespace longstride::op

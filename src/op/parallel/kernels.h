@@ -1,0 +1,42 @@
+// The kernels of a rank: all of its attention but the exchange, which the caller runs between them. Registered in
+// schema.cc; python/longstride/parallel is the caller. In the order of a call:
+//
+//   forward:  pack, [send], forward_pieces while rows travel, [receive], forward_gathered
+//   backward: backward_gathered, [send], backward_pieces meanwhile, [receive], add_returned
+//
+// A message is a tensor [rows, 2 * dim] of all peers' rows, by ascending peer; counts() says how many are whose. All
+// throw Error for what they refuse.
+#pragma once
+
+#include <tuple>
+
+#include "op/parallel/rank_call.h"
+
+namespace longstride::op {
+
+// int64 [pieces, 3]: the positions [begin, end) of the rows of each rank's shard, in their order, and the rank; rank by
+// rank.
+Tensor pieces(const parallel::Shards&);
+
+// int64 [2, ranks]: rows that go to each rank, and that come from each. Then whether this rank's rows are computed in
+// parts that are joined, for which its tensors must be float32 or float64.
+std::tuple<Tensor, bool> counts(const RankCall&);
+
+// What goes to others, in the dtype of k and v.
+Tensor pack(const RankCall&);
+
+// out [batch, rows, heads, dim] and lse [batch, heads, rows], as far as the shard's own pieces show them.
+Outputs forward_pieces(const RankCall&);
+// Joins what was received to them, and gives the buffer of keys, [batch * kv_heads, keys, 2, dim], for the backward.
+Tensor forward_gathered(const RankCall&, const Tensor& received, const Tensor& out, const Tensor& lse);
+
+// Of the inputs q, k and v are the call's. Gradients of the gathered queries [batch, heads, queries, dim] and of the
+// buffer of keys, and of the latter what goes back to those that sent them.
+std::tuple<Tensor, Tensor, Tensor> backward_gathered(const RankCall&, const BackwardInputs&, const Tensor& keys);
+// dq, dk, dv of the shard: of its pieces, and what backward_gathered() gave for its own rows.
+std::tuple<Tensor, Tensor, Tensor> backward_pieces(const RankCall&, const BackwardInputs&, const Tensor& d_queries,
+                                                   const Tensor& d_keys);
+// Adds what came back to dk and dv.
+void add_returned(const RankCall&, const Tensor& returned, const Tensor& dk, const Tensor& dv);
+
+}  // namespace longstride::op

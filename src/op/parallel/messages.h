@@ -1,0 +1,31 @@
+// What the kernels of this folder share: the sizes of a rank's tensors, and its engine as src/parallel calls it.
+#pragma once
+
+#include <array>
+#include <string_view>
+#include <vector>
+
+#include "op/parallel/rank_call.h"
+
+namespace longstride::op {
+
+// [rows of all messages, 2 * dim], yet to be written.
+Tensor empty_message(const RankCall&, const std::vector<parallel::Message>&);
+// [batch * kv_heads, keys, 2, dim]
+std::array<int64_t, 4> sizes_of_keys(const RankCall&);
+// [batch, heads, queries, dim]
+std::array<int64_t, 4> sizes_of_queries(const RankCall&);
+
+// Refuse tensors that are not as the kernel before gave them, or the exchange.
+void check_contiguous(std::string_view name, const Tensor&, std::span<const int64_t> sizes, ScalarType);
+void check_message(std::string_view name, const Tensor&, const RankCall&, const std::vector<parallel::Message>&);
+void check_results(const Tensor& out, const Tensor& lse, const RankCall&);
+// Of the backward, in any strides.
+void check_like_results(const RankCall&, const Tensor& d_out, const std::optional<Tensor>& d_lse, const Tensor& out,
+                        const Tensor& lse);
+
+// They remember which engine ran.
+parallel::ForwardEngine forward_engine(const RankCall&);
+parallel::BackwardEngine backward_engine(const RankCall&);
+
+}  // namespace longstride::op

@@ -1,0 +1,97 @@
+// See rank_call.h.
+#include "op/parallel/rank_call.h"
+
+#include <fmt/format.h>
+
+#include "core/refuse.h"
+#include "op/checks.h"
+#include "op/problem.h"
+#include "op/refs.h"
+
+namespace longstride::op {
+namespace {
+
+using core::refuse;
+
+void check_rank(const ShardArguments& given) {
+  if (given.ranks < 1 || given.ranks > parallel::Shards::kMostRanks)
+    refuse("ranks", fmt::format("must be in [1, {}]", parallel::Shards::kMostRanks), fmt::format("{}", given.ranks));
+  if (given.rank < 0 || given.rank >= given.ranks)
+    refuse("rank", fmt::format("must be in [0, {})", given.ranks), fmt::format("{}", given.rank));
+}
+
+}  // namespace
+
+std::vector<int64_t> boundaries_of(const Tensor& boundaries) {
+  const ArrayView<int64_t> t = Access<Tensor>::view(boundaries);
+  check_handed_in("boundaries", t);
+  if (t.dim() != 1 || (t.dtype != ScalarType::Int && t.dtype != ScalarType::Long))
+    refuse("boundaries", "must be an int32 or int64 tensor of one dimension", checks::dtype_and_shape(t));
+  return Access<Tensor>::numbers(boundaries);
+}
+
+parallel::Shards shards_of(const ShardArguments& given) {
+  check_rank(given);
+  const bool zigzag = given.layout == name(parallel::Layout::kZigzag);
+  if (!zigzag && given.layout != name(parallel::Layout::kContiguous))
+    refuse("layout", "must be \"contiguous\" or \"zigzag\"", fmt::format("\"{}\"", given.layout));
+  const std::vector<int64_t>& at = given.boundaries;
+  if (at.empty() || at[0] != 0)
+    refuse("boundaries", "must begin with 0", at.empty() ? "none" : fmt::format("{}", at[0]));
+  if (at.size() == 2 && zigzag) return parallel::Shards::zigzag(at[1], given.ranks);
+  if (at.size() == 2) return parallel::Shards::even(at[1], given.ranks);
+  if (zigzag)
+    refuse("boundaries", "must be 0 and the length of the sequence where the layout is zigzag, whose shards are even",
+           fmt::format("{} positions", at.size()));
+  if (static_cast<int64_t>(at.size()) != given.ranks + 1)
+    refuse("boundaries", fmt::format("must have {} positions for {} ranks", given.ranks + 1, given.ranks),
+           fmt::format("{}", at.size()), "rank i holds the tokens from boundaries[i] to boundaries[i + 1]");
+  std::vector<int64_t> lengths;
+  for (size_t i = 1; i < at.size(); ++i) {
+    if (at[i] < at[i - 1])
+      refuse(fmt::format("boundaries[{}]", i), fmt::format("must be at least boundaries[{}], {}", i - 1, at[i - 1]),
+             fmt::format("{}", at[i]));
+    lengths.push_back(at[i] - at[i - 1]);
+  }
+  return parallel::Shards::of_lengths(lengths);
+}
+
+RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call, const ShardArguments& shards) {
+  const Views of = views_of(q, k, v);
+  key_.call.pattern = *check_forward(of, call);
+  key_.shards = shards_of(shards);
+  key_.rank = shards.rank;
+  const int64_t rows = key_.shards.rows(key_.rank);
+  if (of.q.sizes[1] != rows)
+    refuse("q", fmt::format("must have the {} rows of the shard of rank {}", rows, key_.rank), checks::shape(of.q),
+           "boundaries and layout say who holds which tokens");
+  Extent& extent = key_.call.extent;
+  extent = {.batch = of.q.sizes[0], .heads = of.q.sizes[2], .kv_heads = of.k.sizes[2]};
+  extent.len_q = extent.len_k = key_.shards.len();
+  if (given(call.cu_seqlens)) extent.cu_seqlens = Access<Tensor>::numbers(*call.cu_seqlens);
+  if (given(call.lengths)) extent.lengths = Access<Tensor>::numbers(*call.lengths);
+  extent.validate();
+  rank_ = rank_of(key_);
+
+  dtype_ = of.q.dtype;
+  problem_ = problem_of(dtype_of(dtype_), of.q.sizes[3], call, key_.call.pattern, extent);
+  problem_.len_q = problem_.len_k = rows;
+  problem_.q = read(q);
+  problem_.k = read(k);
+  problem_.v = read(v);
+  engine_ = &choose_engine(of.q.place, problem_);
+  loan_ = lend(of.q.place);
+}
+
+std::shared_ptr<const parallel::RankPlans> RankCall::plans(Direction direction) const {
+  RankKey key = key_;
+  key.call.geometry = geometry_for(*engine_, problem_, key.call.pattern.causal(), direction);
+  key.call.direction = direction;
+  return plans_of(key, *rank_);
+}
+
+parallel::Moving RankCall::moving() const {
+  return {rank_->call, rank_->gathered, {.dim = problem_.dim, .dtype = problem_.dtype}, loan_.workspace.parallel_for};
+}
+
+}  // namespace longstride::op

@@ -1,0 +1,97 @@
+// The operators of a rank: schemas and kernels on the CPU, registered through LibTorch's stable ABI. They stand below
+// autograd: who calls them (python/longstride/parallel) has the gradient.
+#include <optional>
+
+#include "op/library.h"
+#include "op/parallel/kernels.h"
+
+namespace longstride::op {
+namespace {
+
+using MaybeTensor = std::optional<Tensor>;
+
+// What follows the tensors of each operator.
+const std::string kShards = "Tensor boundaries, str layout, int ranks";
+const std::string kCall =
+    "Tensor q, Tensor k, Tensor v, str pattern, Tensor? blocks, Tensor? cu_seqlens, "
+    "Tensor? lengths, float? scale, " +
+    kShards + ", int rank";
+
+const Definitions registered(
+    Definitions::Kind::kFragment,
+    {"cp_pieces(" + kShards + ") -> Tensor", "cp_counts(" + kCall + ") -> (Tensor rows, bool joined)",
+     "cp_pack(" + kCall + ") -> Tensor", "cp_forward_pieces(" + kCall + ") -> (Tensor out, Tensor lse)",
+     "cp_forward_gathered(Tensor received, Tensor(a!) out, Tensor(b!) lse, " + kCall + ") -> Tensor",
+     "cp_backward_gathered(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, Tensor keys, " + kCall +
+         ") -> (Tensor d_queries, Tensor d_keys, Tensor message)",
+     "cp_backward_pieces(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, Tensor d_queries, Tensor d_keys, " +
+         kCall + ") -> (Tensor dq, Tensor dk, Tensor dv)",
+     "cp_add_returned(Tensor returned, Tensor(a!) dk, Tensor(b!) dv, " + kCall + ") -> ()"});
+
+ShardArguments shard_of(const Tensor& boundaries, StringHandle layout, int64_t ranks, int64_t rank) {
+  return {boundaries_of(boundaries), take(layout), ranks, rank};
+}
+
+RankCall call_of(const Tensor& q, const Tensor& k, const Tensor& v, StringHandle pattern, MaybeTensor blocks,
+                 MaybeTensor cu_seqlens, MaybeTensor lengths, std::optional<double> scale, Tensor boundaries,
+                 StringHandle layout, int64_t ranks, int64_t rank) {
+  Call call;
+  call.pattern = take(pattern);
+  call.blocks = std::move(blocks);
+  call.cu_seqlens = std::move(cu_seqlens);
+  call.lengths = std::move(lengths);
+  call.scale = scale;
+  return {q, k, v, call, shard_of(boundaries, layout, ranks, rank)};
+}
+
+// Functions of the operators' signatures around the kernels.
+Tensor unpacked_pieces(Tensor boundaries, StringHandle layout, int64_t ranks) {
+  return pieces(shards_of(shard_of(boundaries, layout, ranks, 0)));
+}
+
+template <class Arguments>
+struct Unpack;
+template <class... Rest>
+struct Unpack<RankCall(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
+  static std::tuple<Tensor, bool> counts(Tensor q, Tensor k, Tensor v, Rest... rest) {
+    return op::counts(call_of(q, k, v, std::move(rest)...));
+  }
+  static Tensor pack(Tensor q, Tensor k, Tensor v, Rest... rest) {
+    return op::pack(call_of(q, k, v, std::move(rest)...));
+  }
+  static Outputs forward_pieces(Tensor q, Tensor k, Tensor v, Rest... rest) {
+    return op::forward_pieces(call_of(q, k, v, std::move(rest)...));
+  }
+  static Tensor forward_gathered(Tensor received, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Rest... rest) {
+    return op::forward_gathered(call_of(q, k, v, std::move(rest)...), received, out, lse);
+  }
+  static std::tuple<Tensor, Tensor, Tensor> backward_gathered(Tensor d_out, MaybeTensor d_lse, Tensor out, Tensor lse,
+                                                              Tensor keys, Tensor q, Tensor k, Tensor v, Rest... rest) {
+    return op::backward_gathered(call_of(q, k, v, std::move(rest)...), {d_out, d_lse, q, k, v, out, lse}, keys);
+  }
+  static std::tuple<Tensor, Tensor, Tensor> backward_pieces(Tensor d_out, MaybeTensor d_lse, Tensor out, Tensor lse,
+                                                            Tensor d_queries, Tensor d_keys, Tensor q, Tensor k,
+                                                            Tensor v, Rest... rest) {
+    return op::backward_pieces(call_of(q, k, v, std::move(rest)...), {d_out, d_lse, q, k, v, out, lse}, d_queries,
+                               d_keys);
+  }
+  static void add_returned(Tensor returned, Tensor dk, Tensor dv, Tensor q, Tensor k, Tensor v, Rest... rest) {
+    op::add_returned(call_of(q, k, v, std::move(rest)...), returned, dk, dv);
+  }
+};
+using Unpacked = Unpack<decltype(call_of)>;
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(longstride, CPU, library) {
+  library.impl("cp_pieces", TORCH_BOX(&unpacked_pieces));
+  library.impl("cp_counts", TORCH_BOX(&Unpacked::counts));
+  library.impl("cp_pack", TORCH_BOX(&Unpacked::pack));
+  library.impl("cp_forward_pieces", TORCH_BOX(&Unpacked::forward_pieces));
+  library.impl("cp_forward_gathered", TORCH_BOX(&Unpacked::forward_gathered));
+  library.impl("cp_backward_gathered", TORCH_BOX(&Unpacked::backward_gathered));
+  library.impl("cp_backward_pieces", TORCH_BOX(&Unpacked::backward_pieces));
+  library.impl("cp_add_returned", TORCH_BOX(&Unpacked::add_returned));
+}
+
+}  // namespace longstride::op
