@@ -19,7 +19,7 @@
 namespace longstride::op {
 namespace {
 
-// The slopes of a call as an engine reads them. Their numbers are looked at on the host: engines of a device take none.
+// The slopes of a call as an engine reads them. Their numbers are looked at where that waits for nothing: on the host.
 std::optional<Tensor> slopes_of(const Call& call) {
   if (!given(call.alibi_slopes)) return std::nullopt;
   Tensor slopes = contiguous(*call.alibi_slopes);

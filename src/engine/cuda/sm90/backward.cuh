@@ -17,7 +17,8 @@
 namespace longstride::engine::cuda::sm90 {
 
 template <class Shape, bool kExact>
-__device__ void consume_backward(const BackwardParams& p, const BackwardMapSet& maps, BackwardStorage<Shape>& s) {
+__device__ __forceinline__ void consume_backward(const BackwardParams& p, const BackwardMapSet& maps,
+                                                 BackwardStorage<Shape>& s) {
   using namespace cute;
   using Element = typename Shape::Element;
   constexpr int kConsumerThreads = 128 * Shape::kConsumers;

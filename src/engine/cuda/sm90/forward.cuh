@@ -223,8 +223,9 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
   }
 }
 
+// Inlined by force: a call of it would make the compiler wait for every product.
 template <class Shape, bool kExact>
-__device__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
+__device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
   using namespace cute;
   using Element = typename Shape::Element;
   int of_block = threadIdx.x;

@@ -191,7 +191,7 @@ __device__ __forceinline__ int2 seen_columns(const GradientBlockNote& b, int row
 }
 
 template <class Shape, bool kExact>
-__device__ void consume_gradient(const GradientParams& p, GradientStorage<Shape>& s) {
+__device__ __forceinline__ void consume_gradient(const GradientParams& p, GradientStorage<Shape>& s) {
   using namespace cute;
   using Element = typename Shape::Element;
   constexpr bool kQueries = Shape::kRowsAreQueries;
