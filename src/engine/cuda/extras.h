@@ -1,4 +1,4 @@
-// What only some calls ask of the kernels, dropout and ALiBi: two types that a kernel may be built with, and the values
+// What only some calls ask of the kernels, dropout and ALiBi: the types that a kernel may be built with, and the values
 // of a launch.
 #pragma once
 
@@ -10,12 +10,14 @@
 namespace longstride::engine::cuda {
 
 struct Plain {  // neither
-  static constexpr bool kExtras = false;
+  static constexpr bool kDrops = false, kAlibi = false;
+};
+struct WithDropout {
+  static constexpr bool kDrops = true, kAlibi = false;
 };
 struct Extras {  // whichever the values say
-  static constexpr bool kExtras = true;
+  static constexpr bool kDrops = true, kAlibi = true;
 };
-inline bool has_extras(const Problem& p) { return p.drops() || p.alibi; }
 
 struct DropoutValues {
   const int64_t* seed = nullptr;  // on the device

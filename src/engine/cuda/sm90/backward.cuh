@@ -103,7 +103,7 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
         warpgroup_wait<1>();
         warpgroup_fence_operand(scores);
       }
-      if constexpr (Shape::kExtras) {
+      if constexpr (Shape::Calls::kAlibi) {
         if (p.alibi.slopes)
           add_alibi<Shape::kColumns>(p.alibi, b.head, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
                                      item.stride, scores);
@@ -133,13 +133,15 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
         }
       }
       [[maybe_unused]] Kept<Shape::kColumns> kept;
-      if constexpr (Shape::kExtras) {
-        kept =
-            draw<Shape::kColumns>(p.dropout, false, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
-                                  item.stride, uint32_t(item.batch * p.heads + b.head));
+      if constexpr (Shape::Calls::kDrops) {
+        kept = Kept<Shape::kColumns>::all();
+        if (p.dropout.seed)
+          kept =
+              draw<Shape::kColumns>(p.dropout, false, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
+                                    item.stride, uint32_t(item.batch * p.heads + b.head));
       }
       auto dropped = [&](float x, int i) {
-        if constexpr (Shape::kExtras) return kept.at(i) ? x : 0.f;
+        if constexpr (Shape::Calls::kDrops) return kept.at(i) ? x : 0.f;
         return x;
       };
       float4 delta[Shape::kColumns / 16];  // likewise

@@ -13,7 +13,7 @@ namespace longstride::engine::cuda::sm90 {
 template <class Element_, int kDim_, class Calls_>
 struct BackwardShape {
   using Element = Element_;
-  static constexpr bool kExtras = Calls_::kExtras;
+  using Calls = Calls_;
   static constexpr int kDim = kDim_;
   static constexpr int kBox = kDim % 64 == 32 ? 32 : 64;
   // Columns held in shared memory. 96 is held as 128, so that dQ's columns divide among the warpgroups box by box.

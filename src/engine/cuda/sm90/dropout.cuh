@@ -11,23 +11,24 @@ namespace longstride::engine::cuda::sm90 {
 template <int kWidth>
 struct Kept {
   uint32_t words[(kWidth / 2 + 31) / 32];
+  static __device__ __forceinline__ Kept all() {
+    Kept kept;
+    for (uint32_t& word : kept.words) word = ~0u;
+    return kept;
+  }
   __device__ __forceinline__ bool at(int i) const { return words[i / 32] >> (i % 32) & 1; }
 };
 
 // Accumulator rows stand at row + {0, 8} * stride, columns at column + (8 * n + c) * stride. `rows_are_queries` false:
-// the other way round (backward). Each column's word is made once and serves both rows. Without a seed all are kept.
+// the other way round (backward). Each column's word is made once and serves both rows.
 template <int kWidth>
 __device__ __forceinline__ Kept<kWidth> draw(const DropoutValues& d, bool rows_are_queries, int row, int column,
                                              int stride, uint32_t stream) {
-  Kept<kWidth> kept;
-  if (!d.seed) {
-    for (uint32_t& word : kept.words) word = ~0u;
-    return kept;
-  }
   const DropoutSalts salts = dropout_salts(d, stream);
   const uint32_t of_rows = rows_are_queries ? salts.query : salts.key;
   const uint32_t of_columns = rows_are_queries ? salts.key : salts.query;
   const uint32_t rows[2] = {core::dropout_word(of_rows, row), core::dropout_word(of_rows, row + 8 * stride)};
+  Kept<kWidth> kept;
 #pragma unroll
   for (int word = 0; word < (kWidth / 2 + 31) / 32; ++word) {
     constexpr int kBits = kWidth / 2 < 32 ? kWidth / 2 : 32;

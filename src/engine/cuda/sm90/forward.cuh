@@ -22,7 +22,7 @@ namespace longstride::engine::cuda::sm90 {
 template <class Element_, int kDim_, class Calls_>
 struct ForwardShape {
   using Element = Element_;
-  static constexpr bool kExtras = Calls_::kExtras;
+  using Calls = Calls_;
   static constexpr int kDim = kDim_;                              // columns of V that are multiplied
   static constexpr int kBox = kDim % 64 == 32 ? 32 : 64;          // inner extent of a TMA box
   static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;  // columns held in shared memory
@@ -297,15 +297,15 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
     }
     if (p.negate)
       for (int i = 0; i < size(scores); ++i) scores[i] = -scores[i];
-    if constexpr (Shape::kExtras) {
+    if constexpr (Shape::Calls::kAlibi) {
       if (p.alibi.slopes)
         add_alibi<Shape::kColumns>(p.alibi, item->head, p.query_start + item->row0 + row0 * item->stride,
                                    b.column0 + 2 * (thread % 4) * item->stride, item->stride, scores);
     }
     if (b.masked) mask<Shape>(scores, b, row0);
     softmax_step<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2);
-    if constexpr (Shape::kExtras) {
-      if (p.dropout.seed) {
+    if constexpr (Shape::Calls::kDrops) {
+      if (!Shape::Calls::kAlibi || p.dropout.seed) {
         const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item->row0 + row0 * item->stride,
                                                 b.column0 + 2 * (thread % 4) * item->stride, item->stride,
                                                 uint32_t(item->batch * p.heads + item->head));

@@ -37,7 +37,7 @@ struct ValueGradient {
 template <class Element_, int kDim_, class Calls_, class Role_>
 struct GradientShape {
   using Element = Element_;
-  static constexpr bool kExtras = Calls_::kExtras;
+  using Calls = Calls_;
   using Role = Role_;
   static constexpr bool kRowsAreQueries = Role::kPlan == Direction::kForward;
   static constexpr int kDim = kDim_;  // a multiple of 64
@@ -269,7 +269,7 @@ __device__ __forceinline__ void consume_gradient(const GradientParams& p, Gradie
         if constexpr (kQueries) return mine[i / 2 % 2];
         return s.values[stage][i / 4 * 8 + column0 + i % 2];
       };
-      if constexpr (Shape::kExtras) {
+      if constexpr (Shape::Calls::kAlibi) {
         if (p.alibi.slopes)
           add_alibi<Shape::kColumns>(p.alibi, b.head, (kQueries ? p.query_start : 0) + item.row0 + row0 * item.stride,
                                      b.column0 + column0 * item.stride, item.stride, scores);
@@ -291,13 +291,15 @@ __device__ __forceinline__ void consume_gradient(const GradientParams& p, Gradie
         }
       }
       [[maybe_unused]] Kept<Shape::kColumns> kept;
-      if constexpr (Shape::kExtras) {
+      if constexpr (Shape::Calls::kDrops) {
         const int row = (kQueries ? p.query_start : 0) + item.row0 + row0 * item.stride;
-        kept = draw<Shape::kColumns>(p.dropout, kQueries, row, b.column0 + column0 * item.stride, item.stride,
-                                     uint32_t(item.batch * p.heads + b.head));
+        kept = Kept<Shape::kColumns>::all();
+        if (p.dropout.seed)
+          kept = draw<Shape::kColumns>(p.dropout, kQueries, row, b.column0 + column0 * item.stride, item.stride,
+                                       uint32_t(item.batch * p.heads + b.head));
       }
       auto dropped = [&](float x, int i) {
-        if constexpr (Shape::kExtras) return kept.at(i) ? x : 0.f;
+        if constexpr (Shape::Calls::kDrops) return kept.at(i) ? x : 0.f;
         return x;
       };
       if constexpr (Shape::Role::kOfScores) {
