@@ -192,19 +192,25 @@ TEST(AlibiOfEngines, CausalLeakProbe) {
   }
 }
 
-// A key that is no number reaches the rows that see it, and no other.
-TEST(AlibiOfEngines, NanKeyReachesItsRowsOnly) {
+// A key that is no number reaches the rows that see it, and no other; its value does too, however little it counts.
+TEST(AlibiOfEngines, NanReachesWhoSeesItHoweverFar) {
+  constexpr int64_t kLen = 400, kKey = 77;
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    for (const bool causal : {false, true}) {
-      Case c = plain(dtype, 1, 150, causal, {0.3});
-      constexpr int64_t kKey = 77;
-      c.k[kKey * c.options.dim] = std::nan("");
-      for (const Engine& engine : engines_for(dtype)) {
-        const Results r = run_case(engine, c);
-        for (int64_t i = 0; i < 150; ++i) {
-          const bool hit = !causal || i >= kKey;
-          EXPECT_EQ(std::isnan(r.lse[i]), hit) << engine.name << " " << i;
-          EXPECT_EQ(std::isnan(r.out[i * c.options.dim]), hit) << engine.name << " " << i;
+    for (const double slope : {0.3, 40.0}) {
+      for (const bool causal : {false, true}) {
+        const Case c = plain(dtype, 1, kLen, causal, {slope});
+        Case of_key = c, of_value = c;
+        of_key.k[kKey * c.options.dim] = of_value.v[kKey * c.options.dim] = std::nan("");
+        for (const Engine& engine : engines_for(dtype)) {
+          const Results key = run_case(engine, of_key), value = run_case(engine, of_value);
+          for (int64_t i = 0; i < kLen; ++i) {
+            const bool hit = !causal || i >= kKey;
+            EXPECT_EQ(std::isnan(key.lse[i]), hit) << engine.name << " " << i << " " << slope;
+            EXPECT_EQ(std::isnan(key.out[i * c.options.dim]), hit) << engine.name << " " << i << " " << slope;
+            if (hit) {
+              EXPECT_TRUE(std::isnan(value.out[i * c.options.dim])) << engine.name << " " << i << " " << slope;
+            }
+          }
         }
       }
     }

@@ -58,4 +58,22 @@ void for_each_piece(const Run& run, int64_t begin, Direction direction, const Vi
   }
 }
 
+// A piece of a tile whose scores have biases, with the position of its column 0.
+struct BiasedPiece {
+  const Run* run;
+  Piece piece;
+  int64_t column0;
+  int64_t gap;
+};
+
+// What pieces are sorted by, so that those with the greatest biases come first: then the greatest score of a row seldom
+// rises, and most of what is far counts for nothing. The distance between rows and columns, or less it if farther is
+// greater.
+inline int64_t bias_gap(const Piece& piece, int64_t row0, int64_t rows, int64_t column0, int64_t stride, float slope) {
+  const int64_t after = column0 + piece.first * stride - (row0 + (rows - 1) * stride);
+  const int64_t before = row0 - (column0 + (piece.last - 1) * stride);
+  const int64_t gap = std::max<int64_t>({0, after, before});
+  return slope > 0 ? gap : -gap;
+}
+
 }  // namespace longstride::engine::cpu

@@ -144,12 +144,18 @@ class Forward {
     }
   }
 
+  // Calls visit(run, piece, position of the piece's column 0).
   template <class Visit>
-  void for_each_run_class(const PlacedTile& at, const LineOrder& order, const Visit& visit) const {
+  void for_each_piece_of(const PlacedTile& at, const LineOrder& order, const Visit& visit) const {
     for (const Run& run : plan_.runs_of(*at.tile)) {
       for (int32_t k = 0; k < run.residues; ++k) {
-        const int64_t begin = order.column(run.column0 + k * run.residue_step + at.shift);
-        for_each_piece(run, begin, Direction::kForward, [&](const Piece& piece) { visit(run, piece); });
+        const int64_t column0 = run.column0 + k * run.residue_step + at.shift;
+        const int64_t begin = order.column(column0);
+        for_each_piece(run, begin, Direction::kForward, [&](const Piece& piece) {
+          // Column 0 of the piece is column i of the run.
+          const int64_t i = piece.block * kBlock + piece.begin - begin;
+          visit(run, piece, column0 + i * order.stride());
+        });
       }
     }
   }
@@ -161,7 +167,7 @@ class Forward {
     for (const Level& level : levels) {
       const LevelTiles tiles(plan_, level);
       for (int64_t i = 0; i < tiles.count(); ++i) {
-        for_each_run_class(tiles[i], order, [&](const Run&, const Piece& piece) { h.needed[piece.block] = 1; });
+        for_each_piece_of(tiles[i], order, [&](const Run&, const Piece& piece, int64_t) { h.needed[piece.block] = 1; });
       }
     }
     const HeadRows keys(p_.k, p_, b, kv_head);
@@ -212,17 +218,19 @@ class Forward {
       chunk.drop.dropout = &dropout_;
       chunk.drop.stream = static_cast<uint32_t>(b * p_.heads + query_head);
     }
-    for (const Run& run : plan_.runs_of(*at.tile)) {
+    const auto compute = [&](const Run& run, const Piece& piece, int64_t column0) {
       chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
-      for (int32_t k = 0; k < run.residues; ++k) {
-        const int64_t column0 = run.column0 + k * run.residue_step + at.shift;
-        const int64_t begin = order.column(column0);
-        for_each_piece(run, begin, Direction::kForward, [&](const Piece& piece) {
-          // Column 0 of the piece is column i of the run.
-          const int64_t i = piece.block * kBlock + piece.begin - begin;
-          run_piece(piece, row0, column0 + i * level.stride, h, t, chunk);
-        });
-      }
+      run_piece(piece, row0, column0, h, t, chunk);
+    };
+    if (slope == 0) {
+      for_each_piece_of(at, order, compute);
+    } else {
+      std::vector<BiasedPiece> pieces;
+      for_each_piece_of(at, order, [&](const Run& run, const Piece& piece, int64_t column0) {
+        pieces.push_back({&run, piece, column0, bias_gap(piece, row0, rows, column0, level.stride, slope)});
+      });
+      std::ranges::stable_sort(pieces, {}, &BiasedPiece::gap);
+      for (const BiasedPiece& p : pieces) compute(*p.run, p.piece, p.column0);
     }
 
     if (level.partial) {
@@ -271,7 +279,8 @@ class Forward {
       }
       const SoftmaxRows softmax{t.max + top, chunk.slope != 0 ? t.distance + top : nullptr, t.sum + top * kLanes,
                                 t.out + top * dim_padded_, dim_padded_};
-      softmax_chunk(cell_, chunk, t.scores, t.probabilities, softmax);
+      const bool counts = softmax_chunk(cell_, chunk, t.scores, t.probabilities, softmax);
+      if (!counts && !h.nonfinite[piece.block]) continue;
       products_.run(chunk.rows, dim_padded_, chunk.columns, t.probabilities, kBlock,
                     at_cell(values, skipped * dim_padded_, cell_), dim_padded_, softmax.out, dim_padded_, true);
     }

@@ -81,7 +81,7 @@ struct Chunk {
 
 // Online softmax of one chunk: reads scores, writes probabilities (cells; for kFloat32 they may be the scores' memory),
 // brings max, sum and the rows of `out` up to date. Probabilities are relative to max; dead ones are zero. The product
-// with V comes after.
+// with V comes after. Returns whether any probability counts: false is certain, true need not be.
 struct SoftmaxRows {
   float* max = nullptr;  // of the scores as they are, not yet scaled; -inf: nothing seen
   // Of the key whose score is `max`: with a slope that is the one whose score less its bias is the greatest.
@@ -90,7 +90,7 @@ struct SoftmaxRows {
   float* out = nullptr;
   int64_t out_ld = 0;
 };
-void softmax_chunk(Cell, const Chunk&, const float* scores, void* probabilities, const SoftmaxRows&);
+bool softmax_chunk(Cell, const Chunk&, const float* scores, void* probabilities, const SoftmaxRows&);
 
 // What rounding a score of this size in base 2 costs, 11 * log2 e * 2^-25, is below the error of the exponential.
 constexpr float kLooseLse = 11.0f;

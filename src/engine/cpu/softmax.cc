@@ -206,9 +206,9 @@ HWY_INLINE float exponent_beside(const Chunk& b, Reference key, Reference other)
 }
 
 // Makes a key of columns [first, last) the row's reference where the present one is too far below it (settle_max), and
-// fills the exponents of these columns.
-HWY_INLINE void settle_reference(const Chunk& b, int64_t r, int first, int last, const float* row, const SoftmaxRows& s,
-                                 float* exponents) {
+// fills the exponents of these columns. Returns the greatest.
+HWY_INLINE float settle_reference(const Chunk& b, int64_t r, int first, int last, const float* row,
+                                  const SoftmaxRows& s, float* exponents) {
   constexpr float kNothing = -std::numeric_limits<float>::infinity();
   const auto at = [&](int64_t c) { return Reference{row[c], b.distance(r, c)}; };
   const auto tolerated = [&](Reference key) {
@@ -235,21 +235,36 @@ HWY_INLINE void settle_reference(const Chunk& b, int64_t r, int first, int last,
     limit = b.weight_log2;
     top = alibi_exponents(b, r, first, last, row, key, exponents);
   }
-  if (!moved) return;
+  if (!moved) return top;
   s.max[r] = key.score;
   s.distance[r] = key.distance;
   if (!nothing) rescale(std::exp2(exponent_beside(b, old, key)), r, s);
+  return top;
 }
 
-// A row that sees columns [first, last) and has a slope.
+// Whether 2^x of any of these exponents, whose greatest is `top`, is not 0. A maximum does not know of NaN.
+HWY_INLINE bool any_counts(const float* exponents, int begin, int end, float top) {
+  const Floats d;
+  if (!(top < -126)) return true;
+  for (int c = begin; c < end; c += static_cast<int>(hn::Lanes(d)))
+    if (!hn::AllFalse(d, hn::IsNaN(hn::LoadU(d, exponents + c)))) return true;
+  return false;
+}
+
+// A row that sees columns [first, last) and has a slope. Returns whether any of them counts.
 template <class Kept>
-HWY_INLINE void alibi_row(Cell cell, const Chunk& b, int64_t r, int first, int last, const float* row, void* to,
+HWY_INLINE bool alibi_row(Cell cell, const Chunk& b, int64_t r, int first, int last, const float* row, void* to,
                           const SoftmaxRows& s, const Kept& kept) {
   const Floats d;
   const int lanes = static_cast<int>(hn::Lanes(d));
+  const int64_t size = cell_bytes(cell);
   HWY_ALIGN float exponents[kMostColumns];
-  settle_reference(b, r, first, last, row, s, exponents);
+  const float top = settle_reference(b, r, first, last, row, s, exponents);
   const int begin = first / kGroup * kGroup, end = (last + kGroup - 1) / kGroup * kGroup;
+  if (!any_counts(exponents, begin, end, top)) {
+    std::fill_n(static_cast<char*>(to), b.columns * size, char{0});
+    return false;
+  }
   for (int i = 0; i < kLanes; i += lanes) {
     Vector sum = hn::LoadU(d, s.sum + r * kLanes + i);
     for (int c = begin; c < end; c += kGroup) {
@@ -260,14 +275,15 @@ HWY_INLINE void alibi_row(Cell cell, const Chunk& b, int64_t r, int first, int l
     }
     hn::StoreU(sum, d, s.sum + r * kLanes + i);
   }
-  const int64_t size = cell_bytes(cell);
   std::fill_n(static_cast<char*>(to), begin * size, char{0});
   std::fill_n(static_cast<char*>(to) + end * size, (b.columns - end) * size, char{0});
+  return true;
 }
 
 template <class Kept>
-HWY_INLINE void softmax_rows(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s,
+HWY_INLINE bool softmax_rows(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s,
                              const Kept& kept) {
+  bool counts = b.slope == 0;
   for (int64_t r = 0; r < b.rows; ++r) {
     void* to = static_cast<char*>(probabilities) + r * b.ld * cell_bytes(cell);
     const int first = static_cast<int>(std::clamp<int64_t>(r + b.begin_diagonal, b.first, b.last));
@@ -275,21 +291,19 @@ HWY_INLINE void softmax_rows(Cell cell, const Chunk& b, const float* scores, voi
     if (r < b.row_begin || r >= b.row_end || last <= first) {
       std::fill_n(static_cast<char*>(to), b.columns * cell_bytes(cell), char{0});
     } else if (b.slope != 0) {
-      alibi_row(cell, b, r, first, last, scores + r * b.ld, to, s, kept);
+      counts |= alibi_row(cell, b, r, first, last, scores + r * b.ld, to, s, kept);
     } else if (first == 0) {
       plain_row(cell, b, r, last, scores + r * b.ld, to, s, kept);
     } else {
       masked_row(cell, b, r, first, last, scores + r * b.ld, to, s, kept);
     }
   }
+  return counts;
 }
 
-void softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s) {
-  if (b.drop.dropout) {
-    softmax_rows(cell, b, scores, probabilities, s, KeepsDrawn<core::Side::kQuery>(b));
-  } else {
-    softmax_rows(cell, b, scores, probabilities, s, KeepsAll());
-  }
+bool softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s) {
+  if (b.drop.dropout) return softmax_rows(cell, b, scores, probabilities, s, KeepsDrawn<core::Side::kQuery>(b));
+  return softmax_rows(cell, b, scores, probabilities, s, KeepsAll());
 }
 
 }  // namespace longstride::engine::cpu::HWY_NAMESPACE
@@ -298,8 +312,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace longstride::engine::cpu {
 HWY_EXPORT(softmax_chunk);
-void softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s) {
-  HWY_DYNAMIC_DISPATCH(softmax_chunk)(cell, b, scores, probabilities, s);
+bool softmax_chunk(Cell cell, const Chunk& b, const float* scores, void* probabilities, const SoftmaxRows& s) {
+  return HWY_DYNAMIC_DISPATCH(softmax_chunk)(cell, b, scores, probabilities, s);
 }
 }  // namespace longstride::engine::cpu
 #endif
