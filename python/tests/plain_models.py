@@ -33,7 +33,7 @@ def norm(weights, name, x, config):
 def positions(x, config, of_keys):
     """RoPE and xPos pair by pair: x [batch, len, heads, dim]."""
     kind = config.get("positions", "none")
-    if kind == "none":
+    if kind in ("none", "alibi"):
         return x
     dim, n = x.size(3), torch.arange(x.size(1), dtype=torch.float64)
     out = torch.empty_like(x)
@@ -72,6 +72,8 @@ def multihead(weights, name, config, query, memory, causal, **call):
         q, k = norm(weights, f"{name}.q_norm", q, config), norm(weights, f"{name}.k_norm", k, config)
     q, k = positions(q, config, False), positions(k, config, True)
     scale = config.get("softmax_scale")
+    if config.get("positions") == "alibi":  # for powers of 2
+        call = {**call, "alibi_slopes": 2.0 ** (-8 / heads * torch.arange(1, heads + 1))}
     out, lse = definition.attention(q, k, v, pattern_of(config, causal), scale=scale, **call)
     if f"{name}.sinks" in weights:  # e^sink more in every denominator
         weight = lse.exp()

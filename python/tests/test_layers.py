@@ -47,6 +47,7 @@ SMALL = {
 FORMS = {
     "encoder": {**SMALL, "form": "encoder", "encoder_causal": True, "activation": "tanh"},
     "decoder": {**SMALL, "form": "decoder", "positions": "rope", "kv_heads": 1},
+    "decoder, alibi": {**SMALL, "form": "decoder", "positions": "alibi", "kv_heads": 1},
     "encoder_decoder": {**SMALL, "qk_norm": True, "memory_causal": True},
     "encoder_decoder of groups and rules, with sinks": {
         **SMALL,
@@ -240,7 +241,7 @@ def test_inputs_that_are_refused():
         (lambda: layer(x.to("meta")), "^x must be on the module's device cpu, got meta"),
         (lambda: layer(x, need_lse=True), "^need_lse must be False in a layer"),
         (lambda: layer(x, cache=cache), "^cache needs grad mode off"),
-        (lambda: layer(x, rotary=(x, x)), "^rotary must be None in a module without positions"),
+        (lambda: layer(x, rotary=(x, x)), "^rotary must be None in a module whose positions are not rope or xpos"),
         (lambda: decoder(x, x[:, :3]), r"^memory must have the shape of x, shape \[2, 14, 16\].*pad the shorter"),
         (lambda: decoder(x, x, cache=cache), "^cache must be None in a decoder layer"),
         (lambda: model(x, x[:, :3]), "^target must have the shape of the source"),

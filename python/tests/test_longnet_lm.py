@@ -25,6 +25,7 @@ OPTIONS = {
         "blocks": [{"pattern": "strided", "block_size": 4, "stride_blocks": 2}],
     },
     "sinks": {**SMALL, "sinks": True, "kv_heads": 1},
+    "alibi": {**SMALL, "positions": "alibi", "kv_heads": 1},
     "window, no positions": {
         **SMALL, "segment_lengths": [], "dilation_rates": [], "positions": "none", "dim_feedforward": 24,
         "blocks": [{"pattern": "sliding_window", "left": 5, "right": 0, "sink_tokens": 1}],

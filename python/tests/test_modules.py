@@ -107,7 +107,7 @@ def test_a_pattern_comes_alone():
 
 
 @pytest.mark.parametrize("options", ({}, {"qk_norm": True, "sub_layer_norm": True}, {"bias": False, "kv_heads": 2}))
-@pytest.mark.parametrize("positions", ("none", "rope", "xpos"))
+@pytest.mark.parametrize("positions", ("none", "rope", "xpos", "alibi"))
 def test_fused_and_split_agree_and_cross_attention_is_self_attention(options, positions):
     options = {**GROUPS, **options, "positions": positions}
     torch.manual_seed(1)
@@ -184,7 +184,7 @@ def test_it_is_compiled_once():
         ({"attention_dropout": 1.0}, r"^attention_dropout must be in \[0, 1\), got 1.0"),
         ({"softmax_scale": float("nan")}, "^softmax_scale must be finite"),
         ({"layer_norm_eps": 0.0}, "^layer_norm_eps must be positive and finite"),
-        ({"positions": "ropes"}, r"unknown positions 'ropes'; one of \[none, rope, xpos\]"),
+        ({"positions": "ropes"}, r"unknown positions 'ropes'; one of \[none, rope, xpos, alibi\]"),
         ({"positions": "rope", "embed_dim": 12}, "must be even for rope positions, got 3"),
         ({"learned": {"density": 2}}, r"^density must be in \(0, 1\), got 2"),
     ),

@@ -160,7 +160,7 @@ void TrainCommand::add_model(CLI::App& app) {
   app.add_option("--sinks", sinks, "with --window: first bytes that all see beside it [0]")
       ->transform(token_count(0))
       ->needs(sliding);
-  setting<std::string>(app, "positions", "rope, xpos or none", name(attention.positions.kind));
+  setting<std::string>(app, "positions", "rope, xpos, alibi or none", name(attention.positions.kind));
   real_setting(app, "rope-base", "base of the angles of rope and xpos", attention.positions.base);
   setting<std::string>(app, "activation", "of the feed-forward layers", d.model.layer.activation);
   flag(app, "qk-norm", "normalise queries and keys");

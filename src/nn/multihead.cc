@@ -99,7 +99,7 @@ void MultiheadDilatedAttentionOptions::validate() const {
     core::refuse("offsets", fmt::format("must have groups x kv_heads = {} entries", groups * key_value_heads()),
                  std::to_string(dilated.offsets->size()));
   }
-  if (positions.kind != Positions::kNone && head_dim() % 2 != 0) {
+  if (are_rotary(positions.kind) && head_dim() % 2 != 0) {
     core::refuse("embed_dim / num_heads", fmt::format("must be even for {} positions", name(positions.kind)),
                  std::to_string(head_dim()));
   }
@@ -256,8 +256,9 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
   }
   RotaryFactors factors;
   if (call.rotary != nullptr) {
-    if (options.positions.kind == Positions::kNone) {
-      core::refuse("rotary", "must be unset in a module without positions", "factors", "set positions.kind");
+    if (!are_rotary(options.positions.kind)) {
+      core::refuse("rotary", "must be unset in a module whose positions are not rope or xpos", "factors",
+                   "set positions.kind");
     }
     if (!call.rotary->defined()) {
       core::refuse("factors of rotary", "must be defined", "undefined ones", "take them of rotary_factors()");
@@ -266,6 +267,9 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
   } else {
     const int64_t position0 = call.position0 + (cache != nullptr ? cache->length : 0);
     factors = rotary_factors(options.positions, position0, len, options.head_dim(), p.v.scalar_type(), query.device());
+  }
+  if (options.positions.kind == Positions::kAlibi) {
+    attention_call.alibi_slopes = alibi_slopes(options.num_heads, query.device());
   }
   if (factors.defined()) {
     p.q = rotate(p.q, factors.q);

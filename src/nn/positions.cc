@@ -1,4 +1,4 @@
-// RoPE and xPos factors and their application. Called by MultiheadDilatedAttention and LongNetLM.
+// ALiBi's slopes; RoPE and xPos factors and their application. Called by MultiheadDilatedAttention and LongNetLM.
 #include "longstride/nn/positions.h"
 
 #include <ATen/Functions.h>
@@ -21,7 +21,7 @@ constexpr double kHalfRangeLog2 = 12;
 // Rows of the float64 intermediates held at a time: 32 pairs of 16 bytes each make 32 MiB.
 constexpr int64_t kChunkRows = 65536;
 
-const std::array<std::string, 3> kNames = {"none", "rope", "xpos"};
+const std::array<std::string, 4> kNames = {"none", "rope", "xpos", "alibi"};
 
 void check_xpos_range(const PositionOptions& options, int64_t end, at::ScalarType dtype) {
   const double limit = dtype == at::kHalf ? kHalfRangeLog2 : kWideRangeLog2;
@@ -43,9 +43,11 @@ Positions positions_from_name(const std::string& text) {
 
 const char* name(Positions kind) {
   const auto index = static_cast<size_t>(kind);
-  if (index >= kNames.size()) core::refuse("positions", "must be kNone, kRope or kXpos", std::to_string(index));
+  if (index >= kNames.size()) core::refuse("positions", "must be kNone, kRope, kXpos or kAlibi", std::to_string(index));
   return kNames[index].c_str();
 }
+
+bool are_rotary(Positions kind) { return kind == Positions::kRope || kind == Positions::kXpos; }
 
 double PositionOptions::scale_base() const {
   return xpos_scale_base > 0 ? xpos_scale_base : std::max(512.0, static_cast<double>(max_len) / 32);
@@ -62,9 +64,24 @@ void PositionOptions::validate() const {
   nn::require_positive("max_len", max_len);
 }
 
+at::Tensor alibi_slopes(int64_t heads, at::Device device) {
+  nn::require_positive("heads", heads);
+  int64_t lower = 1;  // the greatest power of 2 that is not above
+  while (lower <= heads / 2) lower *= 2;
+  const auto slope = [](double h, int64_t of) {
+    return static_cast<float>(std::exp2(-8 * h / static_cast<double>(of)));
+  };
+  const at::Tensor slopes = at::empty({heads}, at::kFloat);
+  auto* const to = slopes.mutable_data_ptr<float>();
+  for (int64_t h = 0; h < heads; ++h)
+    to[h] = h < lower ? slope(static_cast<double>(h + 1), lower)
+                      : slope(static_cast<double>(2 * (h - lower) + 1), 2 * lower);
+  return slopes.to(device);
+}
+
 RotaryFactors rotary_factors(const PositionOptions& options, int64_t position0, int64_t len, int64_t dim,
                              at::ScalarType dtype, at::Device device) {
-  if (options.kind == Positions::kNone) return {};
+  if (!are_rotary(options.kind)) return {};
   options.validate();
   if (position0 < 0) core::refuse("position0", "must not be negative", std::to_string(position0));
   if (len < 0) core::refuse("len", "must not be negative", std::to_string(len));

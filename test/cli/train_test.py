@@ -64,6 +64,12 @@ class Train(ProgramTest):
     def test_resume_is_bit_for_bit_in_bf16_with_recomputation(self):
         self.resumes_bit_for_bit("--precision", "bf16", "--checkpoint-activations", "--dropout", "0.1")
 
+    def test_resume_is_bit_for_bit_with_alibi(self):
+        self.resumes_bit_for_bit("--positions", "alibi")
+        config = json.loads((self.folder / "once" / "latest" / "config.json").read_text())
+        self.assertEqual(config["config"]["positions"], "alibi")
+        self.call("generate", self.folder / "once", "--prompt", "abc", "--length", "8", "--quiet")
+
     def test_resume_is_bit_for_bit_while_the_context_grows(self):
         log = self.folder / "log.jsonl"
         self.resumes_bit_for_bit("--context-from", "16", "--batch", "2")

@@ -62,6 +62,7 @@ AttentionFn oracle_attention(oracle::Options options) {
     o.cu_seqlens = call.cu_seqlens.value_or(std::vector<int64_t>());
     o.lengths = call.lengths.value_or(std::vector<int64_t>());
     o.scale = call.scale;
+    if (call.alibi_slopes) o.alibi_slopes = values(*call.alibi_slopes);
     o.dropout_p = call.dropout_p;
     if (call.dropout_seed) o.dropout_seed = uint64_t(call.dropout_seed->item<int64_t>());
     const auto result = Oracle::apply(c10::make_intrusive<Held>(o), q, k, v);

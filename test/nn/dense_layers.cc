@@ -25,7 +25,7 @@ Tensor linear(const Weights& w, const std::string& key, const Tensor& x) {
 
 // [batch, len, heads, dim], turned by the angles of its positions; xPos scales by zeta^(sign * n / scale_base).
 Tensor turn(const Tensor& x, const PositionOptions& o, double sign) {
-  if (o.kind == Positions::kNone) return x;
+  if (o.kind == Positions::kNone || o.kind == Positions::kAlibi) return x;
   const int64_t len = x.size(1), dim = x.size(3);
   const Tensor n = at::arange(len, at::kDouble).view({len, 1, 1});
   const Tensor part = at::arange(0, dim, 2, at::kDouble) / double(dim);  // [dim/2]
@@ -91,6 +91,8 @@ Tensor dense_multihead(const Weights& w, const std::string& prefix, const Multih
   }
   AttentionOptions with_scale = call;
   with_scale.scale = o.attention.softmax_scale;
+  if (o.positions.kind == Positions::kAlibi)  // of as many heads as a power of 2
+    with_scale.alibi_slopes = at::pow(2, at::arange(1, o.num_heads + 1) * (-8.0 / double(o.num_heads)));
   Tensor out = dense_attention(turn(q, o.positions, 1), turn(k, o.positions, -1), v, o.attention.pattern, with_scale)
                    .out.flatten(2);
   if (o.sub_layer_norm) out = norm(w, prefix + "inner_norm", out, o.layer_norm_eps);

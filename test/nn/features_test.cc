@@ -97,6 +97,10 @@ std::vector<Option> options() {
            },
            Proof::kSameRows},
           {"dropout", [](Setup& s) { s.options.attention_dropout = 0.4; }},
+          {"ALiBi",
+           [](Setup& s) {
+             s.call.alibi_slopes = at::tensor({1.0, 0.5, 0.25, -0.1}, at::kFloat);
+           }},
           {"zero_keys", [](Setup& s) { s.pattern.options.padding = Padding::kZeroKeys; }},
           {"head_partition", [](Setup& s) { s.pattern.options.mixing = Mixing::kHeadPartition; }},
           {"gates",
@@ -211,9 +215,13 @@ TEST(Features, PageSaysWhatEnginesTake) {
     problem.dim = dim;
     expect_line(fmt::format("dim {}", dim));
   }
+  problem.alibi = true;
+  problem.dim = 64;
+  expect_line("ALiBi");
   // The CUDA engine is not part of this build: what the page quotes must stand in its checks.
   const std::string checks = text_of(root / "src/engine/cuda/sm90/capability.cc");
-  for (const char* quoted : {"dtype must be bfloat16 or float16", "len_k must be below 2^31"}) {
+  for (const char* quoted :
+       {"dtype must be bfloat16 or float16", "len_k must be below 2^31", "alibi_slopes run on the CPU only"}) {
     EXPECT_NE(checks.find(quoted), std::string::npos) << quoted;
     EXPECT_NE(page.find(quoted), std::string::npos) << quoted;
   }

@@ -101,7 +101,7 @@ TEST(LongNetLM, Initialisation) {
 
 TEST(LongNetLM, APrefixNeverDependsOnWhatFollows) {
   const at::NoGradGuard no_grad;
-  for (const auto positions : {Positions::kNone, Positions::kRope, Positions::kXpos}) {
+  for (const auto positions : {Positions::kNone, Positions::kRope, Positions::kXpos, Positions::kAlibi}) {
     auto config = small_config();
     config.layer.attention.positions.kind = positions;
     auto model = make_double(config);
@@ -227,13 +227,13 @@ TEST(Checkpoint, IsAPureFunctionOfItsInputs) {
 
 // Every kind of positions, and every option of a layer's attention that a cache could get wrong.
 std::vector<LongNetLMConfig> decoded_configs() {
-  std::vector<LongNetLMConfig> all(4, small_config());
-  for (const auto kind : {Positions::kNone, Positions::kRope, Positions::kXpos}) {
+  std::vector<LongNetLMConfig> all(5, small_config());
+  for (const auto kind : {Positions::kNone, Positions::kRope, Positions::kXpos, Positions::kAlibi}) {
     MultiheadDilatedAttentionOptions& o = all[static_cast<size_t>(kind)].layer.attention;
     o.positions.kind = kind;
     o.qk_norm = kind == Positions::kXpos;
   }
-  MultiheadDilatedAttentionOptions& o = all[3].layer.attention;
+  MultiheadDilatedAttentionOptions& o = all[4].layer.attention;
   o.bias = o.sub_layer_norm = false;
   o.attention.softmax_scale = 0.7;
   o.attention.pattern = Pattern::dilated({8, 24}, {2, 3},

@@ -66,7 +66,12 @@ AttentionResult dense_attention(const at::Tensor& q, const at::Tensor& k, const 
   const int64_t share = heads / kv_heads;
   const at::Tensor keys = k.repeat_interleave(share, 2).transpose(1, 2);    // [batch, heads, len_k, dim]
   const at::Tensor values = v.repeat_interleave(share, 2).transpose(1, 2);  // [batch, heads, len_k, dim]
-  const at::Tensor logits = at::matmul(q.transpose(1, 2), keys.transpose(2, 3)) * scale;
+  at::Tensor logits = at::matmul(q.transpose(1, 2), keys.transpose(2, 3)) * scale;
+  if (call.alibi_slopes) {
+    const at::Tensor places = at::arange(len_k, at::kDouble);
+    const at::Tensor away = (places.narrow(0, query_start, len_q).unsqueeze(1) - places).abs();
+    logits = logits - call.alibi_slopes->to(at::kDouble).view({heads, 1, 1}) * away;
+  }
   // No infinity on the way of a gradient: a row that sees nothing would get NaN from it.
   const at::Tensor weights = m.to(q.scalar_type()), seen = m > 0;
   at::Tensor top = logits.detach().masked_fill(seen.logical_not(), -HUGE_VAL).amax(3, true);

@@ -41,7 +41,7 @@ TransformerLayerOptions varied(int variant) {
   o.attention.bias = variant % 4 != 1;
   o.attention.qk_norm = variant % 4 >= 2;
   o.attention.attention.pattern = o.attention.attention.pattern.with_causal(variant % 5 < 3);
-  o.attention.positions.kind = static_cast<Positions>(variant % 3);
+  o.attention.positions.kind = static_cast<Positions>(variant % 4);
   if (variant % 2 == 1) o.attention.attention.softmax_scale = 0.3;
   o.attention.sub_layer_norm = variant % 6 != 4;
   o.attention.layer_norm_eps = variant % 2 == 0 ? 1e-5 : 1e-2;

@@ -1,4 +1,6 @@
-// Positions on queries and keys: RoPE (Su et al. 2021) and xPos (Sun et al. 2022), as values computed once a call.
+// Positions of queries and keys. ALiBi (Press et al. 2022) takes a slope times the distance off scores; it has no
+// parameters, and leaves queries and keys as they are. RoPE (Su et al. 2021) and xPos (Sun et al. 2022) turn them, by
+// values computed once a call.
 // Pair c of a head (elements 2c and 2c+1) is one complex number; it is turned by n * base^(-2c/dim) at position n. xPos
 // also scales it, queries by zeta_c^(n / scale_base) and keys by the inverse, zeta_c = (2c/dim + 0.4) / 1.4.
 #pragma once
@@ -12,10 +14,13 @@
 
 namespace longstride {
 
-enum class Positions { kNone, kRope, kXpos };
+enum class Positions { kNone, kRope, kXpos, kAlibi };
 
-Positions positions_from_name(const std::string& name);  // "none" | "rope" | "xpos"; throws Error with the nearest
+Positions positions_from_name(
+    const std::string& name);  // "none" | "rope" | "xpos" | "alibi"; throws Error with the nearest
 const char* name(Positions);
+// Whether they turn queries and keys, pair by pair.
+bool are_rotary(Positions);
 
 struct PositionOptions {
   Positions kind = Positions::kNone;
@@ -36,7 +41,12 @@ struct PositionOptions {
   }
 };
 
-// The factors of `len` consecutive positions. Undefined tensors: positions are not applied.
+// The slopes of ALiBi for so many heads, float32 [heads] on `device`, by the paper's rule: 2^(-8 h / heads) for head
+// h = 1, 2, ... where heads is a power of 2; else those of the next lower power of 2, and of the next higher one every
+// other, from the first, until there are enough. Throws Error unless heads is positive.
+at::Tensor alibi_slopes(int64_t heads, at::Device device = at::kCPU);
+
+// The factors of `len` consecutive positions. Undefined tensors: positions turn nothing.
 struct RotaryFactors {
   at::Tensor q;  // [len, 1, dim/2] complex: complex64 for dtypes up to float32, complex128 for float64
   at::Tensor k;  // the same tensor as q for RoPE

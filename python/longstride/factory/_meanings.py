@@ -23,7 +23,7 @@ MEANINGS = {
     "qk_norm": "LayerNorm over each head of q and k",
     "layer_norm_eps": "epsilon of every LayerNorm, above 0",
     "gamma_init": "Xavier gain of value and output projections (MAGNETO), above 0",
-    "positions": "on q and k: none, rope or xpos",
+    "positions": "none, rope or xpos (on q and k), or alibi (off scores)",
     "rope_base": "base of the angles of rope and xpos, above 1",
     "xpos_scale_base": "tokens; 0: max(512, max_len / 32)",
     "max_len": "tokens; what xpos_scale_base is derived from",

@@ -9,6 +9,7 @@ from ._learned import BlockChoice, BlockScorer
 from ._longnet import LongNet
 from ._longnet_lm import DecodeState, LongNetLM
 from ._multihead import MultiheadDilatedAttention
+from ._positions import alibi_slopes
 
 __all__ = [
     "BlockChoice",
@@ -23,6 +24,7 @@ __all__ = [
     "LongNetLM",
     "MultiheadDilatedAttention",
     "TransformerLayer",
+    "alibi_slopes",
     "generate",
     "load_model",
     "load_weights",

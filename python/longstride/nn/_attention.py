@@ -133,6 +133,7 @@ class DilatedAttention(nn.Module):
         lengths: Lengths = None,
         query_start: int | None = None,
         deterministic: bool = False,
+        alibi_slopes: Tensor | None = None,
         choices: list[BlockChoice] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """q [batch, len, heads, dim], k and v [batch, len, kv_heads, dim] -> (out, lse), all as in `attention`.
@@ -159,8 +160,8 @@ class DilatedAttention(nn.Module):
         drops = self.training and self.attention_dropout > 0
         return attention(
             q, k, v, self.pattern, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start,
-            deterministic=deterministic, scale=self.softmax_scale, dropout_p=self.attention_dropout if drops else 0,
-            dropout_seed=draw_dropout_seed(q.device) if drops else None, return_lse=True, **chosen,
+            deterministic=deterministic, alibi_slopes=alibi_slopes, scale=self.softmax_scale,
+            dropout_p=self.attention_dropout if drops else 0, dropout_seed=draw_dropout_seed(q.device) if drops else None, return_lse=True, **chosen,
         )  # fmt: skip
 
     def chosen(self, scorer: BlockScorer, q: Tensor, k: Tensor, lengths: Lengths, **given: Any) -> BlockChoice:

@@ -56,7 +56,7 @@ class LongNetLM(nn.Module):
             rule of blocks that changes as the sequence grows is refused, since a prefix's logits would depend on how
             much follows.
         dim_feedforward: 0: 4 * dim.
-        positions: "rope", "xpos" or "none".
+        positions: "rope", "xpos", "alibi" or "none".
         max_len: longest input, in tokens.
         gamma_init: 0: MAGNETO's for a decoder, sqrt(ln(2 * layers)).
         tied_head: the head shares the embedding's weights.

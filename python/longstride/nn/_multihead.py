@@ -48,7 +48,8 @@ class MultiheadDilatedAttention(nn.Module):
         qk_norm: LayerNorm `q_norm`, `k_norm` over each head of q and of k, before positions.
         layer_norm_eps: of all norms.
         gamma_init: Xavier gain of the value and output projections; q and k have gain 1.
-        positions: "none", "rope" or "xpos", on q and k.
+        positions: "none"; "rope" or "xpos", on q and k; "alibi": `alibi_slopes` of num_heads times the distance is taken
+            off scores, on the CPU.
         rope_base: of the angles, > 1.
         xpos_scale_base: in tokens; 0: max(512, max_len / 32).
         max_len: in tokens; what xpos_scale_base is derived from.
@@ -158,8 +159,8 @@ class MultiheadDilatedAttention(nn.Module):
     def rotary_factors(
         self, position0: int, length: int, dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, Tensor] | None:
-        """Factors of positions [position0, position0 + length), for `rotary` of forward(); None without positions."""
-        if self.positions == "none":
+        """Factors of positions [position0, position0 + length), for `rotary` of forward(); None unless they turn q and k."""
+        if self.positions not in _positions.ROTARY:
             return None
         return _positions.rotary_factors(
             self.positions, position0, length, self.head_dim, dtype, device, rope_base=self.rope_base,
@@ -174,7 +175,7 @@ class MultiheadDilatedAttention(nn.Module):
         if not (xpos_scale_base >= 0 and math.isfinite(xpos_scale_base)):
             refuse("xpos_scale_base", "must be positive, or 0 for the default", xpos_scale_base)
         require_positive("max_len", max_len)
-        if positions != "none" and self.head_dim % 2:
+        if positions in _positions.ROTARY and self.head_dim % 2:
             refuse("embed_dim / num_heads", f"must be even for {positions} positions", self.head_dim)
         self.positions, self.rope_base = positions, rope_base
         self.xpos_base = _positions.scale_base(xpos_scale_base, max_len)
@@ -271,8 +272,9 @@ class MultiheadDilatedAttention(nn.Module):
             if torch.is_grad_enabled():
                 refuse("cache", "needs grad mode off", "grad mode on", "put torch.no_grad() around decoding")
             cache.check_room(query.size(1))
-        if rotary is not None and self.positions == "none":
-            refuse("rotary", "must be None in a module without positions", "factors", "set positions")
+        if rotary is not None and self.positions not in _positions.ROTARY:
+            wanted = "must be None in a module whose positions are not rope or xpos"
+            refuse("rotary", wanted, "factors", "set positions")
         q, k, v = self.project(query, key, value)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -283,13 +285,14 @@ class MultiheadDilatedAttention(nn.Module):
             q, k = _positions.rotate(q, rotary[0]), _positions.rotate(k, rotary[1])
         # Under autocast norms return float32 where projections return a lower type.
         q, k = q.to(v.dtype), k.to(v.dtype)
+        slopes = _positions.alibi_slopes(self.num_heads, q.device) if self.positions == "alibi" else None
         query_start = None
         if cache is not None:
             query_start = cache.length
             k, v = cache.append(k, v)
         out, lse = self.attention(
             q, k, v, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start, deterministic=deterministic,
-            choices=choices,
+            alibi_slopes=slopes, choices=choices,
         )  # fmt: skip
         if cache is not None:
             cache.length += query.size(1)

@@ -1,4 +1,5 @@
-"""RoPE (Su et al. 2021) and xPos (Sun et al. 2022), as src/nn/positions.cc has them: the same numbers."""
+"""ALiBi (Press et al. 2022), RoPE (Su et al. 2021) and xPos (Sun et al. 2022), as src/nn/positions.cc has them: the same
+numbers."""
 
 import math
 
@@ -7,13 +8,28 @@ from torch import Tensor
 
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse
+from ._checks import require_positive
 
-KINDS = ("none", "rope", "xpos")
+KINDS = ("none", "rope", "xpos", "alibi")
+ROTARY = ("rope", "xpos")  # those that turn queries and keys, pair by pair
 # log2(1.4 / 0.4): what xPos scales the first pair by in scale_base tokens; and how far that may go in a dtype, with room
 # for the data.
 XPOS_LOG2 = 1.81
 RANGE_LOG2 = {torch.float16: 12.0}
 WIDE_RANGE_LOG2 = 60.0
+
+
+def alibi_slopes(heads: int, device: torch.device | str | None = None) -> Tensor:
+    """The slopes of ALiBi for so many heads, float32 [heads], for `alibi_slopes` of `attention`.
+
+    The paper's rule (arXiv 2108.12409): 2^(-8 h / heads) for head h = 1, 2, ... where heads is a power of 2; else those of
+    the next lower power of 2, and of the next higher one every other, from the first, until there are enough.
+    """
+    require_positive("heads", heads)
+    lower = 1 << (heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (h + 1) / lower) for h in range(lower)]
+    slopes += [2 ** (-8 * (2 * h + 1) / (2 * lower)) for h in range(heads - lower)]
+    return torch.tensor(slopes, dtype=torch.float32, device=device)
 
 
 def scale_base(xpos_scale_base: float, max_len: int) -> float:
