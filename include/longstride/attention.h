@@ -61,6 +61,12 @@ AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Te
 // no gradient.
 AttentionResult merge(const std::vector<AttentionResult>& parts);
 
+// A result as if every query saw one key more, of value 0 and logit `sink`: attention sinks as GPT-OSS has them.
+// merge() with out = 0 and lse = sink. `sink` is of any floating-point dtype on out's device, the natural logarithm of
+// a weight: [heads], [batch, heads] or [batch, heads, len_q]; -inf: no sink. Differentiable, any number of times, in
+// out, lse and sink. A query that sees no key: out = 0, lse = sink.
+AttentionResult with_sink(const AttentionResult& result, const at::Tensor& sink);
+
 // One int64 on `device` drawn from torch's default generator of that device: what dropout_seed wants.
 at::Tensor draw_dropout_seed(at::Device device);
 

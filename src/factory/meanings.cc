@@ -58,6 +58,7 @@ std::string meaning_of(const std::string& option) {
       {"fused_qkv", "one q/k/v projection, or three; each loads the other's weights"},
       {"bias", "whether projections have one"},
       {"qk_norm", "LayerNorm over each head of q and k"},
+      {"sinks", "a learned logit of each head, of one key more of value 0 that every query sees"},
       {"positions", "none, rope or xpos (on q and k), or alibi (off scores)"},
       {"rope_base", "base of the angles of rope and xpos, above 1"},
       {"xpos_scale_base", "tokens; 0: max(512, max_len / 32)"},

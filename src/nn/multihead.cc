@@ -136,6 +136,7 @@ void MultiheadDilatedAttentionImpl::reset() {
   }
   if (options.sub_layer_norm) inner_norm = register_module("inner_norm", nn::layer_norm(embed, options.layer_norm_eps));
   out_proj = register_module("out_proj", linear(embed, embed, options.bias));
+  if (options.sinks) sinks = register_parameter("sinks", at::empty({options.num_heads}));
   attention = register_module("attention", DilatedAttention(options.inner_attention(), attend_));
   reset_parameters();
 }
@@ -167,6 +168,7 @@ void MultiheadDilatedAttentionImpl::reset_parameters() {
     norm->weight.fill_(1);
     norm->bias.zero_();
   }
+  if (sinks.defined()) sinks.zero_();
 }
 
 void MultiheadDilatedAttentionImpl::pretty_print(std::ostream& stream) const {
@@ -286,7 +288,8 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
     p.k = cache->k.narrow(1, 0, cache->length + len);
     p.v = cache->v.narrow(1, 0, cache->length + len);
   }
-  const AttentionResult result = attention->forward(p.q, p.k, p.v, attention_call, call.choice);
+  AttentionResult result = attention->forward(p.q, p.k, p.v, attention_call, call.choice);
+  if (sinks.defined()) result = with_sink(result, sinks);
   if (cache != nullptr) cache->length += len;
   at::Tensor out = result.out.flatten(2);  // [batch, len, embed_dim]
   if (options.sub_layer_norm) out = inner_norm(out);

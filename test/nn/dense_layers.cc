@@ -93,8 +93,14 @@ Tensor dense_multihead(const Weights& w, const std::string& prefix, const Multih
   with_scale.scale = o.attention.softmax_scale;
   if (o.positions.kind == Positions::kAlibi)  // of as many heads as a power of 2
     with_scale.alibi_slopes = at::pow(2, at::arange(1, o.num_heads + 1) * (-8.0 / double(o.num_heads)));
-  Tensor out = dense_attention(turn(q, o.positions, 1), turn(k, o.positions, -1), v, o.attention.pattern, with_scale)
-                   .out.flatten(2);
+  const auto [seen, lse] =
+      dense_attention(turn(q, o.positions, 1), turn(k, o.positions, -1), v, o.attention.pattern, with_scale);
+  Tensor out = seen.flatten(2);
+  if (o.sinks) {                   // e^sink more in every denominator
+    const Tensor sum = lse.exp();  // [batch, heads, len]
+    const Tensor kept = sum / (sum + w.at(prefix + "sinks").exp().unsqueeze(-1));
+    out = (seen * kept.transpose(1, 2).unsqueeze(-1)).flatten(2);
+  }
   if (o.sub_layer_norm) out = norm(w, prefix + "inner_norm", out, o.layer_norm_eps);
   return linear(w, prefix + "out_proj", out);
 }

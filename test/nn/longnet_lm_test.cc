@@ -231,7 +231,7 @@ std::vector<LongNetLMConfig> decoded_configs() {
   for (const auto kind : {Positions::kNone, Positions::kRope, Positions::kXpos, Positions::kAlibi}) {
     MultiheadDilatedAttentionOptions& o = all[static_cast<size_t>(kind)].layer.attention;
     o.positions.kind = kind;
-    o.qk_norm = kind == Positions::kXpos;
+    o.qk_norm = o.sinks = kind == Positions::kXpos;
   }
   MultiheadDilatedAttentionOptions& o = all[4].layer.attention;
   o.bias = o.sub_layer_norm = false;

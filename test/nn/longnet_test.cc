@@ -53,6 +53,7 @@ TEST(LongNet, EqualsTheFormulaForwardAndBackward) {
       c.layer.attention.positions.kind = static_cast<Positions>(variant);
       c.layer.attention.qk_norm = variant == 1;
       c.layer.attention.fused_qkv = variant != 2;
+      c.layer.attention.sinks = variant == 3;
       if (form != LongNetForm::kDecoder) c.encoder_causal = variant == 1;
       if (form != LongNetForm::kEncoder) c.decoder_causal = variant != 2;
       if (form == LongNetForm::kEncoderDecoder) c.memory_causal = variant == 1;

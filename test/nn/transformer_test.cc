@@ -40,6 +40,7 @@ TransformerLayerOptions varied(int variant) {
   o.attention.fused_qkv = variant % 2 == 0;
   o.attention.bias = variant % 4 != 1;
   o.attention.qk_norm = variant % 4 >= 2;
+  o.attention.sinks = variant % 3 == 1;
   o.attention.attention.pattern = o.attention.attention.pattern.with_causal(variant % 5 < 3);
   o.attention.positions.kind = static_cast<Positions>(variant % 4);
   if (variant % 2 == 1) o.attention.attention.softmax_scale = 0.3;

@@ -98,6 +98,7 @@ struct MultiheadDilatedAttentionOptions {
   bool bias = true;
   bool sub_layer_norm = false;  // LayerNorm before the output projection (MAGNETO)
   bool qk_norm = false;         // LayerNorm over each head of q and of k, before positions
+  bool sinks = false;           // a learned logit of each head, at first 0: every query sees one key more, of value 0
   double layer_norm_eps = 1e-5;
   double gamma_init = 1.0;  // Xavier gain of the value and output projections; q and k have gain 1
   PositionOptions positions;
@@ -120,6 +121,7 @@ struct MultiheadDilatedAttentionOptions {
     visit("bias", self.bias);
     visit("sub_layer_norm", self.sub_layer_norm);
     visit("qk_norm", self.qk_norm);
+    visit("sinks", self.sinks);
     visit("layer_norm_eps", self.layer_norm_eps);
     visit("gamma_init", self.gamma_init);
     PositionOptions::fields(self.positions, visit);
@@ -161,6 +163,7 @@ class MultiheadDilatedAttentionImpl : public torch::nn::Cloneable<MultiheadDilat
   torch::nn::Linear qkv_proj{nullptr};  // fused: rows of q, then k, then v
   torch::nn::Linear q_proj{nullptr}, k_proj{nullptr}, v_proj{nullptr};
   torch::nn::LayerNorm q_norm{nullptr}, k_norm{nullptr}, inner_norm{nullptr};
+  at::Tensor sinks;  // [num_heads]; undefined without them
   torch::nn::Linear out_proj{nullptr};
   DilatedAttention attention{nullptr};
 

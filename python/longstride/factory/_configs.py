@@ -81,6 +81,7 @@ class MultiheadConfig(WithLearned):
     bias: bool = True
     sub_layer_norm: bool = False
     qk_norm: bool = False
+    sinks: bool = False
     layer_norm_eps: float = 1e-5
     gamma_init: float = 1.0
     positions: str = "none"
@@ -117,6 +118,7 @@ class LongNetConfig(Config):
     bias: bool = True
     sub_layer_norm: bool = True
     qk_norm: bool = False
+    sinks: bool = False
     layer_norm_eps: float = 1e-5
     positions: str = "none"
     rope_base: float = 10000.0

@@ -21,6 +21,7 @@ MEANINGS = {
     "bias": "whether projections have one",
     "sub_layer_norm": "LayerNorm before the output projection (MAGNETO)",
     "qk_norm": "LayerNorm over each head of q and k",
+    "sinks": "a learned logit of each head, of one key more of value 0 that every query sees",
     "layer_norm_eps": "epsilon of every LayerNorm, above 0",
     "gamma_init": "Xavier gain of value and output projections (MAGNETO), above 0",
     "positions": "none, rope or xpos (on q and k), or alibi (off scores)",

@@ -54,7 +54,7 @@ class MultiheadDilatedAttention(nn.Module):
         xpos_scale_base: in tokens; 0: max(512, max_len / 32).
         max_len: in tokens; what xpos_scale_base is derived from.
         sinks: a learned logit of each query head, parameter `sinks` [num_heads], of one key more of value 0 that every
-            query sees (`longstride.with_sink`; GPT-OSS). At first 0. In Python alone: C++ refuses such a checkpoint.
+            query sees (`longstride.with_sink`; GPT-OSS). At first 0.
     Raises:
         ValueError: sizes that do not fit, and what `DilatedAttention` refuses.
     """
@@ -96,9 +96,8 @@ class MultiheadDilatedAttention(nn.Module):
             "fused_qkv": fused_qkv, "bias": bias, "sub_layer_norm": sub_layer_norm, "qk_norm": qk_norm,
             "layer_norm_eps": layer_norm_eps, "gamma_init": gamma_init, "positions": positions, "rope_base": rope_base,
             "xpos_scale_base": xpos_scale_base, "max_len": max_len,
+            "sinks": sinks,
         }  # fmt: skip
-        if sinks:  # a key that C++ does not know, and refuses by its name
-            self.own["sinks"] = True
         self.sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "kv_heads": kv_heads}
         self.embed_dim, self.num_heads, self.kv_heads = embed_dim, num_heads, kv_heads or num_heads
         self.head_dim = embed_dim // num_heads

@@ -145,9 +145,15 @@ class Distances {
   }
 
   // Of the columns from c on.
-  HWY_INLINE Vector operator()(int c) const {
-    return hn::Add(hn::Abs(hn::Sub(near_, hn::Set(Floats(), step_ * static_cast<float>(c)))), shared_);
+  HWY_INLINE Vector operator()(int c) const { return of(ahead(c)); }
+
+  // The same for vector after vector.
+  HWY_INLINE Vector ahead(int c) const { return hn::Sub(near_, hn::Set(Floats(), step_ * static_cast<float>(c))); }
+  HWY_INLINE Vector next(Vector ahead) const {
+    const Floats d;
+    return hn::Sub(ahead, hn::Set(d, step_ * static_cast<float>(hn::Lanes(d))));
   }
+  HWY_INLINE Vector of(Vector ahead) const { return hn::Add(hn::Abs(ahead), shared_); }
 
  private:
   float step_;

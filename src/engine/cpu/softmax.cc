@@ -183,8 +183,10 @@ HWY_INLINE float alibi_exponents(const Chunk& b, int64_t r, int first, int last,
   const Vector weight = hn::Set(d, b.weight_log2);
   const Vector nothing = hn::Set(d, -std::numeric_limits<float>::infinity());
   Vector top = nothing;
-  for (int c = first / kGroup * kGroup; c < (last + kGroup - 1) / kGroup * kGroup; c += lanes) {
-    Vector x = hn::NegMulAdd(slope, distance(c), weight);
+  const int begin = first / kGroup * kGroup;
+  Vector ahead = distance.ahead(begin);
+  for (int c = begin; c < (last + kGroup - 1) / kGroup * kGroup; c += lanes, ahead = distance.next(ahead)) {
+    Vector x = hn::NegMulAdd(slope, distance.of(ahead), weight);
     x = hn::MulAdd(hn::Sub(hn::LoadU(d, row + c), score), scale, x);
     if (c < first) x = before(first, c, nothing, x);
     if (c + lanes > last) x = before(last, c, x, nothing);
@@ -197,7 +199,10 @@ HWY_INLINE float alibi_exponents(const Chunk& b, int64_t r, int first, int last,
 // The column of [first, last) whose bias is the greatest: the nearest, or the farthest under a slope below zero.
 HWY_INLINE int favoured_column(const Chunk& b, int64_t r, int first, int last) {
   if (b.slope < 0) return b.distance(r, first) > b.distance(r, last - 1) ? first : last - 1;
-  return static_cast<int>(std::clamp<int64_t>((b.row0 + r * b.stride - b.column0) / b.stride, first, last - 1));
+  const int64_t ahead = b.row0 + r * b.stride - b.column0;
+  if (ahead <= first * b.stride) return first;
+  if (ahead >= (last - 1) * b.stride) return last - 1;
+  return static_cast<int>(ahead / b.stride);  // seldom: it takes as long as four vectors
 }
 
 // The exponent of one key relative to another, without weights.

@@ -1,4 +1,5 @@
-// Merges partial results by their softmax denominators: out = sum_i e^(lse_i - lse) out_i, lse = ln sum_i e^lse_i.
+// Merges partial results by their softmax denominators: out = sum_i e^(lse_i - lse) out_i, lse = ln sum_i e^lse_i; adds
+// sinks, which are such a part.
 // Written in torch's differentiable operators: the gradient is exact and can be differentiated again.
 #include <ATen/Functions.h>
 #include <fmt/format.h>
@@ -57,7 +58,37 @@ void check(const std::vector<AttentionResult>& parts) {
   }
 }
 
+void check_sink(const AttentionResult& result, const Tensor& sink) {
+  if (!sink.defined()) core::refuse("sink", "must be a floating-point tensor", "an undefined tensor");
+  op::check_handed_in("sink", op::view_of(sink));
+  if (!at::isFloatingType(sink.scalar_type()))
+    core::refuse("sink", "must be a floating-point tensor", at::toString(sink.scalar_type()));
+  const c10::SymIntArrayRef rows = result.lse.sym_sizes();  // [batch, heads, len_q]
+  if (sink.sym_sizes() != rows.slice(1, 1) && sink.sym_sizes() != rows.slice(0, 2) && sink.sym_sizes() != rows)
+    core::refuse("sink",
+                 "must be [heads], [batch, heads] or [batch, heads, len_q] of a result with lse of " + shape(rows),
+                 shape(sink));
+  if (sink.device() != result.out.device())
+    core::refuse("sink", "must be on the device of out, " + result.out.device().str(), sink.device().str(),
+                 "move it with to()");
+}
+
 }  // namespace
+
+AttentionResult with_sink(const AttentionResult& result, const Tensor& sink) {
+  check({result});
+  check_sink(result, sink);
+  constexpr double kNothing = -std::numeric_limits<double>::infinity();
+  const Tensor& lse = result.lse;
+  Tensor logit = sink.to(lse.scalar_type());
+  if (sink.dim() < 3) logit = logit.unsqueeze(-1);  // [(batch,) heads, 1 or len_q]
+  // Rows without a key and a sink are kept out of the gradient, which is NaN there.
+  const Tensor nothing = at::logical_and(lse == kNothing, logit == kNothing);
+  const Tensor total = at::logaddexp(lse.masked_fill(nothing, 0), logit.masked_fill(nothing, 0));
+  const Tensor share = (lse - total).exp().transpose(1, 2).unsqueeze(-1);  // [batch, len_q, heads, 1]
+  const Tensor out = result.out.to(lse.scalar_type()) * share;
+  return {out.to(result.out.scalar_type()), total.masked_fill(nothing, kNothing)};
+}
 
 AttentionResult merge(const std::vector<AttentionResult>& parts) {
   check(parts);
