@@ -18,22 +18,22 @@ namespace {
 using core::ceil_divide;
 
 // Block pairs that there are.
-double pairs_in_all(const Place& at) {
-  const auto nb = static_cast<double>(at.blocks);
-  return at.causal ? nb * (nb + 1) / 2 : nb * nb;
+double pairs_in_all(const Place& place) {
+  const auto nb = static_cast<double>(place.blocks);
+  return place.causal ? nb * (nb + 1) / 2 : nb * nb;
 }
 
 // Blocks on the two (causal: one) diagonals at a distance.
-int64_t pairs_at(const Place& at, int64_t distance) {
-  return std::max<int64_t>(0, at.blocks - distance) * (at.causal ? 1 : 2);
+int64_t pairs_at(const Place& place, int64_t distance) {
+  return std::max<int64_t>(0, place.blocks - distance) * (place.causal ? 1 : 2);
 }
 
-[[noreturn]] void refuse_density(const Place& at, double density, double least, double most) {
-  const double all = pairs_in_all(at);
+[[noreturn]] void refuse_density(const Place& place, double density, double least, double most) {
+  const double all = pairs_in_all(place);
   core::refuse(
       "density",
-      fmt::format("must be in [{:.4g}, {:.4g}] on {} x {} blocks{}", least / all, most / all, at.blocks, at.blocks,
-                  at.causal ? " (causal)" : ""),
+      fmt::format("must be in [{:.4g}, {:.4g}] on {} x {} blocks{}", least / all, most / all, place.blocks,
+                  place.blocks, place.causal ? " (causal)" : ""),
       fmt::format("{:.4g}", density),
       fmt::format("the nearest that can be reached is {:.6g} (sparsity_ratio {:.6g}); smaller blocks reach "
                   "lower densities",
@@ -41,28 +41,28 @@ int64_t pairs_at(const Place& at, int64_t distance) {
 }
 
 // Whether `density` must be refused when from `least` to `most` blocks can be had: half a block is rounding.
-void check_density(const Place& at, double density, double least, double most) {
-  if (!at.strict || at.blocks < 2) return;
-  const double asked = density * pairs_in_all(at);
-  if (asked < least - 0.5 || asked > most + 0.5) refuse_density(at, density, least, most);
+void check_density(const Place& place, double density, double least, double most) {
+  if (!place.strict || place.blocks < 2) return;
+  const double asked = density * pairs_in_all(place);
+  if (asked < least - 0.5 || asked > most + 0.5) refuse_density(place, density, least, most);
 }
 
 // The number n of distances step, 2 * step, ..., n * step that comes nearest to a density, the diagonal included.
-int64_t nearest_reach(const Place& at, double density, int64_t step) {
-  const int64_t most_steps = at.blocks > 0 ? (at.blocks - 1) / step : 0;
-  const double asked = density * pairs_in_all(at);
-  int64_t pairs = at.blocks, reach = 0, best = 0;
+int64_t nearest_reach(const Place& place, double density, int64_t step) {
+  const int64_t most_steps = place.blocks > 0 ? (place.blocks - 1) / step : 0;
+  const double asked = density * pairs_in_all(place);
+  int64_t pairs = place.blocks, reach = 0, best = 0;
   double off = std::abs(static_cast<double>(pairs) - asked);
   while (reach < most_steps) {
-    pairs += pairs_at(at, ++reach * step);
+    pairs += pairs_at(place, ++reach * step);
     const double now = std::abs(static_cast<double>(pairs) - asked);
     if (now < off) {
       off = now;
       best = reach;
     }
-    if (static_cast<double>(pairs) >= asked && !at.strict) break;
+    if (static_cast<double>(pairs) >= asked && !place.strict) break;
   }
-  check_density(at, density, static_cast<double>(at.blocks), static_cast<double>(pairs));
+  check_density(place, density, static_cast<double>(place.blocks), static_cast<double>(pairs));
   return best;
 }
 
@@ -138,8 +138,8 @@ struct HierarchicalRows {
 class RandomRows {
  public:
   // Causal rows are those of every longer sequence, whose later rows make up for what the first ones have too much.
-  RandomRows(const Place& at, const RandomBlocks& rule) : at_(at), rule_(rule) {
-    if (!at.causal) check_density(at, rule.density, static_cast<double>(at.blocks), pairs_in_all(at));
+  RandomRows(const Place& place, const RandomBlocks& rule) : at_(place), rule_(rule) {
+    if (!place.causal) check_density(place, rule.density, static_cast<double>(place.blocks), pairs_in_all(place));
   }
 
   // Rows must be asked for in order; those before the first are counted and not drawn.
@@ -210,14 +210,14 @@ struct ListRows {
 };
 
 template <class Rows>
-BlockRows collect(Rows&& rows, const Place& at, int64_t row_begin, int64_t row_end) {
+BlockRows collect(Rows&& rows, const Place& place, int64_t row_begin, int64_t row_end) {
   BlockRows result{.first = row_begin};
   std::vector<Interval> row;
   for (int64_t i = row_begin; i < row_end; ++i) {
     row.clear();
     rows.row(i, row);
     normalise(row);
-    const int64_t limit = at.causal ? i + 1 : at.blocks;
+    const int64_t limit = place.causal ? i + 1 : place.blocks;
     for (const Interval& x : row) {
       const Interval clipped{std::max<int64_t>(0, x.begin), std::min(x.end, limit)};
       if (clipped.begin < clipped.end) result.intervals.push_back(clipped);
@@ -254,44 +254,44 @@ void normalise(std::vector<Interval>& intervals) {
   intervals.resize(kept);
 }
 
-BlockRows active_rows(const BlockPattern& pattern, const Place& at, int64_t row_begin, int64_t row_end) {
-  const auto rows = [&](auto&& of) { return collect(of, at, row_begin, row_end); };
+BlockRows active_rows(const BlockPattern& pattern, const Place& place, int64_t row_begin, int64_t row_end) {
+  const auto rows = [&](auto&& of) { return collect(of, place, row_begin, row_end); };
   struct Visitor {
-    const Place& at;
+    const Place& place;
     int64_t block_size;
     const decltype(rows)& collected;
 
     BlockRows operator()(const LocalWindow& r) const {
-      return collected(WindowRows{r.window ? half_window(*r.window, block_size) : nearest_reach(at, *r.density, 1)});
+      return collected(WindowRows{r.window ? half_window(*r.window, block_size) : nearest_reach(place, *r.density, 1)});
     }
     BlockRows operator()(const DilatedSparse& r) const {
-      const int64_t step = r.rates[at.kv_head % static_cast<int64_t>(r.rates.size())];
-      return collected(DistanceRows{at.blocks, step, r.reach ? *r.reach : nearest_reach(at, *r.density, step)});
+      const int64_t step = r.rates[place.kv_head % static_cast<int64_t>(r.rates.size())];
+      return collected(DistanceRows{place.blocks, step, r.reach ? *r.reach : nearest_reach(place, *r.density, step)});
     }
     BlockRows operator()(const GlobalLocal& r) const {
       return collected(
-          GlobalRows{at.blocks, half_window(r.window, block_size), ceil_divide(r.global_tokens, block_size)});
+          GlobalRows{place.blocks, half_window(r.window, block_size), ceil_divide(r.global_tokens, block_size)});
     }
-    BlockRows operator()(const Strided& r) const { return collected(StridedRows{at.blocks, r.stride_blocks}); }
+    BlockRows operator()(const Strided& r) const { return collected(StridedRows{place.blocks, r.stride_blocks}); }
     BlockRows operator()(const Axial& r) const {
       int64_t columns = r.grid_columns.value_or(0);
       if (columns == 0) {
-        columns = std::max<int64_t>(1, std::llround(std::sqrt(static_cast<double>(at.blocks))));
-        if (columns * columns < at.blocks) ++columns;
+        columns = std::max<int64_t>(1, std::llround(std::sqrt(static_cast<double>(place.blocks))));
+        if (columns * columns < place.blocks) ++columns;
       }
-      return collected(AxialRows{at.blocks, columns});
+      return collected(AxialRows{place.blocks, columns});
     }
-    BlockRows operator()(const RandomBlocks& r) const { return collected(RandomRows(at, r)); }
+    BlockRows operator()(const RandomBlocks& r) const { return collected(RandomRows(place, r)); }
     BlockRows operator()(const Hierarchical& r) const {
-      return collected(HierarchicalRows{at.blocks, block_size, &r.levels});
+      return collected(HierarchicalRows{place.blocks, block_size, &r.levels});
     }
-    BlockRows operator()(const SlidingWindow& r) const { return collected(SlidingRows{at.blocks, r}); }
+    BlockRows operator()(const SlidingWindow& r) const { return collected(SlidingRows{place.blocks, r}); }
     BlockRows operator()(const BlockList& r) const {
-      if (at.cells != nullptr) return collected(ListRows{*at.cells});
-      return collected(ListRows{cells_of(r, at.batch_row, at.kv_head)});
+      if (place.cells != nullptr) return collected(ListRows{*place.cells});
+      return collected(ListRows{cells_of(r, place.batch_row, place.kv_head)});
     }
   };
-  return std::visit(Visitor{at, pattern.block_size(), rows}, pattern.rule());
+  return std::visit(Visitor{place, pattern.block_size(), rows}, pattern.rule());
 }
 
 }  // namespace longstride::pattern
