@@ -7,7 +7,7 @@ from processes import run_ranks
 from support import close
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a shuffled run would start it anew at every return to this file
 def ranks(tmp_path_factory):
     """What each check came to, by rank. Both processes run all checks: starting them costs most."""
     folder = tmp_path_factory.mktemp("ranks")
@@ -15,7 +15,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(gloo_ranks.RANKS)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def alone():
     """The gradients of one process, and its weights after a step."""
     model, ids = gloo_ranks.model_of(), gloo_ranks.tokens()

@@ -15,7 +15,7 @@ from longstride import Pattern, attention, parallel
 NAMES = ("out", "lse", "dq", "dk", "dv")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a shuffled run would start it anew at every return to this file
 def ranks(tmp_path_factory):
     """What each check came to, by rank. The processes run all checks: starting them costs most."""
     folder = tmp_path_factory.mktemp("ranks")
