@@ -11,7 +11,7 @@ import torch
 from support import close, inputs
 
 import longstride as ls
-from longstride.nn import LongNet, LongNetLM, MultiheadDilatedAttention, load_model, load_weights, save_model
+from longstride.nn import LongNet, LongNetLM, MultiheadDilatedAttention, generate, load_model, load_weights, save_model
 
 LEFT = 5
 
@@ -169,11 +169,22 @@ def test_a_folder_with_sinks_loads(tmp_path):
 
 
 @pytest.mark.skipif("LONGSTRIDE_INSTALLED" in os.environ, reason="a wheel has no C++ program")
-def test_the_cpp_program_refuses_a_model_with_sinks_by_their_name(tmp_path):
+def test_the_cpp_program_goes_on_as_a_model_with_sinks_does_here(tmp_path):
     program = pathlib.Path(os.environ["LONGSTRIDE_LIBRARY"]).parents[1] / "bin" / "longstride"
-    for sinks in (False, True):
-        save_model(tmp_path / "made", LongNetLM(256, 16, 1, 2, [4, 16], [1, 2], sinks=sinks))
-        command = [program, "generate", tmp_path / "made", "--prompt=a", "--length=2", "--raw", "--quiet"]
-        done = subprocess.run(command, capture_output=True, timeout=600)
-        assert (done.returncode != 0) == sinks, done.stderr
-    assert b"unknown" in done.stderr and b"'sinks'" in done.stderr
+    torch.manual_seed(5)
+    model = LongNetLM(256, 16, 1, 2, [4, 16], [1, 2], causal=True, sinks=True)
+    prompt, said = torch.tensor([list(b"ab")]), []
+    for sink in (0.0, 3.0):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("sinks"):
+                    parameter.fill_(sink)
+                elif name.endswith("attention.out_proj.weight") and sink == 0:
+                    parameter.mul_(30)  # so that attention says which token comes
+        save_model(tmp_path / "made", model)
+        words = ["--prompt=ab", "--length=12", "--temperature=0", "--raw", "--quiet"]
+        done = subprocess.run([program, "generate", tmp_path / "made", *words], capture_output=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+        assert said[-1].endswith(bytes(generate(model.eval(), prompt, max_tokens=12, temperature=0)[0].tolist()))
+    assert said[0] != said[1]

@@ -93,7 +93,7 @@ def test_generation_is_the_models(name, lengths, cache):
     tokens, logits = generated(model, "longstride", ids, mask, **CACHES[cache])
     wanted_tokens, wanted = generated(model, "eager", ids, mask)
     assert torch.equal(tokens, wanted_tokens)
-    close(logits, wanted)
+    close(logits, wanted, 1e-4)  # of four layers, whose products are summed in an order of the processor's own
 
 
 DILATED = {"segment_lengths": [4, 16], "dilation_rates": [1, 2]}
