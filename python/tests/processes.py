@@ -8,11 +8,12 @@ import time
 SECONDS = 900  # against hangs alone
 
 
-def run_ranks(script, ranks, folder, *arguments, expected=None):
+def run_ranks(script, ranks, folder, *arguments, expected=None, meanwhile=None):
     """Runs `script RANK FOLDER arguments...` for every rank until all have ended; a rank that fails ends the others.
 
     Args:
         expected: exit codes by rank; None: all 0. A rank that ends with the one expected of it ends nobody.
+        meanwhile: called with the processes and their codes so far, over and over.
     Returns:
         What each rank wrote to stdout and stderr, if the codes are those expected; else the test fails with it.
     """
@@ -30,6 +31,8 @@ def run_ranks(script, ranks, folder, *arguments, expected=None):
         while None in (codes := [process.poll() for process in processes]) and time.monotonic() < end:
             if any(code not in (None, wanted) for code, wanted in zip(codes, expected)):  # the others would wait for it
                 break
+            if meanwhile is not None:
+                meanwhile(processes, codes)
             time.sleep(0.1)
     finally:
         for process, log in zip(processes, logs):

@@ -5,6 +5,7 @@ described, and descriptions that this group has not seen are compared on all ran
 the same ValueError, before a row has travelled.
 """
 
+import dataclasses
 import hashlib
 import json
 import weakref
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .._refusal import refuse, sentence
-from ._exchange import gathered, gathered_objects
+from ._exchange import broken, failed, gathered, gathered_objects, turn
 from ._ranks import Ranks
+from ._rollcall import enter, leave, others_compare
 
 # How many descriptions of a group are kept; all are forgotten when there are more. Every rank counts alike, or one
 # would ask the others what they are not about to answer.
@@ -23,8 +25,17 @@ MOST_KEPT = 4096
 # Characters of a value that an error shows.
 SHOWN = 100
 
-# Of each group the calls that were agreed upon, and what came of it.
-agreed: weakref.WeakKeyDictionary[Any, dict[bytes, int]] = weakref.WeakKeyDictionary()
+
+
+@dataclasses.dataclass
+class Agreed:
+    """Of a group the calls that were agreed upon, with what came of it, and how often calls were compared."""
+
+    calls: dict[bytes, int] = dataclasses.field(default_factory=dict)
+    comparisons: int = 0
+
+
+of_group: weakref.WeakKeyDictionary[Any, Agreed] = weakref.WeakKeyDictionary()
 
 
 def fingerprint(t: Tensor | None) -> str | None:
@@ -45,7 +56,9 @@ def agree(what: str, ranks: Ranks, call: dict[str, Any], rows: int, error: Value
 
     Args:
         call: names and values of what must not differ.
-        error: what this rank has found wrong with its own call: raised here, and an error that says so elsewhere.
+        error: what this rank has found wrong with its own call: raised here, and elsewhere an error that says so. If
+            the others do not come to compare their calls, as they know the description of theirs, it is raised alone,
+            and this rank is done with the group.
         validate: "first": calls of one description are compared once; "always": every time.
     Raises:
         ValueError: on every rank.
@@ -54,21 +67,37 @@ def agree(what: str, ranks: Ranks, call: dict[str, Any], rows: int, error: Value
     if error is not None:
         call["error"] = str(error)
     digest = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).digest()
-    kept = agreed.setdefault(ranks.group, {})
-    if validate == "first" and digest in kept:
-        return kept[digest]
-    own = torch.frombuffer(bytearray(digest + rows.to_bytes(8, "little")), dtype=torch.int64)
+    kept = of_group.setdefault(ranks.group, Agreed())
+    if validate == "first" and digest in kept.calls:
+        return kept.calls[digest]
+    if error is not None and (ranks.group in broken or not others_compare(ranks, kept.comparisons + 1)):
+        leave(ranks, error)
+        broken.setdefault(ranks.group, f"rank {ranks.rank} refused a call that the others did not compare")
+        raise error
+    with turn(what, ranks):
+        return compare(what, ranks, call, rows, error, kept, digest)
+
+
+def compare(
+    what: str, ranks: Ranks, call: dict[str, Any], rows: int, error: ValueError | None, kept: Agreed, digest: bytes
+) -> int:
+    kept.comparisons += 1
     place = f"the agreement before {what}"
+    try:
+        enter(ranks, kept.comparisons)
+    except (RuntimeError, KeyError) as lost:
+        raise failed(place, ranks, lost) from lost
+    own = torch.frombuffer(bytearray(digest + rows.to_bytes(8, "little")), dtype=torch.int64)
     all_ranks = gathered(place, ranks, own).view(ranks.size, -1)
     if not bool((all_ranks[:, :4] == own[:4]).all()):
         calls = gathered_objects(place, ranks, call)
         raise error or difference(what, calls)
     if error is not None:
         raise error
-    if len(kept) >= MOST_KEPT:
-        kept.clear()
-    kept[digest] = int(all_ranks[:, 4].sum())
-    return kept[digest]
+    if len(kept.calls) >= MOST_KEPT:
+        kept.calls.clear()
+    kept.calls[digest] = int(all_ranks[:, 4].sum())
+    return kept.calls[digest]
 
 
 def difference(what: str, calls: list[dict[str, Any]]) -> ValueError:

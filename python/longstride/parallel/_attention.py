@@ -1,6 +1,8 @@
 """cp_attention: a shard's attention over the whole sequence. The library computes; rows travel by torch.distributed."""
 
+import contextlib
 import dataclasses
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from .._pattern import Pattern
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
 from ._agreement import agree, check_validate, fingerprint
-from ._exchange import Posted
+from ._exchange import Posted, turn
 from ._ranks import Ranks, ranks_of
 from ._shards import Boundaries, boundaries_tensor, check_rows, pieces_of, wide_dtype
 
@@ -30,6 +32,11 @@ class Call:
     received: list[int]  # and come from each
     joined: bool  # parts of a row are joined, for which 16 bits are too few
     travels: bool  # whether any rank sends any row
+    description: dict[str, Any]
+    validate: str
+
+    def turn(self, what: str) -> AbstractContextManager:
+        return turn(what, self.ranks) if self.travels else contextlib.nullcontext()
 
     def wide(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """In the type that parts are computed in."""
@@ -119,7 +126,7 @@ def cp_attention(
     if exchange == "none" and total > 0:
         refuse("exchange", f"must not be none where queries see keys of other ranks, {total} rows in all", "none",
                "take direct or auto, or shards that segments end on")  # fmt: skip
-    call = Call(arguments, ranks, sent, received, joined, total > 0)
+    call = Call(arguments, ranks, sent, received, joined, total > 0, description, validate)
     out, lse = RankAttention.apply(q, k, v, call)
     return (out, lse) if return_lse else out
 
@@ -190,17 +197,9 @@ class RankAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, call: Call):
-        operators, given, dtype = torch.ops.longstride, (q, k, v), q.dtype
-        posted = None
-        if call.travels:
-            message = operators.cp_pack(q, k, v, *call.arguments)
-            posted = Posted("cp_attention forward", call.ranks, message, call.sent, call.received)
-        q, k, v = call.wide(q, k, v)
-        out, lse = operators.cp_forward_pieces(q, k, v, *call.arguments)
-        received = q.new_empty(0, 2 * q.size(3)) if posted is None else posted.wait()
-        keys = operators.cp_forward_gathered(received.to(q.dtype), out, lse, q, k, v, *call.arguments)
-        out = out.to(dtype)
-        ctx.save_for_backward(*given, out, lse, keys)
+        with call.turn("cp_attention"):
+            out, lse, keys = forward(q, k, v, call)
+        ctx.save_for_backward(q, k, v, out, lse, keys)
         ctx.call = call
         ctx.set_materialize_grads(False)
         return out, lse
@@ -208,18 +207,38 @@ class RankAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, d_out: Tensor | None, d_lse: Tensor | None):
-        operators, call = torch.ops.longstride, ctx.call
-        q, k, v, out, lse, keys = ctx.saved_tensors
-        dtype = q.dtype
+        call, saved = ctx.call, ctx.saved_tensors
         # Without a gradient too: other ranks may have one, and wait for this one's part.
-        d_out = torch.zeros_like(out) if d_out is None else d_out
-        q, k, v, out, d_out = call.wide(q, k, v, out, d_out)
-        results, shard = (d_out, d_lse, out, lse), (q, k, v, *call.arguments)
-        d_queries, d_keys, message = operators.cp_backward_gathered(*results, keys, *shard)
-        posted = None
-        if call.travels:
-            posted = Posted("cp_attention backward", call.ranks, message, call.received, call.sent)
-        dq, dk, dv = operators.cp_backward_pieces(*results, d_queries, d_keys, *shard)
-        if posted is not None:
-            operators.cp_add_returned(posted.wait(), dk, dv, *shard)
-        return dq.to(dtype), dk.to(dtype), dv.to(dtype), None
+        d_out = torch.zeros_like(saved[3]) if d_out is None else d_out
+        if call.validate == "always":
+            agree("cp_attention backward", call.ranks, call.description, 0, None, "always")
+        with call.turn("cp_attention backward"):
+            return *backward(d_out, d_lse, saved, call), None
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """(out, lse, the buffer of gathered keys)."""
+    operators, dtype, posted = torch.ops.longstride, q.dtype, None
+    if call.travels:
+        message = operators.cp_pack(q, k, v, *call.arguments)
+        posted = Posted("cp_attention", call.ranks, message, call.sent, call.received)
+    q, k, v = call.wide(q, k, v)
+    out, lse = operators.cp_forward_pieces(q, k, v, *call.arguments)
+    received = q.new_empty(0, 2 * q.size(3)) if posted is None else posted.wait()
+    keys = operators.cp_forward_gathered(received.to(q.dtype), out, lse, q, k, v, *call.arguments)
+    return out.to(dtype), lse, keys
+
+
+def backward(d_out: Tensor, d_lse: Tensor | None, saved: tuple[Tensor, ...], call: Call) -> tuple[Tensor, ...]:
+    """(dq, dk, dv)"""
+    q, k, v, out, lse, keys = saved
+    operators, dtype, posted = torch.ops.longstride, q.dtype, None
+    q, k, v, out, d_out = call.wide(q, k, v, out, d_out)
+    results, shard = (d_out, d_lse, out, lse), (q, k, v, *call.arguments)
+    d_queries, d_keys, message = operators.cp_backward_gathered(*results, keys, *shard)
+    if call.travels:
+        posted = Posted("cp_attention backward", call.ranks, message, call.received, call.sent)
+    dq, dk, dv = operators.cp_backward_pieces(*results, d_queries, d_keys, *shard)
+    if posted is not None:
+        operators.cp_add_returned(posted.wait(), dk, dv, *shard)
+    return dq.to(dtype), dk.to(dtype), dv.to(dtype)

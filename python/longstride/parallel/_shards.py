@@ -9,7 +9,7 @@ from torch import Tensor
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
 from ._agreement import agree, check_validate
-from ._exchange import Posted
+from ._exchange import Posted, turn
 from ._ranks import Ranks, ranks_of
 
 Boundaries = int | Sequence[int] | Tensor | None
@@ -164,7 +164,8 @@ class Unshard(torch.autograd.Function):
         rows = x.movedim(dim, 0)
         sent = torch.cat([rows] * ranks.size)  # every rank gets all of them
         counts = [rows_in(of_rank) for of_rank in pieces]
-        received = Posted("unshard", ranks, sent, [rows.size(0)] * ranks.size, counts).wait()
+        with turn("unshard", ranks):
+            received = Posted("unshard", ranks, sent, [rows.size(0)] * ranks.size, counts).wait()
         whole = torch.empty_like(received)
         for (begin, end), part in zip([p for of_rank in pieces for p in of_rank], parted(received, pieces)):
             whole[begin:end] = part
@@ -178,7 +179,8 @@ class Unshard(torch.autograd.Function):
         sent = torch.cat([whole[begin:end] for of_rank in pieces for begin, end in of_rank])
         counts = [rows_in(of_rank) for of_rank in pieces]
         own = counts[ranks.rank]
-        received = Posted("unshard backward", ranks, sent, counts, [own] * ranks.size).wait()
+        with turn("unshard backward", ranks):
+            received = Posted("unshard backward", ranks, sent, counts, [own] * ranks.size).wait()
         total, *others = [part.to(wide_dtype(grad.dtype)) for part in received.split(own)] if own else [received]
         for other in others:
             total = total + other
