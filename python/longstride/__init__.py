@@ -19,9 +19,9 @@ from ._merge import draw_dropout_seed, merge, with_sink  # noqa: E402
 from ._pattern import Pattern  # noqa: E402
 from ._weights import attention_weights  # noqa: E402
 from ._version import __version__  # noqa: E402
+from . import parallel  # noqa: E402
 from . import nn  # noqa: E402
 from . import factory  # noqa: E402
-from . import parallel  # noqa: E402
 
 __all__ = [
     "Pattern",

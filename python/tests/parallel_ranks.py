@@ -177,6 +177,14 @@ def sharded(rank, of_size):
     return found
 
 
+def said(make):
+    """What comes of a call, or the text of its ValueError."""
+    try:
+        return make()
+    except ValueError as error:
+        return str(error)
+
+
 def refusals(rank, of_size):
     """What each rank raises where one of three differs, or is wrong; afterwards the group works."""
     if rank >= 3:
@@ -211,13 +219,7 @@ def refusals(rank, of_size):
         "another call": lambda: parallel.unshard(torch.zeros(2, 8, 4), of_size[3]) if last else call(dim=4),
         "works": lambda: call().shape,
     }
-    found = {}
-    for name, make in calls.items():
-        try:
-            found[name] = make()
-        except ValueError as error:
-            found[name] = str(error)
-    return found
+    return {name: said(make) for name, make in calls.items()}
 
 
 def other_members(rank, pair):

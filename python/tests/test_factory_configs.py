@@ -250,7 +250,7 @@ def group():
     torch.distributed.destroy_process_group()
 
 
-def test_ranks_of_a_group_are_counted_and_several_are_refused(group):
+def test_ranks_of_a_group_are_counted_and_share_the_sequence(group):
     name = group.group_name
     for said in (None, name, group):
         assert factory.ranks_of(RingAttentionConfig(said)) == 6
@@ -266,9 +266,8 @@ def test_ranks_of_a_group_are_counted_and_several_are_refused(group):
         with pytest.raises(ValueError, match=words):
             factory.ranks_of(config)
     for kind in ("ring", "distributed", "block_sparse_ring", "block_sparse_ring_distributed", "auto"):
-        with pytest.raises(ValueError, match='group must have one rank, .*got one of 6 ranks; pass group "none"'):
-            factory.create_dilated_attention(kind, group=name)
-        assert factory.create_dilated_attention(kind, group="none")
+        assert factory.create_dilated_attention(kind, group=name).context_parallel.ranks.size == 6
+        assert factory.create_dilated_attention(kind, group="none").context_parallel is None
     choice = factory.choose_attention(group=name)
     assert choice.type == "ring" and "6 ranks share the sequence" in choice.reason
     assert factory.choose_attention().type == "ring"

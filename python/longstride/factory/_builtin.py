@@ -14,6 +14,7 @@ from torch import nn
 from .._refusal import refuse
 from ..nn import DilatedAttention, MultiheadDilatedAttention, _learned
 from ..nn._config import refuse_unknown
+from ..parallel import place
 from ._configs import (
     DilatedAttentionConfig,
     DistributedConfig,
@@ -21,6 +22,7 @@ from ._configs import (
     RingAttentionConfig,
     name_of,
     ranks_of,
+    ring_of,
 )
 from ._meanings import MEANINGS
 from ._registry import AttentionBuilder, OptionInfo, Registry, joined
@@ -112,8 +114,8 @@ class Fields:
     def described(self) -> tuple[OptionInfo, ...]:
         return tuple(OptionInfo(name, listed(default), MEANINGS[name]) for name, _, default in self.all())
 
-    def filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The module's arguments. Raises ValueError."""
+    def filled(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], RingAttentionConfig | None]:
+        """The module's arguments, and where it runs. Raises ValueError."""
         given = {name: value for name, value in options.items() if value is not None}
         if ("segment_lengths" in given) != ("dilation_rates" in given):
             alone = "segment_lengths" if "segment_lengths" in given else "dilation_rates"
@@ -128,14 +130,11 @@ class Fields:
         arguments = {name: given.get(name, default) for name, _, default in self.module()}
         if self.blocks != "none":
             arguments.update(self.chosen_blocks(given))
+        where = None
         if self.placement is not None:
             where = self.placement(**{name: given[name] for name, _, _ in self.where() if name in given})
-            ranks = ranks_of(where)
-            if ranks > 1:
-                wanted = "must have one rank, for this version runs each sequence in one process"
-                remedy = 'pass group "none" to let every rank run its own sequences'
-                refuse("group", wanted, f"one of {ranks} ranks", remedy)
-        return arguments
+            ranks_of(where)
+        return arguments, where
 
     def chosen_blocks(self, given: Mapping[str, Any]) -> dict[str, Any]:
         said = {name: given[name] for name, _, _ in self.sparse() if name in given}
@@ -153,13 +152,18 @@ class Fields:
         return {"blocks": config.block_patterns(), "learned": learned}
 
     def build(self, options: Mapping[str, Any]) -> nn.Module:
-        arguments = self.filled(options)
+        arguments, where = self.filled(options)
         if not self.multihead:
-            return DilatedAttention(**arguments)
+            return placed(DilatedAttention(**arguments), where)
         device, dtype = place_of(options.get("device") or "cpu"), dtype_of(options.get("dtype") or "float32")
         # Checked where it costs nothing, before memory is taken.
         MultiheadDilatedAttention(**arguments, device="meta")
-        return MultiheadDilatedAttention(**arguments).to(device, dtype)
+        return placed(MultiheadDilatedAttention(**arguments).to(device, dtype), where)
+
+
+def placed(module: nn.Module, where: RingAttentionConfig | None) -> nn.Module:
+    ring = None if where is None else ring_of(where)
+    return module if ring is None else place(module, ring)
 
 
 def builder(summary: str, blocks: str, placement: type[RingAttentionConfig] | None) -> AttentionBuilder:

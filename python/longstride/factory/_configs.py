@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,12 +143,13 @@ class LongNetConfig(Config):
 
 @dataclass(frozen=True)
 class RingAttentionConfig(Config):
-    """Where attention runs. This version runs every sequence in one process.
+    """Where attention runs: over how many ranks a sequence lies, each of which has a shard of it (docs/parallel.md).
 
     Args:
         group: a process group by its name (`group.group_name`), or the group; "none": this process by itself. None: the
             default group if one is initialised, else this process by itself.
-        ring_size: ranks that share a sequence, >= 1, dividing the group's; None: all of them.
+        ring_size: ranks that share a sequence, >= 1, dividing the group's; None: all of them. The group is cut into rings
+            of so many consecutive ranks, each with sequences of its own.
     """
 
     group: str | None = None
@@ -263,3 +265,31 @@ def ranks_of(config: RingAttentionConfig) -> int:
         if backend != config.backend:
             refuse("backend", f"must be that of the group, '{backend}'", f"'{config.backend}'")
     return ranks
+
+
+# Of each group its rings by their size, made once: a model has many modules.
+rings: weakref.WeakKeyDictionary[Any, dict[int, Any]] = weakref.WeakKeyDictionary()
+
+
+def ring_of(config: RingAttentionConfig) -> Any:
+    """The group of ranks that share this process's sequences; None: this process by itself. All ranks of the group that
+    the config names must ask for it, since rings that are parts of it are made then.
+
+    Raises:
+        ValueError: what `ranks_of` raises; rings within a group of some of the job's ranks, since torch makes groups with
+            all of them.
+    """
+    ranks, group = ranks_of(config), find_group(config.group)
+    size = config.ring_size or ranks
+    if size == 1:
+        return None
+    if size == ranks:
+        return group
+    if ranks != torch.distributed.get_world_size():
+        remedy = "make the ring with torch.distributed.new_group and pass it as the group"
+        refuse("ring_size", f"must be unset or {ranks} in a group of some of the job's ranks", size, remedy)
+    of_group = rings.setdefault(group, {})
+    if size not in of_group:
+        made = [torch.distributed.new_group(range(first, first + size)) for first in range(0, ranks, size)]
+        of_group[size] = made[group.rank() // size]
+    return of_group[size]

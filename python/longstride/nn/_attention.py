@@ -13,6 +13,8 @@ from .._attention import Lengths, attention
 from .._merge import draw_dropout_seed
 from .._pattern import Pattern, plain, text_of
 from .._refusal import refuse
+from ..parallel import ContextParallel
+from ..parallel._shards import Boundaries
 from ._checks import require_dropout
 from ._config import flat, require_alone, require_types
 from ._learned import BlockChoice, BlockScorer
@@ -60,6 +62,8 @@ class DilatedAttention(nn.Module):
             module's `scorer`. A call has whole sequences then: no cu_seqlens, no query_start, no blocks.
         pattern: a `Pattern` in place of all options that say one: causal, groups and blocks.
         device, dtype: of the scorer.
+    Attributes:
+        context_parallel: where its sequences lie (`longstride.parallel.place`); None: each with this process.
     Raises:
         ValueError: what `Pattern.dilated` refuses; a pattern beside such options; softmax_scale that is not finite;
             dropout outside [0, 1).
@@ -104,6 +108,7 @@ class DilatedAttention(nn.Module):
         require_dropout("attention_dropout", attention_dropout)
         if softmax_scale is not None and not math.isfinite(softmax_scale):
             refuse("softmax_scale", "must be finite", softmax_scale)
+        self.context_parallel: ContextParallel | None = None
         self.softmax_scale = softmax_scale
         self.attention_dropout = attention_dropout
 
@@ -123,6 +128,12 @@ class DilatedAttention(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.pattern!r}, softmax_scale={self.softmax_scale}, attention_dropout={self.attention_dropout}"
 
+    @property
+    def over_ranks(self) -> ContextParallel | None:
+        """Where its sequences lie, if it is with more than this process."""
+        placed = self.context_parallel
+        return placed if placed is not None and placed.ranks.size > 1 else None
+
     def forward(
         self,
         q: Tensor,
@@ -135,9 +146,12 @@ class DilatedAttention(nn.Module):
         deterministic: bool = False,
         alibi_slopes: Tensor | None = None,
         choices: list[BlockChoice] | None = None,
+        boundaries: Boundaries = None,
     ) -> tuple[Tensor, Tensor]:
         """q [batch, len, heads, dim], k and v [batch, len, kv_heads, dim] -> (out, lse), all as in `attention`.
 
+        boundaries: of a module whose sequences lie with several ranks, as in `longstride.parallel.cp_attention`;
+        lengths and cu_seqlens are those of the whole sequence then.
         choices: with learned blocks, a list to which the choice of this call is appended, with its density_loss.
         """
         if not torch.compiler.is_compiling() and q.dim() == 4 and (q.size(3) % 8 or q.size(3) > 128):
@@ -146,6 +160,24 @@ class DilatedAttention(nn.Module):
                 f"{q.size(3)}",
                 stacklevel=2,
             )
+        drops = self.training and self.attention_dropout > 0
+        dropout_p = self.attention_dropout if drops else 0
+        if (ranks := self.over_ranks) is not None:
+            if query_start is not None:
+                remedy = 'decode in one process: longstride.parallel.place(module, "none")'
+                refuse("query_start", "must be None where the sequence lies with several ranks", query_start, remedy)
+            if alibi_slopes is not None:
+                remedy = 'take positions "rope" or "xpos"'
+                refuse("alibi_slopes", "must be None where the sequence lies with several ranks", "slopes", remedy)
+            if choices is not None:
+                refuse("choices", "must be None where the sequence lies with several ranks", "a list")
+            return ranks.attention(
+                q, k, v, self.pattern, boundaries=boundaries, cu_seqlens=cu_seqlens, lengths=lengths,
+                scale=self.softmax_scale, dropout_p=dropout_p,
+            )  # fmt: skip
+        if boundaries is not None:
+            remedy = "call longstride.parallel.place(module, group), on a group of several ranks"
+            refuse("boundaries", "must be None where this process holds the whole sequence", boundaries, remedy)
         chosen: dict[str, Tensor] = {}
         if self.scorer is not None:
             choice = self.chosen(self.scorer, q, k, lengths, cu_seqlens=cu_seqlens, query_start=query_start)
@@ -157,11 +189,10 @@ class DilatedAttention(nn.Module):
         elif choices is not None:
             remedy = "set learned in the module's options"
             refuse("choices", "must be None in a module without learned blocks", "a list", remedy)
-        drops = self.training and self.attention_dropout > 0
         return attention(
             q, k, v, self.pattern, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start,
-            deterministic=deterministic, alibi_slopes=alibi_slopes, scale=self.softmax_scale,
-            dropout_p=self.attention_dropout if drops else 0, dropout_seed=draw_dropout_seed(q.device) if drops else None, return_lse=True, **chosen,
+            deterministic=deterministic, alibi_slopes=alibi_slopes, scale=self.softmax_scale, dropout_p=dropout_p,
+            dropout_seed=draw_dropout_seed(q.device) if drops else None, return_lse=True, **chosen,
         )  # fmt: skip
 
     def chosen(self, scorer: BlockScorer, q: Tensor, k: Tensor, lengths: Lengths, **given: Any) -> BlockChoice:

@@ -166,7 +166,7 @@ class TransformerLayer(nn.Module):
 
         Args:
             x: of the module's dtype and device.
-            **call: lengths, cu_seqlens, key_padding_mask, position0, deterministic, cache and rotary, as in
+            **call: lengths, cu_seqlens, key_padding_mask, position0, deterministic, cache, rotary and boundaries, as in
                 `MultiheadDilatedAttention.forward`.
         Raises:
             ValueError: what that raises; need_lse.

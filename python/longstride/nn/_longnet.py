@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .._attention import Lengths
 from .._pattern import Pattern
 from .._refusal import refuse, shape
+from ..parallel._shards import Boundaries
 from ._checks import attention_dtype, check_input, require_gain, require_positive
 from ._config import flat, refuse_unknown, require_alone, require_types
 from ._layers import DilatedTransformerDecoderLayer, TransformerLayer, run_layers
@@ -140,30 +141,34 @@ class LongNet(nn.Module):
             if norm is not None:
                 norm.reset_parameters()
 
-    def check(self, name: str, x: Tensor) -> None:
+    def check(self, name: str, x: Tensor, boundaries: Boundaries) -> None:
         norm = self.encoder_norm if self.has_encoder else self.decoder_norm
         check_input(name, x, self.sizes["d_model"], norm.weight)
-        if x.size(1) > self.max_len:
+        layers, length = self.encoder_layers if self.has_encoder else self.decoder_layers, x.size(1)
+        if (ranks := layers[0].attention.attention.over_ranks) is not None:
+            length = ranks.length(length, boundaries)
+        if length > self.max_len:
             remedy = "raise max_len in the config"
-            refuse(name, f"must not be longer than max_len {self.max_len}", x.size(1), remedy)
+            refuse(name, f"must not be longer than max_len {self.max_len}", length, remedy)
 
     def run(self, layers: nn.ModuleList, x: Tensor, *memory: Tensor, **call: Any) -> Tensor:
-        rotary = layers[0].attention.rotary_factors(0, x.size(1), attention_dtype(x), x.device)
+        dtype, boundaries = attention_dtype(x), call.get("boundaries")
+        rotary = layers[0].attention.rotary_factors(0, x.size(1), dtype, x.device, boundaries)
         return run_layers(layers, x, *memory, checkpointing=self.activation_checkpointing, rotary=rotary, **call)
 
     def encode(self, source: Tensor, **call: Any) -> Tensor:
         """The encoder's part of forward(). Raises ValueError in the form "decoder"."""
         if not self.has_encoder:
             refuse("encode()", "needs a form with an encoder", self.form, "call forward()")
-        self.check("source", source)
+        self.check("source", source, call.get("boundaries"))
         return self.encoder_norm(self.run(self.encoder_layers, source, **call))
 
     def decode(self, target: Tensor, memory: Tensor, **call: Any) -> Tensor:
         """The decoder's part of forward(), over what encode() gave. Raises ValueError in the other forms."""
         if self.form != "encoder_decoder":
             refuse("decode()", "needs the form encoder_decoder", self.form, "call forward()")
-        self.check("target", target)
-        self.check("memory", memory)
+        self.check("target", target, call.get("boundaries"))
+        self.check("memory", memory, call.get("boundaries"))
         self.check_shapes(target, memory)
         return self.decoder_norm(self.run(self.decoder_layers, target, memory, **call))
 
@@ -180,20 +185,23 @@ class LongNet(nn.Module):
         lengths: Lengths = None,
         cu_seqlens: Lengths = None,
         deterministic: bool = False,
+        boundaries: Boundaries = None,
     ) -> Tensor:
         """source [batch, len, d_model] -> [batch, len, d_model].
 
         Args:
             target: what the decoder of "encoder_decoder" reads, of the source's shape; None: the source itself.
             lengths, cu_seqlens, deterministic: as in `attention`; they hold for source and target alike.
+            boundaries: of a model whose sequences lie with several ranks (`longstride.parallel.place`), as in
+                `longstride.parallel.cp_attention`; source and target are this rank's rows then.
         Raises:
             ValueError: a target in another form; shapes, dtypes, devices that do not fit; input longer than max_len.
         """
-        call = {"lengths": lengths, "cu_seqlens": cu_seqlens, "deterministic": deterministic}
+        call = {"lengths": lengths, "cu_seqlens": cu_seqlens, "deterministic": deterministic, "boundaries": boundaries}
         if self.form != "encoder_decoder" and target is not None:
             remedy = "use the form encoder_decoder, or pass one sequence"
             refuse("target", f"must be None in the form {self.form}", shape(target), remedy)
-        self.check("source", source)
+        self.check("source", source, boundaries)
         if self.form == "encoder":
             return self.encode(source, **call)
         if self.form == "decoder":

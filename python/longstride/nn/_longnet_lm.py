@@ -14,6 +14,8 @@ from .._attention import Lengths
 from .._pattern import Pattern
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
+from ..parallel import ContextParallel
+from ..parallel._shards import Boundaries
 from ._cache import KeyValueCache
 from ._checks import attention_dtype, require_gain, require_positive
 from ._config import flat, require_alone, require_types
@@ -174,18 +176,27 @@ class LongNetLM(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         return self.dropout(self.embedding(tokens) * math.sqrt(self.dim))
 
-    def factors(self, x: Tensor, position0: int) -> tuple[Tensor, Tensor] | None:
-        return self.layers[0].attention.rotary_factors(position0, x.size(1), attention_dtype(x), x.device)
+    def factors(self, x: Tensor, position0: int, boundaries: Boundaries = None) -> tuple[Tensor, Tensor] | None:
+        attention = self.layers[0].attention
+        return attention.rotary_factors(position0, x.size(1), attention_dtype(x), x.device, boundaries)
 
     def hidden(self, tokens: Tensor, **call: Any) -> Tensor:
         self.check_ids("tokens", tokens)
-        if tokens.size(1) > self.max_len:
+        length, boundaries = tokens.size(1), call["boundaries"]
+        if (ranks := self.over_ranks) is not None:
+            length = ranks.length(length, boundaries)
+        if length > self.max_len:
             remedy = "raise max_len in the config"
-            refuse("tokens", f"must not be longer than max_len {self.max_len}", tokens.size(1), remedy)
+            refuse("tokens", f"must not be longer than max_len {self.max_len}", length, remedy)
         x = self.embed(tokens)
-        checkpointing = self.activation_checkpointing
-        x = run_layers(self.layers, x, checkpointing=checkpointing, rotary=self.factors(x, 0), **call)
+        rotary = self.factors(x, 0, boundaries)
+        x = run_layers(self.layers, x, checkpointing=self.activation_checkpointing, rotary=rotary, **call)
         return self.final_norm(x)
+
+    @property
+    def over_ranks(self) -> ContextParallel | None:
+        """Where its sequences lie, if it is with more than this process (`longstride.parallel.place`)."""
+        return self.layers[0].attention.attention.over_ranks
 
     @property
     def head_weight(self) -> Tensor:
@@ -193,17 +204,26 @@ class LongNetLM(nn.Module):
         return self.embedding.weight if self.head is None else self.head.weight
 
     def forward(
-        self, tokens: Tensor, *, lengths: Lengths = None, cu_seqlens: Lengths = None, deterministic: bool = False
+        self,
+        tokens: Tensor,
+        *,
+        lengths: Lengths = None,
+        cu_seqlens: Lengths = None,
+        deterministic: bool = False,
+        boundaries: Boundaries = None,
     ) -> Tensor:
         """tokens int64 [batch, len] -> logits [batch, len, vocab]; those of a prefix never depend on what follows it.
 
         Args:
             lengths, cu_seqlens, deterministic: as in `attention`.
+            boundaries: of a model whose sequences lie with several ranks, as in `longstride.parallel.cp_attention`;
+                tokens are this rank's then.
         Raises:
             ValueError: tokens of another dtype, shape or device, outside of [0, vocab) (not looked at while a graph is
                 traced or under torch.func's transforms), or more than max_len.
         """
-        h = self.hidden(tokens, lengths=lengths, cu_seqlens=cu_seqlens, deterministic=deterministic)
+        call = {"lengths": lengths, "cu_seqlens": cu_seqlens, "deterministic": deterministic}
+        h = self.hidden(tokens, **call, boundaries=boundaries)
         return nn.functional.linear(h, self.head_weight)
 
     def token_losses(
@@ -214,6 +234,7 @@ class LongNetLM(nn.Module):
         lengths: Lengths = None,
         cu_seqlens: Lengths = None,
         deterministic: bool = False,
+        boundaries: Boundaries = None,
     ) -> Tensor:
         """-ln p(targets[b, i] | tokens[b, 0..i]), in nats: float32 [batch, len] (float64 for a float64 model).
 
@@ -230,10 +251,11 @@ class LongNetLM(nn.Module):
         self.check_ids("tokens", tokens)
         if tokens.shape != targets.shape:
             refuse("targets", f"must have the shape of tokens, {shape(tokens)}", shape(targets))
-        h = self.hidden(tokens, lengths=lengths, cu_seqlens=cu_seqlens, deterministic=deterministic).flatten(0, 1)
+        call = {"lengths": lengths, "cu_seqlens": cu_seqlens, "deterministic": deterministic}
+        h = self.hidden(tokens, **call, boundaries=boundaries).flatten(0, 1)
         wide = torch.float64 if h.dtype == torch.float64 else torch.float32
-        if h.size(0) == 0:
-            return h.new_empty(targets.shape, dtype=wide)
+        if h.size(0) == 0:  # with a gradient all the same: an empty shard takes part in its group's backward
+            return h.sum(1).to(wide).view(targets.shape)
 
         def losses(rows: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
             logits = nn.functional.linear(rows, weight).to(wide)
@@ -246,8 +268,13 @@ class LongNetLM(nn.Module):
         return torch.cat([checkpoint(losses, *part, weight, **kept) for part in parts]).view(targets.shape)
 
     def loss(self, tokens: Tensor, targets: Tensor, **call: Any) -> Tensor:
-        """The mean of `token_losses` over the targets that count, in nats; a scalar. Raises ValueError if none does."""
+        """The mean of `token_losses` over the targets that count, in nats; a scalar. Raises ValueError if none does.
+
+        Where sequences lie with several ranks: this rank's part of the mean over all of them, which is the ranks' sum.
+        """
         counted = int((targets != IGNORED).sum())
+        if (ranks := self.over_ranks) is not None:
+            counted = ranks.sum("the count of targets", counted)
         if counted == 0:
             refuse("targets", "must hold one that counts", "none")
         return self.token_losses(tokens, targets, **call).sum() / counted

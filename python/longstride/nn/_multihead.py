@@ -11,6 +11,7 @@ from .._attention import Lengths
 from .._merge import with_sink
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
+from ..parallel._shards import Boundaries
 from . import _positions
 from ._attention import DilatedAttention
 from ._cache import KeyValueCache, empty_cache
@@ -156,14 +157,20 @@ class MultiheadDilatedAttention(nn.Module):
         return empty_cache((batch, capacity, self.kv_heads, self.head_dim), attention_dtype(weight), weight.device)
 
     def rotary_factors(
-        self, position0: int, length: int, dtype: torch.dtype, device: torch.device
+        self, position0: int, length: int, dtype: torch.dtype, device: torch.device, boundaries: Boundaries = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Factors of positions [position0, position0 + length), for `rotary` of forward(); None unless they turn q and k."""
+        """Factors of positions [position0, position0 + length), for `rotary` of forward(); None unless they turn q and k.
+
+        Where the sequence lies with several ranks: of this rank's `length` tokens of it, position0 being its first's.
+        """
         if self.positions not in _positions.ROTARY:
             return None
+        rows = None
+        if (ranks := self.attention.over_ranks) is not None:
+            rows, length = ranks.positions(length, boundaries, device), ranks.length(length, boundaries)
         return _positions.rotary_factors(
             self.positions, position0, length, self.head_dim, dtype, device, rope_base=self.rope_base,
-            xpos_base=self.xpos_base,
+            xpos_base=self.xpos_base, rows=rows,
         )  # fmt: skip
 
     def set_positions(self, positions: str, rope_base: float, xpos_scale_base: float, max_len: int) -> None:
@@ -227,6 +234,7 @@ class MultiheadDilatedAttention(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         need_lse: bool = False,
         choices: list[BlockChoice] | None = None,
+        boundaries: Boundaries = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Self-attention of query [batch, len, embed_dim], or attention of it over key and value of equal shapes.
 
@@ -240,6 +248,7 @@ class MultiheadDilatedAttention(nn.Module):
             rotary: factors of exactly these rows, of `rotary_factors`, where a caller has them already.
             need_lse: whether to return lse, sinks included.
             choices: with learned blocks, a list to which the choice of this call is appended, with its density_loss.
+            boundaries: as in `DilatedAttention.forward`.
         Returns:
             (output [batch, len, embed_dim], lse [batch, heads, len] or None).
         Raises:
@@ -255,6 +264,9 @@ class MultiheadDilatedAttention(nn.Module):
         if position0 < 0:
             refuse("position0", "must not be negative", position0)
         if key_padding_mask is not None:
+            if self.attention.over_ranks is not None:
+                remedy = "give lengths of the whole sequence"
+                refuse("key_padding_mask", "must be None where the sequence lies with several ranks", "a mask", remedy)
             if lengths is not None or cu_seqlens is not None:
                 refuse(
                     "key_padding_mask", "must not come together with lengths or cu_seqlens", "both", "give one of them"
@@ -279,7 +291,7 @@ class MultiheadDilatedAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is None:
             before = position0 if cache is None else position0 + cache.length
-            rotary = self.rotary_factors(before, query.size(1), v.dtype, v.device)
+            rotary = self.rotary_factors(before, query.size(1), v.dtype, v.device, boundaries)
         if rotary is not None:
             q, k = _positions.rotate(q, rotary[0]), _positions.rotate(k, rotary[1])
         # Under autocast norms return float32 where projections return a lower type.
@@ -291,7 +303,7 @@ class MultiheadDilatedAttention(nn.Module):
             k, v = cache.append(k, v)
         out, lse = self.attention(
             q, k, v, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start, deterministic=deterministic,
-            alibi_slopes=slopes, choices=choices,
+            alibi_slopes=slopes, choices=choices, boundaries=boundaries,
         )  # fmt: skip
         if cache is not None:
             cache.length += query.size(1)

@@ -57,15 +57,19 @@ def rotary_factors(
     *,
     rope_base: float,
     xpos_base: float,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Factors of q and k, of type `dtype`, for positions [position0, position0 + length): complex [length, 1, dim / 2].
 
-    Angles are computed in float64, so that they are right at a million tokens.
+    Of these only position0 + `rows`, int64 on the device, where they are given. Angles are computed in float64, so that
+    they are right at a million tokens.
     """
     if kind == "xpos":
         check_range(xpos_base, position0 + length, dtype)
     pair = torch.arange(dim // 2, dtype=torch.float64, device=device)
-    n = torch.arange(position0, position0 + length, dtype=torch.float64, device=device).view(-1, 1, 1)
+    if rows is None:
+        rows = torch.arange(length, device=device)
+    n = (rows + position0).to(torch.float64).view(-1, 1, 1)
     angle = n * torch.pow(rope_base, pair * (-2.0 / dim))
     wide = torch.complex128 if dtype == torch.float64 else torch.complex64
     if kind == "rope":

@@ -15,6 +15,7 @@ from ..._refusal import refuse
 from ...factory._legacy import bound
 from ...factory._legacy_tables import CLASSES, Parameter
 from ...nn import BlockChoice
+from ...nn import DilatedAttention as Placed
 from ._validation import ValidationMixin
 
 
@@ -57,6 +58,7 @@ class Attention(nn.Module):
     Attributes:
         pattern: what attends to what, but for causal.
         segment_lengths, dilation_rates, softmax_scale, dropout: as given.
+        context_parallel: where its sequences lie (`longstride.parallel.place`); None: each with this process.
     """
 
     def __init__(self, made: nn.Module):
@@ -68,6 +70,9 @@ class Attention(nn.Module):
         self.dropout = self.dropout_p = made.attention_dropout
         self.segment_lengths, self.dilation_rates = made.config["segment_lengths"], made.config["dilation_rates"]
         self.scorer = made.scorer
+        self.context_parallel = made.context_parallel
+
+    over_ranks = Placed.over_ranks
 
     @property
     def num_groups(self) -> int:
@@ -92,16 +97,20 @@ class Attention(nn.Module):
         Args:
             is_causal: whether a query sees only keys at its own and earlier positions.
             attention_mask: must be None.
-            lengths: tokens of each batch row, as in `longstride.attention`; there is no such argument there.
+            lengths: tokens of each batch row, as in `longstride.attention`; there is no such argument there. Of a
+                module over several ranks those of the whole sequence; the ranks' shards are of one length then.
             **chosen: blocks and gates, as a class with a scorer gives them.
         Raises:
             ValueError: what `longstride.attention` refuses, such as fewer heads than groups; a mask.
         """
         refuse_mask("attention_mask", attention_mask)
         drops = self.training and self.dropout > 0
+        pattern = self.causal_pattern if is_causal or self.causal else self.pattern
+        options = {"lengths": lengths, "scale": self.softmax_scale, "dropout_p": self.dropout if drops else 0}
+        if (ranks := self.over_ranks) is not None:
+            return ranks.attention(query, key, value, pattern, boundaries=None, **options)[0]
         return attention(
-            query, key, value, self.causal_pattern if is_causal or self.causal else self.pattern, lengths=lengths,
-            scale=self.softmax_scale, dropout_p=self.dropout if drops else 0,
+            query, key, value, pattern, **options,
             dropout_seed=draw_dropout_seed(query.device) if drops else None, **chosen,
         )  # fmt: skip
 
@@ -166,7 +175,7 @@ class ImprovedDilatedAttention(Legacy):
 
 
 class RingDilatedAttentionV2(Legacy):
-    """DilatedAttention; this version runs each sequence in one process. `ring_size` None or 1."""
+    """DilatedAttention over shards of the sequence, `ring_size` of them; None: as many as the default group has ranks."""
 
     legacy = "RingDilatedAttentionV2"
 
@@ -197,19 +206,19 @@ class RingDilatedAttentionProduction(Legacy):
 
 
 class SimulatedRingDilatedAttention(Legacy):
-    """DilatedAttention in one process. `ring_size` 1."""
+    """DilatedAttention over shards of the sequence, `ring_size` of them."""
 
     legacy = "SimulatedRingDilatedAttention"
 
 
 class TrueRingDilatedAttention(Legacy):
-    """DilatedAttention in one process. `ring_size` 1."""
+    """DilatedAttention over shards of the sequence, `ring_size` of them."""
 
     legacy = "TrueRingDilatedAttention"
 
 
 class DistributedImprovedDilatedAttention(Legacy):
-    """DilatedAttention; this version runs each sequence in one process."""
+    """DilatedAttention over shards of the sequence, as many as the default group has ranks."""
 
     legacy = "DistributedImprovedDilatedAttention"
 

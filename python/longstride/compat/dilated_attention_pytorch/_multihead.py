@@ -151,6 +151,8 @@ class Multihead(nn.Module):
         if query.shape != key.shape or key.shape != value.shape:
             got = f"{shape(query)}, {shape(key)} and {shape(value)}"
             refuse("query, key and value", "must have equal shapes", got)
+        if padding is not None and self.attention.over_ranks is not None:
+            refuse("key_padding_mask", "must be None where the sequence lies with several ranks", "a mask")
         lengths = None if padding is None else lengths_of(padding, query.size(0), query.size(1))
         q, k, v = Projections.project(self, query, key, value)
         if self.q_ln is not None and self.form in (LN, LN_OF_QK):
@@ -228,14 +230,14 @@ class ImprovedMultiheadDilatedAttention(Multihead):
 
 
 class RingMultiheadDilatedAttention(Multihead):
-    """One fused projection, `norm` before the output; this version runs each sequence in one process."""
+    """One fused projection, `norm` before the output; over shards of the sequence."""
 
     legacy = "RingMultiheadDilatedAttention"
     fused = True
 
 
 class DistributedMultiheadDilatedAttention(Multihead):
-    """Three projections, `norm` before the output; this version runs each sequence in one process."""
+    """Three projections, `norm` before the output; over shards of the sequence."""
 
     legacy = "DistributedMultiheadDilatedAttention"
 
@@ -244,7 +246,7 @@ class DistributedMultiheadDilatedAttention(Multihead):
 
 
 class DistributedImprovedMultiheadDilatedAttention(Multihead):
-    """Three projections and the norms of MultiheadDilatedAttention; this version runs each sequence in one process."""
+    """Three projections and the norms of MultiheadDilatedAttention; over shards of the sequence."""
 
     legacy = "DistributedImprovedMultiheadDilatedAttention"
     form = LN
