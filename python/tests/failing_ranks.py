@@ -1,4 +1,4 @@
-"""What each process of test_parallel_failures.py does: exchanges in which a rank ends, stops or errs.
+"""What each process of parallel_failures.py does: exchanges in which a rank ends, stops or errs.
 
 python failing_ranks.py RANK FOLDER SCENARIO RANKS: writes FOLDER/RANK.pt, what was raised, step by step.
 """
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from datetime import timedelta
 
 import torch
@@ -143,4 +144,9 @@ def main(rank, folder, scenario, ranks):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    try:
+        main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # torch's threads of a broken group may abort an orderly end

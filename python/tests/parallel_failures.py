@@ -1,4 +1,10 @@
-"""Ranks that end, stop or err: what the others raise. Processes over Gloo; no limit of time but those against hangs."""
+"""Ranks that end, stop or err: what the others raise. Processes over Gloo.
+
+Some ranks give up on others after 3 s, so on a busy machine a rank may be late that should be there: pytest does not collect
+this file by itself.
+
+usage: pytest parallel_failures.py
+"""
 
 import re
 import signal
