@@ -30,8 +30,9 @@ struct AttentionOptions : CallOptions {
   // gate multiplies e^score of its block's pairs; it is there for its gradient, which is that of the list's own share
   // in a pair that dilated groups show too. What makes a pattern learnable: gates = 1 + score - score.detach().
   std::optional<at::Tensor> gates;
-  // ALiBi: float32 [heads] on q's device, finite, of any sign; slope_h * |q - k| is taken off the score of query head
-  // h, q and k the positions of query and key. They get no gradient: slopes that require one are an error.
+  // ALiBi: float32 [heads] on q's device, finite (which is looked at on the CPU alone), of any sign; slope_h * |q - k|
+  // is taken off the score of query head h, q and k the positions of query and key. They get no gradient: slopes that
+  // require one are an error.
   std::optional<at::Tensor> alibi_slopes;
 };
 

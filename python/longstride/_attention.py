@@ -59,8 +59,8 @@ def attention(
         lengths: tokens of each batch row, int32 or int64 [batch], or a list: positions beyond see and are seen by
             nothing. Not together with cu_seqlens.
         scale: of q.k; None: 1 / sqrt(dim). A given 0.0 stays 0.0.
-        alibi_slopes: ALiBi (arXiv 2108.12409): float32 [heads], finite, of any sign; slope_h * |q - k| is
-            taken off the scores of query head h, q and k the positions of query and key. No gradient: slopes that
+        alibi_slopes: ALiBi (arXiv 2108.12409): float32 [heads], finite (checked on the CPU), of any sign;
+            slope_h * |q - k| is taken off the scores of query head h, q and k the positions of query and key. No gradient: slopes that
             require one are refused. `longstride.nn.alibi_slopes(heads)` gives the usual ones.
         query_start: position of query 0 among the keys, in [0, len_k - len_q]; None: len_q must equal len_k.
         dropout_p: of the attention probabilities, in [0, 1).

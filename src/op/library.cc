@@ -1,4 +1,4 @@
-// See library.h.
+// Defines the schemas of one file and gives them up with it; reads texts of LibTorch.
 #include "op/library.h"
 
 #include <memory>

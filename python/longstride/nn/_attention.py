@@ -170,7 +170,7 @@ class DilatedAttention(nn.Module):
                 remedy = 'take positions "rope" or "xpos"'
                 refuse("alibi_slopes", "must be None where the sequence lies with several ranks", "slopes", remedy)
             if choices is not None:
-                refuse("choices", "must be None where the sequence lies with several ranks", "a list")
+                refuse("choices", "must be None where the sequence lies with several ranks", "a list", "leave it out")
             return ranks.attention(
                 q, k, v, self.pattern, boundaries=boundaries, cu_seqlens=cu_seqlens, lengths=lengths,
                 scale=self.softmax_scale, dropout_p=dropout_p,

@@ -2,16 +2,12 @@
 #include "engine/cuda/lanes.h"
 
 #include <algorithm>
-#include <array>
-#include <iterator>
 
 namespace longstride::engine::cuda {
 namespace {
 
-// Tiles that take more than this of a launch, less than that but more than the next, ..., and the rest. One limit of a
-// sixteenth left a strided causal backward, whose tiles take up to a quarter of it, a tail of a fifth.
-constexpr double kShares[] = {1.0 / 8, 1.0 / 16, 1.0 / 32};
-constexpr int kBands = std::size(kShares) + 1;
+// Further limits, of an eighth and a thirty-second, made nothing quicker on an H200.
+constexpr double kLong = 1.0 / 16;
 
 // Blocks of columns that a tile's runs have.
 double blocks_of(const PlanView& plan, const Tile& tile) {
@@ -42,41 +38,30 @@ double blocks_of_launch(const PlanView& plan, const std::vector<double>& of_tile
   return blocks;
 }
 
-using Limits = std::array<double, kBands - 1>;
-
 struct CutLevel {
-  std::array<int32_t, kBands + 1> begin;  // of each band among PlanOrder::sections
+  int32_t begin = 0, long_count = 0, count = 0;  // of PlanOrder::sections; the long ones first
 };
 
-// Tiles [from, to) of a section. Slots of repeats interleave: a section that repeats is taken whole.
-Section part(const Section& section, int64_t from, int64_t to, int32_t tile_rows) {
-  Section result = section;
-  result.tile_begin += from;
-  result.tile_count = to - from;
-  result.slot_begin += from * tile_rows;
-  return result;
-}
-
-CutLevel cut(const PlanView& plan, const Level& level, const std::vector<double>& of_tile, const Limits& limits,
+CutLevel cut(const PlanView& plan, const Level& level, const std::vector<double>& of_tile, double longest,
              std::vector<Section>& to) {
-  std::array<std::vector<Section>, kBands> bands;
+  CutLevel result{.begin = static_cast<int32_t>(to.size())};
+  std::vector<Section> rest;
   for (const Section& section : plan.sections_of(level)) {
-    int64_t taken = 0;
-    for (int band = 0; band < kBands; ++band) {
-      int64_t end = band < kBands - 1 ? taken : section.tile_count;  // up to the last tile that is so long
-      for (int64_t n = end; n < section.tile_count; ++n)
-        if (of_tile[section.tile_begin + n] > limits[band]) end = n + 1;
-      if (end > taken && section.repeats > 1) end = section.tile_count;
-      if (end > taken) bands[band].push_back(part(section, taken, end, plan.tile_rows));
-      taken = end;
-    }
+    int64_t count = 0;  // up to the last long tile
+    for (int64_t n = 0; n < section.tile_count; ++n)
+      if (of_tile[section.tile_begin + n] > longest) count = n + 1;
+    if (count > 0 && section.repeats > 1) count = section.tile_count;  // slots of repeats interleave
+    Section first = section, second = section;
+    first.tile_count = count;
+    second.tile_begin += count;
+    second.tile_count -= count;
+    second.slot_begin += count * plan.tile_rows;
+    if (first.tile_count > 0) to.push_back(first);
+    if (second.tile_count > 0) rest.push_back(second);
   }
-  CutLevel result;
-  for (int band = 0; band < kBands; ++band) {
-    result.begin[band] = static_cast<int32_t>(to.size());
-    to.insert(to.end(), bands[band].begin(), bands[band].end());
-  }
-  result.begin[kBands] = static_cast<int32_t>(to.size());
+  result.long_count = static_cast<int32_t>(to.size()) - result.begin;
+  to.insert(to.end(), rest.begin(), rest.end());
+  result.count = static_cast<int32_t>(to.size()) - result.begin;
   return result;
 }
 
@@ -100,28 +85,29 @@ LaunchOrder& launch_of(std::vector<LaunchOrder>& launches, int64_t stride, int32
 PlanOrder order_of(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_t group, int32_t processors) {
   std::vector<double> of_tile;
   for (const Tile& tile : plan.tiles) of_tile.push_back(blocks_of(plan, tile));
-  Limits limits[2];
-  for (const bool partial : {false, true}) {
-    const double all = blocks_of_launch(plan, of_tile, partial) * static_cast<double>(group) / processors;
-    for (int band = 0; band < kBands - 1; ++band) limits[partial][band] = kShares[band] * all;
-  }
+  double longest[2];
+  for (const bool partial : {false, true})
+    longest[partial] = kLong * blocks_of_launch(plan, of_tile, partial) * static_cast<double>(group) / processors;
   PlanOrder order;
   std::vector<CutLevel> levels;
   for (const Level& level : plan.levels)
-    levels.push_back(cut(plan, level, of_tile, limits[level.partial], order.sections));
-  for (int band = 0; band < kBands; ++band) {
+    levels.push_back(cut(plan, level, of_tile, longest[level.partial], order.sections));
+  for (const bool are_long : {true, false}) {
     for (int64_t place = 0; place < batch * kv_heads; ++place) {
       const PlanClass& c = plan.classes[plan.class_of[place]];
       for (int32_t n = c.level_begin; n < c.level_begin + c.level_count; ++n) {
-        const int32_t begin = levels[n].begin[band], end = levels[n].begin[band + 1];
+        const CutLevel& level = levels[n];
+        const int32_t begin = level.begin + (are_long ? 0 : level.long_count);
+        const int32_t count = are_long ? level.long_count : level.count - level.long_count;
         int64_t tiles = 0;
-        for (int32_t s = begin; s < end; ++s) tiles += order.sections[s].tile_count * order.sections[s].repeats;
+        for (int32_t s = begin; s < begin + count; ++s)
+          tiles += order.sections[s].tile_count * order.sections[s].repeats;
         if (tiles == 0) continue;
         int32_t map = 0;
         LaunchOrder& launch =
             launch_of(plan.levels[n].partial ? order.partial : order.base, plan.levels[n].stride, map);
         const int64_t before = launch.lanes.empty() ? 0 : launch.lanes.back().item_end;
-        launch.lanes.push_back({before + tiles * group, plan.levels[n].stride, begin, end - begin,
+        launch.lanes.push_back({before + tiles * group, plan.levels[n].stride, begin, count,
                                 static_cast<int32_t>(place / kv_heads), static_cast<int32_t>(place % kv_heads), map});
       }
     }

@@ -2,7 +2,7 @@
 //
 // A lane is a head's tiles, one head after the other, so that tiles which run side by side share K and V. But a tile
 // that takes long by itself (a global column in the backward, a strided one) must not begin when the others are nearly
-// done: the longest tiles of all heads come first, then those half as long, and so on.
+// done: the long tiles of all heads come first.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ struct PlanOrder {
   std::vector<LaunchOrder> partial, base;
 };
 
-// `group`: query heads an item. A tile is long if it takes more than a thirty-second of what `processors` take for the
-// whole launch: begun last it would keep the others waiting for that long.
+// `group`: query heads an item. A tile is long if it takes more than a sixteenth of what `processors` of them take for
+// the whole launch: begun last it would keep the others waiting for that long.
 PlanOrder order_of(const PlanView&, int64_t batch, int64_t kv_heads, int64_t group, int32_t processors);
 
 }  // namespace longstride::engine::cuda

@@ -1,4 +1,4 @@
-// See messages.h.
+// Tensors of a rank and its calls of the engine, made of a RankCall.
 #include "op/parallel/messages.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// See rank_cache.h.
+// Sizes and hashes of keys, and the two stores of the process.
 #include "op/parallel/rank_cache.h"
 
 namespace longstride::op {

@@ -1,4 +1,4 @@
-// See rank_call.h.
+// Arguments of an operator of a rank become shards, a problem of their rows, and plans from the cache.
 #include "op/parallel/rank_call.h"
 
 #include <fmt/format.h>

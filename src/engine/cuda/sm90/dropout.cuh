@@ -1,4 +1,5 @@
-// The dropout mask of a consumer's accumulator. Used by the kernels that are built with Extras (extras.h).
+// The dropout mask of a consumer's accumulator. Used by the kernels that are built with WithDropout or Extras
+// (extras.h).
 #pragma once
 
 #include <cstdint>
