@@ -36,7 +36,10 @@ struct TrainSettings {
   // The first steps' context, which doubles up to `context` over the first three quarters of the budget. 0, or no
   // less than `context`: always `context`.
   int64_t context_from = 0;
-  int64_t batch = 1;       // samples a forward
+  int64_t batch = 1;  // samples a forward
+  // While the context is short a forward takes as many samples more as make up so many bytes, so that it has enough to
+  // compute. 0: always `batch`.
+  int64_t step_bytes = 0;
   int64_t accumulate = 1;  // forwards a step
   int64_t steps = 0;       // the budget: one of these two is > 0
   double minutes = 0.0;

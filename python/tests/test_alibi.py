@@ -1,5 +1,7 @@
 """ALiBi beside what every test of values, gradients and refusals tries of it: its slopes, its functions, its modules."""
 
+import math
+
 import cases
 import definition
 import pytest
@@ -82,9 +84,38 @@ def test_a_module_is_attention_with_the_slopes_of_its_heads():
     close(with_slopes(x, position0=1000)[0], with_slopes(x)[0])
 
 
-def test_a_module_is_compiled_once():
+def test_a_module_takes_slopes_in_place_of_the_papers():
+    torch.manual_seed(1)
+    papers = MultiheadDilatedAttention(32, 4, **GROUPS, positions="alibi")
+    given = MultiheadDilatedAttention(32, 4, **GROUPS, positions="alibi", alibi_slopes=(0.5, 0.0, 3, -0.01))
+    same = MultiheadDilatedAttention(32, 4, **GROUPS, positions="alibi", alibi_slopes=alibi_slopes(4).tolist())
+    assert given.config["alibi_slopes"] == [0.5, 0.0, 3, -0.01] and papers.config["alibi_slopes"] == []
+    for module in (given, same):
+        assert module.load_state_dict(papers.state_dict())
+    x = x_of()
+    q, k, v = given.project(x, x, x)
+    out = ls.attention(q, k, v, given.attention.pattern, alibi_slopes=torch.tensor([0.5, 0.0, 3, -0.01]))
+    assert torch.equal(given(x)[0], given.out_proj(out.flatten(2)))
+    assert torch.equal(same(x)[0], papers(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positions": "alibi", "alibi_slopes": (1, 2, 3)}, "alibi_slopes must have one slope for each of num_heads 4, or none, got 3"),
+        ({"positions": "alibi", "alibi_slopes": (1, 2, 3, math.inf)}, r"alibi_slopes\[3\] must be finite, got inf"),
+        ({"alibi_slopes": (1, 2, 3, 4)}, "alibi_slopes must be empty without positions alibi, got 4 slopes with positions none"),
+    ],
+)
+def test_slopes_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultiheadDilatedAttention(32, 4, **GROUPS, **options)
+
+
+@pytest.mark.parametrize("slopes", ((), (1.0, 0.5, 0.25, 0.0)))
+def test_a_module_is_compiled_once(slopes):
     torch._dynamo.reset()
-    module = MultiheadDilatedAttention(32, 4, **GROUPS, positions="alibi")
+    module = MultiheadDilatedAttention(32, 4, **GROUPS, positions="alibi", alibi_slopes=slopes)
     step = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
     close(step(x_of(20))[0], module(x_of(20))[0], 1e-6)
     with torch.compiler.set_stance("fail_on_recompile"):
@@ -92,9 +123,10 @@ def test_a_module_is_compiled_once():
             close(step(x_of(length))[0], module(x_of(length))[0], 1e-6)
 
 
-def test_decoding_is_the_whole_and_a_saved_model_is_itself(tmp_path):
+@pytest.mark.parametrize("slopes", ((), (1.0, 0.5, 0.25, 0.0)))
+def test_decoding_is_the_whole_and_a_saved_model_is_itself(tmp_path, slopes):
     torch.manual_seed(2)
-    model = LongNetLM(11, 32, 2, 4, [4, 32], [1, 2], positions="alibi", kv_heads=2).eval()
+    model = LongNetLM(11, 32, 2, 4, [4, 32], [1, 2], positions="alibi", kv_heads=2, alibi_slopes=slopes).eval()
     tokens = torch.randint(11, (2, 30), generator=torch.Generator().manual_seed(1))
     save_model(tmp_path / "model", model)
     again = load_model(tmp_path / "model").eval()

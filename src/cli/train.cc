@@ -176,6 +176,8 @@ void TrainCommand::add_training(CLI::App& app) {
                 "the first context, which doubles up to --context over three quarters of the budget; 0: --context",
                 d.context_from);
   whole_setting(app, "batch", "samples a forward", d.batch);
+  whole_setting(app, "step-bytes",
+                "while the context is short, more samples a forward, up to so many bytes; 0: --batch", d.step_bytes);
   whole_setting(app, "accumulate", "forwards a step, their gradients summed up", d.accumulate);
   app.add_option_function<int64_t>(
          "--steps", [this](const int64_t& value) { given["steps"] = value; }, "budget: optimizer steps")

@@ -60,6 +60,7 @@ std::string meaning_of(const std::string& option) {
       {"qk_norm", "LayerNorm over each head of q and k"},
       {"sinks", "a learned logit of each head, of one key more of value 0 that every query sees"},
       {"positions", "none, rope or xpos (on q and k), or alibi (off scores)"},
+      {"alibi_slopes", "of positions alibi, one for each head; empty: 2^(-8 h / heads), h = 1, 2, ..."},
       {"rope_base", "base of the angles of rope and xpos, above 1"},
       {"xpos_scale_base", "tokens; 0: max(512, max_len / 32)"},
       {"max_len", "tokens; what xpos_scale_base is derived from"},

@@ -25,6 +25,17 @@ std::vector<BlockPattern> blocks_of(const Json& list) {
   return pattern_from_json(text_of(pattern, -1)).blocks();
 }
 
+// Entry by entry, each under its place in the list.
+template <class T>
+void read_list(const std::string& key, const Json& value, std::vector<T>& field, const char* expected) {
+  if (!value.is_array()) refuse_type(key, expected, value);
+  field.clear();
+  for (const Json& entry : value) {
+    const std::string place = fmt::format("{}[{}]", key, field.size());
+    read(place, entry, field.emplace_back());
+  }
+}
+
 }  // namespace
 
 void read(const std::string& key, const Json& value, int64_t& field) {
@@ -56,12 +67,11 @@ void read(const std::string& key, const Json& value, std::string& field) {
 }
 
 void read(const std::string& key, const Json& value, std::vector<int64_t>& field) {
-  if (!value.is_array()) refuse_type(key, "a list of integers", value);
-  field.clear();
-  for (const Json& entry : value) {
-    const std::string place = fmt::format("{}[{}]", key, field.size());
-    read(place, entry, field.emplace_back());
-  }
+  read_list(key, value, field, "a list of integers");
+}
+
+void read(const std::string& key, const Json& value, std::vector<double>& field) {
+  read_list(key, value, field, "a list of numbers");
 }
 
 void read(const std::string& key, const Json& value, std::vector<std::string>& field) {

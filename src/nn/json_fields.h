@@ -32,6 +32,7 @@ void read(const std::string& key, const Json& value, double& field);
 void read(const std::string& key, const Json& value, bool& field);
 void read(const std::string& key, const Json& value, std::string& field);
 void read(const std::string& key, const Json& value, std::vector<int64_t>& field);
+void read(const std::string& key, const Json& value, std::vector<double>& field);
 void read(const std::string& key, const Json& value, std::vector<std::string>& field);
 void read(const std::string& key, const Json& value, HeadOffset& field);
 void read(const std::string& key, const Json& value, Mixing& field);

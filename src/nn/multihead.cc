@@ -87,6 +87,10 @@ void MultiheadDilatedAttentionOptions::validate() const {
   }
   inner_attention().validate();
   positions.validate();
+  if (!positions.alibi_slopes.empty() && std::ssize(positions.alibi_slopes) != num_heads) {
+    core::refuse("alibi_slopes", fmt::format("must have one slope for each of num_heads {}, or none", num_heads),
+                 std::to_string(positions.alibi_slopes.size()));
+  }
   nn::require_positive_finite("layer_norm_eps", layer_norm_eps);
   nn::require_positive_finite("gamma_init", gamma_init);
   const DilatedOptions& dilated = attention.pattern.options();
@@ -271,7 +275,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
     factors = rotary_factors(options.positions, position0, len, options.head_dim(), p.v.scalar_type(), query.device());
   }
   if (options.positions.kind == Positions::kAlibi) {
-    attention_call.alibi_slopes = alibi_slopes(options.num_heads, query.device());
+    attention_call.alibi_slopes = options.positions.slopes(options.num_heads, query.device());
   }
   if (factors.defined()) {
     p.q = rotate(p.q, factors.q);

@@ -62,6 +62,20 @@ void PositionOptions::validate() const {
     core::refuse("xpos_scale_base", "must be positive, or 0 for the default", fmt::format("{}", xpos_scale_base));
   }
   nn::require_positive("max_len", max_len);
+  if (kind != Positions::kAlibi && !alibi_slopes.empty()) {
+    core::refuse("alibi_slopes", "must be empty without positions alibi",
+                 fmt::format("{} slopes with positions {}", alibi_slopes.size(), name(kind)), "set positions to alibi");
+  }
+  for (size_t head = 0; head < alibi_slopes.size(); ++head) {
+    if (!std::isfinite(alibi_slopes[head])) {
+      core::refuse(fmt::format("alibi_slopes[{}]", head), "must be finite", fmt::format("{}", alibi_slopes[head]));
+    }
+  }
+}
+
+at::Tensor PositionOptions::slopes(int64_t heads, at::Device device) const {
+  if (alibi_slopes.empty()) return longstride::alibi_slopes(heads, device);
+  return at::tensor(alibi_slopes, at::TensorOptions(at::kFloat)).to(device);
 }
 
 at::Tensor alibi_slopes(int64_t heads, at::Device device) {

@@ -32,4 +32,6 @@ int64_t context_at(int64_t from, int64_t whole, double progress) {
   return std::min(whole, from << doublings);
 }
 
+int64_t samples_at(int64_t context, int64_t batch, int64_t bytes) { return std::max(batch, bytes / context); }
+
 }  // namespace longstride::train

@@ -30,4 +30,7 @@ double learning_rate(const Schedule& schedule, double progress);
 // three quarters of the run, and `whole` in the last. from = 0 or from >= whole: always `whole`.
 int64_t context_at(int64_t from, int64_t whole, double progress);
 
+// Samples of a forward: `batch`, or as many as make up `bytes` where that is more.
+int64_t samples_at(int64_t context, int64_t batch, int64_t bytes);
+
 }  // namespace longstride::train

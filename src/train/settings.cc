@@ -14,6 +14,7 @@
 #include "longstride/pattern/flat.h"
 #include "longstride/pattern/json.h"
 #include "nn/json_fields.h"
+#include "train/schedule.h"
 
 namespace longstride {
 namespace train {
@@ -29,9 +30,10 @@ struct Preset {
 
 constexpr Preset kPresets[] = {
     {"demo", "two minutes on two cores, up to a context of 16,384 bytes", R"({
-      "dim": 96, "layers": 2, "heads": 3, "segments": [8, 64, 16384], "rates": [1, 1, 1], "positions": "xpos",
-      "qk_norm": true, "rope_base": 100, "context_from": 512, "context": 16384, "minutes": 2, "lr": 5e-3, "warmup": 0.1,
-      "lr_floor": 0.3, "held_out_share": 0.1, "model": {"mixing": "head_partition"}})"},
+      "dim": 96, "layers": 2, "heads": 3, "positions": "alibi", "context_from": 512, "context": 16384,
+      "step_bytes": 2048, "minutes": 2, "lr": 5e-3, "warmup": 0.1, "lr_floor": 0.1, "held_out_share": 0.1,
+      "segments": [512, 1024, 16384], "rates": [1, 1, 1],
+      "model": {"mixing": "head_partition", "alibi_slopes": [0.5, 0.1, 2e-4]}})"},
     {"long", "half an hour on one core; then a longer context lowers the bits per byte", R"({
       "dim": 128, "layers": 3, "heads": 4, "segments": [1024, 2048, 4096, 16384], "rates": [1, 1, 1, 1],
       "context": 16384, "steps": 1400, "lr": 4e-3, "warmup": 0.1, "precision": "bf16", "held_out_share": 0.1,
@@ -66,6 +68,7 @@ void visit_own(Self& s, Visit&& visit) {
   visit("context", s.context);
   visit("context_from", s.context_from);
   visit("batch", s.batch);
+  visit("step_bytes", s.step_bytes);
   visit("accumulate", s.accumulate);
   visit("steps", s.steps);
   visit("minutes", s.minutes);
@@ -259,14 +262,17 @@ void TrainSettings::validate() const {
                                                 {"context", context, 1, core::kMostTokens},
                                                 {"context_from", context_from, 0, core::kMostTokens},
                                                 {"batch", batch, 1, kMostSamples},
+                                                {"step_bytes", step_bytes, 0, core::kMostTokens},
                                                 {"accumulate", accumulate, 1, kMostSamples},
                                                 {"steps", steps, 0, core::kMostSteps}}) {
     require(value >= least, key, fmt::format("at least {}", least), value);
     require(value <= most, key, fmt::format("at most {}", most), value);
   }
-  if (batch > kMostSamples / accumulate) {
-    throw Error(fmt::format("--batch x --accumulate must be at most {} samples a step, got {} x {}; take a smaller one",
-                            kMostSamples, batch, accumulate));
+  const int64_t samples = samples_at(context_at(context_from, context, 0.0), batch, step_bytes);
+  if (samples > kMostSamples / accumulate) {
+    throw Error(
+        fmt::format("--batch x --accumulate must be at most {} samples a step, got {} x {}; take a smaller one{}",
+                    kMostSamples, samples, accumulate, samples > batch ? ", or less --step-bytes" : ""));
   }
   require(minutes >= 0.0 && minutes <= kMostMinutes, "minutes",
           fmt::format("a positive number of at most {}", kMostMinutes), minutes);

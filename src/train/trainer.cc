@@ -219,6 +219,7 @@ bool Run::step() {
   take_context(context_at(settings_.context_from, settings_.context, begun));
   for (auto& group : optimizer_->param_groups()) static_cast<torch::optim::AdamWOptions&>(group.options()).lr(rate);
   optimizer_->zero_grad();
+  const int64_t rows = samples_at(context_, settings_.batch, settings_.step_bytes);
   double loss_sum = 0.0;
   for (int64_t forward = 0; forward < settings_.accumulate; ++forward) {
     if (forward > 0 && stopped()) {
@@ -226,10 +227,10 @@ bool Run::step() {
       return false;
     }
     std::vector<size_t> starts;
-    for (int64_t row = 0; row < settings_.batch; ++row) {
-      starts.push_back(order_->start((position_.step * settings_.accumulate + forward) * settings_.batch + row));
+    for (int64_t row = 0; row < rows; ++row) {
+      starts.push_back(order_->start((position_.step * settings_.accumulate + forward) * rows + row));
     }
-    const at::Tensor samples = byte_tensor(corpus_.train, starts, context_ + 1);  // [batch, context + 1]
+    const at::Tensor samples = byte_tensor(corpus_.train, starts, context_ + 1);  // [rows, context + 1]
     at::Tensor loss;
     {
       AutocastGuard autocast(settings_.precision == "bf16");
@@ -250,7 +251,7 @@ bool Run::step() {
   optimizer_->step();
   ++position_.step;
   const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const int64_t bytes = context_ * settings_.batch * settings_.accumulate;
+  const int64_t bytes = context_ * rows * settings_.accumulate;
   trained_seconds_ += took;
   trained_bytes_ += bytes;
   step_seconds_ = step_seconds_ == 0.0 ? took : 0.8 * step_seconds_ + 0.2 * took;

@@ -72,10 +72,22 @@ class Train(ProgramTest):
 
     def test_resume_is_bit_for_bit_while_the_context_grows(self):
         log = self.folder / "log.jsonl"
-        self.resumes_bit_for_bit("--context-from", "16", "--batch", "2")
+        self.resumes_bit_for_bit("--context-from", "16", "--batch", "2", "--step-bytes", "64")
         self.train("logged", "--context-from", "16", "--batch", "2", "--log", log, steps=6)
         contexts = [line["context"] for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "step"]
         self.assertEqual(contexts, [16, 16, 32, 64, 64, 128])
+
+    def test_forwards_of_a_short_context_take_more_samples(self):
+        def losses(name, *options):
+            log = self.folder / f"{name}.jsonl"
+            self.train(name, "--context-from", "64", *options, "--log", log, steps=4)
+            lines = map(json.loads, log.read_text().splitlines())
+            return [(line["context"], line["loss"]) for line in lines if line["event"] == "step"]
+
+        one, two, filled = losses("one"), losses("two", "--batch", "2"), losses("filled", "--step-bytes", "128")
+        self.assertEqual(filled[0], two[0])  # 64 bytes, twice
+        self.assertNotEqual(filled[0], one[0])
+        self.assertEqual(filled[-1][0], 128)  # one sample is enough
 
     def test_resume_is_bit_for_bit_over_epochs(self):
         one = self.folder / "one.txt"

@@ -182,6 +182,12 @@ std::vector<Trial> trials_of(const std::string& option, const std::string& type,
        {{{{"positions", "rope"}}, [](Meant& m) { m.module.positions.kind = Positions::kRope; }},
         {{{"positions", "xpos"}}, [](Meant& m) { m.module.positions.kind = Positions::kXpos; }},
         {{{"positions", "alibi"}}, [](Meant& m) { m.module.positions.kind = Positions::kAlibi; }}}},
+      {"alibi_slopes",
+       {{{{"positions", "alibi"}, {"alibi_slopes", OptionValue::json("[0.5, 0.25, 0.1, 0]")}},
+         [](Meant& m) {
+           m.module.positions.kind = Positions::kAlibi;
+           m.module.positions.alibi_slopes = {0.5, 0.25, 0.1, 0.0};
+         }}}},
       {"rope_base",
        {{{{"positions", "rope"}, {"rope_base", 50}},
          [](Meant& m) {

@@ -68,6 +68,31 @@ TEST(Alibi, HeadsMayHaveAnOddDim) {
   EXPECT_THAT(refusal([&] { o.validate(); }), HasSubstr("must be even for rope positions, got 11"));
 }
 
+// One for each query head, of any sign, in place of the paper's.
+TEST(Alibi, SlopesMayBeGiven) {
+  MultiheadDilatedAttentionOptions o = options_of(Positions::kAlibi);
+  MultiheadDilatedAttention papers(o);
+  o.positions.alibi_slopes = {0.5, 0.0, -0.01};
+  MultiheadDilatedAttention given(o);
+  load_weights(*given, weights(*papers));
+  const Tensor x = torch::randn({1, 40, 24});
+  EXPECT_GT(distance(given(x).first, papers(x).first), 1e-3);
+  const Tensor paper = alibi_slopes(3);
+  o.positions.alibi_slopes.assign(paper.data_ptr<float>(), paper.data_ptr<float>() + 3);
+  given->options = o;
+  EXPECT_TRUE(at::equal(given(x).first, papers(x).first));
+  EXPECT_EQ(o.positions.slopes(3, at::kCPU).scalar_type(), at::kFloat);
+  o.positions.alibi_slopes.pop_back();
+  EXPECT_THAT(refusal([&] { o.validate(); }),
+              HasSubstr("alibi_slopes must have one slope for each of num_heads 3, or none, got 2"));
+  o.positions.alibi_slopes = {0.5, std::numeric_limits<double>::quiet_NaN(), 1};
+  EXPECT_THAT(refusal([&] { o.validate(); }), HasSubstr("alibi_slopes[1] must be finite, got nan"));
+  o.positions.alibi_slopes = {0.5, 0.25, 1};
+  o.positions.kind = Positions::kRope;
+  EXPECT_THAT(refusal([&] { o.validate(); }),
+              HasSubstr("alibi_slopes must be empty without positions alibi, got 3 slopes with positions rope"));
+}
+
 // What matters is the distance: a shard's own place does not.
 TEST(Alibi, Position0ChangesNothing) {
   MultiheadDilatedAttention module(options_of(Positions::kAlibi));

@@ -92,7 +92,9 @@ Tensor dense_multihead(const Weights& w, const std::string& prefix, const Multih
   AttentionOptions with_scale = call;
   with_scale.scale = o.attention.softmax_scale;
   if (o.positions.kind == Positions::kAlibi)  // of as many heads as a power of 2
-    with_scale.alibi_slopes = at::pow(2, at::arange(1, o.num_heads + 1) * (-8.0 / double(o.num_heads)));
+    with_scale.alibi_slopes = o.positions.alibi_slopes.empty()
+                                  ? at::pow(2, at::arange(1, o.num_heads + 1) * (-8.0 / double(o.num_heads)))
+                                  : at::tensor(o.positions.alibi_slopes);
   const auto [seen, lse] =
       dense_attention(turn(q, o.positions, 1), turn(k, o.positions, -1), v, o.attention.pattern, with_scale);
   Tensor out = seen.flatten(2);

@@ -49,6 +49,14 @@ TEST(Schedule, TheContextDoublesOverThreeQuartersOfTheRun) {
   EXPECT_EQ(context_at(300, 1000, 0.8), 1000);
 }
 
+TEST(Schedule, ForwardsOfAShortContextTakeMoreSamples) {
+  EXPECT_EQ(samples_at(512, 1, 2048), 4);
+  EXPECT_EQ(samples_at(1000, 1, 2048), 2);
+  EXPECT_EQ(samples_at(4096, 1, 2048), 1);
+  EXPECT_EQ(samples_at(512, 6, 2048), 6);
+  EXPECT_EQ(samples_at(512, 2, 0), 2);
+}
+
 std::vector<int64_t> segments_of(const TrainSettings& settings) {
   return FlatPattern(settings.model.layer.attention.attention.pattern).segment_lengths;
 }
@@ -82,6 +90,10 @@ TEST(Settings, GoToJsonAndBack) {
   demo.data = {"x"};
   EXPECT_NO_THROW(demo.validate());
   EXPECT_GE(demo.context, 16384);
+  demo.step_bytes = int64_t{1} << 40;
+  EXPECT_THROW(demo.validate(), Error);
+  demo.step_bytes = 0;
+  EXPECT_NO_THROW(demo.validate());
   demo.context_from = -1;
   EXPECT_THROW(demo.validate(), Error);
 }
@@ -122,7 +134,8 @@ TEST(Settings, OfRunsThatWereSavedBeforeSayTheSameModel) {
     // No key is gone, and those that have come mean what was done before.
     Json now = json_of(settings);
     EXPECT_EQ(now["context_from"], 0);
-    ASSERT_EQ(now.size(), state["settings"].size() + 1);
+    EXPECT_EQ(now["step_bytes"], 0);
+    ASSERT_EQ(now.size(), state["settings"].size() + 2);
     for (const auto& [key, value] : state["settings"].items()) EXPECT_TRUE(now.contains(key)) << key;
     ++runs;
   }

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "longstride/error.h"
 
@@ -24,12 +25,14 @@ bool are_rotary(Positions);
 
 struct PositionOptions {
   Positions kind = Positions::kNone;
-  double base = 10000.0;       // of the angles; > 1
-  double xpos_scale_base = 0;  // in tokens; 0: max(512, max_len / 32)
-  int64_t max_len = 1 << 20;   // in tokens; what xpos_scale_base is derived from
+  double base = 10000.0;             // of the angles; > 1
+  double xpos_scale_base = 0;        // in tokens; 0: max(512, max_len / 32)
+  int64_t max_len = 1 << 20;         // in tokens; what xpos_scale_base is derived from
+  std::vector<double> alibi_slopes;  // of kAlibi, finite, one for each query head; empty: the paper's
 
-  double scale_base() const;  // xpos_scale_base, or its default
-  void validate() const;      // throws Error
+  double scale_base() const;                           // xpos_scale_base, or its default
+  at::Tensor slopes(int64_t heads, at::Device) const;  // float32 [heads]: alibi_slopes, or the paper's
+  void validate() const;                               // throws Error
   bool operator==(const PositionOptions&) const = default;
 
   template <class Self, class Visit>
@@ -38,6 +41,7 @@ struct PositionOptions {
     visit("rope_base", self.base);
     visit("xpos_scale_base", self.xpos_scale_base);
     visit("max_len", self.max_len);
+    visit("alibi_slopes", self.alibi_slopes);
   }
 };
 

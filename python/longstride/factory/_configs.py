@@ -89,6 +89,7 @@ class MultiheadConfig(WithLearned):
     rope_base: float = 10000.0
     xpos_scale_base: float = 0.0
     max_len: int = 1 << 20
+    alibi_slopes: tuple[float, ...] = ()
 
     def validate(self) -> None:
         """Raises ValueError for what the module refuses; nothing of its size is allocated."""
@@ -125,6 +126,7 @@ class LongNetConfig(Config):
     rope_base: float = 10000.0
     xpos_scale_base: float = 0.0
     max_len: int = 1 << 20
+    alibi_slopes: tuple[float, ...] = ()
     dim_feedforward: int = 3072
     dropout: float = 0.0
     activation: str = "relu"

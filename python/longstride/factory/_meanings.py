@@ -25,6 +25,7 @@ MEANINGS = {
     "layer_norm_eps": "epsilon of every LayerNorm, above 0",
     "gamma_init": "Xavier gain of value and output projections (MAGNETO), above 0",
     "positions": "none, rope or xpos (on q and k), or alibi (off scores)",
+    "alibi_slopes": "of positions alibi, one for each head; empty: 2^(-8 h / heads), h = 1, 2, ...",
     "rope_base": "base of the angles of rope and xpos, above 1",
     "xpos_scale_base": "tokens; 0: max(512, max_len / 32)",
     "max_len": "tokens; what xpos_scale_base is derived from",

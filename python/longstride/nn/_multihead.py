@@ -49,8 +49,9 @@ class MultiheadDilatedAttention(nn.Module):
         qk_norm: LayerNorm `q_norm`, `k_norm` over each head of q and of k, before positions.
         layer_norm_eps: of all norms.
         gamma_init: Xavier gain of the value and output projections; q and k have gain 1.
-        positions: "none"; "rope" or "xpos", on q and k; "alibi": `alibi_slopes` of num_heads times the distance is taken
-            off scores, on the CPU.
+        positions: "none"; "rope" or "xpos", on q and k; "alibi": a slope of each head times the distance is taken off
+            scores.
+        alibi_slopes: of "alibi", one number for each of num_heads; empty: the paper's, `longstride.nn.alibi_slopes`.
         rope_base: of the angles, > 1.
         xpos_scale_base: in tokens; 0: max(512, max_len / 32).
         max_len: in tokens; what xpos_scale_base is derived from.
@@ -78,6 +79,7 @@ class MultiheadDilatedAttention(nn.Module):
         rope_base: float = 10000.0,
         xpos_scale_base: float = 0.0,
         max_len: int = 1 << 20,
+        alibi_slopes: Sequence[float] = (),
         sinks: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -96,14 +98,13 @@ class MultiheadDilatedAttention(nn.Module):
         self.own = {
             "fused_qkv": fused_qkv, "bias": bias, "sub_layer_norm": sub_layer_norm, "qk_norm": qk_norm,
             "layer_norm_eps": layer_norm_eps, "gamma_init": gamma_init, "positions": positions, "rope_base": rope_base,
-            "xpos_scale_base": xpos_scale_base, "max_len": max_len,
-            "sinks": sinks,
+            "xpos_scale_base": xpos_scale_base, "max_len": max_len, "alibi_slopes": list(alibi_slopes), "sinks": sinks,
         }  # fmt: skip
         self.sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "kv_heads": kv_heads}
         self.embed_dim, self.num_heads, self.kv_heads = embed_dim, num_heads, kv_heads or num_heads
         self.head_dim = embed_dim // num_heads
         self.gamma_init = gamma_init
-        self.set_positions(positions, rope_base, xpos_scale_base, max_len)
+        self.set_positions(positions, rope_base, xpos_scale_base, max_len, self.own["alibi_slopes"])
         made = {"device": device, "dtype": dtype}
         key_value = self.kv_heads * self.head_dim
         self.parts = (embed_dim, key_value, key_value)
@@ -173,7 +174,9 @@ class MultiheadDilatedAttention(nn.Module):
             xpos_base=self.xpos_base, rows=rows,
         )  # fmt: skip
 
-    def set_positions(self, positions: str, rope_base: float, xpos_scale_base: float, max_len: int) -> None:
+    def set_positions(
+        self, positions: str, rope_base: float, xpos_scale_base: float, max_len: int, alibi_slopes: Sequence[float]
+    ) -> None:
         if positions not in _positions.KINDS:
             refuse_unknown("positions", positions, _positions.KINDS)
         if not (rope_base > 1 and math.isfinite(rope_base)):
@@ -183,7 +186,16 @@ class MultiheadDilatedAttention(nn.Module):
         require_positive("max_len", max_len)
         if positions in _positions.ROTARY and self.head_dim % 2:
             refuse("embed_dim / num_heads", f"must be even for {positions} positions", self.head_dim)
-        self.positions, self.rope_base = positions, rope_base
+        if alibi_slopes and positions != "alibi":
+            got = f"{len(alibi_slopes)} slopes with positions {positions}"
+            refuse("alibi_slopes", "must be empty without positions alibi", got, "set positions to alibi")
+        for head, slope in enumerate(alibi_slopes):
+            if not math.isfinite(slope):
+                refuse(f"alibi_slopes[{head}]", "must be finite", slope)
+        if alibi_slopes and len(alibi_slopes) != self.num_heads:
+            wanted = f"must have one slope for each of num_heads {self.num_heads}, or none"
+            refuse("alibi_slopes", wanted, len(alibi_slopes))
+        self.positions, self.rope_base, self.alibi_slopes = positions, rope_base, alibi_slopes
         self.xpos_base = _positions.scale_base(xpos_scale_base, max_len)
 
     def reset_parameters(self) -> None:
@@ -296,7 +308,11 @@ class MultiheadDilatedAttention(nn.Module):
             q, k = _positions.rotate(q, rotary[0]), _positions.rotate(k, rotary[1])
         # Under autocast norms return float32 where projections return a lower type.
         q, k = q.to(v.dtype), k.to(v.dtype)
-        slopes = _positions.alibi_slopes(self.num_heads, q.device) if self.positions == "alibi" else None
+        slopes = None
+        if self.alibi_slopes:
+            slopes = torch.tensor(self.alibi_slopes, dtype=torch.float32, device=q.device)
+        elif self.positions == "alibi":
+            slopes = _positions.alibi_slopes(self.num_heads, q.device)
         query_start = None
         if cache is not None:
             query_start = cache.length
