@@ -171,10 +171,7 @@ class Backward {
       chunk.ld = kBlock;
       chunk.stride = level.stride;
       chunk.slope = p_.alibi ? p_.alibi_slopes[query_head] : 0.0f;
-      if (dropout_.active()) {
-        chunk.drop.dropout = &dropout_;
-        chunk.drop.stream = static_cast<uint32_t>(b * p_.heads + query_head);
-      }
+      if (dropout_.active()) chunk.drop = DropoutChunk(dropout_, static_cast<uint32_t>(b * p_.heads + query_head));
       for (const Run& run : plan_.runs_of(*at.tile)) {
         chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
         for (int32_t k = 0; k < run.residues; ++k) {

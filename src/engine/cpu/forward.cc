@@ -214,10 +214,7 @@ class Forward {
     chunk.scale_log2 = scale_log2_;
     chunk.loose = std::min(16 / scale_log2_, std::numeric_limits<float>::max());
     chunk.ld = kBlock;
-    if (dropout_.active()) {
-      chunk.drop.dropout = &dropout_;
-      chunk.drop.stream = static_cast<uint32_t>(b * p_.heads + query_head);
-    }
+    if (dropout_.active()) chunk.drop = DropoutChunk(dropout_, static_cast<uint32_t>(b * p_.heads + query_head));
     const auto compute = [&](const Run& run, const Piece& piece, int64_t column0) {
       chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
       run_piece(piece, row0, column0, h, t, chunk);

@@ -45,8 +45,23 @@ void add(const float* from, int64_t count, float* to);
 
 // Whose draws the pairs of a chunk take.
 struct DropoutChunk {
+  DropoutChunk() = default;
+  DropoutChunk(const core::Dropout& of, uint32_t b_and_h)
+      : dropout(&of),
+        stream(b_and_h),
+        query_salt(of.salt(stream, core::Side::kQuery, 0)),
+        key_salt(of.salt(stream, core::Side::kKey, 0)) {}
+
+  uint32_t salt(core::Side side, int64_t position) const {
+    if (position >> 32 != 0) return dropout->salt(stream, side, position);
+    return side == core::Side::kQuery ? query_salt : key_salt;
+  }
+
   const core::Dropout* dropout = nullptr;  // null: keep everything
   uint32_t stream = 0;                     // b * heads + h
+  // Of positions below 2^32. A chunk of its own salts would spend a twentieth of its draws on them.
+  uint32_t query_salt = 0;
+  uint32_t key_salt = 0;
 };
 
 // A chunk of scores: `rows` x `columns` (a multiple of kGroup), of which rows [row_begin, row_end) are live.

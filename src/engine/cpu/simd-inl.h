@@ -83,7 +83,7 @@ HWY_INLINE void dropout_words(const DropoutChunk& at, int64_t stride, core::Side
     for (int n = 0; n < count; ++n) words[n] = at.dropout->word(at.stream, side, first + n * stride);
     return;
   }
-  const auto salt = hn::Set(du, at.dropout->salt(at.stream, side, first));
+  const auto salt = hn::Set(du, at.salt(side, first));
   for (int n = 0; n < count; n += static_cast<int>(hn::Lanes(du))) {
     const auto step = hn::Set(du, static_cast<uint32_t>(stride));
     auto x = hn::Add(hn::Mul(hn::Iota(du, n), step), hn::Set(du, static_cast<uint32_t>(first)));
@@ -97,36 +97,38 @@ HWY_INLINE void dropout_words(const DropoutChunk& at, int64_t stride, core::Side
 // The most rows or columns of a chunk.
 constexpr int kMostColumns = 512;
 
-// The draws of a chunk: kept(row, c, x) gives x where the pairs of the row and columns from c on are kept, else 0.
+// The draws of a chunk: kept(row, c, x) gives x, floats or words, where the pairs of the row and columns from c on are
+// kept, else 0.
 struct KeepsAll {
-  HWY_INLINE Vector operator()(int64_t, int, Vector x) const { return x; }
+  template <class X>
+  HWY_INLINE X operator()(int64_t, int, X x) const {
+    return x;
+  }
 };
 template <core::Side kRows>
 class KeepsDrawn {
  public:
   explicit KeepsDrawn(const Chunk& b)
-      : limit_(hn::Set(hn::RebindToSigned<Words>(), static_cast<int32_t>(b.drop.dropout->threshold() ^ kSign))) {
+      : limit_(hn::Set(Words(), b.drop.dropout->threshold() - 1)) {  // there is a threshold, so it is at least 1
     constexpr core::Side kColumns = kRows == core::Side::kQuery ? core::Side::kKey : core::Side::kQuery;
     dropout_words(b.drop, b.stride, kRows, b.row0, (b.rows + kLanes - 1) / kLanes * kLanes, rows_);
     dropout_words(b.drop, b.stride, kColumns, b.column0, b.columns, columns_);
   }
 
-  HWY_INLINE Vector operator()(int64_t row, int c, Vector x) const {
+  template <class X>
+  HWY_INLINE X operator()(int64_t row, int c, X x) const {
     const Words du;
     const auto of_row = hn::Set(du, rows_[row]), of_columns = hn::Load(du, columns_ + c);
     auto word = hn::Mul(hn::Xor(of_row, of_columns), hn::Set(du, 0x9E3779B1u));
     word = hn::Xor(word, hn::ShiftRight<15>(word));
     word = hn::Mul(hn::Add(word, kRows == core::Side::kQuery ? of_row : of_columns), hn::Set(du, 0x85EBCA6Bu));
-    // An unsigned comparison, through the sign bit.
-    const auto dropped = hn::Lt(hn::BitCast(hn::RebindToSigned<Words>(), hn::Xor(word, hn::Set(du, kSign))), limit_);
-    return hn::IfThenZeroElse(hn::RebindMask(Floats(), dropped), x);
+    return hn::IfThenElseZero(hn::RebindMask(hn::DFromV<X>(), hn::Gt(word, limit_)), x);
   }
 
  private:
-  static constexpr uint32_t kSign = 0x80000000u;
   HWY_ALIGN uint32_t rows_[kMostColumns];
   HWY_ALIGN uint32_t columns_[kMostColumns];
-  hn::Vec<hn::RebindToSigned<Words>> limit_;
+  hn::Vec<Words> limit_;
 };
 
 // How far row r of a chunk stands from its columns, less `less`. A distance is rounded to float once, so that forward

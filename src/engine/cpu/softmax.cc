@@ -15,16 +15,19 @@
 HWY_BEFORE_NAMESPACE();
 namespace longstride::engine::cpu::HWY_NAMESPACE {
 
-// Stores the probabilities of columns c.. and c + 16.. of one group at its vector offset i.
-HWY_INLINE void store_group(Cell cell, Vector low, Vector high, int c, int i, void* row) {
+// Stores the kept probabilities of columns c.. and c + 16.. of one group at its vector offset i. Narrow ones are
+// dropped after they are rounded: of both AVX-512 makes one instruction.
+template <class Kept>
+HWY_INLINE void store_group(Cell cell, const Kept& kept, int64_t r, Vector low, Vector high, int c, int i, void* row) {
   const Floats d;
   const Words du;
+  const int c0 = c + i, c1 = c + kLanes + i;
   if (cell == Cell::kNarrow) {
-    const auto word = paired(rounded_upper(d, low), rounded_upper(d, high));
+    const auto word = paired(kept(r, c0, rounded_upper(d, low)), kept(r, c1, rounded_upper(d, high)));
     hn::StoreU(word, du, static_cast<uint32_t*>(row) + c / 2 + i);
   } else {
-    hn::StoreU(low, d, static_cast<float*>(row) + c + i);
-    hn::StoreU(high, d, static_cast<float*>(row) + c + kLanes + i);
+    hn::StoreU(kept(r, c0, low), d, static_cast<float*>(row) + c0);
+    hn::StoreU(kept(r, c1, high), d, static_cast<float*>(row) + c1);
   }
 }
 
@@ -95,7 +98,7 @@ HWY_INLINE void plain_probabilities(Cell cell, const Exponents& exponent, int64_
       const Vector low = seen(c + i, exp2_of(d, exponent(hn::LoadU(d, row + c + i))));
       const Vector high = seen(c + kLanes + i, exp2_of(d, exponent(hn::LoadU(d, row + c + kLanes + i))));
       sum = hn::Add(sum, hn::Add(low, high));
-      store_group(cell, kept(r, c + i, low), kept(r, c + kLanes + i, high), c, i, to);
+      store_group(cell, kept, r, low, high, c, i, to);
     };
     for (int c = 0; c < whole; c += kGroup) group(c, [](int, Vector x) HWY_ATTR { return x; });
     if (whole < last) group(whole, [&](int c, Vector x) HWY_ATTR { return before(last, c, x, hn::Zero(d)); });
@@ -159,7 +162,7 @@ HWY_INLINE void masked_row(Cell cell, const Chunk& b, int64_t r, int first, int 
       const Vector low = hn::IfThenElseZero(seen(c0), exp2_of(d, exponent(hn::LoadU(d, row + c0))));
       const Vector high = hn::IfThenElseZero(seen(c1), exp2_of(d, exponent(hn::LoadU(d, row + c1))));
       sum = hn::Add(sum, hn::Add(low, high));
-      store_group(cell, kept(r, c0, low), kept(r, c1, high), c, i, to);
+      store_group(cell, kept, r, low, high, c, i, to);
     }
     hn::StoreU(sum, d, s.sum + r * kLanes + i);
   }
@@ -276,7 +279,7 @@ HWY_INLINE bool alibi_row(Cell cell, const Chunk& b, int64_t r, int first, int l
       const int c0 = c + i, c1 = c + kLanes + i;
       const Vector low = exp2_of(d, hn::LoadU(d, exponents + c0)), high = exp2_of(d, hn::LoadU(d, exponents + c1));
       sum = hn::Add(sum, hn::Add(low, high));
-      store_group(cell, kept(r, c0, low), kept(r, c1, high), c, i, to);
+      store_group(cell, kept, r, low, high, c, i, to);
     }
     hn::StoreU(sum, d, s.sum + r * kLanes + i);
   }
