@@ -132,6 +132,7 @@ struct Geometry {
   int32_t tile_rows = 128;     // most rows of a tile; <= 32767
   int32_t column_block = 128;  // columns of a run are computed in blocks of this many per residue; blocks in which no
                                // row of the tile sees a column are skipped
+  int32_t column_quantum = 1;  // columns are multiplied in blocks of so many, however few of a block a run has
   int32_t row_quantum = 16;    // a tile of n rows costs as much as one of n rounded up to this
   int32_t run_row_quantum = 32767;  // a run costs the rows that it serves, out to multiples of this; more than
                                     // tile_rows: all rows of the tile

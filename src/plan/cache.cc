@@ -96,7 +96,7 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   hash.add(e.lengths);
   const Geometry& g = key.geometry;
   for (const int64_t value :
-       {g.tile_rows, g.column_block, g.row_quantum, g.run_row_quantum, g.diagonal_rows, g.workers})
+       {g.tile_rows, g.column_block, g.column_quantum, g.row_quantum, g.run_row_quantum, g.diagonal_rows, g.workers})
     hash.add(value);
   hash.add(g.merge_columns);
   hash.add(g.run_columns);

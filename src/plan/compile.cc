@@ -22,6 +22,7 @@ void check_geometry(const Geometry& geometry) {
   };
   if (geometry.tile_rows < 1 || geometry.tile_rows > INT16_MAX) refuse("tile_rows", geometry.tile_rows);
   if (geometry.column_block < 1) refuse("column_block", geometry.column_block);
+  if (geometry.column_quantum < 1) refuse("column_quantum", geometry.column_quantum);
   if (geometry.row_quantum < 1) refuse("row_quantum", geometry.row_quantum);
   if (geometry.run_row_quantum < 1) refuse("run_row_quantum", geometry.run_row_quantum);
   if (geometry.diagonal_rows < 1) refuse("diagonal_rows", geometry.diagonal_rows);

@@ -172,6 +172,10 @@ void Tiler::emit(int64_t rows, std::vector<Run>& runs, std::vector<Phantoms>* ph
     bounds_.push_back(p.high);
     by_low_.push_back(&p);
   }
+  // Groups beside the bands would be cut wherever the bands are.
+  const int64_t quantum = scope_.geometry.column_quantum;
+  const bool stairs = level_->bands && level_->samplings.empty() && quantum > 1;
+  if (stairs) add_block_ends(quantum);
   std::sort(bounds_.begin(), bounds_.end());
   bounds_.erase(std::unique(bounds_.begin(), bounds_.end()), bounds_.end());
   std::sort(by_low_.begin(), by_low_.end(), [](const Piece* a, const Piece* b) { return a->low < b->low; });
@@ -179,11 +183,16 @@ void Tiler::emit(int64_t rows, std::vector<Run>& runs, std::vector<Phantoms>* ph
   covering_.clear();
   open_.clear();
   size_t next = 0;
-  for (size_t i = 1; i < bounds_.size(); ++i) {
+  for (size_t i = 1, end = 1; i < bounds_.size(); i = end) {
     const int64_t low = bounds_[i - 1];
     std::erase_if(covering_, [low](const Piece* p) { return p->high <= low; });
     for (; next < by_low_.size() && by_low_[next]->low == low; ++next) covering_.push_back(by_low_[next]);
     const size_t first = runs.size();
+    end = i + 1;
+    if (stairs && emit_stairs(i, end, next, runs)) {
+      join_runs(first, runs);
+      continue;
+    }
     if (!covering_.empty()) emit_interval(low, bounds_[i], runs);
     if (level_->bands) join_runs(first, runs);
   }

@@ -62,6 +62,20 @@ class Tiler {
   void emit_places(const Rectangle&, const Places&, int64_t rows, std::vector<Run>& runs) const;
   void emit_phantoms(int64_t rows, std::vector<Phantoms>& phantoms);
 
+  // tiler_stairs.cc: what a piece sees of one block of columns.
+  struct Step {
+    int64_t low = 0;
+    int64_t high = 0;
+    const Piece* piece = nullptr;
+  };
+  using RowRange = std::pair<int64_t, int64_t>;
+  void add_block_ends(int64_t quantum);
+  void gather_steps(int64_t low, int64_t high, size_t next);
+  static void add_rows(const Piece&, std::vector<RowRange>& ranges);
+  double ranges_cost(const std::vector<RowRange>& ranges, const std::vector<RowRange>& begun) const;
+  bool follow_rows(size_t first, size_t last);
+  bool emit_stairs(size_t first, size_t& end, size_t& next, std::vector<Run>& runs);
+
   const Scope& scope_;
   const Documents& documents_;
   mutable size_t last_document_ = 0;  // a hint
@@ -79,6 +93,8 @@ class Tiler {
   std::vector<int64_t> row_edges_;
   std::vector<uint64_t> sets_;
   std::vector<size_t> open_;  // runs that end where the interval at hand begins
+  std::vector<Step> steps_;
+  std::vector<RowRange> ranges_, begun_;
 };
 
 }  // namespace longstride::plan

@@ -18,6 +18,7 @@ Geometry geometry(core::DType, int64_t, bool causal, Direction direction) {
   Geometry g;
   g.tile_rows = direction == Direction::kForward ? 256 : 128;
   g.column_block = causal ? 32 : 64;
+  g.column_quantum = kGroup;
   g.run_row_quantum = kRowQuantum;
   g.run_columns = 400.0 / g.tile_rows;  // a run costs as much as so many pairs; 1024 measured alike
   g.diagonal_rows = kDiagonalRows;
