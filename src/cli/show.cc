@@ -7,6 +7,7 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "core/json_text.h"
 #include "file_options.h"
 #include "longstride/error.h"
+#include "longstride/nn/positions.h"
 #include "longstride/pattern/json.h"
 #include "longstride/pattern/sight.h"
 #include "longstride/plan.h"
@@ -42,6 +44,7 @@ struct ShowOptions {
   bool transposed = false;
   bool verify = false;
   bool json = false;
+  bool alibi = false;
 };
 
 struct Shown {
@@ -51,11 +54,12 @@ struct Shown {
   double compile_ms;
   PlanCounts counts;
   double nominal_per_query;
-  std::string fault;  // of verify
+  std::string fault;                // of verify
+  std::vector<float> alibi_slopes;  // one a head, if asked for
 };
 
 Shown plan_it(const ShowOptions& options) {
-  Shown shown{options.pattern.pattern(), options.lengths.extent(), {}, 0, {}, 0, {}};
+  Shown shown{options.pattern.pattern(), options.lengths.extent(), {}, 0, {}, 0, {}, {}};
   if (options.head < 0 || options.head >= shown.extent.heads)
     throw Error(fmt::format("--head: got {}, expected 0 to {} (--heads is {})", options.head, shown.extent.heads - 1,
                             shown.extent.heads));
@@ -73,6 +77,10 @@ Shown plan_it(const ShowOptions& options) {
   const double queries = static_cast<double>(shown.extent.batch * shown.extent.heads * shown.extent.len_q);
   shown.nominal_per_query = queries > 0 ? nominal_flops(shown.pattern, shown.extent, 1) / 4 / queries : 0;
   if (options.verify) shown.fault = verify(shown.plan.view(), shown.pattern, shown.extent);
+  if (options.alibi) {
+    const at::Tensor slopes = alibi_slopes(shown.extent.heads);
+    shown.alibi_slopes.assign(slopes.const_data_ptr<float>(), slopes.const_data_ptr<float>() + slopes.numel());
+  }
   return shown;
 }
 
@@ -152,6 +160,7 @@ nlohmann::json to_json(const ShowOptions& options, const Shown& shown) {
                              {"seen", shown.counts.seen_per_row()},
                              {"nominal", shown.nominal_per_query}}}};
   if (options.verify) result["verify"] = shown.fault.empty() ? "ok" : shown.fault;
+  if (options.alibi) result["alibi_slopes"] = shown.alibi_slopes;
   result["head"] = options.head;
   if (shown.extent.len_q * shown.extent.len_k <= kJsonPairs)
     result["multiplicity"] = multiplicity_json(shown.pattern, shown.extent, options.head);
@@ -197,6 +206,16 @@ void print_text(const ShowOptions& options, const Shown& shown) {
               << text_grid(shown.pattern, extent, cells, stdout_wants_color()) << "\n";
   }
 
+  if (options.alibi) {
+    std::vector<std::vector<std::string>> table = {{"head", "ALiBi slope", "a key's weight halves every"}};
+    for (size_t h = 0; h < shown.alibi_slopes.size(); ++h) {
+      const double slope = shown.alibi_slopes[h];
+      table.push_back({fmt::format("{}", h), fmt::format("{:.4g}", slope),
+                       fmt::format("{:.4g} tokens", std::numbers::ln2 / slope)});
+    }
+    std::cout << text_table(table) << "\n";
+  }
+
   const char* row_name = options.transposed ? "key" : "query";
   std::cout << "plan\n" << describe(view, extent);
   if (shown.plan.classes.size() > 1) {
@@ -230,7 +249,8 @@ void show(const ShowOptions& options, int& exit_code) {
   }
   const Shown shown = plan_it(options);
   if (!options.picture.empty())
-    picture::write_picture(options.picture, token_picture(shown.pattern, shown.extent, options.head));
+    picture::write_picture(options.picture,
+                           token_picture(shown.pattern, shown.extent, options.head, shown.alibi_slopes));
   if (!options.plan_picture.empty())
     picture::write_picture(options.plan_picture,
                            plan_picture(shown.plan.view(), shown.pattern, shown.extent, options.head));
@@ -302,6 +322,10 @@ void add_show(CLI::App& app, int& exit_code) {
       ->transform(whole_number(0, kMostHeads))
       ->capture_default_str()
       ->group(output);
+  command
+      ->add_flag("--alibi", options->alibi,
+                 "Show ALiBi's slopes too, those of the paper, and what they leave of a key by its distance")
+      ->group(output);
   command->add_option("--picture,--out", options->picture, "Write who sees whom as a picture: FILE.svg or FILE.png")
       ->check(output_file())
       ->group(output);
@@ -313,6 +337,7 @@ void add_show(CLI::App& app, int& exit_code) {
       "Examples:\n"
       "  longstride show --segments 16,32,64 --rates 1,2,4 --len 64 --picture pattern.png\n"
       "  longstride show --segments 2k,4k,8k,16k,32k --rates 1,2,4,8,16 --len 32k --heads 16 --causal\n"
+      "  longstride show --window 24 --sinks 4 --causal --alibi --picture window.png\n"
       "  longstride show --documents 40,24 --tile-rows 16 --plan-picture plan.svg --verify");
   command->callback([options, &exit_code] { show(*options, exit_code); });
 }

@@ -36,6 +36,20 @@ std::string layer_words(const Pattern& pattern, int64_t layer) {
   return words;
 }
 
+// Cut behind commas, so that a line ends within the page.
+std::vector<std::string> lines_of(const std::string& words) {
+  constexpr size_t kMost = 34;
+  std::vector<std::string> lines = {""};
+  for (size_t begin = 0; begin < words.size();) {
+    const size_t comma = words.find(", ", begin);
+    const size_t end = comma == std::string::npos ? words.size() : comma + 2;
+    if (!lines.back().empty() && lines.back().size() + end - begin > kMost) lines.emplace_back();
+    lines.back() += words.substr(begin, end - begin);
+    begin = end;
+  }
+  return lines;
+}
+
 // A square panel of cells. `only`: one layer, or -1 for all. Runs of one colour in a row are one box.
 void draw_cells(picture::Picture& picture, const Pattern& pattern, const Cells& cells, double x, double y, double side,
                 int64_t only) {
@@ -92,8 +106,10 @@ double draw_legend(picture::Picture& picture, const Pattern& pattern, const Cell
   y += 30;
   for (int64_t g = 0; g < cells.layers; ++g) {
     picture.box(x, y, 26, 15, cell_color(g, 1, true));
-    picture.text(x + 36, y + 12, layer_words(pattern, g), 13);
-    y += 21;
+    for (const std::string& line : lines_of(layer_words(pattern, g))) {
+      picture.text(x + 36, y + 12, line, 13);
+      y += 21;
+    }
   }
   y += 22;
   if (single) {
@@ -114,6 +130,43 @@ double draw_legend(picture::Picture& picture, const Pattern& pattern, const Cell
     }
   }
   return y + 48;
+}
+
+// What ALiBi leaves of a key's weight, e^(-slope * distance), over the logarithm of its distance. Returns the y below.
+double draw_slopes(picture::Picture& picture, const std::vector<float>& slopes, int64_t len, double y) {
+  constexpr double kLeft = 84, kSide = 560, kHeight = 150;
+  const auto shown = std::min<int64_t>(static_cast<int64_t>(slopes.size()), kMaxHeads);
+  const double octaves = std::log2(static_cast<double>(std::max<int64_t>(2, len)));
+  const auto across = [&](double octave) { return kLeft + kSide * octave / octaves; };
+  y += 14;
+  picture.text(24, y, "ALiBi: what is left of a key's weight, by its distance in tokens", 15);
+  y += 20;
+  picture.frame(kLeft, y, kSide, kHeight, picture::kFaint);
+  const int step = octaves > 12 ? 4 : octaves > 6 ? 2 : 1;
+  for (int octave = 0; octave <= static_cast<int>(octaves); octave += step) {
+    picture.line(across(octave), y + kHeight, across(octave), y + kHeight + 5, picture::kFaint);
+    picture.text(across(octave), y + kHeight + 19, fmt::format("{}", int64_t{1} << octave), 13, picture::kInk,
+                 picture::Align::kCenter);
+  }
+  for (const double share : {0.0, 0.5, 1.0}) {
+    const double at = y + kHeight * (1 - share);
+    picture.line(kLeft - 5, at, kLeft, at, picture::kFaint);
+    picture.text(kLeft - 8, at + 4, fmt::format("{}", share), 13, picture::kInk, picture::Align::kRight);
+  }
+  for (int64_t h = 0; h < shown; ++h) {
+    const double slope = slopes[static_cast<size_t>(h)];
+    std::vector<picture::Picture::Point> points;
+    constexpr int kPoints = 140;  // four pixels each
+    for (int n = 0; n <= kPoints; ++n) {
+      const double octave = octaves * n / kPoints;
+      points.push_back({across(octave), y + kHeight * (1 - std::exp(-slope * std::exp2(octave)))});
+    }
+    picture.curve(points, picture::group_color(h), 2);
+    const double line = y + 12 + 21 * static_cast<double>(h);
+    picture.box(kLeft + kSide + 40, line - 9, 26, 6, picture::group_color(h));
+    picture.text(kLeft + kSide + 76, line, fmt::format("head {}: slope {:.4g}", h, slope), 13);
+  }
+  return y + kHeight + 48;
 }
 
 }  // namespace
@@ -145,7 +198,8 @@ picture::Color cell_color(int64_t group, double multiplicity, bool single_tokens
   return picture::blend(base, picture::Color{0, 0, 0}, std::min(0.1 + 0.18 * (multiplicity - 1), 0.75));
 }
 
-picture::Picture token_picture(const Pattern& pattern, const Extent& extent, int64_t head) {
+picture::Picture token_picture(const Pattern& pattern, const Extent& extent, int64_t head,
+                               const std::vector<float>& alibi_slopes) {
   const int64_t kv_head = head / (extent.heads / extent.kv_heads);
   picture::Picture picture(kWidth, 800);
   picture.text(24, 32, "Who sees whom", 21);
@@ -196,6 +250,7 @@ picture::Picture token_picture(const Pattern& pattern, const Extent& extent, int
     }
     bottom += head_side + 36;
   }
+  if (!alibi_slopes.empty()) bottom = draw_slopes(picture, alibi_slopes, extent.len_k, bottom);
   picture.set_height(bottom);
   return picture;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "longstride/pattern.h"
 #include "longstride/plan.h"
@@ -10,8 +11,10 @@
 
 namespace longstride::cli {
 
-// One head large (colour: the group; darker: more groups), each group small, and the first heads small.
-picture::Picture token_picture(const Pattern& pattern, const Extent& extent, int64_t head);
+// One head large (colour: the group; darker: more groups), each group small, and the first heads small. Below them, if
+// there are `alibi_slopes`, one a head: what is left of a key by its distance.
+picture::Picture token_picture(const Pattern& pattern, const Extent& extent, int64_t head,
+                               const std::vector<float>& alibi_slopes = {});
 
 // One panel a level for the class of `head`, positions sorted by residue so that strided tiles are rectangles. Throws
 // Error when the plan has more rectangles than a picture can show.

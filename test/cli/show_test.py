@@ -108,6 +108,26 @@ class Show(ProgramTest):
         self.assertIn("sliding_window of 1024 before", path.read_text())
         self.refused("show", "--window", "2", "--segments", "8", says="--segments")
 
+    def test_alibi_slopes(self):
+        window = ["show", "--window", "24", "--sinks", "4", "--causal", "--len", "96"]
+        self.assertNotIn("alibi_slopes", self.json(*window, "--heads", 4))
+        slopes = self.json(*window, "--heads", 3, "--alibi")["alibi_slopes"]
+        self.assertEqual(slopes, [2.0**-4, 2.0**-8, 2.0**-2])  # of two heads, and the first of four
+        path = self.folder / "slopes.svg"
+        text = self.call(*window, "--heads", 3, "--alibi", "--picture", path).stdout.decode()
+        self.assertRegex(text, r"0 +0.0625 +11.09 tokens")
+        root = xml.etree.ElementTree.parse(path).getroot()
+        words = [t.text for t in root.iter(SVG + "text")]
+        self.assertIn("head 2: slope 0.25", words)
+        self.assertNotIn("head 3: slope", " ".join(words))
+        # The steepest head has lost the most at each distance.
+        lines = [[tuple(map(float, point.split(","))) for point in line.get("points").split()]
+                 for line in root.iter(SVG + "polyline")]
+        self.assertEqual(len(lines), 3)
+        middle = [line[len(line) // 2][1] for line in lines]
+        self.assertLess(middle[1], middle[0])
+        self.assertLess(middle[0], middle[2])
+
     def test_counts_add_up(self):
         shown = self.json("show", "--len", "96", "--segments", "16,96", "--rates", "1,4", "--heads", "4", "--causal",
                           "--tile-rows", "16")
