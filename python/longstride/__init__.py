@@ -14,6 +14,7 @@ _library.load()
 _registration.register()
 
 from ._attention import attention, block_sparse_attention, dilated_attention, sliding_window_attention  # noqa: E402
+from ._describe import describe  # noqa: E402
 from ._doctor import doctor  # noqa: E402
 from ._merge import draw_dropout_seed, merge, with_sink  # noqa: E402
 from ._pattern import Pattern  # noqa: E402
@@ -29,6 +30,7 @@ __all__ = [
     "attention",
     "attention_weights",
     "block_sparse_attention",
+    "describe",
     "dilated_attention",
     "doctor",
     "draw_dropout_seed",

@@ -77,6 +77,27 @@ def attention(
     Raises:
         ValueError: before any work, with the argument, what it must be, what it was and what to do.
     """
+    call = call_of(
+        pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, scale, query_start, dropout_p, deterministic
+    )
+    out, lse = _direct.attention(q, k, v, *call)
+    return (out, lse) if return_lse else out
+
+
+def call_of(
+    pattern: Pattern | str,
+    blocks: Tensor | None,
+    gates: Tensor | None,
+    alibi_slopes: Tensor | None,
+    cu_seqlens: Lengths,
+    lengths: Lengths,
+    dropout_seed: Tensor | None,
+    scale: float | None,
+    query_start: int | None,
+    dropout_p: float,
+    deterministic: bool,
+) -> tuple[str, tuple[Tensor | None, ...], dict[str, Any]]:
+    """The operator's arguments after q, k and v: the pattern's text, the tensors, the settings that are not at their defaults."""
     if isinstance(pattern, Pattern):
         text, blocks = pattern.call_arguments(blocks)
     elif isinstance(pattern, str):
@@ -93,9 +114,7 @@ def attention(
         settings["dropout_p"] = dropout_p
     if deterministic:
         settings["deterministic"] = True
-    tensors = (blocks, gates, alibi_slopes, numbers(cu_seqlens), numbers(lengths), dropout_seed)
-    out, lse = _direct.attention(q, k, v, text, tensors, settings)
-    return (out, lse) if return_lse else out
+    return text, (blocks, gates, alibi_slopes, numbers(cu_seqlens), numbers(lengths), dropout_seed), settings
 
 
 def constant(value: Any) -> Any:

@@ -276,7 +276,7 @@ def register() -> list[str]:
     """Registers what is missing, and says what that was; longstride/__init__.py calls it once."""
     global gradients_are_ours
     positional = [a.name for a in torch.ops.longstride.attention.default._schema.arguments if not a.kwarg_only]
-    if positional != ["q", "k", "v", "pattern", *TENSORS]:
+    if positional != ["q", "k", "v", "pattern", *TENSORS] or not hasattr(torch.ops.longstride, "describe"):
         _library.fail(f"finds operators of another version of its own, attention({', '.join(positional)})", _library.ADVICE)
     added = []
 
@@ -299,7 +299,7 @@ def register() -> list[str]:
         add(name, "FuncTorchBatched", lambda: torch.library.register_vmap(name, rule, lib=LIBRARY))
     for key in ("AutocastCPU", "AutocastCUDA"):
         add(FORWARD, key, lambda: LIBRARY.impl("attention", forward_autocast, key))
-    for op in (torch.ops.longstride.attention.default, torch.ops.longstride.attention_backward.default):
+    for op in (getattr(torch.ops.longstride, name).default for name in ("attention", "attention_backward", "describe")):
         kernel = refuse_what_is_not_dense([argument.name for argument in op._schema.arguments])
         for key in NOT_DENSE:
             add(op._schema.name, key, lambda: LIBRARY.impl(op, kernel, key))

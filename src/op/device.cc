@@ -115,6 +115,16 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   return {out, lse};
 }
 
+CallReport describe_device(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
+  const Views of = views_of(q, k, v);
+  const std::shared_ptr<const Pattern> pattern = check_forward(of, call);
+  const Extent extent = extent_of(of, call);
+  engine::Problem problem = problem_of(dtype_of(of.q.dtype), of.q.sizes[3], call, *pattern, extent);
+  problem.alibi = given(call.alibi_slopes);
+  const auto on_device = guard(of.q.place);
+  return report_call(choose_engine(of.q.place, problem), problem, *pattern, extent);
+}
+
 InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const Views of = views_of(in.q, in.k, in.v);
   const ArrayView<int64_t>&of_q = of.q, &of_k = of.k;

@@ -1,6 +1,6 @@
-// The operator and its backward: their schemas, written from the call's list of fields, and their kernels on the CPU
-// and CUDA, registered through LibTorch's stable ABI. What that has no words for (autograd, shapes, autocast)
-// op/autograd adds.
+// The operator, its backward and describe(), which says what a call would do: their schemas, written from the call's
+// list of fields, and their kernels on the CPU and CUDA, registered through LibTorch's stable ABI. What that has no
+// words for (autograd, shapes, autocast) op/autograd adds.
 #include "op/schema.h"
 
 #include <type_traits>
@@ -54,6 +54,9 @@ struct Unpack<Call(Rest...)> {
   static Outputs forward(Tensor q, Tensor k, Tensor v, Rest... rest) {
     return forward_device(q, k, v, call_of(std::move(rest)...));
   }
+  static std::string describe(Tensor q, Tensor k, Tensor v, Rest... rest) {
+    return json_of(describe_device(q, k, v, call_of(std::move(rest)...)));
+  }
   static InputGrads backward(Tensor d_out, MaybeTensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,
                              Rest... rest) {
     return backward_device(BackwardInputs{std::move(d_out), std::move(d_lse), std::move(q), std::move(k), std::move(v),
@@ -67,11 +70,13 @@ const Definitions registered(
     Definitions::Kind::kLibrary,
     {"attention(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> (Tensor out, Tensor lse)",
      "attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse" +
-         call_schema() + ") -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)"});
+         call_schema() + ") -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)",
+     "describe(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> str"});
 
 void add_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("attention", TORCH_BOX(&Unpacked::forward));
   library.impl("attention_backward", TORCH_BOX(&Unpacked::backward));
+  library.impl("describe", TORCH_BOX(&Unpacked::describe));
 }
 
 }  // namespace

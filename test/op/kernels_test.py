@@ -75,6 +75,16 @@ class KernelsTest(unittest.TestCase):
                 got = attention(q, k, v, pattern([4, 16], [1, 2]), **{name: same})
                 self.assertTrue(torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1]))
 
+    def test_describes_without_running(self):
+        q, k, v = inputs()
+        found = json.loads(torch.ops.longstride.describe(q, k, v, DENSE))
+        self.assertEqual(found["engine"], "cpu")
+        for name, words in (("forward", "forward plan: 24 queries"), ("backward", "transposed plan: 24 queries")):
+            self.assertEqual(found[name]["pairs"], 2 * 4 * 24 * 25 // 2)
+            self.assertIn(words, found[name]["plan"])
+        with self.assertRaisesRegex(ValueError, "v must have the shape of k"):
+            torch.ops.longstride.describe(q, k, v[:, 1:], DENSE)
+
     def test_gradient_of_gates(self):
         q, k, v = inputs(torch.float64)
         text = '{"blocks": [{"pattern": "list", "block_size": 8}]}'

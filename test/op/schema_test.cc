@@ -41,11 +41,12 @@ TEST(Schema, WordForWord) {
         c10::Dispatcher::singleton().findSchemaOrThrow("longstride::attention", "").hasKernelForDispatchKey(key));
 }
 
-TEST(Schema, OneOperatorAndItsBackward) {
+TEST(Schema, OneOperatorItsBackwardAndWhatDescribesIt) {
   std::vector<std::string> ours;
   for (const c10::OperatorName& name : c10::Dispatcher::singleton().getAllOpNames())
     if (name.name.starts_with("longstride::")) ours.push_back(name.name);
-  EXPECT_THAT(ours, testing::UnorderedElementsAre("longstride::attention", "longstride::attention_backward"));
+  EXPECT_THAT(ours, testing::UnorderedElementsAre("longstride::attention", "longstride::attention_backward",
+                                                  "longstride::describe"));
 }
 
 // A warm call neither writes nor parses JSON, however many patterns have been seen.

@@ -9,6 +9,7 @@
 #include "op/checks.h"
 #include "op/engines.h"
 #include "op/problem.h"
+#include "op/report.h"
 
 namespace longstride {
 
@@ -54,15 +55,14 @@ AttentionReport describe_attention(const Tensor& q, const Tensor& k, const Tenso
   problem.alibi = op::given(call.alibi_slopes);
   const c10::DeviceGuard on_device(q.device());
   const op::Engine& engine = op::choose_engine(op::place_of(q.device()), problem);
-  const op::PlanPointer plan = op::plan_for(engine, problem, pattern, extent, Direction::kForward);
-  const PlanView view = plan->view();
+  op::CallReport found = op::report_call(engine, problem, pattern, extent);
   AttentionReport report;
-  report.engine = engine.name;
-  report.plan = describe(view, extent);
-  report.plan_bytes = plan->bytes();
-  report.useful_flops = useful_flops(view, extent, problem.dim);
-  report.nominal_flops = nominal_flops(pattern, extent, problem.dim);
-  report.keys_per_query = count(view, extent).computed_per_row();
+  report.engine = std::move(found.engine);
+  report.plan = std::move(found.forward.words);
+  report.plan_bytes = found.forward.bytes;
+  report.useful_flops = found.useful_flops;
+  report.nominal_flops = found.nominal_flops;
+  report.keys_per_query = found.forward.counts.computed_per_row();
   return report;
 }
 
