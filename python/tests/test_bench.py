@@ -13,7 +13,7 @@ from support import close, inputs
 import longstride as ls
 from longstride import Pattern, __main__, _chart
 from longstride.bench import __main__ as bench
-from longstride.bench import cases, flex, official, report
+from longstride.bench import cases, flex, memory, official, report
 from longstride.bench.cases import Case
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -191,6 +191,50 @@ def test_the_table_the_json_and_the_chart(capsys, tmp_path):
         assert len(list(root.iter(f"{SVG}circle"))) == 4 * 3
 
 
+def test_what_takes_long_is_said_before_it_begins(monkeypatch, capsys):
+    said_when_it_began = []
+
+    def compiles(pattern, q, k, compiled):
+        said_when_it_began.append(capsys.readouterr())
+        raise flex.LeftOut("as a test wants it")
+
+    monkeypatch.setattr(cases, "compiler_missing", lambda device: "")
+    monkeypatch.setattr(cases, "Flex", compiles)
+    assert bench.main([argument for argument in ARGUMENTS if argument != "--no-compile"]) == 0
+    (said,) = said_when_it_began
+    assert said.err.startswith("flex: torch.compile of its mask and kernel for 32 tokens") and said.err.count("\n") == 1
+    assert "--peers dense,official runs without it, --no-compile as it is" in said.err
+    assert bench.main(ARGUMENTS) == 0 and capsys.readouterr().err == ""  # nothing is compiled
+
+
+def test_peers_can_be_left_out(capsys):
+    for peers, names in (("none", []), ("official", ["official"]), ("dense,official", ["dense", "official"])):
+        assert bench.main([*ARGUMENTS, "--peers", peers]) == 0
+        rows = capsys.readouterr().out.splitlines()[-len(names) - 1 :]
+        assert [row.split()[0] for row in rows] == ["longstride", *names]
+
+
+def test_memory_is_that_of_the_call(capsys, tmp_path):
+    """The official algorithm holds copies of q, k, v and out of each group; ours of no whole tensor."""
+    arguments = ["--len", "4k", "--segments", "4k,4k", "--rates", "1,2", "--peers", "official", "--repeats", "1", "--threads", "1"]
+    assert bench.main([*arguments, "--memory", "--json", str(tmp_path / "bench.json")]) == 0
+    out = capsys.readouterr().out
+    (case,) = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["cases"]
+    ours, theirs = (case["runs"][name]["extra_bytes"] for name in ("longstride", "official"))
+    one = 4 * 4096 * 8 * 64  # bytes of a tensor like q
+    assert 0 <= ours < 2 * one and 4 * one < theirs < 40 * one
+    assert f"  {ours / 2**20:.1f}\n" in out and f"  {theirs / 2**20:.1f}\n" in out
+    assert bench.main(ARGUMENTS) == 0 and "MiB" not in capsys.readouterr().out
+
+
+def test_memory_that_nothing_tells(monkeypatch):
+    def closed(device):
+        raise OSError("no such file")
+
+    monkeypatch.setattr(memory, "Peak", closed)
+    assert memory.extra_bytes(Case(GROUPS, 32, 4, 4, 8), "official", False, torch.get_num_threads()) is None
+
+
 def test_both_passes_in_the_table(capsys):
     assert bench.main([*ARGUMENTS, "--backward", "--peers", "official"]) == 0
     out = capsys.readouterr().out
@@ -221,7 +265,8 @@ def test_charts_are_logarithmic():
         ("--heads 3 --kv-heads 2", "--kv-heads must divide --heads, which is 3, got 2"),
         ("--repeats 0", "must be a whole number >= 1"),
         ("--threads -1", "must be a whole number >= 1"),
-        ("--peers dense,flexx", "must be some of dense, flex, official, got 'flexx'"),
+        ("--peers dense,flexx", "must be some of dense, flex, official, or none, got 'flexx'"),
+        ("--peers dense,none", "got 'none'"),
         ("--dtype float8", "invalid choice"),
         ("--chart curve.png", "must end in .svg, got curve.png"),
         ("--json none/bench.json", "must be a file in a folder that is there, got none/bench.json"),

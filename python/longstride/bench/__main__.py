@@ -10,17 +10,18 @@ from .._attention import dilated_attention
 from .._options import add_pattern_options, output_path, pattern_of, run_command, whole, wholes
 from .._refusal import refuse
 from .cases import DTYPES, PEERS, Case, run_case
-from .report import chart, machine, machine_words, report_json, result_text
+from .memory import measure
+from .report import chart, machine, machine_words, report_json, result_text, say
 
 SEGMENTS, RATES = [1024, 2048, 4096, 8192, 16384], [1, 2, 4, 8, 16]
 LENGTHS = [2048, 4096, 8192]
 
 
 def peer_names(text: str) -> list[str]:
-    names = [name for name in text.split(",") if name]
+    names = [] if text == "none" else text.split(",")
     for name in names:
         if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"must be some of {', '.join(PEERS)}, got {name!r}")
+            raise argparse.ArgumentTypeError(f"must be some of {', '.join(PEERS)}, or none, got {name!r}")
     return names
 
 
@@ -39,11 +40,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     effort = parser.add_argument_group("measurement")
     effort.add_argument("--repeats", type=whole(1), default=5, metavar="N", help="rounds, in each of which all run once (5)")
     effort.add_argument("--threads", type=whole(1), metavar="N", help="torch's threads (its own choice)")
-    effort.add_argument("--peers", type=peer_names, default=list(PEERS), metavar="NAME,...", help=", ".join(PEERS))
+    effort.add_argument(
+        "--peers", type=peer_names, default=list(PEERS), metavar="NAME,...", help=f"who runs beside ours: {', '.join(PEERS)}; or none"
+    )
     effort.add_argument(
         "--dense-limit", type=whole(0), default=16384, metavar="N", help="no dense and no flex beyond so many tokens (16k)"
     )
     effort.add_argument("--no-compile", action="store_true", help="FlexAttention as it is without torch.compile")
+    effort.add_argument("--memory", action="store_true", help="measure memory too, of each in a process of its own")
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=output_path("--json", ""), metavar="FILE", help="write all that was measured")
     output.add_argument("--chart", type=output_path("--chart", ".svg"), metavar="FILE.svg", help="draw time over length")
@@ -83,9 +87,13 @@ def bench_command(given: argparse.Namespace) -> None:
         print(machine_words(facts))
         print(f"pattern: {cases[0].pattern!r}")
         print(f"times: of {given.repeats} interleaved rounds after one that is not timed; errors: the largest, beside ours")
+        if given.memory:
+            print("extra MiB: the most memory that one call takes beside its inputs and results, in a process of its own")
         results = []
         for case in cases:
-            results.append(run_case(case, given.peers, given.repeats, given.dense_limit, not given.no_compile))
+            results.append(run_case(case, given.peers, given.repeats, given.dense_limit, not given.no_compile, say))
+            if given.memory:
+                measure(results[-1], torch.get_num_threads())
             print("\n" + result_text(results[-1]), flush=True)
     finally:
         torch.set_num_threads(before)

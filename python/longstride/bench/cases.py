@@ -25,6 +25,8 @@ DTYPES = {
 OURS = "longstride"
 PEERS = ("dense", "flex", "official")
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Say = Callable[[str], None]
+HOW_TO_LEAVE_OUT = "--peers dense,official runs without it, --no-compile as it is"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Runs:
     error: float | None = None  # the largest, of out, beside ours; None: another sum, or ours itself
     error_of_gradients: float | None = None
     mask_seconds: float | None = None  # FlexAttention's, beside the calls
+    extra_bytes: int | None = None  # of memory, beside inputs and results; None: not measured
     note: str = ""
 
     @property
@@ -139,13 +142,14 @@ def first_words(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:160] if lines else 'no words'}"
 
 
-def flex_attention(case: Case, inputs: Sequence[Tensor], compiled: bool) -> tuple[Attend, Runs]:
+def flex_attention(case: Case, inputs: Sequence[Tensor], compiled: bool, say: Say) -> tuple[Attend, Runs]:
     """FlexAttention, compiled if it can be: what cannot be is told by a first call."""
     q, k = inputs[:2]
     why = compiler_missing(case.device) if compiled else "--no-compile"
     try:
         check_backward(case.backward, case.device)
         if not why:
+            say(f"flex: torch.compile of its mask and kernel for {case.length} tokens, a minute or more; {HOW_TO_LEAVE_OUT}")
             try:
                 attend = Flex(case.pattern, q, k, True)
                 once(case, attend, inputs)
@@ -169,25 +173,40 @@ def largest_gap(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     return max((a.double() - b.double()).abs().max().item() if a.numel() else 0.0 for a, b in zip(ours, theirs))
 
 
+def taking_part(
+    name: str, case: Case, inputs: Sequence[Tensor], dense_limit: int, compiled: bool, say: Say
+) -> tuple[Attend, Runs]:
+    """How one of PEERS or OURS computes the case. Raises LeftOut."""
+    if name == OURS:
+        return lambda q, k, v: attention(q, k, v, case.pattern), Runs(OURS)
+    if name != "official" and case.length > dense_limit:
+        raise LeftOut(f"more tokens than --dense-limit, {dense_limit}")
+    if name == "flex":
+        return flex_attention(case, inputs, compiled, say)
+    if name == "official":
+        constant = "its gradient takes the mixing for constant" if case.backward else ""
+        return official_attention(case), Runs(name, note=constant)
+    return dense_attention(case.pattern.causal), Runs(name)
+
+
 def run_case(
-    case: Case, peers: Sequence[str] = PEERS, repeats: int = 5, dense_limit: int = 16384, compiled: bool = True
+    case: Case,
+    peers: Sequence[str] = PEERS,
+    repeats: int = 5,
+    dense_limit: int = 16384,
+    compiled: bool = True,
+    say: Say = lambda words: None,
 ) -> Result:
-    """Runs everybody once untimed, then `repeats` rounds. Raises what `attention` raises for the case."""
+    """Runs everybody once untimed, then `repeats` rounds. `say` is told what takes long before it begins. Raises what
+    `attention` raises for the case."""
     inputs = case.inputs()
-    wanted = once(case, lambda q, k, v: attention(q, k, v, case.pattern), inputs)
+    ours, run_of_ours = taking_part(OURS, case, inputs, dense_limit, compiled, say)
+    wanted = once(case, ours, inputs)
     runs: list[tuple[Attend, Runs]] = []
     left_out: dict[str, str] = {}
     for name in peers:
         try:
-            if name != "official" and case.length > dense_limit:
-                raise LeftOut(f"more tokens than --dense-limit, {dense_limit}")
-            if name == "flex":
-                runs.append(flex_attention(case, inputs, compiled))
-            elif name == "official":
-                constant = "its gradient takes the mixing for constant" if case.backward else ""
-                runs.append((official_attention(case), Runs(name, note=constant)))
-            else:
-                runs.append((dense_attention(case.pattern.causal), Runs(name)))
+            runs.append(taking_part(name, case, inputs, dense_limit, compiled, say))
         except LeftOut as why:
             left_out[name] = str(why)
     for attend, run in runs:
@@ -197,7 +216,7 @@ def run_case(
             continue
         run.error = largest_gap(wanted[:1], theirs[:1])
         run.error_of_gradients = largest_gap(wanted[1:], theirs[1:]) if case.backward else None
-    runs.append((lambda q, k, v: attention(q, k, v, case.pattern), Runs(OURS)))
+    runs.append((ours, run_of_ours))
     for _ in range(repeats):
         for attend, run in runs:
             wait(case.device)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import platform
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,11 @@ from .._chart import Line, line_chart
 from .._picture import Picture
 from .._version import __version__
 from .cases import OURS, Result, Runs
+
+
+def say(words: str) -> None:
+    """Beside the tables, which go to standard output."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def processor() -> dict[str, str]:
@@ -76,6 +82,9 @@ def result_text(result: Result) -> str:
     head = ["", "median ms", "lowest", "highest", "times ours", "error of out"]
     if result.case.backward:
         head.append("of gradients")
+    measured = any(run.extra_bytes is not None for run in result.runs)
+    if measured:
+        head.append("extra MiB")
     rows = [[*head, ""]]
     for run in (result.ours, *result.runs[:-1]):
         notes = [run.note] if run.note else []
@@ -85,6 +94,8 @@ def result_text(result: Result) -> str:
         row += [f"{run.median / result.ours.median:.2f}" if run is not result.ours else "1", error(run.error)]
         if result.case.backward:
             row.append(error(run.error_of_gradients))
+        if measured:
+            row.append("-" if run.extra_bytes is None else f"{run.extra_bytes / 2**20:.1f}")
         rows.append([*row, "; ".join(notes)])
     lines = [str(result.case), *table(rows)]
     lines += [f"  {name} did not run: {why}" for name, why in result.left_out.items()]
@@ -99,7 +110,7 @@ def run_json(run: Runs, ours: Runs) -> dict[str, Any]:
         "max": max(run.seconds),
         "times_ours": run.median / ours.median,
     }
-    for name in ("error", "error_of_gradients", "mask_seconds"):
+    for name in ("error", "error_of_gradients", "mask_seconds", "extra_bytes"):
         if getattr(run, name) is not None:
             one[name] = getattr(run, name)
     return {**one, "note": run.note} if run.note else one
