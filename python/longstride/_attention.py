@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import torch
 from torch import Tensor
@@ -12,9 +12,50 @@ from . import _direct
 from ._pattern import Pattern
 from ._refusal import refuse
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Lengths = Tensor | Sequence[int] | None
 # A default of dropout_p that is an integer: torch.compile makes an input of its graph of a float one.
 NO_DROPOUT: float = 0
+
+
+class CallOptions(TypedDict, total=False):
+    """What all functions here take, for type checkers: whether return_lse is given decides what they return."""
+
+    cu_seqlens: Lengths
+    lengths: Lengths
+    scale: float | None
+    alibi_slopes: Tensor | None
+    query_start: int | None
+    dropout_p: float
+    dropout_seed: Tensor | None
+    deterministic: bool
+
+
+class ListOptions(CallOptions, total=False):
+    """Those of patterns with a list of blocks too."""
+
+    blocks: Tensor | None
+    gates: Tensor | None
+
+
+class GroupOptions(CallOptions, total=False):
+    """Those of dilated_attention too."""
+
+    causal: bool
+    head_offset: str
+    offsets: Sequence[int] | None
+    mixing: str
+    average: bool
+    padding: str
+
+
+class WindowOptions(CallOptions, total=False):
+    """Those of sliding_window_attention too."""
+
+    sink_tokens: int
+    causal: bool
 
 
 def numbers(given: Lengths) -> Tensor | None:
@@ -24,6 +65,20 @@ def numbers(given: Lengths) -> Tensor | None:
     return torch.tensor(given, dtype=None if len(given) else torch.int64, device="cpu")
 
 
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern | str, *,
+    return_lse: Literal[False] = False, **options: "Unpack[ListOptions]",
+) -> Tensor: ...
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern | str, *,
+    return_lse: Literal[True], **options: "Unpack[ListOptions]",
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern | str, *, return_lse: bool, **options: "Unpack[ListOptions]"
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def attention(
     q: Tensor,
     k: Tensor,
@@ -97,7 +152,7 @@ def call_of(
     dropout_p: float,
     deterministic: bool,
 ) -> tuple[str, tuple[Tensor | None, ...], dict[str, Any]]:
-    """The operator's arguments after q, k and v: the pattern's text, the tensors, the settings that are not at their defaults."""
+    """The operator's arguments after q, k and v: the pattern's text, the tensors, the settings that are set."""
     if isinstance(pattern, Pattern):
         text, blocks = pattern.call_arguments(blocks)
     elif isinstance(pattern, str):
@@ -165,6 +220,21 @@ def traced_block_sparse(rule, block_size, **fields) -> str:
     return Pattern.block_sparse(rule, block_size, **fields).json()
 
 
+@overload
+def dilated_attention(
+    q: Tensor, k: Tensor, v: Tensor, segment_lengths: Sequence[int], dilation_rates: Sequence[int], *,
+    return_lse: Literal[False] = False, **options: "Unpack[GroupOptions]",
+) -> Tensor: ...
+@overload
+def dilated_attention(
+    q: Tensor, k: Tensor, v: Tensor, segment_lengths: Sequence[int], dilation_rates: Sequence[int], *,
+    return_lse: Literal[True], **options: "Unpack[GroupOptions]",
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def dilated_attention(
+    q: Tensor, k: Tensor, v: Tensor, segment_lengths: Sequence[int], dilation_rates: Sequence[int], *,
+    return_lse: bool, **options: "Unpack[GroupOptions]",
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def dilated_attention(
     q: Tensor,
     k: Tensor,
@@ -227,6 +297,18 @@ def dilated_attention(
     )
 
 
+@overload
+def block_sparse_attention(
+    q: Tensor, k: Tensor, v: Tensor, rule: str, block_size: int, *, return_lse: Literal[False] = False, **options: Any
+) -> Tensor: ...
+@overload
+def block_sparse_attention(
+    q: Tensor, k: Tensor, v: Tensor, rule: str, block_size: int, *, return_lse: Literal[True], **options: Any
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def block_sparse_attention(
+    q: Tensor, k: Tensor, v: Tensor, rule: str, block_size: int, *, return_lse: bool, **options: Any
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def block_sparse_attention(
     q: Tensor,
     k: Tensor,
@@ -281,6 +363,21 @@ def block_sparse_attention(
     )
 
 
+@overload
+def sliding_window_attention(
+    q: Tensor, k: Tensor, v: Tensor, left: int | None = None, right: int | None = None, *,
+    return_lse: Literal[False] = False, **options: "Unpack[WindowOptions]",
+) -> Tensor: ...
+@overload
+def sliding_window_attention(
+    q: Tensor, k: Tensor, v: Tensor, left: int | None = None, right: int | None = None, *,
+    return_lse: Literal[True], **options: "Unpack[WindowOptions]",
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def sliding_window_attention(
+    q: Tensor, k: Tensor, v: Tensor, left: int | None = None, right: int | None = None, *,
+    return_lse: bool, **options: "Unpack[WindowOptions]",
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def sliding_window_attention(
     q: Tensor,
     k: Tensor,

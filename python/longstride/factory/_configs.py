@@ -13,7 +13,7 @@ from .._refusal import refuse
 from ..nn import DilatedAttention, LongNet, MultiheadDilatedAttention, _learned
 from ..nn._checks import require_positive
 from ..nn._config import refuse_unknown
-from ._value import Config
+from ._value import Config, Rule
 
 BACKENDS = ("gloo", "nccl", "mpi")
 
@@ -31,6 +31,8 @@ def buildable(options: dict[str, Any]) -> dict[str, Any]:
 
 class WithLearned(Config):
     """A config with a field for learned blocks, which is filled with their defaults."""
+
+    learned: dict[str, Any] | None  # a field of those that are made of this
 
     def __post_init__(self):
         object.__setattr__(self, "learned", _learned.filled(self.learned))

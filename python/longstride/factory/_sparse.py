@@ -11,7 +11,7 @@ from .._refusal import refuse
 from ..nn import _learned
 from ..nn._checks import require_positive
 from ..nn._config import refuse_unknown
-from ._value import Config, blocks
+from ._value import Config, Level, Rule, blocks
 
 USUAL_BLOCK_SIZE = 128
 TENTH = 1 - 0.9  # of C++'s usual(), to the last bit

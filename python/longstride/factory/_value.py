@@ -15,6 +15,8 @@ from .._refusal import refuse
 from ..nn._config import refuse_unknown
 
 Self = TypeVar("Self", bound="Config")
+Rule = dict[str, Any]  # of blocks, as a pattern's JSON has it
+Level = dict[str, Any]  # of the rule "hierarchical"
 # The order in which C++ writes the fields of a block rule.
 RULE_ORDER = (
     "pattern", "block_size", "window", "rates", "reach", "global_tokens", "stride_blocks", "grid_columns", "density",
@@ -30,7 +32,7 @@ def in_order(block: Mapping[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def blocks(key: str, value: Any) -> tuple[dict[str, Any], ...]:
+def blocks(key: str, value: Any) -> tuple[Rule, ...]:
     """Rules of blocks as a pattern's JSON has them."""
     if isinstance(value, (str, Mapping)) or not hasattr(value, "__iter__"):
         refuse(key, "must be a list of block patterns", shown(value))
@@ -40,7 +42,7 @@ def blocks(key: str, value: Any) -> tuple[dict[str, Any], ...]:
     return tuple(in_order(rule) for rule in json.loads(Pattern(text_of({"blocks": rules})).json())["blocks"])
 
 
-def levels(key: str, value: Any) -> tuple[dict[str, Any], ...]:
+def levels(key: str, value: Any) -> tuple[Level, ...]:
     if isinstance(value, (str, Mapping)) or not hasattr(value, "__iter__"):
         refuse(key, "must be a list of {stride, window} or {stride, global: true}", shown(value))
     return blocks("blocks", [{"pattern": "hierarchical", "block_size": 1, "levels": plain(value, key)}])[0]["levels"]
@@ -61,12 +63,13 @@ def listed(value: Any) -> Any:
     return {key: listed(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
+@dataclasses.dataclass(frozen=True)
 class Config:
     """What the configs share. They are frozen: what one is passed to cannot change it, and equal ones are ==."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, read(field.name, getattr(self, field.name), field.type))
+            object.__setattr__(self, field.name, read(field.name, getattr(self, field.name), str(field.type)))
         self.validate()
 
     def validate(self) -> None:

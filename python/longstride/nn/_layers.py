@@ -63,7 +63,7 @@ class FeedForward(nn.Module):
         require_positive_finite("gamma_init", gamma_init)
         self.dim, self.hidden, self.activation, self.gamma_init = dim, hidden, activation, gamma_init
         self.layer_norm_eps = layer_norm_eps
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.fc1 = nn.Linear(dim, hidden, **made)
         self.fc2 = nn.Linear(hidden, dim, **made)
         self.inner_norm = nn.LayerNorm(hidden, layer_norm_eps, **made) if sub_layer_norm else None
@@ -130,8 +130,8 @@ class TransformerLayer(nn.Module):
     ):
         super().__init__()
         require_types(TransformerLayer, locals())
-        made = {"device": device, "dtype": dtype}
-        of_all = {"sub_layer_norm": sub_layer_norm, "layer_norm_eps": layer_norm_eps, "gamma_init": gamma_init}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        of_all: dict[str, Any] = {"sub_layer_norm": sub_layer_norm, "layer_norm_eps": layer_norm_eps, "gamma_init": gamma_init}
         attention_options = {**attention_options, **of_all, **made}
         self.attention = MultiheadDilatedAttention(
             embed_dim, num_heads, segment_lengths, dilation_rates, **attention_options
@@ -205,7 +205,7 @@ class DilatedTransformerDecoderLayer(TransformerLayer):
         dtype: torch.dtype | None = None,
         **layer_options: Any,
     ):
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__(embed_dim, num_heads, segment_lengths, dilation_rates, **layer_options, **made)
         require_types(DilatedTransformerDecoderLayer, locals())
         of_memory = {**self.attention.config, "causal": memory_causal}

@@ -31,9 +31,11 @@ FIELDS: dict[str, tuple[str, Any]] = {
 
 
 def filled(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """With every field, of the types of C++. Raises ValueError."""
-    if given is None:
-        return None
+    """With every field, of the types of C++; None as it is. Raises ValueError."""
+    return None if given is None else all_fields(given)
+
+
+def all_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     given = read("learned", given, "dict")
     for key in given:
         if key not in FIELDS:
@@ -179,7 +181,7 @@ class BlockScorer(nn.Module):
         **options: Any,
     ):
         super().__init__()
-        self.options = filled({**options, "head_dim": head_dim, "kv_heads": kv_heads})
+        self.options = all_fields({**options, "head_dim": head_dim, "kv_heads": kv_heads})
         for name in ("head_dim", "kv_heads"):
             require_positive(name, self.options[name])
         validate(self.options)

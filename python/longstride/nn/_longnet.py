@@ -85,7 +85,7 @@ class LongNet(nn.Module):
         if pattern is not None:
             require_alone(pattern, LongNet, {**given, **layer_options})
             layer.update(flat(pattern))
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         shared = {**layer_options, **made}
         self.encoder_layers = self.encoder_norm = self.decoder_layers = self.decoder_norm = None
         if self.has_encoder:

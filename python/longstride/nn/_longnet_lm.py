@@ -107,12 +107,12 @@ class LongNetLM(nn.Module):
         ):
             if str(layer_options.pop(name, wanted)) != wanted:
                 refuse(name, f"must be {wanted} in a language model", "another value", remedy)
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.vocab, self.dim, self.max_len = vocab, dim, max_len
         self.activation_checkpointing = activation_checkpointing
         # With their zeros, which the layers do not have.
         self.given = {"dim_feedforward": dim_feedforward, "gamma_init": gamma_init}
-        of_layer = {
+        of_layer: dict[str, Any] = {
             "segment_lengths": segment_lengths, "dilation_rates": dilation_rates, "causal": True,
             "dim_feedforward": dim_feedforward or 4 * dim, "dropout": dropout, "activation": activation,
             "positions": positions, "max_len": max_len, "gamma_init": gamma_init or math.sqrt(math.log(2 * layers)),

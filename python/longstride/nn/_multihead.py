@@ -105,7 +105,7 @@ class MultiheadDilatedAttention(nn.Module):
         self.head_dim = embed_dim // num_heads
         self.gamma_init = gamma_init
         self.set_positions(positions, rope_base, xpos_scale_base, max_len, self.own["alibi_slopes"])
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         key_value = self.kv_heads * self.head_dim
         self.parts = (embed_dim, key_value, key_value)
         self.qkv_proj = nn.Linear(embed_dim, sum(self.parts), bias, **made) if fused_qkv else None

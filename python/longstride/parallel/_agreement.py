@@ -51,7 +51,7 @@ def check_validate(validate: str) -> None:
         refuse("validate", 'must be "first" or "always"', repr(validate))
 
 
-def agree(what: str, ranks: Ranks, call: dict[str, Any], rows: int, error: ValueError | None, validate: str) -> int:
+def agree(what: str, ranks: Ranks, call: dict[str, Any], rows: int, error: Exception | None, validate: str) -> int:
     """The sum of `rows` over the ranks, all of which describe the call alike.
 
     Args:

@@ -49,7 +49,7 @@ def cp_attention(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | str,
-    group=None,
+    group: Any = None,
     *,
     boundaries: Boundaries = None,
     layout: str = "contiguous",
@@ -103,17 +103,17 @@ def cp_attention(
     if ranks.size == 1:
         check_options(dropout_p, gates)
         check_alone(q, boundaries, layout)
-        lists = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
+        lists: dict[str, Any] = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
         return attention(q, k, v, pattern, **lists, scale=scale, return_lse=return_lse)
-    error, arguments = None, ()
+    error: Exception | None = None
+    arguments: tuple[Any, ...] = ()
     try:
         check_options(dropout_p, gates)
         check_shard(q, k, v)
         q, k, v = cast(q, k, v)
         text, blocks = pattern_arguments(pattern, blocks)
         at = boundaries_tensor(q.size(1) * ranks.size if boundaries is None else boundaries)
-        lists = (blocks, numbers(cu_seqlens), numbers(lengths))
-        arguments = (text, *lists, scale, at, layout, ranks.size, ranks.rank)
+        arguments = (text, blocks, numbers(cu_seqlens), numbers(lengths), scale, at, layout, ranks.size, ranks.rank)
         rows, joined = torch.ops.longstride.cp_counts(q, k, v, *arguments)
     except (ValueError, TypeError) as refused:
         error = refused

@@ -72,7 +72,7 @@ class ContextParallel:
 
 def place(
     module: Module,
-    group=None,
+    group: Any = None,
     *,
     layout: str = "contiguous",
     exchange: str = "auto",

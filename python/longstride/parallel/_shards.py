@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,11 @@ def rows_in(pieces: list[tuple[int, int]]) -> int:
 
 
 def positions(
-    boundaries: int | Sequence[int] | Tensor, group=None, *, layout: str = "contiguous", device=None
+    boundaries: int | Sequence[int] | Tensor,
+    group: Any = None,
+    *,
+    layout: str = "contiguous",
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Where this rank's tokens stand in the sequence: what rotary embeddings and labels go by.
 
@@ -72,7 +77,7 @@ def checked_axis(x: Tensor, dim: int) -> int:
 
 
 def shard(
-    x: Tensor, group=None, *, boundaries: Boundaries = None, layout: str = "contiguous", dim: int = 1
+    x: Tensor, group: Any = None, *, boundaries: Boundaries = None, layout: str = "contiguous", dim: int = 1
 ) -> Tensor:
     """This rank's tokens of a tensor of the whole sequence, differentiable: the gradient of the others' is zero.
 
@@ -101,7 +106,7 @@ def shard(
 
 def unshard(
     x: Tensor,
-    group=None,
+    group: Any = None,
     *,
     boundaries: Boundaries = None,
     layout: str = "contiguous",

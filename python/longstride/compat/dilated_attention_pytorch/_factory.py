@@ -57,7 +57,7 @@ class BaseMultiheadDilatedAttention(nn.Module, ValidationMixin, ABC):
         self.embed_dim, self.num_heads = multihead_config.embed_dim, multihead_config.num_heads
         self.head_dim, self.bias = multihead_config.head_dim, multihead_config.bias
         self.device, self.dtype = multihead_config.device, multihead_config.dtype
-        made = {"device": self.device, "dtype": self.dtype}
+        made: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
         self.attention = self._create_attention_module()
         self._init_qkv_projections(made)
         self.out_proj = nn.Linear(self.embed_dim, self.embed_dim, self.bias, **made)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ class DilatedTransformerEncoderLayer(Layer):
         layer_norm_eps: float = 1e-5, gamma_init: float = 1.0, device: Device = None, dtype: torch.dtype | None = None,
     ):  # fmt: skip
         super().__init__()
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norm1 = nn.LayerNorm(d_model, layer_norm_eps, **made)
         self.self_attn = MultiheadDilatedAttention(
             d_model, nhead, dilation_rates, segment_lengths, dropout, layer_norm_eps=layer_norm_eps,
@@ -118,7 +119,7 @@ class DilatedTransformerDecoderLayer(Layer):
         layer_norm_eps: float = 1e-5, gamma_init: float = 1.0, device: Device = None, dtype: torch.dtype | None = None,
     ):  # fmt: skip
         super().__init__()
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         attention = {"gamma_init": gamma_init, **made}
         groups = dilation_rates, segment_lengths
         self.norm1 = nn.LayerNorm(d_model, layer_norm_eps, **made)
@@ -168,7 +169,7 @@ class LongNet(nn.Module):
         of_decoder = math.log(3 * num_decoder_layers)
         gamma = math.sqrt(of_decoder * math.log(2 * num_encoder_layers) / 3)
         layer = (d_model, nhead, segment_lengths, dilation_rates, dim_feedforward, dropout, activation, layer_norm_eps)
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.encoder = nn.TransformerEncoder(
             DilatedTransformerEncoderLayer(*layer, gamma, **made), num_encoder_layers, enable_nested_tensor=False,
             mask_check=False,
@@ -252,7 +253,7 @@ class LongNetLM(nn.Module):
     ):  # fmt: skip
         super().__init__()
         require_positive("num_tokens", num_tokens)
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.token_embedding = nn.Embedding(num_tokens, d_model, **made)
         self.pos_embedding = XPOS(d_model).to(**made)
         self.long_net = LongNet(

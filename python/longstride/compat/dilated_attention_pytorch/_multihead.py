@@ -78,7 +78,7 @@ class Multihead(nn.Module):
         self.head_dim = ValidationMixin.validate_head_dim(embed_dim, num_heads)
         self.layer_norm, self.layer_norm_eps, self.gamma_init = sub_layer_norm, layer_norm_eps, gamma_init
         self.parts = (embed_dim,) * 3  # as adapt_projections wants them
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         # Drawn in the order of that library, so that a seed gives the weights that it gives there.
         self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim, bias, **made) if self.fused else None
         for name in ("q_proj", "k_proj", "v_proj"):
