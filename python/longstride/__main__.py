@@ -4,9 +4,12 @@ import argparse
 import functools
 import sys
 
-from . import __version__, doctor
+import torch
+
+from . import __version__, describe, doctor
 from ._compare import add_compare_options, compare_command
 from ._options import add_pattern_options, output_path, pattern_of, run_command, whole
+from ._show import telling_length
 from .bench import __main__ as bench
 
 
@@ -22,11 +25,19 @@ def add_show_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--len", type=whole(0), dest="length", metavar="N", help="tokens (as many as tell the pattern)")
     group.add_argument("--heads", type=whole(1), default=1, metavar="N", help="KV heads, side by side (1)")
     group.add_argument("--out", type=output_path("--out", ".svg"), metavar="FILE.svg", help="write the picture")
-    group.add_argument("--text", action="store_true", help="print it in characters; so it is without --out")
+    group.add_argument("--text", action="store_true", help="print it in characters; so it is without --out and --plan")
+    group.add_argument("--plan", action="store_true", help="print the plans of a call: engine, tiles, runs, of float32 heads of 64")
 
 
 def show_command(given: argparse.Namespace) -> int:
-    picture = pattern_of(given, [8, 16, 32], [1, 2, 4]).show(given.length, given.heads)
+    pattern = pattern_of(given, [8, 16, 32], [1, 2, 4])
+    if given.plan:
+        n = telling_length(pattern.json()) if given.length is None else given.length
+        q = torch.empty(1, 1, 1, 64).expand(1, n, given.heads, 64)
+        print(describe(q, q, q, pattern))
+        if not given.text and given.out is None:
+            return 0
+    picture = pattern.show(given.length, given.heads)
     if given.text or given.out is None:
         print(picture)
     if given.out is not None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_values import pattern_of
 
-from longstride import Pattern, __main__, _show, _sight
+from longstride import Pattern, __main__, _show, _sight, describe
 
 SVG = "{http://www.w3.org/2000/svg}"
 BOX = re.compile(r"M(\d+) (\d+)h(\d+)v(\d+)h-(\d+)z")
@@ -159,6 +159,17 @@ def test_empty_sequences_and_lists_of_the_call():
 def test_what_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         Pattern.dilated([4], [1]).show(*arguments)
+
+
+def test_plans_from_a_shell(capsys):
+    q = torch.empty(1, 1, 1, 64).expand(1, 1 << 20, 2, 64)  # more pairs than a picture takes
+    arguments = ["show", "--segments", "4k,64k", "--rates", "1,8", "--causal", "--len", "1m", "--heads", "2", "--plan"]
+    assert __main__.main(arguments) == 0
+    wanted = str(describe(q, q, q, Pattern.dilated([4096, 65536], [1, 8], causal=True)))
+    assert capsys.readouterr().out == wanted + "\n"
+    assert __main__.main(["show", "--window", "3", "--plan", "--text"]) == 0
+    both = capsys.readouterr().out
+    assert both.startswith("engine: cpu\nforward plan: 32 queries") and str(Pattern.sliding_window(3, 3).show()) in both
 
 
 def test_the_command(capsys, tmp_path):
