@@ -111,7 +111,7 @@ def test_a_timeout_that_nobody_keeps(together):
 
 def test_tensors_elsewhere(together):
     for found in together:
-        text = "q must be on the CPU where the sequence lies in shards, got meta; move q, k and v with .cpu()"
+        text = "q must be on the CPU or a CUDA device where the sequence lies in shards, got meta"
         assert found["device"][0][:2] == ("ValueError", text)
 
 

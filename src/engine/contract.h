@@ -34,7 +34,7 @@ struct TensorRef {
 
 // What both directions read.
 struct Problem {
-  core::DType dtype = core::DType::kFloat32;  // of q, k, v, out and the gradients
+  core::DType dtype = core::DType::kFloat32;  // of q, k, v, d_out, and of results unless float32_results
   int64_t batch = 0;
   int64_t heads = 0;
   int64_t kv_heads = 0;  // divides heads
@@ -52,6 +52,9 @@ struct Problem {
   bool alibi = false;
   const float* alibi_slopes = nullptr;  // [heads], finite, on the engine's device; required iff `alibi`
   bool deterministic = false;
+  // Of 16-bit tensors: out, or dq, dk and dv, are float32, for who joins them with other parts and rounds once. Engines
+  // of the CPU refuse it.
+  bool float32_results = false;
 
   ConstTensorRef q;  // [batch, len_q, heads, dim]
   ConstTensorRef k;  // [batch, len_k, kv_heads, dim]
@@ -59,7 +62,7 @@ struct Problem {
 };
 
 struct ForwardProblem : Problem {
-  TensorRef out;        // as q
+  TensorRef out;        // as q, but for float32_results
   void* lse = nullptr;  // [batch, heads, len_q] contiguous, natural log; float32, or float64 if dtype is float64
 };
 
@@ -85,7 +88,7 @@ struct Gates {
 };
 
 struct BackwardProblem : Problem {
-  ConstTensorRef out;            // what the forward wrote, as lse
+  ConstTensorRef out;            // what the forward wrote, in the dtype, as lse
   const void* lse = nullptr;     // [batch, heads, len_q] contiguous
   ConstTensorRef d_out;          // as q
   const void* d_lse = nullptr;   // as lse; null: zero

@@ -4,15 +4,12 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <new>
 #include <type_traits>
 #include <utility>
 
 #include "core/refuse.h"
 #include "parallel/compile.h"
-#include "parallel/rows.h"
-#include "parallel/sums.h"
 
 namespace longstride::parallel {
 namespace {
@@ -22,10 +19,12 @@ using engine::ForwardProblem;
 using engine::Problem;
 using engine::Workspace;
 
-int64_t lse_bytes(const Problem& p) { return p.dtype == core::DType::kFloat64 ? 8 : 4; }
+// Of lse, and of the results of what is gathered.
+int64_t wide_bytes(const Problem& p) { return p.dtype == core::DType::kFloat64 ? 8 : 4; }
+bool has_16_bits(const Problem& p) { return core::size_bytes(p.dtype) == 2; }
 int64_t element_bytes(const Problem& p) { return static_cast<int64_t>(core::size_bytes(p.dtype)); }
 
-void check(const Rank& rank, const RankPlans& plans, const Problem& p, Direction direction) {
+void check(const Rank& rank, const RankPlans& plans, const Problem& p, const Moves& moves, Direction direction) {
   if (p.len_q != rank.rows() || p.len_k != rank.rows() || p.query_start != 0) {
     core::refuse("problem", fmt::format("must be of the {} rows of rank {}'s shard", rank.rows(), rank.rank),
                  fmt::format("len_q {}, len_k {}, query_start {}", p.len_q, p.len_k, p.query_start));
@@ -34,7 +33,7 @@ void check(const Rank& rank, const RankPlans& plans, const Problem& p, Direction
     core::refuse("dropout_p", "must be 0 where the sequence lies in shards", fmt::format("{}", p.dropout_p));
   if (p.alibi) core::refuse("alibi_slopes", "must be unset where the sequence lies in shards", "slopes");
   const bool parts = !rank.gathered.empty() || !rank.lists.sends.empty();
-  if (parts && p.dtype != core::DType::kFloat32 && p.dtype != core::DType::kFloat64) {
+  if (parts && has_16_bits(p) && !moves.rounds()) {
     core::refuse("dtype", "must be float32 or float64 where keys are exchanged", core::name(p.dtype),
                  "convert the shard to float32, and held results back");
   }
@@ -62,14 +61,6 @@ class Scratch {
   void* memory_ = nullptr;
 };
 
-Moving moving(const Rank& rank, const Problem& p, const Workspace& w) {
-  return {rank.call, rank.gathered, {.dim = p.dim, .dtype = p.dtype}, w.parallel_for};
-}
-Moving moving_lse(const Rank& rank, const Problem& p, const Workspace& w) {
-  const core::DType dtype = lse_bytes(p) == 8 ? core::DType::kFloat64 : core::DType::kFloat32;
-  return {rank.call, rank.gathered, {.dim = 1, .dtype = dtype}, w.parallel_for};
-}
-
 // A tensor from a row on.
 template <class Ref>
 Ref from_row(Ref t, int64_t row, int64_t bytes) {
@@ -88,29 +79,24 @@ void cut_to(const Piece& piece, Problem& p) {
 // Copies rows [row, row + rows) of [batch, heads, all] to or from the [batch, heads, rows] of a piece.
 class PieceLse {
  public:
-  PieceLse(const Problem& p, const Piece& piece)
-      : lines_(p.batch * p.heads),
-        all_(p.len_q),
-        row_(piece.row),
-        rows_(piece.end - piece.begin),
-        bytes_(lse_bytes(p)) {}
-  int64_t bytes() const { return lines_ * rows_ * bytes_; }
+  PieceLse(const Problem& p, const Piece& piece, const Moves& moves)
+      : moves_(moves),
+        lines_(p.batch * p.heads),
+        all_(p.len_q * wide_bytes(p)),
+        row_(piece.row * wide_bytes(p)),
+        rows_((piece.end - piece.begin) * wide_bytes(p)) {}
+  int64_t bytes() const { return lines_ * rows_; }
   bool whole() const { return rows_ == all_; }
   void take(const void* shard, void* piece) const {
-    for (int64_t n = 0; n < lines_; ++n) {
-      std::memcpy(at(piece, n * rows_), at(shard, n * all_ + row_), static_cast<size_t>(rows_ * bytes_));
-    }
+    moves_.copy_lines(static_cast<const char*>(shard) + row_, all_, piece, rows_, rows_, lines_);
   }
   void give(const void* piece, void* shard) const {
-    for (int64_t n = 0; n < lines_; ++n) {
-      std::memcpy(at(shard, n * all_ + row_), at(piece, n * rows_), static_cast<size_t>(rows_ * bytes_));
-    }
+    moves_.copy_lines(piece, rows_, static_cast<char*>(shard) + row_, all_, rows_, lines_);
   }
 
  private:
-  const char* at(const void* from, int64_t n) const { return static_cast<const char*>(from) + n * bytes_; }
-  char* at(void* from, int64_t n) const { return static_cast<char*>(from) + n * bytes_; }
-  int64_t lines_, all_, row_, rows_, bytes_;
+  const Moves& moves_;
+  int64_t lines_, all_, row_, rows_;  // the last three in bytes
 };
 
 // The gathered queries, or what is like them, in memory: [batch, heads, queries, dim].
@@ -126,21 +112,22 @@ int64_t gathered_elements(const Rank& rank, const Problem& p) {
   return p.batch * p.heads * rank.gathered.queries * p.dim;
 }
 
-// Keys, or what lies beside them, of the buffer.
+// Keys, or what lies beside them, of the buffer, whose elements have so many bytes.
 template <class Ref, class Void>
-Ref buffer_rows(const Rank& rank, const Problem& p, Void* buffer, bool values) {
+Ref buffer_rows(const Rank& rank, const Problem& p, Void* buffer, bool values, int64_t bytes) {
   using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
   const int64_t place = rank.gathered.keys * 2 * p.dim;
-  return {static_cast<Byte*>(buffer) + (values ? p.dim * element_bytes(p) : 0), p.kv_heads * place, 2 * p.dim, place};
+  return {static_cast<Byte*>(buffer) + (values ? p.dim * bytes : 0), p.kv_heads * place, 2 * p.dim, place};
 }
 
 // The problem of gathered queries, which `q` holds.
 void gather_into(const Rank& rank, const void* q, const void* keys, Problem& p) {
   p.q = gathered_rows(rank, p, q);
-  p.k = buffer_rows<engine::ConstTensorRef>(rank, p, keys, false);
-  p.v = buffer_rows<engine::ConstTensorRef>(rank, p, keys, true);
+  p.k = buffer_rows<engine::ConstTensorRef>(rank, p, keys, false, element_bytes(p));
+  p.v = buffer_rows<engine::ConstTensorRef>(rank, p, keys, true, element_bytes(p));
   p.len_q = rank.gathered.queries;
   p.len_k = rank.gathered.keys;
+  p.float32_results = has_16_bits(p);
 }
 
 }  // namespace
@@ -186,20 +173,20 @@ int64_t RankPlans::bytes() const {
   return bytes;
 }
 
-void forward_pieces(const Rank& rank, const RankPlans& plans, const ForwardProblem& shard, const Workspace& w,
+void forward_pieces(const Rank& rank, const RankPlans& plans, const ForwardProblem& shard, const Moves& moves,
                     const ForwardEngine& run) {
-  check(rank, plans, shard, Direction::kForward);
+  check(rank, plans, shard, moves, Direction::kForward);
   for (size_t n = 0; n < rank.pieces.size(); ++n) {
     const Piece& piece = rank.pieces[n];
     ForwardProblem p = shard;
     cut_to(piece, p);
     p.out = from_row(p.out, piece.row, element_bytes(p));
-    const PieceLse lse(shard, piece);
+    const PieceLse lse(shard, piece, moves);
     if (lse.whole()) {
       run(p, plans.pieces[n]);
       continue;
     }
-    const Scratch held(w, lse.bytes());
+    const Scratch held(moves.workspace(), lse.bytes());
     p.lse = held.data();
     run(p, plans.pieces[n]);
     lse.give(p.lse, shard.lse);
@@ -207,41 +194,38 @@ void forward_pieces(const Rank& rank, const RankPlans& plans, const ForwardProbl
 }
 
 void forward_gathered(const Rank& rank, const RankPlans& plans, const ForwardProblem& shard, void* keys,
-                      const Workspace& w, const ForwardEngine& run) {
-  check(rank, plans, shard, Direction::kForward);
+                      const Moves& moves, const ForwardEngine& run) {
+  check(rank, plans, shard, moves, Direction::kForward);
   if (rank.gathered.empty()) return;
-  const Moving m = moving(rank, shard, w);
-  gather_keys(m, shard.k, shard.v, keys);
+  const Workspace& w = moves.workspace();
+  moves.gather_keys(shard.k, shard.v, keys);
   const int64_t elements = gathered_elements(rank, shard), rows = elements / shard.dim;
-  const Scratch q(w, elements * element_bytes(shard)), out(w, elements * element_bytes(shard));
-  const Scratch lse(w, rows * lse_bytes(shard));
-  gather_queries(m, shard.heads, shard.q, q.data());
+  const Scratch q(w, elements * element_bytes(shard)), out(w, elements * wide_bytes(shard));
+  const Scratch lse(w, rows * wide_bytes(shard));
+  moves.gather_queries(shard.q, q.data());
   ForwardProblem p = shard;
   gather_into(rank, q.data(), keys, p);
   p.out = gathered_rows(rank, p, out.data());
   p.lse = lse.data();
   run(p, plans.gathered);
-  merge(m, shard.heads, out.data(), lse.data(), shard.out, shard.lse, shard.len_q);
+  moves.merge(out.data(), lse.data(), shard.out, shard.lse);
 }
 
-void backward_gathered(const Rank& rank, const RankPlans& plans, const BackwardProblem& shard, const void* keys,
-                       void* d_queries, void* d_keys, const Workspace& w, const BackwardEngine& run) {
-  check(rank, plans, shard, Direction::kTransposed);
+void backward_gathered(const Rank& rank, const BackwardPlans& plans, const BackwardProblem& shard, const void* keys,
+                       void* d_queries, void* d_keys, const Moves& moves, const BackwardEngine& run) {
+  check(rank, plans.transposed, shard, moves, Direction::kTransposed);
   if (shard.gates) core::refuse("gates", "must be none where the sequence lies in shards", "some");
   if (rank.gathered.empty()) return;
-  const Moving m = moving(rank, shard, w), m_lse = moving_lse(rank, shard, w);
+  const Workspace& w = moves.workspace();
   const int64_t elements = gathered_elements(rank, shard), rows = elements / shard.dim;
   const int64_t bytes = elements * element_bytes(shard);
   const Scratch q(w, bytes), out(w, bytes), d_out(w, bytes);
-  const Scratch lse(w, rows * lse_bytes(shard)), d_lse(w, shard.d_lse ? rows * lse_bytes(shard) : 0);
-  gather_queries(m, shard.heads, shard.q, q.data());
-  gather_queries(m, shard.heads, shard.out, out.data());
-  gather_queries(m, shard.heads, shard.d_out, d_out.data());
-  const auto gather_lse = [&](const void* from, const Scratch& to) {
-    gather_queries(m_lse, shard.heads, {from, shard.heads * shard.len_q, 1, shard.len_q}, to.data());
-  };
-  gather_lse(shard.lse, lse);
-  if (shard.d_lse) gather_lse(shard.d_lse, d_lse);
+  const Scratch lse(w, rows * wide_bytes(shard)), d_lse(w, shard.d_lse ? rows * wide_bytes(shard) : 0);
+  moves.gather_queries(shard.q, q.data());
+  moves.gather_queries(shard.out, out.data());
+  moves.gather_queries(shard.d_out, d_out.data());
+  moves.gather_lse(shard.lse, lse.data());
+  if (shard.d_lse) moves.gather_lse(shard.d_lse, d_lse.data());
   BackwardProblem p = shard;
   gather_into(rank, q.data(), keys, p);
   p.out = gathered_rows(rank, p, static_cast<const void*>(out.data()));
@@ -249,43 +233,45 @@ void backward_gathered(const Rank& rank, const RankPlans& plans, const BackwardP
   p.lse = lse.data();
   p.d_lse = shard.d_lse ? d_lse.data() : nullptr;
   p.dq = gathered_rows(rank, p, d_queries);
-  p.dk = buffer_rows<engine::TensorRef>(rank, p, d_keys, false);
-  p.dv = buffer_rows<engine::TensorRef>(rank, p, d_keys, true);
-  run(p, plans.gathered);
-  add_twice_gathered(m, d_keys);
+  p.dk = buffer_rows<engine::TensorRef>(rank, p, d_keys, false, wide_bytes(p));
+  p.dv = buffer_rows<engine::TensorRef>(rank, p, d_keys, true, wide_bytes(p));
+  run(p, plans.transposed.gathered, plans.forward ? plans.forward->gathered : nullptr);
+  moves.add_twice_gathered(d_keys);
 }
 
-void backward_pieces(const Rank& rank, const RankPlans& plans, const BackwardProblem& shard, const Workspace& w,
+void backward_pieces(const Rank& rank, const BackwardPlans& plans, const BackwardProblem& shard, const Moves& moves,
                      const BackwardEngine& run) {
-  check(rank, plans, shard, Direction::kTransposed);
+  check(rank, plans.transposed, shard, moves, Direction::kTransposed);
+  const auto run_piece = [&](const BackwardProblem& p, size_t n) {
+    run(p, plans.transposed.pieces[n], plans.forward ? plans.forward->pieces[n] : nullptr);
+  };
   for (size_t n = 0; n < rank.pieces.size(); ++n) {
     const Piece& piece = rank.pieces[n];
     BackwardProblem p = shard;
     cut_to(piece, p);
     for (engine::ConstTensorRef* t : {&p.out, &p.d_out}) *t = from_row(*t, piece.row, element_bytes(p));
     for (engine::TensorRef* t : {&p.dq, &p.dk, &p.dv}) *t = from_row(*t, piece.row, element_bytes(p));
-    const PieceLse lse(shard, piece);
+    const PieceLse lse(shard, piece, moves);
     if (lse.whole()) {
-      run(p, plans.pieces[n]);
+      run_piece(p, n);
       continue;
     }
-    const Scratch held(w, lse.bytes()), d_lse(w, lse.bytes());
+    const Scratch held(moves.workspace(), lse.bytes()), d_lse(moves.workspace(), lse.bytes());
     lse.take(shard.lse, held.data());
     p.lse = held.data();
     if (shard.d_lse) {
       lse.take(shard.d_lse, d_lse.data());
       p.d_lse = d_lse.data();
     }
-    run(p, plans.pieces[n]);
+    run_piece(p, n);
   }
 }
 
 void add_gathered(const Rank& rank, const BackwardProblem& shard, const void* d_queries, const void* d_keys,
-                  const Workspace& w) {
+                  const Moves& moves) {
   if (rank.gathered.empty()) return;
-  const Moving m = moving(rank, shard, w);
-  add_queries(m, shard.heads, d_queries, shard.dq);
-  add_own_keys(m, d_keys, shard.dk, shard.dv);
+  moves.add_queries(d_queries, shard.dq);
+  moves.add_own_keys(d_keys, shard.dk, shard.dv);
 }
 
 }  // namespace longstride::parallel

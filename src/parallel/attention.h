@@ -5,9 +5,10 @@
 //   backward: backward_gathered, pack_gradients, [send], backward_pieces and add_gathered meanwhile, [receive],
 //             add_returned
 //
-// Problems are those of the shard: len_q = len_k = its rows, query_start 0. The parts of a row are joined in their own
-// type, float32 or float64: tensors of fewer bits are converted before, since a part that has been rounded to them
-// would be rounded twice. Dropout and gates are refused.
+// Problems are those of the shard: len_q = len_k = its rows, query_start 0. What is gathered is computed to float32, or
+// float64 of float64. On the host parts are joined in their own type: tensors of fewer bits are converted before. A
+// device joins float32 to what pieces gave in 16 bits (moves.h): such a row is rounded twice. Dropout and gates are
+// refused.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include "longstride/plan.h"
 #include "parallel/gathered.h"
 #include "parallel/lists.h"
+#include "parallel/moves.h"
 #include "plan/cache.h"
 
 namespace longstride::parallel {
@@ -42,7 +44,7 @@ struct Rank {
 // As engines take them: with what an engine keeps beside a plan.
 using PlanPointer = std::shared_ptr<const plan::CachedPlan>;
 
-// One plan a piece, and that of the gathered rows.
+// One plan a piece, and that of the gathered rows, in one direction.
 struct RankPlans {
   std::vector<PlanPointer> pieces;
   PlanPointer gathered;
@@ -51,27 +53,32 @@ struct RankPlans {
 };
 RankPlans compile(const Rank&, const Geometry&, Direction);
 
+// Those of a backward: transposed ones, and of an engine that reads them in its backward the forward ones too.
+struct BackwardPlans {
+  const RankPlans& transposed;
+  const RankPlans* forward = nullptr;
+};
+
 // Runs one problem on one of the plans.
 using ForwardEngine = std::function<void(const engine::ForwardProblem&, const PlanPointer&)>;
-using BackwardEngine = std::function<void(const engine::BackwardProblem&, const PlanPointer&)>;
+using BackwardEngine =
+    std::function<void(const engine::BackwardProblem&, const PlanPointer& transposed, const PlanPointer& forward)>;
 
 // Writes out and lse of the shard as far as its own pieces show them.
-void forward_pieces(const Rank&, const RankPlans&, const engine::ForwardProblem&, const engine::Workspace&,
-                    const ForwardEngine&);
+void forward_pieces(const Rank&, const RankPlans&, const engine::ForwardProblem&, const Moves&, const ForwardEngine&);
 // Joins what the gathered queries see. `keys` is the buffer of keys (rows.h) with all received rows in it; its other
 // rows are gathered here.
-void forward_gathered(const Rank&, const RankPlans&, const engine::ForwardProblem&, void* keys,
-                      const engine::Workspace&, const ForwardEngine&);
+void forward_gathered(const Rank&, const RankPlans&, const engine::ForwardProblem&, void* keys, const Moves&,
+                      const ForwardEngine&);
 
 // Writes the gradients of gathered queries, [batch, heads, Gathered::queries, dim], and of the buffer of keys, which is
 // as forward_gathered() left it.
-void backward_gathered(const Rank&, const RankPlans&, const engine::BackwardProblem&, const void* keys, void* d_queries,
-                       void* d_keys, const engine::Workspace&, const BackwardEngine&);
+void backward_gathered(const Rank&, const BackwardPlans&, const engine::BackwardProblem&, const void* keys,
+                       void* d_queries, void* d_keys, const Moves&, const BackwardEngine&);
 // Writes dq, dk and dv of the shard as far as its own pieces show them.
-void backward_pieces(const Rank&, const RankPlans&, const engine::BackwardProblem&, const engine::Workspace&,
+void backward_pieces(const Rank&, const BackwardPlans&, const engine::BackwardProblem&, const Moves&,
                      const BackwardEngine&);
 // Adds to them what backward_gathered() wrote of the shard's own rows.
-void add_gathered(const Rank&, const engine::BackwardProblem&, const void* d_queries, const void* d_keys,
-                  const engine::Workspace&);
+void add_gathered(const Rank&, const engine::BackwardProblem&, const void* d_queries, const void* d_keys, const Moves&);
 
 }  // namespace longstride::parallel

@@ -296,7 +296,13 @@ TEST(Cpu, RefusesFloat64AndForeignPlans) {
   p.dim = 8;
   EXPECT_FALSE(engine::cpu::capability(p).yes);
   p.dtype = core::DType::kFloat32;
+  p.float32_results = true;
   EXPECT_TRUE(engine::cpu::capability(p).yes);
+  p.dtype = core::DType::kBFloat16;
+  EXPECT_FALSE(engine::cpu::capability(p).yes);
+  p.float32_results = false;
+  EXPECT_TRUE(engine::cpu::capability(p).yes);
+  p.dtype = core::DType::kFloat32;
   Extent e;
   e.len_q = e.len_k = 4;
   p.batch = p.heads = p.kv_heads = 1;

@@ -277,6 +277,11 @@ TEST(Reference, RefusesWhatItCannotHonour) {
   Plan exchanged = forward;
   exchanged.runs[0].buffer = 1;
   EXPECT_THROW(engine::reference::forward(p, exchanged.view(), {}), Error);
+  p.float32_results = true;
+  EXPECT_TRUE(engine::reference::capability(p).yes);
+  p.dtype = core::DType::kFloat16;
+  EXPECT_FALSE(engine::reference::capability(p).yes);
+  p.float32_results = false;
   p.dim = 0;
   EXPECT_FALSE(engine::reference::capability(p).yes);
 }

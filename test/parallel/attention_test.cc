@@ -81,8 +81,10 @@ TEST(RankAttention, OfFewBitsWithoutAnExchange) {
   const auto run = [](const engine::ForwardProblem& its, const PlanPointer& plan) {
     engine::reference::forward(its, plan->view(), {});
   };
-  forward_pieces(rank, plans, p, {}, run);
-  forward_gathered(rank, plans, p, nullptr, {}, run);
+  const engine::Workspace here;
+  const HostMoves moves(rank, p, here);
+  forward_pieces(rank, plans, p, moves, run);
+  forward_gathered(rank, plans, p, nullptr, moves, run);
   for (int i = 0; i < 4; ++i) {
     EXPECT_EQ(1.0f, core::to_float(out[i]));
     EXPECT_NEAR(1 + std::log(4.0f), lse[i], 1e-6);
@@ -105,18 +107,20 @@ TEST(RankAttention, RefusesWhatItHasNot) {
   engine::BackwardProblem p;
   p.batch = p.heads = p.kv_heads = p.dim = 1;
   p.len_q = p.len_k = 8;
-  const auto nothing = [](const auto&, const PlanPointer&) { ADD_FAILURE() << "an engine ran"; };
+  const auto nothing = [](const auto&, const PlanPointer&, const auto&...) { ADD_FAILURE() << "an engine ran"; };
+  const engine::Workspace here;
   const auto forward_of = [&](const RankPlans& plans) {
     engine::ForwardProblem f{p};
-    forward_pieces(rank, plans, f, {}, nothing);
+    forward_pieces(rank, plans, f, HostMoves(rank, f, here), nothing);
   };
   expect_refusal("problem must be of the 4 rows of rank 1's shard, got len_q 8", [&] { forward_of(forward); });
   p.len_q = p.len_k = 4;
   expect_refusal("plans must be compiled for this rank and direction", [&] { forward_of(transposed); });
   const engine::Gates gates;
   p.gates = &gates;
-  expect_refusal("gates must be none where the sequence lies in shards",
-                 [&] { backward_gathered(rank, transposed, p, nullptr, nullptr, nullptr, {}, nothing); });
+  expect_refusal("gates must be none where the sequence lies in shards", [&] {
+    backward_gathered(rank, {transposed}, p, nullptr, nullptr, nullptr, HostMoves(rank, p, here), nothing);
+  });
   p.dtype = core::DType::kBFloat16;
   expect_refusal("dtype must be float32 or float64 where keys are exchanged, got bfloat16",
                  [&] { forward_of(forward); });

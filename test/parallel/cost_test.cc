@@ -52,6 +52,19 @@ TEST(Cost, PredictsLongNet) {
   }
 }
 
+// Milliseconds of forward and backward that two GPUs took, as docs/parallel.md has them.
+TEST(Cost, OfTwoGpusByMeasuredFigures) {
+  struct Measured {
+    int64_t len;
+    double ms;
+  };
+  for (const Measured& of : {Measured{1 << 17, 12.05}, {1 << 18, 23.90}, {1 << 19, 47.69}, {1 << 20, 94.22}}) {
+    const ShardedCall call(test::growing(of.len, false), test::square(16, of.len), Shards::even(of.len, 2));
+    const Choice choice = choose(call, survey(call), {.dim = 128}, h200());
+    EXPECT_NEAR(of.ms, choice.prediction.total_s() * 1e3, 0.05 * of.ms);
+  }
+}
+
 // Microseconds of the exchange itself, forward and backward.
 void expect_exchange(const char* exchange, int64_t ranks, double forward_us, double backward_us) {
   SCOPED_TRACE(fmt::format("{} on {}", exchange, ranks));

@@ -11,8 +11,7 @@
 #include <vector>
 
 #include "parallel/attention.h"
-#include "parallel/rows.h"
-#include "parallel/sums.h"
+#include "parallel/host_moves.h"
 #include "test/engine/run.h"
 #include "test/parallel/held.h"
 
@@ -72,7 +71,7 @@ class SimulatedRank {
 
   Bytes pack() {
     Bytes sent = unset(2 * c_.options.dim * parallel::rows_in(lists().sends));
-    parallel::pack(moving(), lists().sends, k_.read(), v_.read(), sent.data());
+    moves().pack(k_.read(), v_.read(), sent.data());
     return sent;
   }
 
@@ -83,28 +82,28 @@ class SimulatedRank {
     engine::ForwardProblem p{problem()};
     p.out = out_.write();
     p.lse = lse_.data();
-    parallel::forward_pieces(rank_, forward_, p, w_, run);
+    parallel::forward_pieces(rank_, forward_, p, moves(), run);
     keys_ = unset(rank_.places() * rank_.gathered.keys * 2 * c_.options.dim);
-    parallel::unpack(moving(), lists().receives, received.data(), keys_.data());
-    parallel::forward_gathered(rank_, forward_, p, keys_.data(), w_, run);
+    moves().unpack(received.data(), keys_.data());
+    parallel::forward_gathered(rank_, forward_, p, keys_.data(), moves(), run);
   }
 
   // Returns what goes back to those that sent keys.
   Bytes backward_gathered() {
     d_queries_ = unset(c_.options.batch * c_.options.heads * rank_.gathered.queries * c_.options.dim);
     d_keys_ = unset(rank_.places() * rank_.gathered.keys * 2 * c_.options.dim);
-    parallel::backward_gathered(rank_, transposed_, gradient(), keys_.data(), d_queries_.data(), d_keys_.data(), w_,
-                                backward_engine());
+    parallel::backward_gathered(rank_, {transposed_}, gradient(), keys_.data(), d_queries_.data(), d_keys_.data(),
+                                moves(), backward_engine());
     Bytes sent = unset(2 * c_.options.dim * parallel::rows_in(lists().receives));
-    parallel::pack_gradients(moving(), lists().receives, d_keys_.data(), sent.data());
+    moves().pack_gradients(d_keys_.data(), sent.data());
     return sent;
   }
 
   void backward_pieces(const Bytes& returned) {
     const engine::BackwardProblem p = gradient();
-    parallel::backward_pieces(rank_, transposed_, p, w_, backward_engine());
-    parallel::add_gathered(rank_, p, d_queries_.data(), d_keys_.data(), w_);
-    parallel::add_returned(moving(), lists().sends, returned.data(), p.dk, p.dv);
+    parallel::backward_pieces(rank_, {transposed_}, p, moves(), backward_engine());
+    parallel::add_gathered(rank_, p, d_queries_.data(), d_keys_.data(), moves());
+    moves().add_returned(returned.data(), p.dk, p.dv);
   }
 
   void give(Results& to) const {
@@ -187,11 +186,9 @@ class SimulatedRank {
     p.dv = dv_.write();
     return p;
   }
-  parallel::Moving moving() const {
-    return {rank_.call, rank_.gathered, {.dim = c_.options.dim, .dtype = c_.dtype}, w_.parallel_for};
-  }
+  parallel::HostMoves moves() const { return {rank_, problem(), w_}; }
   parallel::BackwardEngine backward_engine() const {
-    return [this](const engine::BackwardProblem& p, const parallel::PlanPointer& plan) {
+    return [this](const engine::BackwardProblem& p, const parallel::PlanPointer& plan, const parallel::PlanPointer&) {
       engine_.backward(p, plan->view(), w_);
     };
   }

@@ -16,7 +16,7 @@ from .._refusal import refuse, shape
 from ._agreement import agree, check_validate, fingerprint
 from ._exchange import Posted, turn
 from ._ranks import Ranks, ranks_of
-from ._shards import Boundaries, boundaries_tensor, check_rows, pieces_of, wide_dtype
+from ._shards import Boundaries, boundaries_tensor, check_device, check_rows, pieces_of, wide_dtype
 
 # Exchanges that run; the planner knows more (docs/parallel.md).
 EXCHANGES = ("auto", "none", "direct")
@@ -67,7 +67,8 @@ def cp_attention(
 
     Keys and values that a shard's queries see on other ranks come in one all-to-all, each row once, while the shard
     attends to its own; their gradients go back in another, in float32 (float64 of float64). Where no query sees a key
-    of another rank nothing is sent. One rank is `attention`. On the CPU; outside of compiled graphs.
+    of another rank nothing is sent. One rank is `attention`. On the CPU (Gloo) and on CUDA (NCCL); outside of compiled
+    graphs.
 
     All ranks of the group call it alike, in one order, and so does their backward, whose gradients are those of the
     sum of the ranks' losses. On what they must agree they do before the first call of its kind (see validate).
@@ -100,20 +101,46 @@ def cp_attention(
     if exchange not in EXCHANGES:
         refuse("exchange", f"must be one of {', '.join(EXCHANGES)}", repr(exchange))
     check_validate(validate)
+    options = (dropout_p, gates, boundaries, layout, blocks, cu_seqlens, lengths, scale)
+    on_device = isinstance(q, Tensor) and q.is_cuda
+    with torch.cuda.device(q.device) if on_device else contextlib.nullcontext():
+        out, lse = attend(q, k, v, pattern, ranks, exchange, validate, *options)
+    return (out, lse) if return_lse else out
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern | str,
+    ranks: Ranks,
+    exchange: str,
+    validate: str,
+    dropout_p: float,
+    gates: Tensor | None,
+    boundaries: Boundaries,
+    layout: str,
+    blocks: Tensor | None,
+    cu_seqlens: Lengths,
+    lengths: Lengths,
+    scale: float | None,
+) -> tuple[Tensor, Tensor]:
+    """(out, lse), the device of q being the current one."""
     if ranks.size == 1:
         check_options(dropout_p, gates)
         check_alone(q, boundaries, layout)
         lists: dict[str, Any] = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
-        return attention(q, k, v, pattern, **lists, scale=scale, return_lse=return_lse)
+        return attention(q, k, v, pattern, **lists, scale=scale, return_lse=True)
     error: Exception | None = None
     arguments: tuple[Any, ...] = ()
     try:
         check_options(dropout_p, gates)
-        check_shard(q, k, v)
+        check_shard(q, k, v, ranks)
         q, k, v = cast(q, k, v)
         text, blocks = pattern_arguments(pattern, blocks)
         at = boundaries_tensor(q.size(1) * ranks.size if boundaries is None else boundaries)
-        arguments = (text, blocks, numbers(cu_seqlens), numbers(lengths), scale, at, layout, ranks.size, ranks.rank)
+        on_host = tuple(None if t is None else t.cpu() for t in (blocks, numbers(cu_seqlens), numbers(lengths)))
+        arguments = (text, *on_host, scale, at, layout, ranks.size, ranks.rank)
         rows, joined = torch.ops.longstride.cp_counts(q, k, v, *arguments)
     except (ValueError, TypeError) as refused:
         error = refused
@@ -127,8 +154,7 @@ def cp_attention(
         refuse("exchange", f"must not be none where queries see keys of other ranks, {total} rows in all", "none",
                "take direct or auto, or shards that segments end on")  # fmt: skip
     call = Call(arguments, ranks, sent, received, joined, total > 0, description, validate)
-    out, lse = RankAttention.apply(q, k, v, call)
-    return (out, lse) if return_lse else out
+    return RankAttention.apply(q, k, v, call)
 
 
 def check_alone(q: Tensor, boundaries: Boundaries, layout: str) -> None:
@@ -143,17 +169,15 @@ def check_options(dropout_p: float, gates: Tensor | None) -> None:
         refuse("gates", "must be None in cp_attention", "a tensor", "learn blocks with attention(), on one rank")
 
 
-def check_shard(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """What the operators of a rank do not say: they know plain tensors of the CPU alone."""
+def check_shard(q: Tensor, k: Tensor, v: Tensor, ranks: Ranks) -> None:
+    """What the operators of a rank do not say: they know plain tensors alone."""
     for name, t in (("q", q), ("k", k), ("v", v)):
         if not isinstance(t, Tensor):
             refuse(name, "must be a tensor", type(t).__name__)
         if t.is_nested or t.layout != torch.strided:
             got = "a nested one" if t.is_nested else f"one of layout {t.layout}"
             refuse(name, "must be a dense tensor", got)
-        if t.device.type != "cpu":
-            wanted = "must be on the CPU where the sequence lies in shards"
-            refuse(name, wanted, t.device, "move q, k and v with .cpu()")
+        check_device(name, t, ranks)
         if t.dim() != 4:
             refuse(name, "must have the 4 dimensions [batch, rows, heads, dim]", shape(t))
     if torch._C._are_functorch_transforms_active():
@@ -162,7 +186,7 @@ def check_shard(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 
 def cast(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-    return _registration.autocast(q, k, v) if torch.is_autocast_enabled("cpu") else [q, k, v]
+    return _registration.autocast(q, k, v) if torch.is_autocast_enabled(q.device.type) else [q, k, v]
 
 
 def pattern_arguments(pattern: Pattern | str, blocks: Tensor | None) -> tuple[str, Tensor | None]:
@@ -189,6 +213,7 @@ def describe(q: Tensor, k: Tensor, arguments: tuple) -> dict[str, Any]:
         "heads of k": k.size(2),
         "dim": q.size(3),
         "dtype": dtype_name(q.dtype),
+        "device": q.device.type,
     }
 
 

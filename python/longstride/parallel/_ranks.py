@@ -22,6 +22,18 @@ class Ranks:
     def name(self) -> str:
         return self.group.group_name
 
+    def takes(self, device: torch.device) -> bool:
+        """Whether the group moves tensors of such a device."""
+        return any(d.type == device.type for d in self.group._device_types)
+
+    def backends(self) -> str:
+        return ", ".join(sorted(f"{d.type} by {self.group._get_backend(d).name()}" for d in self.group._device_types))
+
+    @property
+    def host(self) -> torch.device:
+        """Where numbers that ranks compare travel: the CPU, or of a group that moves none there the current device."""
+        return next((d for d in self.group._device_types if d.type == "cpu"), torch.device("cuda"))
+
     def text(self) -> str:
         return f"rank {self.rank} of {self.size}"
 

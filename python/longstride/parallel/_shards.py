@@ -132,10 +132,10 @@ def unshard(
     dim = checked_axis(x, dim)
     check_validate(validate)
     at = boundaries_tensor(x.size(dim) * ranks.size if boundaries is None else boundaries)
-    if ranks.size > 1 and x.device.type != "cpu":
-        refuse("x", "must be on the CPU where the sequence lies in shards", x.device)
     error, pieces = None, []
     try:
+        if ranks.size > 1:
+            check_device("x", x, ranks)
         pieces = pieces_of(at, layout, ranks.size)
         check_rows("x", x, x.size(dim), pieces, ranks)
     except ValueError as refused:
@@ -148,11 +148,20 @@ def unshard(
         "dim": dim,
         "other sizes of x": [size for axis, size in enumerate(x.shape) if axis != dim],
         "dtype": dtype_name(x.dtype),
+        "device": x.device.type,
         "boundaries": at.tolist(),
         "layout": layout,
     }
     agree("unshard", ranks, call, 0, error, validate)
     return Unshard.apply(x, ranks, pieces, dim)
+
+
+def check_device(name: str, x: Tensor, ranks: Ranks) -> None:
+    if x.device.type not in ("cpu", "cuda"):
+        refuse(name, "must be on the CPU or a CUDA device where the sequence lies in shards", x.device)
+    if not ranks.takes(x.device):
+        wanted = f"must be on a device whose tensors the group moves, which has {ranks.backends()}"
+        refuse(name, wanted, x.device, "move the tensors, or take a group of another backend")
 
 
 def check_rows(name: str, x: Tensor, rows: int, pieces: list[list[tuple[int, int]]], ranks: Ranks) -> None:

@@ -42,6 +42,8 @@ Capability capability(const Problem& p) {
     return {false, "the CPU engine computes in float32; float64 is the reference engine's"};
   }
   if (p.dim < 1) return {false, "dim must be at least 1"};
+  if (p.float32_results && p.dtype != core::DType::kFloat32)
+    return {false, "results are of the dtype of q; convert q, k and v to float32"};
   return {true, "cpu"};
 }
 

@@ -1,7 +1,6 @@
 // Copies a plan's arrays to the device, and the lanes of its launches.
 #include "engine/cuda/upload.h"
 
-#include <cuda_runtime.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,8 +8,8 @@
 #include <functional>
 
 #include "core/refuse.h"
-#include "engine/cuda/check.h"
 #include "engine/cuda/device.h"
+#include "engine/cuda/device_bytes.h"
 
 namespace longstride::engine::cuda {
 namespace {
@@ -33,29 +32,6 @@ std::vector<uint8_t> ragged_tiles(const PlanView& plan) {
   return ragged;
 }
 
-// While it lives, this thread may take memory and copy although some stream is being recorded into a graph: what is
-// done here is no part of the graph.
-class BesideCapture {
- public:
-  BesideCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~BesideCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  BesideCapture(const BesideCapture&) = delete;
-  BesideCapture& operator=(const BesideCapture&) = delete;
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
-
-class CopyStream {
- public:
-  // Not the default stream, which waits for others and may not be used while one of them is recorded.
-  CopyStream() { check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream for a plan"); }
-  ~CopyStream() { cudaStreamDestroy(stream); }
-  CopyStream(const CopyStream&) = delete;
-  CopyStream& operator=(const CopyStream&) = delete;
-  cudaStream_t stream = nullptr;
-};
-
 }  // namespace
 
 // The arrays side by side in host memory, copied in one piece.
@@ -71,11 +47,10 @@ class DevicePlan::Packed {
     placed_.push_back([&to, at](const char* base) { to = reinterpret_cast<const T*>(base + at); });
   }
   size_t bytes() const { return bytes_.size(); }
-  void copy_to(void* device) const {
-    const CopyStream own;
-    check(cudaMemcpyAsync(device, bytes_.data(), bytes_.size(), cudaMemcpyHostToDevice, own.stream), "copying a plan");
-    check(cudaStreamSynchronize(own.stream), "copying a plan");
+  void* upload() const {
+    void* const device = uploaded(bytes_, "a plan");
     for (const auto& place : placed_) place(static_cast<const char*>(device));
+    return device;
   }
 
  private:
@@ -122,11 +97,7 @@ void DevicePlan::upload(const PlanView& plan) {
   add_launches(partial_, order.partial);
   bytes_ = static_cast<int64_t>(packed.bytes());
   if (bytes_ == 0) return;
-  const BesideCapture beside;
-  void* memory = nullptr;
-  check(cudaMalloc(&memory, packed.bytes()), "memory for a plan");
-  memory_.reset(memory);
-  packed.copy_to(memory);
+  memory_.reset(packed.upload());
 }
 
 void require_plan(const Problem& p, const DevicePlan& plan, Direction direction, int32_t most_rows) {
@@ -144,9 +115,6 @@ void require_plan(const Problem& p, const DevicePlan& plan, Direction direction,
                  std::to_string(plan.arrays().tile_rows));
 }
 
-void DevicePlan::Release::operator()(void* memory) const {
-  const BesideCapture beside;
-  cudaFree(memory);  // waits for kernels that still read it
-}
+void DevicePlan::Release::operator()(void* memory) const { release_uploaded(memory); }
 
 }  // namespace longstride::engine::cuda

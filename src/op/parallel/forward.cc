@@ -27,40 +27,39 @@ std::tuple<Tensor, bool> counts(const RankCall& call) {
   auto* const to = static_cast<int64_t*>(made.mutable_data_ptr());
   for (const parallel::Message& m : call.rank().lists.sends) to[m.to] = m.rows();
   for (const parallel::Message& m : call.rank().lists.receives) to[ranks + m.from] = m.rows();
-  return {made, !call.rank().gathered.empty() || !call.rank().lists.sends.empty()};
+  const bool parts = !call.rank().gathered.empty() || !call.rank().lists.sends.empty();
+  return {made, parts && !call.moves().rounds()};
 }
 
 Tensor pack(const RankCall& call) {
-  const Tensor message = empty_message(call, call.rank().lists.sends);
-  const engine::Problem& p = call.problem();
-  parallel::pack(call.moving(), call.rank().lists.sends, p.k, p.v, message.mutable_data_ptr());
+  const Tensor message = empty_message(call, call.rank().lists.sends, call.dtype());
+  call.moves().pack(call.problem().k, call.problem().v, message.mutable_data_ptr());
   return message;
 }
 
 Outputs forward_pieces(const RankCall& call) {
   engine::ForwardProblem problem{call.problem()};
   const std::array out_sizes = {problem.batch, problem.len_q, problem.heads, problem.dim};
-  const Tensor out = empty_result(out_sizes, call.dtype(), {});
-  const Tensor lse = empty(std::array{problem.batch, problem.heads, problem.len_q}, lse_dtype(call.dtype()), {});
+  const Tensor out = empty_result(out_sizes, call.dtype(), call.place());
+  const Tensor lse = empty(std::array{problem.batch, problem.heads, problem.len_q}, call.wide_dtype(), call.place());
   if (call.empty()) return {out, lse};
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
-  parallel::forward_pieces(call.rank(), *call.plans(Direction::kForward), problem, call.workspace(),
-                           forward_engine(call));
+  parallel::forward_pieces(call.rank(), *call.plans(Direction::kForward), problem, call.moves(), forward_engine(call));
   return {out, lse};
 }
 
 Tensor forward_gathered(const RankCall& call, const Tensor& received, const Tensor& out, const Tensor& lse) {
   const parallel::Rank& rank = call.rank();
-  check_message("received", received, call, rank.lists.receives);
+  check_message("received", received, call, rank.lists.receives, call.dtype());
   check_results(out, lse, call);
-  const Tensor keys = empty_result(sizes_of_keys(call), call.dtype(), {});
+  const Tensor keys = empty_result(sizes_of_keys(call), call.dtype(), call.place());
   if (rank.gathered.empty()) return keys;
-  parallel::unpack(call.moving(), rank.lists.receives, received.const_data_ptr(), keys.mutable_data_ptr());
+  call.moves().unpack(received.const_data_ptr(), keys.mutable_data_ptr());
   engine::ForwardProblem problem{call.problem()};
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
-  parallel::forward_gathered(rank, *call.plans(Direction::kForward), problem, keys.mutable_data_ptr(), call.workspace(),
+  parallel::forward_gathered(rank, *call.plans(Direction::kForward), problem, keys.mutable_data_ptr(), call.moves(),
                              forward_engine(call));
   return keys;
 }

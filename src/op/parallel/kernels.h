@@ -4,8 +4,9 @@
 //   forward:  pack, [send], forward_pieces while rows travel, [receive], forward_gathered
 //   backward: backward_gathered, [send], backward_pieces meanwhile, [receive], add_returned
 //
-// A message is a tensor [rows, 2 * dim] of all peers' rows, by ascending peer; counts() says how many are whose. All
-// throw Error for what they refuse.
+// A message is a tensor [rows, 2 * dim] of all peers' rows, by ascending peer; counts() says how many are whose. Parts
+// and gradients that travel are float32 (float64 of float64). On CUDA all work goes to the current stream, nothing
+// waits for the device. All throw Error for what they refuse.
 #pragma once
 
 #include <tuple>
@@ -18,8 +19,8 @@ namespace longstride::op {
 // rank.
 Tensor pieces(const parallel::Shards&);
 
-// int64 [2, ranks]: rows that go to each rank, and that come from each. Then whether this rank's rows are computed in
-// parts that are joined, for which its tensors must be float32 or float64.
+// int64 [2, ranks], on the host: rows that go to each rank, and that come from each. Then whether this rank's tensors
+// must be float32 or float64, as the host joins parts of rows in no other type.
 std::tuple<Tensor, bool> counts(const RankCall&);
 
 // What goes to others, in the dtype of k and v.

@@ -8,6 +8,7 @@
 #include "core/refuse.h"
 #include "op/checks.h"
 #include "op/results.h"
+#include "parallel/rows.h"
 
 namespace longstride::op {
 namespace {
@@ -19,17 +20,19 @@ std::array<int64_t, 2> sizes_of(const RankCall& call, const std::vector<parallel
 std::array<int64_t, 4> sizes_of_out(const engine::Problem& p) { return {p.batch, p.len_q, p.heads, p.dim}; }
 std::array<int64_t, 3> sizes_of_lse(const engine::Problem& p) { return {p.batch, p.heads, p.len_q}; }
 
-void check_sizes(std::string_view name, const Tensor& tensor, std::span<const int64_t> sizes, ScalarType dtype) {
+void check_sizes(std::string_view name, const Tensor& tensor, const RankCall& call, std::span<const int64_t> sizes,
+                 ScalarType dtype) {
   const ArrayView<int64_t> t = Access<Tensor>::view(tensor);
   check_handed_in(name, t);
+  if (t.place != call.place()) core::refuse(name, "must be on the device of q, " + text(call.place()), text(t.place));
   if (!std::ranges::equal(t.sizes, sizes)) core::refuse(name, "must have the shape " + text(sizes), checks::shape(t));
   if (t.dtype != dtype) core::refuse(name, fmt::format("must be {}", toString(dtype)), toString(t.dtype));
 }
 
 }  // namespace
 
-Tensor empty_message(const RankCall& call, const std::vector<parallel::Message>& messages) {
-  return empty_result(sizes_of(call, messages), call.dtype(), {});
+Tensor empty_message(const RankCall& call, const std::vector<parallel::Message>& messages, ScalarType dtype) {
+  return empty_result(sizes_of(call, messages), dtype, call.place());
 }
 
 std::array<int64_t, 4> sizes_of_keys(const RankCall& call) {
@@ -41,28 +44,29 @@ std::array<int64_t, 4> sizes_of_queries(const RankCall& call) {
   return {p.batch, p.heads, call.rank().gathered.queries, p.dim};
 }
 
-void check_contiguous(std::string_view name, const Tensor& tensor, std::span<const int64_t> sizes, ScalarType dtype) {
-  check_sizes(name, tensor, sizes, dtype);
+void check_contiguous(std::string_view name, const Tensor& tensor, const RankCall& call, std::span<const int64_t> sizes,
+                      ScalarType dtype) {
+  check_sizes(name, tensor, call, sizes, dtype);
   if (!tensor.is_contiguous())
     core::refuse(name, "must be contiguous", "strides " + text(Access<Tensor>::view(tensor).strides));
 }
 
 void check_message(std::string_view name, const Tensor& message, const RankCall& call,
-                   const std::vector<parallel::Message>& messages) {
-  check_contiguous(name, message, sizes_of(call, messages), call.dtype());
+                   const std::vector<parallel::Message>& messages, ScalarType dtype) {
+  check_contiguous(name, message, call, sizes_of(call, messages), dtype);
 }
 
 void check_results(const Tensor& out, const Tensor& lse, const RankCall& call) {
-  check_contiguous("out", out, sizes_of_out(call.problem()), call.dtype());
-  check_contiguous("lse", lse, sizes_of_lse(call.problem()), lse_dtype(call.dtype()));
+  check_contiguous("out", out, call, sizes_of_out(call.problem()), call.dtype());
+  check_contiguous("lse", lse, call, sizes_of_lse(call.problem()), call.wide_dtype());
 }
 
 void check_like_results(const RankCall& call, const Tensor& d_out, const std::optional<Tensor>& d_lse,
                         const Tensor& out, const Tensor& lse) {
-  check_sizes("d_out", d_out, sizes_of_out(call.problem()), call.dtype());
-  check_sizes("out", out, sizes_of_out(call.problem()), call.dtype());
-  check_sizes("lse", lse, sizes_of_lse(call.problem()), lse_dtype(call.dtype()));
-  if (given(d_lse)) check_sizes("d_lse", *d_lse, sizes_of_lse(call.problem()), lse_dtype(call.dtype()));
+  check_sizes("d_out", d_out, call, sizes_of_out(call.problem()), call.dtype());
+  check_sizes("out", out, call, sizes_of_out(call.problem()), call.dtype());
+  check_sizes("lse", lse, call, sizes_of_lse(call.problem()), call.wide_dtype());
+  if (given(d_lse)) check_sizes("d_lse", *d_lse, call, sizes_of_lse(call.problem()), call.wide_dtype());
 }
 
 parallel::ForwardEngine forward_engine(const RankCall& call) {
@@ -73,10 +77,14 @@ parallel::ForwardEngine forward_engine(const RankCall& call) {
 }
 
 parallel::BackwardEngine backward_engine(const RankCall& call) {
-  return [&call](const engine::BackwardProblem& problem, const PlanPointer& plan) {
-    call.engine().backward(problem, {.transposed = plan}, call.loan());
+  return [&call](const engine::BackwardProblem& problem, const PlanPointer& transposed, const PlanPointer& forward) {
+    call.engine().backward(problem, {.forward = forward, .transposed = transposed}, call.loan());
     note_engine(call.engine());
   };
+}
+
+HeldPlans::HeldPlans(const RankCall& call) : transposed(call.plans(Direction::kTransposed)) {
+  if (call.engine().backward_wants_forward_plan(call.problem())) forward = call.plans(Direction::kForward);
 }
 
 }  // namespace longstride::op

@@ -10,15 +10,17 @@
 namespace longstride::op {
 
 // [rows of all messages, 2 * dim], yet to be written.
-Tensor empty_message(const RankCall&, const std::vector<parallel::Message>&);
+Tensor empty_message(const RankCall&, const std::vector<parallel::Message>&, ScalarType);
 // [batch * kv_heads, keys, 2, dim]
 std::array<int64_t, 4> sizes_of_keys(const RankCall&);
 // [batch, heads, queries, dim]
 std::array<int64_t, 4> sizes_of_queries(const RankCall&);
 
 // Refuse tensors that are not as the kernel before gave them, or the exchange.
-void check_contiguous(std::string_view name, const Tensor&, std::span<const int64_t> sizes, ScalarType);
-void check_message(std::string_view name, const Tensor&, const RankCall&, const std::vector<parallel::Message>&);
+void check_contiguous(std::string_view name, const Tensor&, const RankCall&, std::span<const int64_t> sizes,
+                      ScalarType);
+void check_message(std::string_view name, const Tensor&, const RankCall&, const std::vector<parallel::Message>&,
+                   ScalarType);
 void check_results(const Tensor& out, const Tensor& lse, const RankCall&);
 // Of the backward, in any strides.
 void check_like_results(const RankCall&, const Tensor& d_out, const std::optional<Tensor>& d_lse, const Tensor& out,
@@ -27,5 +29,12 @@ void check_like_results(const RankCall&, const Tensor& d_out, const std::optiona
 // They remember which engine ran.
 parallel::ForwardEngine forward_engine(const RankCall&);
 parallel::BackwardEngine backward_engine(const RankCall&);
+
+// The plans of a backward, kept while it runs.
+struct HeldPlans {
+  explicit HeldPlans(const RankCall&);
+  std::shared_ptr<const parallel::RankPlans> transposed, forward;
+  parallel::BackwardPlans plans() const { return {*transposed, forward.get()}; }
+};
 
 }  // namespace longstride::op

@@ -20,8 +20,8 @@ size_t RankKeyHash::operator()(const RankKey& key) const {
   return hash;
 }
 
-std::shared_ptr<const parallel::Rank> rank_of(const RankKey& key) {
-  static KeptByRank<parallel::Rank> kept(kRankCacheBytes);
+std::shared_ptr<const CachedRank> rank_of(const RankKey& key) {
+  static KeptByRank<CachedRank> kept(kRankCacheBytes);
   return kept.get(key, [&] {
     return parallel::Rank(parallel::ShardedCall(key.call.pattern, key.call.extent, key.shards), key.rank);
   });

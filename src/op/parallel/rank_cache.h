@@ -29,6 +29,24 @@ struct RankKeyHash {
   size_t operator()(const RankKey&) const;
 };
 
+// A rank, and what a device keeps with it: its own form of the lists, which goes when the rank goes.
+class CachedRank : public parallel::Rank {
+ public:
+  using Kept = std::shared_ptr<const void>;
+  explicit CachedRank(parallel::Rank rank) : Rank(std::move(rank)) {}
+  // What `make` gave when first asked for this device; threads that ask at one time share one make().
+  Kept kept(int device, const std::function<Kept()>& make) const {
+    const std::lock_guard lock(mutex_);
+    Kept& kept = kept_[device];
+    if (!kept) kept = make();
+    return kept;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::unordered_map<int, Kept> kept_;
+};
+
 // Values by key, the least recently used dropped first. Threads that ask for one key at one time may each make it.
 template <class Value>
 class KeptByRank {
@@ -37,9 +55,10 @@ class KeptByRank {
 
   explicit KeptByRank(int64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
-  // What is kept, or what `make` gives, outside the lock. What it throws is thrown, and nothing is kept then. A value
-  // larger than the capacity is returned and not kept.
-  Pointer get(const RankKey& key, const std::function<Value()>& make) {
+  // What is kept, or what is made of what `make` gives, outside the lock. What it throws is thrown, and nothing is kept
+  // then. A value larger than the capacity is returned and not kept.
+  template <class Make>
+  Pointer get(const RankKey& key, const Make& make) {
     {
       const std::lock_guard lock(mutex_);
       if (const auto found = entries_.find(key); found != entries_.end()) {
@@ -94,7 +113,7 @@ class KeptByRank {
 inline constexpr int64_t kRankCacheBytes = int64_t{128} << 20;
 
 // Those of the process.
-std::shared_ptr<const parallel::Rank> rank_of(const RankKey&);
+std::shared_ptr<const CachedRank> rank_of(const RankKey&);
 std::shared_ptr<const parallel::RankPlans> plans_of(const RankKey&, const parallel::Rank&);
 
 }  // namespace longstride::op

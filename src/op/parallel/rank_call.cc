@@ -2,11 +2,14 @@
 #include "op/parallel/rank_call.h"
 
 #include <fmt/format.h>
+#include <torch/csrc/stable/accelerator.h>
 
 #include "core/refuse.h"
 #include "op/checks.h"
+#include "op/parallel/cuda/device_moves.h"
 #include "op/problem.h"
 #include "op/refs.h"
+#include "parallel/host_moves.h"
 
 namespace longstride::op {
 namespace {
@@ -73,6 +76,9 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
   extent.validate();
   rank_ = rank_of(key_);
 
+  place_ = of.q.place;
+  using torch::stable::accelerator::DeviceGuard;
+  if (place_.is_cuda()) on_device_ = std::make_shared<DeviceGuard>(place_.index);
   dtype_ = of.q.dtype;
   problem_ = problem_of(dtype_of(dtype_), of.q.sizes[3], call, key_.call.pattern, extent);
   problem_.len_q = problem_.len_k = rows;
@@ -81,6 +87,11 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
   problem_.v = read(v);
   engine_ = &choose_engine(of.q.place, problem_);
   loan_ = lend(of.q.place);
+  if (place_.is_cuda()) {
+    moves_ = device_moves(*rank_, problem_, loan_);
+  } else {
+    moves_ = std::make_unique<parallel::HostMoves>(*rank_, problem_, loan_.workspace);
+  }
 }
 
 std::shared_ptr<const parallel::RankPlans> RankCall::plans(Direction direction) const {
@@ -88,10 +99,6 @@ std::shared_ptr<const parallel::RankPlans> RankCall::plans(Direction direction) 
   key.call.geometry = geometry_for(*engine_, problem_, key.call.pattern.causal(), direction);
   key.call.direction = direction;
   return plans_of(key, *rank_);
-}
-
-parallel::Moving RankCall::moving() const {
-  return {rank_->call, rank_->gathered, {.dim = problem_.dim, .dtype = problem_.dtype}, loan_.workspace.parallel_for};
 }
 
 }  // namespace longstride::op

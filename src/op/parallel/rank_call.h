@@ -9,7 +9,7 @@
 #include "op/engines.h"
 #include "op/parallel/rank_cache.h"
 #include "op/tensor.h"
-#include "parallel/rows.h"
+#include "parallel/moves.h"
 
 namespace longstride::op {
 
@@ -30,25 +30,33 @@ class RankCall {
   // Of q, k and v the rows of the shard, of the call lengths of the whole sequence. Throws Error for what it refuses.
   RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call&, const ShardArguments&);
 
+  RankCall(const RankCall&) = delete;
+  RankCall& operator=(const RankCall&) = delete;
+
   const parallel::Rank& rank() const { return *rank_; }
   const Engine& engine() const { return *engine_; }
   const engine::Problem& problem() const { return problem_; }  // of the shard
   const engine::Workspace& workspace() const { return loan_.workspace; }
   const Loan& loan() const { return loan_; }
   ScalarType dtype() const { return dtype_; }
+  // Of parts that are joined, of gradients that travel, and of lse: float32, or float64 of float64.
+  ScalarType wide_dtype() const { return lse_dtype(dtype_); }
+  Place place() const { return place_; }
 
   std::shared_ptr<const parallel::RankPlans> plans(Direction) const;
-  // Rows of keys, or of their gradients.
-  parallel::Moving moving() const;
+  const parallel::Moves& moves() const { return *moves_; }
   // An empty shard, or no batch: nothing is computed and nothing travels.
   bool empty() const { return problem_.batch == 0 || problem_.len_q == 0; }
 
  private:
   RankKey key_;
-  std::shared_ptr<const parallel::Rank> rank_;
+  Place place_;
+  std::shared_ptr<void> on_device_;  // of CUDA: makes it the current one while the call lives
+  std::shared_ptr<const CachedRank> rank_;
   const Engine* engine_ = nullptr;
   engine::Problem problem_;
   Loan loan_;
+  std::unique_ptr<const parallel::Moves> moves_;
   ScalarType dtype_ = ScalarType::Undefined;
 };
 

@@ -1,5 +1,5 @@
-// The operators of a rank: schemas and kernels on the CPU, registered through LibTorch's stable ABI. They stand below
-// autograd: who calls them (python/longstride/parallel) has the gradient.
+// The operators of a rank: schemas and kernels on the CPU and CUDA, registered through LibTorch's stable ABI. They
+// stand below autograd: who calls them (python/longstride/parallel) has the gradient.
 #include <optional>
 
 #include "op/library.h"
@@ -83,8 +83,10 @@ using Unpacked = Unpack<decltype(call_of)>;
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(longstride, CPU, library) {
-  library.impl("cp_pieces", TORCH_BOX(&unpacked_pieces));
+namespace {
+
+// All but cp_pieces, which has no tensor but boundaries, on the host.
+void add_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("cp_counts", TORCH_BOX(&Unpacked::counts));
   library.impl("cp_pack", TORCH_BOX(&Unpacked::pack));
   library.impl("cp_forward_pieces", TORCH_BOX(&Unpacked::forward_pieces));
@@ -93,5 +95,13 @@ STABLE_TORCH_LIBRARY_IMPL(longstride, CPU, library) {
   library.impl("cp_backward_pieces", TORCH_BOX(&Unpacked::backward_pieces));
   library.impl("cp_add_returned", TORCH_BOX(&Unpacked::add_returned));
 }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(longstride, CPU, library) {
+  library.impl("cp_pieces", TORCH_BOX(&unpacked_pieces));
+  add_kernels(library);
+}
+STABLE_TORCH_LIBRARY_IMPL(longstride, CUDA, library) { add_kernels(library); }
 
 }  // namespace longstride::op

@@ -100,7 +100,6 @@ __device__ __forceinline__ void store_rows(const Values& p, const Tile& tile, co
                                            const Storage& s) {
   using Element = typename Shape::Element;
   const float gain = p.partial ? 1.f : p.out_scale * p.dropout.gain;
-  Element* to = p.out.head<Element>(place.batch, head);
 #pragma unroll
   for (int i = 0; i < cute::size(out); ++i) {
     const int row = cute::get<0>(of_out(i)), x = cute::get<1>(of_out(i));
@@ -109,7 +108,8 @@ __device__ __forceinline__ void store_rows(const Values& p, const Tile& tile, co
     if (p.partial) {
       p.partial_a[(head_of_all * p.partial_rows + place.slot + row) * Shape::kDim + x] = value;
     } else if (x < p.dim) {
-      to[(row0 - p.query_start + int64_t(row) * place.stride) * p.out.len_stride + x] = Element(value);
+      const int64_t at = row0 - p.query_start + int64_t(row) * place.stride;
+      store_element<Element>(p, p.out, place.batch, head, at * p.out.len_stride + x, value);
     }
   }
   if (int(threadIdx.x) < tile.rows) {

@@ -29,8 +29,7 @@ struct GradientStorage {
 template <class Shape, class Places, class Grad, class Storage>
 __device__ __forceinline__ void store_gradient(const Values& p, const Tile& tile, const TilePlace& place,
                                                int64_t head_of_all, const Places& of, Grad& grad, float* partial,
-                                               typename Shape::Element* to, int64_t position, int64_t len_stride,
-                                               float scale, Storage& s) {
+                                               const Output& to, int head, int64_t position, float scale, Storage& s) {
   float* const slots = partial + head_of_all * p.partial_rows * Shape::kDim;
   for (int n = 0; !p.partial && n < tile.merge_count; ++n) {
     const Merge m = p.plan.merges[tile.merge_begin + n];
@@ -51,7 +50,8 @@ __device__ __forceinline__ void store_gradient(const Values& p, const Tile& tile
     if (p.partial) {
       slots[(place.slot + row) * Shape::kDim + x] = grad(i);
     } else if (x < p.dim) {
-      to[(position + int64_t(row) * place.stride) * len_stride + x] = typename Shape::Element(grad(i) * scale);
+      const int64_t at = position + int64_t(row) * place.stride;
+      store_element<typename Shape::Element>(p, to, place.batch, head, at * to.len_stride + x, grad(i) * scale);
     }
   }
 }
@@ -100,8 +100,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
     multiply<Shape>(matrix<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores),
                     transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dq);
   }
-  store_gradient<Shape>(p, tile, place, head_of_all, places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a,
-                        p.dq.head<Element>(place.batch, head), position, p.dq.len_stride, p.result_scale, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a, p.dq,
+                        head, position, p.result_scale, s);
 }
 
 // dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
@@ -157,10 +157,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
   }
   const int64_t head_of_all = int64_t(place.batch) * p.kv_heads + place.kv_head;
   const auto of = places<Shape, Shape::kRows, Shape::kDim>();
-  store_gradient<Shape>(p, tile, place, head_of_all, of, dk, p.partial_a,
-                        p.dk.head<Element>(place.batch, place.kv_head), row0, p.dk.len_stride, p.result_scale, s);
-  store_gradient<Shape>(p, tile, place, head_of_all, of, dv, p.partial_b,
-                        p.dv.head<Element>(place.batch, place.kv_head), row0, p.dv.len_stride,
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dk, p.partial_a, p.dk, place.kv_head, row0, p.result_scale, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dv, p.partial_b, p.dv, place.kv_head, row0,
                         p.out_scale * p.dropout.gain, s);
 }
 

@@ -110,8 +110,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   }
   const int head = query_head(p, place), position = first_row(place, tile) - p.query_start;
   store_gradient<Shape>(p, tile, place, int64_t(place.batch) * p.heads + head,
-                        places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a,
-                        p.dq.head<float>(place.batch, head), position, p.dq.len_stride, p.result_scale, s);
+                        places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a, p.dq, head, position,
+                        p.result_scale, s);
 }
 
 // dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
@@ -149,10 +149,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   }
   const int64_t head_of_all = int64_t(place.batch) * p.kv_heads + place.kv_head;
   const auto of = places<Shape, Shape::kRows, Shape::kDim>();
-  store_gradient<Shape>(p, tile, place, head_of_all, of, dk, p.partial_a, p.dk.head<float>(place.batch, place.kv_head),
-                        first_row(place, tile), p.dk.len_stride, p.result_scale, s);
-  store_gradient<Shape>(p, tile, place, head_of_all, of, dv, p.partial_b, p.dv.head<float>(place.batch, place.kv_head),
-                        first_row(place, tile), p.dv.len_stride, p.out_scale * p.dropout.gain, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dk, p.partial_a, p.dk, place.kv_head, first_row(place, tile),
+                        p.result_scale, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dv, p.partial_b, p.dv, place.kv_head, first_row(place, tile),
+                        p.out_scale * p.dropout.gain, s);
 }
 
 }  // namespace longstride::engine::cuda::sm80

@@ -64,7 +64,8 @@ constexpr Instance kOrderedInstances[] = {
 template <class Table>
 const Instance& find(const Table& table, const Problem& p) {
   for (const Instance& instance : table)
-    if (instance.dtype == p.dtype && instance.dim >= p.dim && instance.extras == (p.drops() || p.alibi))
+    if (instance.dtype == p.dtype && instance.dim >= p.dim &&
+        instance.extras == (p.drops() || p.alibi || p.float32_results))
       return instance;
   throw Error("no backward kernel for this problem, though capability() took it");
 }

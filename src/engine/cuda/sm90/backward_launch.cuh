@@ -78,6 +78,7 @@ void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scrat
   params.rows = prepared;
   params.exact = exact;
   params.dq = dq;
+  params.float32_results = p.float32_results;
   params.dk = p.dk.data;
   params.dv = p.dv.data;
   params.dk_batch_stride = p.dk.batch_stride, params.dk_len_stride = p.dk.len_stride,

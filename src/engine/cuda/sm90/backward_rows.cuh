@@ -146,9 +146,18 @@ void prepare_rows(const BackwardProblem& p, float2* to, float* dq, int32_t* exac
 template <class Shape>
 void narrow_queries(const BackwardProblem& p, const float* dq, float scale, cudaStream_t stream) {
   constexpr int kWidth = Shape::kWidth;
-  using Element = typename Shape::Element;
-  narrow_queries_kernel<Element, kWidth, Shape::kDirectQueries><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
-      dq, Rows<Element>(p.dq), rows_are_wide(p.dq, p.dim), p.batch, p.len_q, static_cast<int>(p.dim), scale);
+  const auto run = [&]<class Element>(bool wide) {
+    narrow_queries_kernel<Element, kWidth, Shape::kDirectQueries><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
+        dq, Rows<Element>(p.dq), wide, p.batch, p.len_q, static_cast<int>(p.dim), scale);
+  };
+  if constexpr (Shape::Calls::kFloat32Results) {
+    if (p.float32_results) {
+      run.template operator()<float>(false);
+      check(cudaGetLastError(), "launch of narrow_queries");
+      return;
+    }
+  }
+  run.template operator()<typename Shape::Element>(rows_are_wide(p.dq, p.dim));
   check(cudaGetLastError(), "launch of narrow_queries");
 }
 

@@ -39,7 +39,6 @@ __device__ __forceinline__ void begin_keys(const BackwardParams& p, const KeyIte
 template <class Shape, class Keys>
 __device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyItemNote& item, const Keys& dk,
                                            const Keys& dv, int row0, int column0) {
-  using Element = typename Shape::Element;
   const int64_t head = int64_t(item.batch) * p.kv_heads + item.kv_head;
   const float out_scale = p.out_scale * p.dropout.gain;
 #pragma unroll
@@ -59,12 +58,10 @@ __device__ __forceinline__ void store_keys(const BackwardParams& p, const KeyIte
       continue;
     }
     const int64_t at = item.row0 + row * item.stride;
-    Element* to_dk = static_cast<Element*>(p.dk) + item.batch * p.dk_batch_stride + at * p.dk_len_stride +
-                     item.kv_head * p.dk_head_stride;
-    Element* to_dv = static_cast<Element*>(p.dv) + item.batch * p.dv_batch_stride + at * p.dv_len_stride +
-                     item.kv_head * p.dv_head_stride;
-    store_row<Element, Shape::kDim>(to_dk, valid, p.dim, dk, r, p.result_scale);
-    store_row<Element, Shape::kDim>(to_dv, valid, p.dim, dv, r, out_scale);
+    const int64_t to_dk = item.batch * p.dk_batch_stride + at * p.dk_len_stride + item.kv_head * p.dk_head_stride;
+    const int64_t to_dv = item.batch * p.dv_batch_stride + at * p.dv_len_stride + item.kv_head * p.dv_head_stride;
+    store_result<Shape>(p.dk, to_dk, p.float32_results, valid, p.dim, dk, r, p.result_scale);
+    store_result<Shape>(p.dv, to_dv, p.float32_results, valid, p.dim, dv, r, out_scale);
   }
 }
 

@@ -51,6 +51,7 @@ struct BackwardParams {
   float* partial_dk;  // [batch * kv_heads][partial_rows][kDim]
   float* partial_dv;
   int64_t partial_rows;
+  int32_t float32_results;  // Extras: whether dk and dv are float32
 };
 
 struct BackwardMaps {

@@ -50,6 +50,7 @@ void launch_levels(const ForwardProblem& p, const DevicePlan& plan, const Launch
   params.out_scale = static_cast<float>(p.out_scale);
   params.dropout = dropout_values(p);
   params.alibi = alibi_values(p);
+  params.float32_results = p.float32_results;
   params.out = p.out.data;
   params.out_batch_stride = p.out.batch_stride;
   params.out_len_stride = p.out.len_stride;

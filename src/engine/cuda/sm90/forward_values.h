@@ -56,6 +56,7 @@ struct ForwardParams {
   float* partial_out;       // [batch * heads][partial_rows][kDim]
   float2* partial_softmax;  // (greatest score, sum), likewise
   int64_t partial_rows;
+  int32_t float32_results;  // Extras: whether out is float32
 };
 
 }  // namespace longstride::engine::cuda::sm90

@@ -70,6 +70,7 @@ void launch_gradient(const BackwardProblem& p, const DevicePlan& plan, const flo
   params.result_scale = static_cast<float>(result_scale);
   params.rows = rows;
   params.exact = exact;
+  params.float32_results = p.float32_results;
   params.result = result.data;
   params.batch_stride = result.batch_stride;
   params.len_stride = result.len_stride;

@@ -36,7 +36,6 @@ __device__ __forceinline__ void begin_gradient(const GradientParams& p, const Gr
 template <class Shape, class Result>
 __device__ __forceinline__ void store_gradient(const GradientParams& p, const GradientItemNote& item,
                                                const Result& result, int row0, int column0) {
-  using Element = typename Shape::Element;
   const int64_t head = int64_t(item.batch) * p.row_heads + item.head;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -51,9 +50,8 @@ __device__ __forceinline__ void store_gradient(const GradientParams& p, const Gr
       continue;
     }
     const int64_t at = item.row0 + int64_t(row) * item.stride;
-    Element* to =
-        static_cast<Element*>(p.result) + item.batch * p.batch_stride + at * p.len_stride + item.head * p.head_stride;
-    store_row<Element, Shape::kDim>(to, valid, p.dim, result, r, p.result_scale);
+    const int64_t to = item.batch * p.batch_stride + at * p.len_stride + item.head * p.head_stride;
+    store_result<Shape>(p.result, to, p.float32_results, valid, p.dim, result, r, p.result_scale);
   }
 }
 

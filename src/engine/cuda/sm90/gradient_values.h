@@ -49,6 +49,7 @@ struct GradientParams {
   int64_t batch_stride, len_stride, head_stride;
   float* partial_result;  // [batch * row_heads][partial_rows][kDim]
   int64_t partial_rows;
+  int32_t float32_results;  // Extras: whether the result is float32
 };
 
 // Rows are queries (row: q, row_pair: d_out, column: k, column_pair: v) or keys (k, v, q, d_out).

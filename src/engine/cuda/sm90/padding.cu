@@ -48,7 +48,7 @@ ConstTensorRef Padding::in(const ConstTensorRef& t, int64_t len, int64_t heads) 
 }
 
 TensorRef Padding::out(const TensorRef& t, int64_t len, int64_t heads) {
-  if (takes_pairs(t, problem_.dim)) return t;
+  if (problem_.float32_results || takes_pairs(t, problem_.dim)) return t;
   returns_.push_back({room(len, heads), t, len, heads});
   return returns_.back().from;
 }

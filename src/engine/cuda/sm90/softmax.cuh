@@ -186,7 +186,6 @@ __device__ __forceinline__ void scale_rows(Output& output, const float (&rescale
 template <class Shape, class Output>
 __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& item, const RowState& state,
                                       const Output& output, int row0) {
-  using Element = typename Shape::Element;
   const int column0 = 2 * (threadIdx.x % 4);
   const int64_t head = int64_t(item.batch) * p.heads + item.head;
 #pragma unroll
@@ -222,9 +221,8 @@ __device__ __forceinline__ void store(const ForwardParams& p, const ItemNote& it
     const int64_t at = item.row0 + row * item.stride;  // < len_q
     // -inf where nothing is seen; NaN stays NaN.
     if (valid && column0 == 0) p.lse[head * p.len_q + at] = sum == 0.f ? -INFINITY : row_lse(max, p.scale, sum);
-    Element* to = static_cast<Element*>(p.out) + item.batch * p.out_batch_stride + at * p.out_len_stride +
-                  item.head * p.out_head_stride;
-    store_row<Element, Shape::kDim>(to, valid, p.dim, output, r, factor * p.dropout.gain * p.out_scale);
+    const int64_t to = item.batch * p.out_batch_stride + at * p.out_len_stride + item.head * p.out_head_stride;
+    store_result<Shape>(p.out, to, p.float32_results, valid, p.dim, output, r, factor * p.dropout.gain * p.out_scale);
   }
 }
 

@@ -48,4 +48,31 @@ __device__ __forceinline__ void store_row(Element* to, bool valid, int dim, cons
   }
 }
 
+// The same in float32, of any dim and alignment: few calls ask for it.
+template <int kDim, class Accumulator>
+__device__ __forceinline__ void store_float_row(float* to, bool valid, int dim, const Accumulator& x, int r,
+                                                float factor) {
+  if (!valid) return;
+  const int column0 = 2 * (threadIdx.x % 4);
+#pragma unroll
+  for (int n = 0; n < kDim / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (8 * n + column0 + i < dim) to[8 * n + column0 + i] = x[4 * n + 2 * r + i] * factor;
+  }
+}
+
+// A row of a result: of the shape's element type, or float32 if the problem asks for it. `offset`: of the row, in
+// elements.
+template <class Shape, class Accumulator>
+__device__ __forceinline__ void store_result(void* result, int64_t offset, bool as_float32, bool valid, int dim,
+                                             const Accumulator& x, int r, float factor) {
+  if (Shape::Calls::kFloat32Results && as_float32) {
+    store_float_row<Shape::kDim>(static_cast<float*>(result) + offset, valid, dim, x, r, factor);
+  } else {
+    using Element = typename Shape::Element;
+    store_row<Element, Shape::kDim>(static_cast<Element*>(result) + offset, valid, dim, x, r, factor);
+  }
+}
+
 }  // namespace longstride::engine::cuda::sm90

@@ -50,6 +50,7 @@ Values values(const Problem& p) {
   v.scale_log2 = std::abs(factors.log2);
   v.result_scale = static_cast<float>(p.scale);
   v.out_scale = static_cast<float>(p.out_scale);
+  v.float32_results = p.float32_results;
   v.dropout = dropout_values(p);
   v.alibi = alibi_values(p);
   v.q = tensor(p.q, p.dim, sizeof(Element));

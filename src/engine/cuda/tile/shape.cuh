@@ -44,6 +44,17 @@ struct Shape {
   static constexpr int kScorePitch = kColumns + kPiece;  // of P and dS
 };
 
+// An element of a result: as `Element`, or as float32 if the problem asks for it. `at`: within its head.
+template <class Element>
+__device__ __forceinline__ void store_element(const Values& p, const Output& to, int64_t batch, int64_t head,
+                                              int64_t at, float value) {
+  if (p.float32_results) {
+    to.head<float>(batch, head)[at] = value;
+  } else {
+    to.head<Element>(batch, head)[at] = Element(value);
+  }
+}
+
 // A tile in shared memory: kN rows of kWidth, or its transpose.
 template <int kN, int kWidth, int kPitch, class T>
 __device__ __forceinline__ auto matrix(T* first) {

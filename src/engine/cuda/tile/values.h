@@ -43,6 +43,7 @@ struct Values {
   DropoutValues dropout;
   AlibiValues alibi;
   Input q, k, v;
+  bool float32_results = false;  // of 16-bit tensors
   Output out;                    // forward, as lse
   float* lse = nullptr;          // [batch, heads, len_q]
   const float2* rows = nullptr;  // backward: (lse, +inf where nothing is seen; delta) [batch, heads, len_q]
