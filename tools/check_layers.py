@@ -29,7 +29,7 @@ PRIVATE = {
     "picture": {"core"},
     "train": {"core", "nn", "picture"},
     "peer": set(),
-    "cli": {"core", "picture", "train", "peer"},
+    "cli": {"core", "parallel", "picture", "train", "peer"},
 }
 
 # Whose public headers (longstride/...) a room may include, beside its own. None: everyone's.

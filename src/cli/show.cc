@@ -24,6 +24,7 @@
 #include "pattern_options.h"
 #include "show_cost.h"
 #include "show_picture.h"
+#include "show_ranks.h"
 #include "terminal.h"
 
 namespace longstride::cli {
@@ -35,6 +36,7 @@ constexpr int64_t kJsonPairs = 1 << 16;  // multiplicities are listed for up to 
 struct ShowOptions {
   PatternOptions pattern;
   LengthOptions lengths;
+  RankOptions ranks;
   int64_t head = 0;
   int32_t tile_rows = Geometry{}.tile_rows;
   int32_t column_block = 0;  // 0: as tile_rows
@@ -241,7 +243,20 @@ void print_text(const ShowOptions& options, const Shown& shown) {
     std::cout << fmt::format("verify     {}\n", shown.fault.empty() ? "ok, pair by pair" : shown.fault);
 }
 
+void show_ranks(const ShowOptions& options) {
+  if (!options.picture.empty()) picture::check_picture_path("--picture", options.picture);
+  const RanksShown shown = plan_ranks(options.pattern.pattern(), options.lengths.extent(), options.ranks);
+  if (!options.picture.empty()) picture::write_picture(options.picture, ranks_picture(shown));
+  if (options.json) {
+    std::cout << core::json_text(ranks_json(shown)) << "\n";
+    return;
+  }
+  std::cout << ranks_text(shown);
+  if (!options.picture.empty()) std::cout << "wrote     " << options.picture << "\n";
+}
+
 void show(const ShowOptions& options, int& exit_code) {
+  if (options.ranks.ranks > 0) return show_ranks(options);
   if (!options.picture.empty()) picture::check_picture_path("--picture", options.picture);
   if (!options.plan_picture.empty()) {
     picture::check_picture_path("--plan-picture", options.plan_picture);
@@ -333,12 +348,16 @@ void add_show(CLI::App& app, int& exit_code) {
       ->check(output_file())
       ->group(output);
   command->add_flag("--json", options->json, "Print JSON instead of text")->group(output);
+  add_rank_options(*command, options->ranks,
+                   {"--query-start", "--tile-rows", "--column-block", "--workers", "--transposed", "--verify", "--head",
+                    "--plan-picture"});
   command->footer(
       "Examples:\n"
       "  longstride show --segments 16,32,64 --rates 1,2,4 --len 64 --picture pattern.png\n"
       "  longstride show --segments 2k,4k,8k,16k,32k --rates 1,2,4,8,16 --len 32k --heads 16 --causal\n"
       "  longstride show --window 24 --sinks 4 --causal --alibi --picture window.png\n"
-      "  longstride show --documents 40,24 --tile-rows 16 --plan-picture plan.svg --verify");
+      "  longstride show --documents 40,24 --tile-rows 16 --plan-picture plan.svg --verify\n"
+      "  longstride show --ranks 64 --len 1024k --segments 2k,8k,32k,128k --rates 1,4,16,64 --causal --out ranks.png");
   command->callback([options, &exit_code] { show(*options, exit_code); });
 }
 

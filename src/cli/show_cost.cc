@@ -15,7 +15,10 @@ constexpr int64_t kMostSegments = int64_t{1} << 22;     // of all groups: each m
 constexpr int64_t kMostTiles = int64_t{1} << 21;        // about 100 bytes each
 constexpr int64_t kMostBlocks = int64_t{1} << 22;       // active ones, of all block patterns
 constexpr int64_t kMostBlockTokens = int64_t{1} << 28;  // active blocks times the rows of one
+constexpr double kMostRankSteps = 1073741824.0;         // 2^30: 1,024 ranks, 32 kinds of heads, 30 groups
 constexpr double kMostPairs = 72057594037927936.0;      // 2^56: counts of pairs stay far within 64 bits
+
+constexpr const char* kShorter = "take a shorter --len: the pattern repeats";
 
 int64_t ceil_divide(int64_t a, int64_t b) { return a / b + (a % b > 0 ? 1 : 0); }
 
@@ -40,10 +43,31 @@ int64_t active_blocks(const BlockPattern& block, int64_t len, bool causal, int64
   }
 }
 
+// What block patterns would make of it. By rank a window costs one rectangle each, however long.
+void check_blocks(const Pattern& pattern, const Extent& extent, bool by_rank) {
+  const int64_t len = extent.len_k;
+  const auto documents = std::max<int64_t>(1, static_cast<int64_t>(extent.cu_seqlens.size()) - 1);
+  int64_t longest = len;
+  if (documents > 1) {
+    longest = 0;
+    for (size_t i = 0; i + 1 < extent.cu_seqlens.size(); ++i)
+      longest = std::max(longest, extent.cu_seqlens[i + 1] - extent.cu_seqlens[i]);
+  }
+  for (const BlockPattern& block : pattern.blocks()) {
+    if (by_rank && block.window()) continue;
+    const int64_t most = std::min(kMostBlocks, kMostBlockTokens / block.block_size());
+    const int64_t rows_of_blocks = ceil_divide(len, block.block_size());
+    if (rows_of_blocks > most) refuse(extent, "rows of blocks", static_cast<double>(rows_of_blocks), most, kShorter);
+    if (block.window()) continue;  // two stretches a row, however wide
+    const int64_t active = active_blocks(block, longest, pattern.causal(), most);
+    if (active > most / ceil_divide(len, longest))
+      refuse(extent, "active blocks, or more", static_cast<double>(active), most, kShorter);
+  }
+}
+
 }  // namespace
 
 void check_show_cost(const Pattern& pattern, const Extent& extent, const Geometry& geometry) {
-  const char* shorter = "take a shorter --len: the pattern repeats";
   const int64_t len = extent.len_k;
   if (len == 0) return;
   const auto documents = std::max<int64_t>(1, static_cast<int64_t>(extent.cu_seqlens.size()) - 1);
@@ -57,7 +81,7 @@ void check_show_cost(const Pattern& pattern, const Extent& extent, const Geometr
     pairs += static_cast<double>(len) * static_cast<double>(std::min(group.segment, len)) *
              static_cast<double>(extent.heads);
   }
-  if (segments > kMostSegments) refuse(extent, "segments", static_cast<double>(segments), kMostSegments, shorter);
+  if (segments > kMostSegments) refuse(extent, "segments", static_cast<double>(segments), kMostSegments, kShorter);
   // A plan describes one period of the groups, or all of the sequence: a row of each group, of each kind of head.
   const double tiles = static_cast<double>(documents > 1 ? len : period) / geometry.tile_rows *
                        static_cast<double>(rows * (pattern.options().offsets ? extent.kv_heads : residues));
@@ -65,22 +89,21 @@ void check_show_cost(const Pattern& pattern, const Extent& extent, const Geometr
     refuse(extent, "tiles", tiles, kMostTiles,
            "take a shorter --len, larger --tile-rows, or segments that divide each other");
   }
-  if (pairs > kMostPairs) refuse(extent, "pairs", pairs, kMostPairs, shorter);
-  int64_t longest = len;
-  if (documents > 1) {
-    longest = 0;
-    for (size_t i = 0; i + 1 < extent.cu_seqlens.size(); ++i)
-      longest = std::max(longest, extent.cu_seqlens[i + 1] - extent.cu_seqlens[i]);
-  }
-  for (const BlockPattern& block : pattern.blocks()) {
-    const int64_t most = std::min(kMostBlocks, kMostBlockTokens / block.block_size());
-    const int64_t rows_of_blocks = ceil_divide(len, block.block_size());
-    if (rows_of_blocks > most) refuse(extent, "rows of blocks", static_cast<double>(rows_of_blocks), most, shorter);
-    if (block.window()) continue;  // two stretches a row, however wide
-    const int64_t active = active_blocks(block, longest, pattern.causal(), most);
-    if (active > most / ceil_divide(len, longest))
-      refuse(extent, "active blocks, or more", static_cast<double>(active), most, shorter);
-  }
+  if (pairs > kMostPairs) refuse(extent, "pairs", pairs, kMostPairs, kShorter);
+  check_blocks(pattern, extent, false);
+}
+
+void check_ranks_cost(const Pattern& pattern, const Extent& extent, int64_t ranks) {
+  if (extent.len_k == 0) return;
+  int64_t residues = 1;
+  for (const Group& group : pattern.groups()) residues = common_multiple(residues, group.rate, extent.kv_heads);
+  // Of every rank and kind of head the groups, and the ranks that it may need keys of.
+  const double steps = static_cast<double>(ranks) * static_cast<double>(ranks + 1) *
+                       static_cast<double>(pattern.options().offsets ? extent.kv_heads : residues) *
+                       static_cast<double>(std::max<size_t>(1, pattern.groups().size()));
+  if (steps > kMostRankSteps)
+    refuse(extent, "steps to plan for ranks", steps, kMostRankSteps, "take fewer --ranks or --kv-heads");
+  check_blocks(pattern, extent, true);
 }
 
 }  // namespace longstride::cli

@@ -9,4 +9,7 @@ namespace longstride::cli {
 // Throws Error where a picture of the pattern would take minutes or gigabytes: it says what there is too much of.
 void check_show_cost(const Pattern& pattern, const Extent& extent, const Geometry& geometry);
 
+// The same where ranks share the sequence, which costs no segments and no tiles.
+void check_ranks_cost(const Pattern& pattern, const Extent& extent, int64_t ranks);
+
 }  // namespace longstride::cli

@@ -235,6 +235,102 @@ class Show(ProgramTest):
                              "active blocks, or more")):
             self.refused("show", "--len", "100m" if "random" in words[1] else "1000m", *words, says=says)
 
+    LONGNET = ["--segments", "16,32,64,128", "--rates", "1,2,4,8", "--len", 128, "--heads", 8, "--kv-heads", 4, "--dim", 8]
+
+    def needed(self, positions, kv_heads, causal):
+        """Rows that each rank needs of each other, by the definition: [receiver][sender]."""
+        rows = [[0] * len(positions) for _ in positions]
+        for head in range(kv_heads):
+            seen = multiplicity(128, [16, 32, 64, 128], [1, 2, 4, 8], head, kv_heads, causal)
+            for to, queries in enumerate(positions):
+                for sender, keys in enumerate(positions):
+                    if sender != to:
+                        rows[to][sender] += sum(any(seen[q][k] for q in queries) for k in keys)
+        return rows
+
+    def test_ranks_receive_what_the_definition_shows(self):
+        for ranks in (1, 2, 3, 8):
+            for layout in ("contiguous", "zigzag"):
+                for causal in (False, True):
+                    with self.subTest(ranks=ranks, layout=layout, causal=causal):
+                        shown = self.json("show", *self.LONGNET, "--ranks", ranks, "--layout", layout,
+                                          *["--causal"] * causal)
+                        chunks = ranks if layout == "contiguous" else 2 * ranks
+                        ends = [0]
+                        for i in range(chunks):
+                            ends.append(ends[-1] + 128 // chunks + (i < 128 % chunks))
+                        chunk = [list(range(a, b)) for a, b in zip(ends, ends[1:])]
+                        held = chunk if layout == "contiguous" else [chunk[i] + chunk[-1 - i] for i in range(ranks)]
+                        rows = self.needed(held, 4, causal)
+                        self.assertEqual(shown["rows"], rows)
+                        for rank, received in enumerate(shown["received"]):
+                            self.assertEqual(received["rows"], sum(rows[rank]))
+                            # K and V of 8 elements: of 2 bytes, their gradients of 4.
+                            self.assertEqual(received["forward_bytes"], 2 * 8 * 2 * sum(rows[rank]))
+                            self.assertEqual(received["backward_bytes"], 2 * 8 * 4 * sum(rows[rank]))
+                            self.assertEqual(sum(g["forward_bytes"] for g in received["by_group"]),
+                                             received["forward_bytes"])
+                        self.assertEqual(shown["exchange"], "direct" if ranks > 1 else "none")
+                        runs = [plan["exchange"] for plan in shown["model"]["plans"] if plan["runs"]]
+                        self.assertEqual(runs, [shown["exchange"]])
+
+    def test_ranks_in_words(self):
+        text = self.call("show", *self.LONGNET, "--ranks", 8, "--measured", "near_bytes=2e11,launch_s=4e-6").stdout.decode()
+        for line in ("ranks     8 ranks, contiguous, 16 tokens each; 8 heads, 4 KV heads, dim 8, bfloat16",
+                     "exchange  direct: one all-to-all of the rows that are needed, each once",
+                     "a model, not a measurement: ms a layer on the slowest rank",
+                     "figures measured: near_bytes 2e+11, launch_s 4e-06"):
+            self.assertIn(line + "\n", text)
+        self.assertIn("figures assumed: forward_flops 4e+14", text)
+        self.assertIn("ladder (in the model alone)", text)
+        grid = [line.split()[-1] for line in text.split("who sends to whom")[1].splitlines()[1:9]]
+        rows = self.json("show", *self.LONGNET, "--ranks", 8)["rows"]
+        self.assertEqual([[mark != "." for mark in line] for line in grid], [[n > 0 for n in row] for row in rows])
+        local = self.call("show", "--segments", 16, "--rates", 1, "--len", 128, "--ranks", 2).stdout.decode()
+        self.assertIn("exchange  none: every key that is seen is the rank's own", local)
+        self.assertNotIn("who sends to whom", local)
+
+    def test_the_picture_of_ranks(self):
+        path = self.folder / "ranks.svg"
+        self.call("show", *self.LONGNET, "--ranks", 8, "--causal", "--out", path)
+        root = xml.etree.ElementTree.parse(path).getroot()
+        seen = [[False] * 8 for _ in range(8)]
+        for box in root.iter(SVG + "rect"):
+            x, y, w, h = (float(box.get(name, 0)) for name in ("x", "y", "width", "height"))
+            if w == h == 70:  # of the square
+                seen[round((y - 168) / 70)][round((x - 84) / 70)] = True
+        rows = self.json("show", *self.LONGNET, "--ranks", 8, "--causal")["rows"]
+        self.assertEqual(seen, [[n > 0 or to == sender for sender, n in enumerate(row)] for to, row in enumerate(rows)])
+        words = " ".join(text.text for text in root.iter(SVG + "text"))
+        for word in ("rank that sends keys and values", "A model, not a measurement", "figures measured: none",
+                     "Bytes that a rank receives forward, by group; backward 2 times as many", "128/8"):
+            self.assertIn(word, words)
+
+    def test_a_billion_tokens_on_1024_ranks(self):
+        growing = ["--segments", ",".join(f"{2 << i}k" for i in range(20)), "--rates", ",".join(str(1 << i) for i in range(20)),
+                   "--heads", 12, "--causal", "--dim", 64]
+        path = self.folder / "ranks.png"
+        shown = self.json("show", "--len", "1024m", *growing, "--ranks", 1024, "--out", path)
+        self.assertEqual(max(r["rows"] for r in shown["received"]), 12 * 10240)  # docs/parallel.md, what has to travel
+        self.assertNotIn("rows", shown)
+        self.assertEqual(read_png(path)[0], 2000)
+        text = self.call("show", "--len", "1024m", *growing, "--ranks", 1024).stdout.decode()
+        self.assertIn("a cell is 32 x 32 ranks", text)
+        self.assertIn("the most that any rank receives; ", text)
+
+    def test_bad_input_of_ranks(self):
+        self.refused("show", "--ranks", 0, says="--ranks")
+        self.refused("show", "--ranks", 1025, says="--ranks")
+        self.refused("show", "--ranks", 2, "--layout", "striped", says="--layout must be contiguous or zigzag")
+        self.refused("show", "--ranks", 2, "--dtype", "float8", says="--dtype must be bfloat16, float16, float32 or float64")
+        self.refused("show", "--ranks", 2, "--measured", "speed=3", says="names are forward_flops, backward_flops")
+        self.refused("show", "--ranks", 2, "--measured", "launch_s=-1", says="launch_s must be positive and finite")
+        self.refused("show", "--layout", "zigzag", says="--ranks")
+        for option in (["--verify"], ["--tile-rows", 8], ["--head", 1], ["--query-start", 3], ["--plan-picture", "p.svg"]):
+            self.refused("show", "--ranks", 2, *option, says=option[0])
+        self.refused("show", "--ranks", 1024, "--heads", 65536, "--rates", "1,2,65536", "--segments", "64k,128k,1m", "--len",
+                     "4m", says="steps to plan for ranks")
+
 
 if __name__ == "__main__":
     program.main()
