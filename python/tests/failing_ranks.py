@@ -1,8 +1,9 @@
-"""What each process of parallel_failures.py does: exchanges in which a rank ends, stops or errs.
+"""What each process of test_parallel_failures.py does: exchanges in which a rank ends, stops or errs.
 
 python failing_ranks.py RANK FOLDER SCENARIO RANKS: writes FOLDER/RANK.pt, what was raised, step by step.
 """
 
+import math
 import os
 import pathlib
 import signal
@@ -21,6 +22,7 @@ from support import inputs  # noqa: E402
 
 from longstride import Pattern, parallel  # noqa: E402
 from longstride.parallel import _exchange, _rollcall  # noqa: E402
+from longstride.parallel._ranks import ranks_of  # noqa: E402
 
 PATTERN = Pattern.dilated([4, 64], [1, 2], causal=True)
 
@@ -52,9 +54,29 @@ def at_exchange(do):
     _exchange.Posted.__init__ = instead
 
 
+class Clock:
+    """Time as a rank that has failed keeps it while it waits for word of others: it stands still until the event, and then
+    all of it has passed."""
+
+    def __init__(self, event=lambda: True):
+        self.event = event
+
+    def monotonic(self):
+        return math.inf if self.event() else 0.0
+
+    sleep = staticmethod(time.sleep)
+
+
+def words_of(*ranks):
+    """Until these ranks have left word that they have failed."""
+    group = ranks_of(None)
+    return Clock(lambda: set(ranks) <= set(_rollcall.Roll(group).words("failed")))
+
+
 def killed(rank, ranks):
     """Rank 1 ends at the exchange of its second call."""
     call()
+    _rollcall.time = words_of(2 - rank)
     if rank == 1:
         at_exchange(lambda: os.kill(os.getpid(), signal.SIGKILL))
     return [raised(call), raised(call), raised(lambda: parallel.unshard(torch.zeros(1, 2)))]
@@ -62,6 +84,7 @@ def killed(rank, ranks):
 
 def killed_in_backward(rank, ranks):
     out = call()
+    _rollcall.time = Clock()
     if rank == 1:
         at_exchange(lambda: os.kill(os.getpid(), signal.SIGKILL))
     return [raised(lambda: out.sum().backward())]
@@ -71,6 +94,7 @@ def stopped(rank, ranks):
     """Rank 1 stops at an exchange until the test lets it go on, when the group's timeout has ended rank 0."""
     call()
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=3), dist.group.WORLD)
+    _rollcall.time = Clock()
     if rank == 1:
         at_exchange(lambda: os.kill(os.getpid(), signal.SIGSTOP))
     return [raised(call)]
@@ -78,9 +102,9 @@ def stopped(rank, ranks):
 
 def ended(rank, ranks):
     """Rank 1 refuses a call that the others know, and ends with its own error."""
-    _rollcall.COMPANY_S = 0.5
     call()
     if rank == 1:
+        _rollcall.time = Clock()  # rank 0 knows the call, and never comes to compare it
         call(lengths=[3, 4, 5])
     return [raised(call)]
 
@@ -114,13 +138,18 @@ def together(rank, ranks):
     dist.destroy_process_group(group)
     found["destroyed"] = [raised(out.sum().backward), raised(lambda: call(group))]
 
-    # A rank that is late by more than the group's timeout.
+    # A rank that is late by more than the group's timeout: it comes when the other has failed.
     group = dist.new_group()
     dist.distributed_c10d._set_pg_timeout(timedelta(milliseconds=1), group)
+    _rollcall.time = Clock()
+    store = dist.distributed_c10d._get_default_store()
     if rank == 1:
-        time.sleep(1)
+        store.wait(["rank 0 has failed"], timedelta(minutes=9))
     found["timeout"] = [raised(lambda: call(group))]
+    if rank == 0:
+        store.set("rank 0 has failed", "")
 
+    _rollcall.time = Clock(lambda: False)  # who refuses a call waits for the other, however late it is
     q = torch.zeros(1, 4, 2, 8, device="meta")
     found["device"] = [raised(lambda: parallel.cp_attention(q, q, q, PATTERN))]
     found["values"] = not_a_number(rank, ranks)

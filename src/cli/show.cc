@@ -350,7 +350,7 @@ void add_show(CLI::App& app, int& exit_code) {
   command->add_flag("--json", options->json, "Print JSON instead of text")->group(output);
   add_rank_options(*command, options->ranks,
                    {"--query-start", "--tile-rows", "--column-block", "--workers", "--transposed", "--verify", "--head",
-                    "--plan-picture"});
+                    "--plan-picture", "--alibi"});
   command->footer(
       "Examples:\n"
       "  longstride show --segments 16,32,64 --rates 1,2,4 --len 64 --picture pattern.png\n"

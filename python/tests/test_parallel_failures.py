@@ -1,9 +1,7 @@
 """Ranks that end, stop or err: what the others raise. Processes over Gloo.
 
-Some ranks give up on others after 3 s, so on a busy machine a rank may be late that should be there: pytest does not collect
-this file by itself.
-
-usage: pytest parallel_failures.py
+What a rank waits for is an event: word of another rank, the end of a process, a signal. Seconds of a machine that is busy
+make these tests late, and nothing else.
 """
 
 import re
@@ -104,9 +102,11 @@ def test_a_timeout_that_nobody_keeps(together):
     """Both end by themselves afterwards, with code 0."""
     for rank, found in enumerate(together):
         other = 1 - rank
-        says = f"(rank {other} was at the agreement before cp_attention|{no_word_from(other)}); the backend says: "
+        says = no_word_from(other) if rank == 0 else "rank 0 was at the agreement before cp_attention"
         place = failure("the agreement before cp_attention", rank, 2, "4")
-        assert_raised(found["timeout"][0], "CommError", place + says)
+        if rank == 1:  # what rank 0 has sent may have come, and the rank be at its rows
+            place = place.replace("the\\ agreement\\ before\\ ", "(the agreement before )?")
+        assert_raised(found["timeout"][0], "CommError", place + says + "; the backend says: ")
 
 
 def test_tensors_elsewhere(together):
