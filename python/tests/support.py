@@ -16,3 +16,15 @@ def inputs(heads=4, kv_heads=2, length=24, dim=8, batch=2, dtype=torch.float32, 
 
 def close(got, wanted, tolerance=1e-5):
     torch.testing.assert_close(got.to(torch.float64), wanted.to(torch.float64), rtol=tolerance, atol=tolerance)
+
+
+def compiled(call):
+    """`call` compiled for any shape, and the list of its graphs."""
+    graphs = []
+
+    def backend(graph, example):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, example)
+
+    torch.compiler.reset()
+    return torch.compile(call, fullgraph=True, dynamic=True, backend=backend), graphs

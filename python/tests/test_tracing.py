@@ -5,8 +5,7 @@ import json
 import cases
 import pytest
 import torch
-import torch._dynamo
-from support import close, inputs
+from support import close, compiled, inputs
 
 import longstride as ls
 
@@ -43,18 +42,6 @@ def test_opcheck(text, options):
             (torch.ones_like(out), d_lse, q, k, v, out, lse, text),
             options,
         )
-
-
-def compiled(call):
-    """`call` compiled for any shape, and the list of its graphs."""
-    graphs = []
-
-    def backend(graph, example):
-        graphs.append(graph)
-        return torch._dynamo.lookup_backend("aot_eager")(graph, example)
-
-    torch._dynamo.reset()
-    return torch.compile(call, fullgraph=True, dynamic=True, backend=backend), graphs
 
 
 LENGTHS = (24, 37, 50, 64, 101)

@@ -10,9 +10,12 @@
 The ranks are those of a torch.distributed process group. docs/parallel.md says what travels, and when.
 """
 
+from . import _graphs
 from ._attention import cp_attention
 from ._exchange import CommError
 from ._placement import ContextParallel, place
 from ._shards import positions, shard, unshard
+
+_graphs.register()
 
 __all__ = ["CommError", "ContextParallel", "cp_attention", "place", "positions", "shard", "unshard"]

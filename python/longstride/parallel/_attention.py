@@ -43,7 +43,6 @@ class Call:
         return tuple(t.to(wide_dtype(t.dtype)) if self.joined else t for t in tensors)
 
 
-@torch.compiler.disable
 def cp_attention(
     q: Tensor,
     k: Tensor,
@@ -67,8 +66,9 @@ def cp_attention(
 
     Keys and values that a shard's queries see on other ranks come in one all-to-all, each row once, while the shard
     attends to its own; their gradients go back in another, in float32 (float64 of float64). Where no query sees a key
-    of another rank nothing is sent. One rank is `attention`. On the CPU (Gloo) and on CUDA (NCCL); outside of compiled
-    graphs.
+    of another rank nothing is sent. One rank is `attention`. On the CPU (Gloo) and on CUDA (NCCL). In a graph of
+    torch.compile, on the CPU, it is one operator, of which one graph serves all lengths; the backward of the graph has
+    the rows of keys sent once more.
 
     All ranks of the group call it alike, in one order, and so does their backward, whose gradients are those of the
     sum of the ranks' losses. On what they must agree they do before the first call of its kind (see validate).
@@ -97,6 +97,54 @@ def cp_attention(
         ValueError: on every rank, before a row has travelled: what is wrong with a rank's call, or what differs.
         CommError: a rank has ended or is late.
     """
+    given = {
+        "boundaries": boundaries, "layout": layout, "exchange": exchange, "validate": validate, "cu_seqlens": cu_seqlens,
+        "lengths": lengths, "scale": scale, "dropout_p": dropout_p, "blocks": blocks, "gates": gates,
+        "return_lse": return_lse,
+    }  # fmt: skip
+    if torch.compiler.is_compiling():
+        return in_graph(q, k, v, pattern, group, **given)
+    return at_once(q, k, v, pattern, group, **given)
+
+
+@torch.compiler.assume_constant_result
+def group_in_graph(group: Any) -> str:
+    """Its name, "none" of one process: a graph is of one group."""
+    ranks = ranks_of(group)
+    return "none" if ranks.size == 1 else ranks.name
+
+
+def in_graph(
+    q, k, v, pattern, group, *, boundaries, scale, dropout_p, blocks, gates, cu_seqlens, lengths, return_lse, **named
+):
+    """What can be traced of a call; all else, and every refusal, is the operator's (_graphs.py)."""
+    name = group_in_graph(group)
+    if name == "none":
+        check_options(dropout_p, gates)
+        lists = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
+        return attention(q, k, v, pattern, **lists, scale=scale, return_lse=return_lse)
+    text, blocks = pattern_arguments(pattern, blocks)
+    differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    q, k, v = cast(q, k, v)
+    cuts = boundaries if isinstance(boundaries, Tensor) else None
+    if cuts is not None:
+        boundaries = None
+    elif isinstance(boundaries, int):
+        boundaries = [0, boundaries]
+    elif boundaries is not None:
+        boundaries = list(boundaries)
+    out, lse = torch.ops.longstride.cp_attention(
+        q, k, v, text, blocks, gates, numbers(cu_seqlens), numbers(lengths), cuts, boundaries=boundaries, group=name,
+        scale=scale, dropout_p=dropout_p, gradient=differentiated, **named,
+    )  # fmt: skip
+    return (out, lse) if return_lse else out
+
+
+@torch.compiler.disable
+def at_once(
+    q, k, v, pattern, group, *, exchange, validate, cu_seqlens, lengths, blocks, boundaries, layout, scale, dropout_p,
+    gates, return_lse,
+):  # fmt: skip
     ranks = ranks_of(group)
     if exchange not in EXCHANGES:
         refuse("exchange", f"must be one of {', '.join(EXCHANGES)}", repr(exchange))
@@ -131,6 +179,21 @@ def attend(
         check_alone(q, boundaries, layout)
         lists: dict[str, Any] = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
         return attention(q, k, v, pattern, **lists, scale=scale, return_lse=True)
+    differentiated = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (q, k, v))
+    q, k, v, call = agreed(
+        "cp_attention", q, k, v, pattern, ranks, exchange=exchange, validate=validate, cu_seqlens=cu_seqlens,
+        lengths=lengths, blocks=blocks, boundaries=boundaries, layout=layout, scale=scale, dropout_p=dropout_p, gates=gates,
+        also={"gradient": differentiated},
+    )  # fmt: skip
+    return RankAttention.apply(q, k, v, call)
+
+
+def agreed(
+    what: str, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern | str, ranks: Ranks, *, exchange: str, validate: str,
+    cu_seqlens: Lengths, lengths: Lengths, blocks: Tensor | None, boundaries: Boundaries, layout: str,
+    scale: float | None, dropout_p: float, gates: Tensor | None, also: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor, Call]:  # fmt: skip
+    """q, k and v as they are computed with, and the call that all ranks are about to make, `also` included."""
     error: Exception | None = None
     arguments: tuple[Any, ...] = ()
     try:
@@ -145,16 +208,14 @@ def attend(
     except (ValueError, TypeError) as refused:
         error = refused
     if error is not None:
-        agree("cp_attention", ranks, {}, 0, error, validate)
+        agree(what, ranks, {}, 0, error, validate)
     sent, received = rows.tolist()
-    differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    description = {**describe(q, k, arguments), "exchange": exchange, "validate": validate, "gradient": differentiated}
-    total = agree("cp_attention", ranks, description, sum(sent), None, validate)
+    description = {**describe(q, k, arguments), "exchange": exchange, "validate": validate, **also}
+    total = agree(what, ranks, description, sum(sent), None, validate)
     if exchange == "none" and total > 0:
         refuse("exchange", f"must not be none where queries see keys of other ranks, {total} rows in all", "none",
                "take direct or auto, or shards that segments end on")  # fmt: skip
-    call = Call(arguments, ranks, sent, received, joined, total > 0, description, validate)
-    return RankAttention.apply(q, k, v, call)
+    return q, k, v, Call(arguments, ranks, sent, received, joined, total > 0, description, validate)
 
 
 def check_alone(q: Tensor, boundaries: Boundaries, layout: str) -> None:

@@ -30,6 +30,8 @@ Tensor pack(const RankCall&);
 Outputs forward_pieces(const RankCall&);
 // Joins what was received to them, and gives the buffer of keys, [batch * kv_heads, keys, 2, dim], for the backward.
 Tensor forward_gathered(const RankCall&, const Tensor& received, const Tensor& out, const Tensor& lse);
+// The same buffer again, for a backward to which it was not kept.
+Tensor keys_again(const RankCall&, const Tensor& received);
 
 // Of the inputs q, k and v are the call's. Gradients of the gathered queries [batch, heads, queries, dim] and of the
 // buffer of keys, and of the latter what goes back to those that sent them.

@@ -22,6 +22,7 @@ const Definitions registered(
     {"cp_pieces(" + kShards + ") -> Tensor", "cp_counts(" + kCall + ") -> (Tensor rows, bool joined)",
      "cp_pack(" + kCall + ") -> Tensor", "cp_forward_pieces(" + kCall + ") -> (Tensor out, Tensor lse)",
      "cp_forward_gathered(Tensor received, Tensor(a!) out, Tensor(b!) lse, " + kCall + ") -> Tensor",
+     "cp_keys(Tensor received, " + kCall + ") -> Tensor",
      "cp_backward_gathered(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, Tensor keys, " + kCall +
          ") -> (Tensor d_queries, Tensor d_keys, Tensor message)",
      "cp_backward_pieces(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, Tensor d_queries, Tensor d_keys, " +
@@ -65,6 +66,9 @@ struct Unpack<RankCall(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
   static Tensor forward_gathered(Tensor received, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::forward_gathered(call_of(q, k, v, std::move(rest)...), received, out, lse);
   }
+  static Tensor keys(Tensor received, Tensor q, Tensor k, Tensor v, Rest... rest) {
+    return op::keys_again(call_of(q, k, v, std::move(rest)...), received);
+  }
   static std::tuple<Tensor, Tensor, Tensor> backward_gathered(Tensor d_out, MaybeTensor d_lse, Tensor out, Tensor lse,
                                                               Tensor keys, Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::backward_gathered(call_of(q, k, v, std::move(rest)...), {d_out, d_lse, q, k, v, out, lse}, keys);
@@ -91,6 +95,7 @@ void add_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("cp_pack", TORCH_BOX(&Unpacked::pack));
   library.impl("cp_forward_pieces", TORCH_BOX(&Unpacked::forward_pieces));
   library.impl("cp_forward_gathered", TORCH_BOX(&Unpacked::forward_gathered));
+  library.impl("cp_keys", TORCH_BOX(&Unpacked::keys));
   library.impl("cp_backward_gathered", TORCH_BOX(&Unpacked::backward_gathered));
   library.impl("cp_backward_pieces", TORCH_BOX(&Unpacked::backward_pieces));
   library.impl("cp_add_returned", TORCH_BOX(&Unpacked::add_returned));

@@ -1,0 +1,91 @@
+"""cp_attention in compiled graphs: an operator that does there what a call outside does, comparison and exchange included.
+
+What the forward has gathered is not kept for the backward, since its size does not follow from shapes, as that of a graph's
+tensors has to: the rows of keys travel once more. So ranks have to compile alike, and compare whether they do.
+"""
+
+import torch
+from torch import Tensor
+
+from .._registration import lse_dtype
+from ._attention import Call, agreed, backward, forward
+from ._exchange import Posted
+from ._ranks import ranks_of
+
+LIBRARY = torch.library.Library("longstride", "FRAGMENT")
+CALL = (
+    "str pattern, Tensor? blocks, Tensor? gates, Tensor? cu_seqlens, Tensor? lengths, Tensor? cuts, *, "
+    "SymInt[]? boundaries, str group, str layout, str exchange, str validate, float? scale, float dropout_p, bool gradient"
+)
+
+
+def call_of(what: str, q, k, v, pattern, blocks, gates, cu_seqlens, lengths, cuts, *, boundaries, group, gradient, **named):
+    """(q, k, v, Call), on every rank or none."""
+    return agreed(
+        what, q, k, v, pattern, ranks_of(group), blocks=blocks, gates=gates, cu_seqlens=cu_seqlens, lengths=lengths,
+        boundaries=boundaries if cuts is None else cuts, also={"gradient": gradient, "compiled": True}, **named,
+    )  # fmt: skip
+
+
+def forward_kernel(q: Tensor, k: Tensor, v: Tensor, *arguments, **named):
+    with torch.autocast("cpu", enabled=False):
+        q, k, v, call = call_of("cp_attention", q, k, v, *arguments, **named)
+        with call.turn("cp_attention"):
+            out, lse, _ = forward(q, k, v, call)
+    return out, lse
+
+
+def backward_kernel(d_out: Tensor, d_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out, lse, *arguments, **named):
+    what = "cp_attention backward"
+    with torch.autocast("cpu", enabled=False):
+        q, k, v, call = call_of(what, q, k, v, *arguments, **named)
+        with call.turn(what):
+            return backward(d_out, d_lse, (q, k, v, out, lse, keys_again(q, k, v, call, what)), call)
+
+
+def keys_again(q: Tensor, k: Tensor, v: Tensor, call: Call, what: str) -> Tensor:
+    """The buffer of gathered keys."""
+    operators, received = torch.ops.longstride, q.new_empty(0, 2 * q.size(3))
+    if call.travels:
+        message = operators.cp_pack(q, k, v, *call.arguments)
+        received = Posted(what, call.ranks, message, call.sent, call.received).wait()
+    return operators.cp_keys(*call.wide(received, q, k, v), *call.arguments)
+
+
+def forward_fake(q, k, v, *arguments, **named):
+    return q.new_empty(q.shape), q.new_empty((q.size(0), q.size(2), q.size(1)), dtype=lse_dtype(q))
+
+
+def backward_fake(d_out, d_lse, q, k, v, *arguments, **named):
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def save(ctx, inputs, keyword_only_inputs, output) -> None:
+    q, k, v, pattern, *tensors = inputs
+    ctx.save_for_backward(q, k, v, *output, *tensors)
+    ctx.pattern, ctx.named = pattern, keyword_only_inputs
+    ctx.set_materialize_grads(False)
+
+
+def gradients(ctx, d_out: Tensor | None, d_lse: Tensor | None):
+    q, k, v, out, lse, *tensors = ctx.saved_tensors
+    # Without a gradient too: other ranks may have one, and wait for this one's part.
+    d_out = torch.zeros_like(out) if d_out is None else d_out
+    found = torch.ops.longstride.cp_attention_backward(
+        d_out, d_lse, q, k, v, out, lse, ctx.pattern, *tensors, **ctx.named
+    )  # fmt: skip
+    return *found, *[None] * 6
+
+
+def register() -> None:
+    tags = (torch.Tag.pt2_compliant_tag,)
+    results = "Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse"
+    LIBRARY.define(f"cp_attention(Tensor q, Tensor k, Tensor v, {CALL}) -> (Tensor out, Tensor lse)", tags=tags)
+    LIBRARY.define(f"cp_attention_backward({results}, {CALL}) -> (Tensor dq, Tensor dk, Tensor dv)", tags=tags)
+    for name, kernel, fake in (
+        ("cp_attention", forward_kernel, forward_fake),
+        ("cp_attention_backward", backward_kernel, backward_fake),
+    ):
+        LIBRARY.impl(name, kernel, "CPU")
+        torch.library.register_fake(f"longstride::{name}", fake, lib=LIBRARY)
+    torch.library.register_autograd("longstride::cp_attention", gradients, setup_context=save, lib=LIBRARY)
