@@ -13,7 +13,7 @@ import re
 import sys
 
 # A room's public header belongs to the room of its name, but for those named here.
-HEADER_ROOM = {"error": "core", "fields": "core", "memory_pool": "core", "attention": "op"}
+HEADER_ROOM = {"error": "core", "fields": "core", "memory_pool": "core", "attention": "op", "parallel": "op"}
 
 # Whose private files (src/<room>/...) a room may include, beside its own.
 PRIVATE = {

@@ -1,0 +1,233 @@
+// Attention over shards from C++, in as many processes as it is told, against one process.
+//
+// usage: ranks_test RANKS: starts itself as RANKS processes, ranks_test RANKS RANK FILE, and waits for all.
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+
+#include "longstride/attention.h"
+#include "longstride/parallel.h"
+#include "test/op/parallel/store_backend.h"
+
+extern char** environ;  // NOLINT: POSIX has no header for it
+
+namespace longstride::test {
+namespace {
+
+using at::Tensor;
+
+int failures = 0;
+
+void expect(bool holds, const std::string& what) {
+  if (holds) return;
+  ++failures;
+  fmt::print(stderr, "failed: {}\n", what);
+}
+
+void expect_near(const Tensor& got, const Tensor& wanted, double tolerance, const std::string& what) {
+  const bool equal = got.sizes() == wanted.sizes() && at::allclose(got, wanted, tolerance, tolerance);
+  expect(equal, what);
+}
+
+void expect_refused(const std::string& says, const std::function<void()>& body) {
+  try {
+    body();
+    expect(false, "no Error: " + says);
+  } catch (const Error& error) {
+    expect(std::string(error.what()).find(says) != std::string::npos, fmt::format("'{}' in '{}'", says, error.what()));
+  }
+}
+
+Tensor drawn(int64_t seed, at::IntArrayRef sizes, at::ScalarType dtype) {
+  return at::randn(sizes, at::make_generator<at::CPUGeneratorImpl>(seed), at::TensorOptions().dtype(at::kDouble))
+      .to(dtype);
+}
+
+struct Case {
+  std::string name;
+  Pattern pattern;
+  ShardedOptions options;
+  int64_t len;
+  at::ScalarType dtype = at::kDouble;
+};
+
+Pattern groups(bool causal) { return Pattern::dilated({4, 16, 64}, {1, 2, 4}, {.causal = causal}); }
+
+std::vector<Case> cases(int64_t ranks) {
+  const int64_t len = 37;
+  std::vector<int64_t> uneven = {0};  // the second shard is empty
+  for (int64_t r = 1; r < ranks; ++r) uneven.push_back(r == 1 ? 11 : r == 2 ? 11 : 20);
+  uneven.push_back(len);
+  if (ranks == 2) uneven = {0, 29, len};
+  std::vector<Case> all;
+  for (const bool causal : {false, true}) {
+    for (const char* layout : {"contiguous", "zigzag"}) {
+      ShardedOptions options;
+      options.sharding = {{0, len}, layout};
+      all.push_back({fmt::format("{}, causal {}", layout, causal), groups(causal), options, len});
+    }
+  }
+  ShardedOptions options;
+  options.sharding.boundaries = uneven;
+  options.cu_seqlens = std::vector<int64_t>{0, 13, len};
+  all.push_back({"uneven, documents", groups(true), options, len});
+  options = {};
+  options.lengths = std::vector<int64_t>{12 * ranks, 5};
+  options.scale = 0.3;
+  all.push_back({"no boundaries, lengths, scale", groups(false).with_blocks({BlockPattern(1, SlidingWindow{9, 4, 1})}),
+                 options, 12 * ranks});
+  options = {};
+  all.push_back({"local segments", Pattern::dilated({4}, {1}), options, 12 * ranks});
+  all.push_back({"bfloat16", groups(true), options, 12 * ranks, at::kBFloat16});
+  return all;
+}
+
+void check_case(const Case& c, const RankGroup& group) {
+  const auto make = [&](int64_t seed, int64_t heads) {
+    return drawn(seed, {2, c.len, heads, 8}, c.dtype).requires_grad_();
+  };
+  const Tensor q = make(1, 4), k = make(2, 2), v = make(3, 2);
+  const Tensor d_out = drawn(4, {2, c.len, 4, 8}, c.dtype), d_lse = drawn(5, {2, 4, c.len}, at::kDouble);
+  AttentionOptions alone;
+  static_cast<CallOptions&>(alone) = c.options;
+  alone.scale = c.options.scale;
+  const AttentionResult whole = attention(q, k, v, c.pattern, alone);
+  const auto loss = [](const AttentionResult& r, const Tensor& d_out, const Tensor& d_lse) {
+    const Tensor seen = r.lse.isfinite();
+    return (r.out.to(at::kDouble) * d_out).sum() +
+           (r.lse.to(at::kDouble).masked_fill(seen.logical_not(), 0) * d_lse).sum();
+  };
+  loss(whole, d_out, d_lse).backward();
+
+  Sharding at = c.options.sharding;
+  if (at.boundaries.empty()) at.boundaries = {0, c.len};
+  const auto part = [&](const Tensor& t, int64_t dim = 1) { return shard(t.detach(), group, at, dim).clone(); };
+  const Tensor sq = part(q).requires_grad_(), sk = part(k).requires_grad_(), sv = part(v).requires_grad_();
+  const auto run = [&] { return cp_attention(sq, sk, sv, c.pattern, group, c.options); };
+  const AttentionResult own = run();
+  loss(own, part(d_out), part(d_lse, 2)).backward();
+  const double tolerance = c.dtype == at::kDouble ? 1e-12 : 2e-2;
+  expect(own.out.scalar_type() == c.dtype, c.name + ": dtype");
+  expect_near(own.out, part(whole.out), tolerance, c.name + ": out");
+  const Tensor lse = part(whole.lse, 2);
+  expect(own.lse.isfinite().equal(lse.isfinite()), c.name + ": rows that see nothing");
+  expect_near(own.lse.nan_to_num(0, 0, 0), lse.nan_to_num(0, 0, 0), tolerance, c.name + ": lse");
+  expect_near(sq.grad(), part(q.grad()), tolerance, c.name + ": dq");
+  expect_near(sk.grad(), part(k.grad()), tolerance, c.name + ": dk");
+  expect_near(sv.grad(), part(v.grad()), tolerance, c.name + ": dv");
+  expect(run().out.equal(own.out), c.name + ": repeats");
+}
+
+void check_shards(const RankGroup& group) {
+  const int64_t len = 29, ranks = group->getSize();
+  const Tensor x = drawn(7, {2, len, 3}, at::kDouble);
+  for (const char* layout : {"contiguous", "zigzag"}) {
+    const Sharding cut{{0, len}, layout};
+    const Tensor own = shard(x, group, cut).clone().requires_grad_();
+    expect(x.index_select(1, shard_positions(group, cut)).equal(own), "positions");
+    const Tensor whole = unshard(own, group, cut);
+    expect(whole.equal(x), "unshard");
+    (whole * x * static_cast<double>(group->getRank() + 1)).sum().backward();
+    expect_near(own.grad(), own.detach() * static_cast<double>(ranks * (ranks + 1) / 2), 1e-12, "gradient of unshard");
+  }
+}
+
+void check_refusals(const RankGroup& group) {
+  const int64_t rank = group->getRank(), ranks = group->getSize();
+  const Tensor x = drawn(8, {1, 8, 2, 8}, at::kFloat);
+  const Pattern pattern = groups(true);
+  const auto call = [&](const Tensor& q, const ShardedOptions& options) {
+    return cp_attention(q, q, q, pattern, group, options);
+  };
+  ShardedOptions scaled;
+  if (rank == 1) scaled.scale = 0.5;
+  expect_refused("cp_attention: scale must be the same on every rank, got null on rank", [&] { call(x, scaled); });
+  const std::string own = "the 8 rows of the shard of rank 1";
+  ShardedOptions cut;
+  cut.sharding.boundaries = {0, 8 * ranks};
+  expect_refused(own, [&] { call(rank == 1 ? x.narrow(1, 0, 7) : x, cut); });
+  cut.sharding.layout = "striped";
+  expect_refused("layout must be \"contiguous\" or \"zigzag\"", [&] { call(x, cut); });
+  expect_refused("unshard: other sizes of x must be the same on every rank",
+                 [&] { unshard(rank == 1 ? x.narrow(3, 0, 4) : x, group); });
+  expect(call(x, {}).out.size(1) == 8, "works after refusals");
+  expect(cp_attention(x, x, x, pattern, {}).out.equal(attention(x, x, x, pattern).out), "one rank is attention");
+  expect_refused("boundaries must be given", [&] { shard_positions(group, {}); });
+}
+
+// The last that a process does: its backends are broken then.
+void check_failures(const RankGroup& group) {
+  const Tensor x = drawn(8, {1, 8, 2, 8}, at::kFloat).requires_grad_();
+  const auto failure = [](const std::function<void()>& body) -> std::string {
+    try {
+      body();
+    } catch (const CommError& error) {
+      return error.what();
+    }
+    return "none";
+  };
+  const Tensor out = cp_attention(x, x, x, groups(true), group).out;
+  break_backends();
+  const std::string place = fmt::format("on rank {} of {} of group 'ranks'", group->getRank(), group->getSize());
+  const std::string first = failure([&] { out.sum().backward(); });
+  expect(first.starts_with(fmt::format("cp_attention backward failed {}: the backend says: no cable", place)), first);
+  const std::string again = failure([&] { unshard(x, group); });
+  expect(again == fmt::format("unshard {}: the group is broken since cp_attention backward failed", place), again);
+}
+
+int of_rank(int rank, int ranks, const std::string& file) {
+  const RankGroup group = group_of(file, rank, ranks, "ranks");
+  for (const Case& c : cases(ranks)) check_case(c, group);
+  check_shards(group);
+  check_refusals(group);
+  check_failures(group);
+  return failures == 0 ? 0 : 1;
+}
+
+int start(const std::string& program, int ranks) {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / fmt::format("longstride_ranks_{}", getpid());
+  std::filesystem::create_directory(folder);
+  const std::string file = folder / "store", count = std::to_string(ranks);
+  std::vector<pid_t> children;
+  for (int rank = 0; rank < ranks; ++rank) {
+    std::vector<std::string> words = {program, count, std::to_string(rank), file};
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    pid_t child = 0;
+    if (posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ) != 0) return 1;
+    children.push_back(child);
+  }
+  int failed = 0;
+  for (size_t left = children.size(); left > 0; --left) {
+    int status = 0;
+    const pid_t ended = wait(&status);
+    std::erase(children, ended);
+    if (status == 0) continue;
+    failed = 1;
+    for (const pid_t child : children) kill(child, SIGKILL);  // they would wait for it
+  }
+  std::filesystem::remove_all(folder);
+  return failed;
+}
+
+}  // namespace
+}  // namespace longstride::test
+
+int main(int count, char** arguments) {
+  at::set_num_threads(1);
+  const int ranks = std::atoi(arguments[1]);
+  if (count == 2) return longstride::test::start("/proc/self/exe", ranks);
+  return longstride::test::of_rank(std::atoi(arguments[2]), ranks, arguments[3]);
+}
