@@ -12,13 +12,12 @@ from torch import Tensor
 from ._picture import Picture
 from ._reach import MOST_TOKENS, Reach, reach_of
 from ._refusal import refuse
+from ._rules import RULES, defaults, rules_help
 from ._show import MOST_PAIRS, picture_of, telling_length
 from ._sight import counted_columns
 
 # Fields that the library's own text leaves out, at the values that mean the same.
 DILATED_DEFAULTS = {"head_offset": "modulo", "offsets": None, "mixing": "joint", "average": False, "padding": "masked"}
-# Fields of block rules that may be left out (include/longstride/pattern/blocks.h), and what they are then.
-RULE_DEFAULTS = {"dilated_sparse": {"rates": [1]}, "random": {"seed": 0}, "sliding_window": {"sink_tokens": 0}}
 # A longer list of blocks goes to the operator as a tensor: as text it would cost more than the attention.
 MOST_BLOCKS_AS_TEXT = 64
 
@@ -83,9 +82,9 @@ def normal_block(block: Mapping) -> dict:
     one = {key: value for key, value in block.items() if value is not None}
     if "sparsity_ratio" in one:
         one["density"] = 1 - one.pop("sparsity_ratio")
-    if one["pattern"] == "sliding_window":  # in tokens
+    if RULES[one["pattern"]].block_size is not None:
         one.pop("block_size", None)
-    for key, value in RULE_DEFAULTS.get(one["pattern"], {}).items():
+    for key, value in defaults(one["pattern"]).items():
         one.setdefault(key, value)
     if "density" in one:
         one["density"] = float(one["density"])
@@ -223,18 +222,7 @@ class Pattern:
             causal: whether a query sees only keys at its own and earlier positions.
             **fields: of the rule:
 
-                "local_window": window (tokens), or density. abs(i - j) <= floor(ceil(window / block_size) / 2).
-                "dilated_sparse": rates (distances in blocks, one a head in turn; [1]), reach (how many on each side), or
-                    density. abs(i - j) = n * rate, n = 0..reach.
-                "global_local": window, global_tokens. The window, and the rows and columns of the first tokens.
-                "strided": stride_blocks. abs(i - j) <= 1, or j mod stride_blocks = 0.
-                "axial": grid_columns (unset: nearly square). i and j in one row or column of the grid of blocks.
-                "random": density, seed (0). Drawn by KV head, the diagonal among them.
-                "hierarchical": levels, a list of {"stride": tokens, "window": tokens} or {"stride": tokens, "global":
-                    True}. A union: rows of a level see its window, or everything.
-                "sliding_window": left, right, sink_tokens, of tokens: `Pattern.sliding_window`; block_size must be 1.
-                "list": blocks, [rows, 4] integers (batch row or -1, KV head or -1, query block, key block). Left out,
-                    they come with each call, as its `blocks`.
+                {rules}
 
                 density, in (0, 1], is the share of blocks that is active; sparsity_ratio = 1 - density may be given in
                 its place.
@@ -377,6 +365,10 @@ class Pattern:
                 size = fields.pop("block_size")
                 parts.append(f"Pattern.block_sparse({name!r}, {size}{keywords({**causal, **fields})})")
         return " | ".join(parts)
+
+
+# What `help` says of the rules stands where they do.
+Pattern.block_sparse.__doc__ = (Pattern.block_sparse.__doc__ or "").replace("{rules}", rules_help(16 * " "))
 
 
 def keywords(fields: Mapping[str, Any]) -> str:

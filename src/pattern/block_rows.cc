@@ -1,5 +1,5 @@
-// The rules of the block patterns, each as the intervals of one row, and the windows and distances that come nearest to
-// a density.
+// The rules of the block patterns: what each requires of its fields, and its blocks as the intervals of one row, with
+// the windows and distances that come nearest to a density.
 #include "pattern/block_rows.h"
 
 #include <fmt/format.h>
@@ -11,59 +11,93 @@
 #include "core/checked.h"
 #include "core/philox.h"
 #include "core/refuse.h"
+#include "pattern/block_density.h"
 
 namespace longstride::pattern {
 namespace {
 
 using core::ceil_divide;
 
-// Block pairs that there are.
-double pairs_in_all(const Place& place) {
-  const auto nb = static_cast<double>(place.blocks);
-  return place.causal ? nb * (nb + 1) / 2 : nb * nb;
-}
+// Windows and offsets are added to positions: below this nothing wraps.
+constexpr int64_t kMostTokens = int64_t{1} << 60;
 
-// Blocks on the two (causal: one) diagonals at a distance.
-int64_t pairs_at(const Place& place, int64_t distance) {
-  return std::max<int64_t>(0, place.blocks - distance) * (place.causal ? 1 : 2);
-}
-
-[[noreturn]] void refuse_density(const Place& place, double density, double least, double most) {
-  const double all = pairs_in_all(place);
-  core::refuse(
-      "density",
-      fmt::format("must be in [{:.4g}, {:.4g}] on {} x {} blocks{}", least / all, most / all, place.blocks,
-                  place.blocks, place.causal ? " (causal)" : ""),
-      fmt::format("{:.4g}", density),
-      fmt::format("the nearest that can be reached is {:.6g} (sparsity_ratio {:.6g}); smaller blocks reach "
-                  "lower densities",
-                  (density * all < least ? least : most) / all, 1 - (density * all < least ? least : most) / all));
-}
-
-// Whether `density` must be refused when from `least` to `most` blocks can be had: half a block is rounding.
-void check_density(const Place& place, double density, double least, double most) {
-  if (!place.strict || place.blocks < 2) return;
-  const double asked = density * pairs_in_all(place);
-  if (asked < least - 0.5 || asked > most + 0.5) refuse_density(place, density, least, most);
-}
-
-// The number n of distances step, 2 * step, ..., n * step that comes nearest to a density, the diagonal included.
-int64_t nearest_reach(const Place& place, double density, int64_t step) {
-  const int64_t most_steps = place.blocks > 0 ? (place.blocks - 1) / step : 0;
-  const double asked = density * pairs_in_all(place);
-  int64_t pairs = place.blocks, reach = 0, best = 0;
-  double off = std::abs(static_cast<double>(pairs) - asked);
-  while (reach < most_steps) {
-    pairs += pairs_at(place, ++reach * step);
-    const double now = std::abs(static_cast<double>(pairs) - asked);
-    if (now < off) {
-      off = now;
-      best = reach;
-    }
-    if (static_cast<double>(pairs) >= asked && !place.strict) break;
+void require_between(const std::string& argument, int64_t value, int64_t least) {
+  if (value < least || value > kMostTokens) {
+    core::refuse(argument, least == 1 ? "must be positive" : "must not be negative", fmt::format("{}", value));
   }
-  check_density(place, density, static_cast<double>(place.blocks), static_cast<double>(pairs));
-  return best;
+}
+
+void require_density(double density) {
+  if (!(density > 0 && density <= 1)) {
+    core::refuse("density", "must be in (0, 1]", fmt::format("{}", density),
+                 "it is the share of blocks that is computed, 1 - sparsity_ratio");
+  }
+}
+
+void require_one_of(const char* a, bool has_a, const char* b, bool has_b) {
+  if (has_a == has_b) {
+    core::refuse(fmt::format("{} and {}", a, b), "must be given one without the other", has_a ? "both" : "neither");
+  }
+}
+
+void check(const LocalWindow& r, int64_t) {
+  require_one_of("window", r.window.has_value(), "density", r.density.has_value());
+  if (r.window) require_between("window", *r.window, 1);
+  if (r.density) require_density(*r.density);
+}
+
+void check(const DilatedSparse& r, int64_t) {
+  if (r.rates.empty()) core::refuse("rates", "cannot be empty", "[]", "give one distance in blocks, or one a head");
+  for (size_t i = 0; i < r.rates.size(); ++i) require_between(fmt::format("rates[{}]", i), r.rates[i], 1);
+  require_one_of("reach", r.reach.has_value(), "density", r.density.has_value());
+  if (r.reach) require_between("reach", *r.reach, 0);
+  if (r.density) require_density(*r.density);
+}
+
+void check(const GlobalLocal& r, int64_t) {
+  require_between("window", r.window, 1);
+  require_between("global_tokens", r.global_tokens, 0);
+}
+
+void check(const Strided& r, int64_t) { require_between("stride_blocks", r.stride_blocks, 1); }
+
+void check(const Axial& r, int64_t) {
+  if (r.grid_columns) require_between("grid_columns", *r.grid_columns, 1);
+}
+
+void check(const RandomBlocks& r, int64_t) { require_density(r.density); }
+
+void check(const Hierarchical& r, int64_t block_size) {
+  if (r.levels.empty()) core::refuse("levels", "cannot be empty", "[]", "give one {stride, window} a level");
+  for (size_t i = 0; i < r.levels.size(); ++i) {
+    const auto& [stride, window] = r.levels[i];
+    require_between(fmt::format("levels[{}].stride", i), stride, 1);
+    if (stride % block_size != 0) {
+      core::refuse(fmt::format("levels[{}].stride", i),
+                   fmt::format("must be a multiple of block_size ({})", block_size), fmt::format("{}", stride),
+                   fmt::format("the next is {}", core::ceil_divide(stride, block_size) * block_size));
+    }
+    if (window) require_between(fmt::format("levels[{}].window", i), *window, 1);
+  }
+}
+
+void check(const SlidingWindow& r, int64_t) {
+  if (r.left) require_between("left", *r.left, 0);
+  if (r.right) require_between("right", *r.right, 0);
+  require_between("sink_tokens", r.sink_tokens, 0);
+}
+
+void check(const BlockList& r, int64_t) {
+  for (size_t i = 0; i < r.blocks.size(); ++i) {
+    const Block& b = r.blocks[i];
+    const auto refuse = [&](const char* what, const char* expected, int64_t got) {
+      core::refuse(fmt::format("blocks[{}].{}", i, what), expected, fmt::format("{}", got));
+    };
+    if (b.batch_row < -1) refuse("batch_row", "must be -1 (every row) or at least 0", b.batch_row);
+    if (b.kv_head < -1) refuse("kv_head", "must be -1 (every KV head) or at least 0", b.kv_head);
+    if (b.query_block < 0) refuse("query_block", "must not be negative", b.query_block);
+    if (b.key_block < 0) refuse("key_block", "must not be negative", b.key_block);
+  }
 }
 
 // A window of tokens on each side, in blocks.
@@ -228,6 +262,19 @@ BlockRows collect(Rows&& rows, const Place& place, int64_t row_begin, int64_t ro
 }
 
 }  // namespace
+
+void check(int64_t block_size, const BlockRule& rule) {
+  require_between("block_size", block_size, 1);
+  const auto check_all = [&]<class Rule>(const Rule& r) {
+    constexpr std::optional<int64_t> only = fixed_block_size<Rule>();
+    if (only && block_size != *only) {
+      core::refuse("block_size", fmt::format("must be {} under {}, which is in tokens", *only, r.kName),
+                   fmt::format("{}", block_size), "local_window has windows of blocks");
+    }
+    check(r, block_size);
+  };
+  std::visit(check_all, rule);
+}
 
 Cells cells_of(const BlockList& list, int64_t batch_row, int64_t kv_head) {
   Cells cells;

@@ -1,5 +1,5 @@
-// The active blocks of one document, row by row, as intervals: what a BlockPattern means. Called by blocks.cc and by
-// the planner, which turns rows of blocks into rows of tokens.
+// What a BlockPattern means: the checks of its rule, and the active blocks of one document, row by row, as intervals.
+// Called by blocks.cc and by the planner, which turns rows of blocks into rows of tokens.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +39,9 @@ struct Place {
 // Rows [row_begin, row_end) of the document. Throws Error: see Place::strict. Blocks of a BlockList beyond the document
 // are left out.
 BlockRows active_rows(const BlockPattern&, const Place&, int64_t row_begin, int64_t row_end);
+
+// Throws Error unless the rule's fields are in their ranges, and it takes this block_size.
+void check(int64_t block_size, const BlockRule&);
 
 // The cells of a BlockList for one batch row and KV head, sorted.
 Cells cells_of(const BlockList&, int64_t batch_row, int64_t kv_head);

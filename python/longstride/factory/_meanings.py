@@ -1,6 +1,20 @@
 """The words for every option: those of `longstride doctor --types`."""
 
-MEANINGS = {
+from .._rules import NAMED
+from ._sparse import TAKES
+
+
+def meanings_of_rules() -> dict[str, str]:
+    return {name: option.meaning for rule in NAMED.values() for name, option in rule.fields.items()}
+
+
+def with_patterns(name: str, meaning: str) -> str:
+    """A meaning, and the patterns that take the option."""
+    patterns = [pattern for pattern, takes in TAKES.items() if name in takes]
+    return f"{meaning}; {', '.join(patterns)}" if patterns and name != "density" else meaning
+
+
+PLAIN = {
     "embed_dim": "width, a multiple of num_heads",
     "num_heads": "query heads",
     "kv_heads": (
@@ -29,29 +43,14 @@ MEANINGS = {
     "rope_base": "base of the angles of rope and xpos, above 1",
     "xpos_scale_base": "tokens; 0: max(512, max_len / 32)",
     "max_len": "tokens; what xpos_scale_base is derived from",
-    "pattern": (
-        "local_window, dilated_sparse, global_local, strided, axial, random, hierarchical, sliding_window; "
-        "hybrid: their union; or learned"
-    ),
+    "pattern": f"{', '.join(NAMED)}; hybrid: their union; or learned",
     "block_size": "tokens a side of a block; unset: 128, of sliding_window 1",
-    "sparsity_ratio": "share of block pairs left out, in (0, 1); local_window, dilated_sparse, random, learned",
-    "density": "1 - sparsity_ratio; give one of the two",
-    "window": "tokens that a query sees around it; local_window, global_local",
-    "rates": "distances in blocks, one per head in turn; dilated_sparse",
-    "reach": "how many distances are kept on each side; dilated_sparse",
-    "global_tokens": "first tokens that see and are seen by all; global_local",
-    "stride_blocks": "every how many key blocks one is seen by all; strided",
-    "grid_columns": "columns of the grid of blocks; unset: nearly square; axial",
-    "seed": "of the drawn blocks; random",
-    "levels": "list of {stride, window} in tokens, or {stride, global: true}; hierarchical",
-    "left": "earlier tokens that a query sees; unset: all; sliding_window",
-    "right": "later tokens that a query sees; unset: all; sliding_window",
-    "sink_tokens": "first tokens that all see; sliding_window",
-    "blocks": "list of block patterns {pattern, block_size, ...}; hybrid",
-    "min_sparsity_ratio": "least share that a row may leave out, in (0, 1); unset: sparsity_ratio; learned",
-    "max_sparsity_ratio": "most that it may, above min_sparsity_ratio; unset: sparsity_ratio; learned",
-    "hidden": "width of the scorer's perceptrons; learned",
-    "temperature": "of the Gumbel noise on scores while training, 0: none; learned",
+    "sparsity_ratio": "share of block pairs left out, in (0, 1)",
+    "blocks": "list of block patterns {pattern, block_size, ...}",
+    "min_sparsity_ratio": "least share that a row may leave out, in (0, 1); unset: sparsity_ratio",
+    "max_sparsity_ratio": "most that it may, above min_sparsity_ratio; unset: sparsity_ratio",
+    "hidden": "width of the scorer's perceptrons",
+    "temperature": "of the Gumbel noise on scores while training, 0: none",
     "device": "of the weights: cpu, cuda, cuda:1",
     "dtype": "of the weights: float32, float64, bfloat16, float16",
     "head_dim": "of q and k, only with learned blocks, unset: 64",
@@ -61,3 +60,4 @@ MEANINGS = {
     "rank": "that this process must have in the group; unset: any",
     "backend": "that the group must have: gloo, nccl or mpi; unset: any",
 }
+MEANINGS = {name: with_patterns(name, meaning) for name, meaning in {**PLAIN, **meanings_of_rules()}.items()}

@@ -8,44 +8,44 @@ from typing import Any
 
 from .._read import number
 from .._refusal import refuse
+from .._rules import NAMED, USUAL_BLOCK_SIZE, Rule, filled
 from ..nn import _learned
 from ..nn._checks import require_positive
 from ..nn._config import refuse_unknown
 from ._value import Config, Level, Rule, blocks
 
-USUAL_BLOCK_SIZE = 128
-TENTH = 1 - 0.9  # of C++'s usual(), to the last bit
+OF_LEARNED = ("sparsity_ratio", "density", "min_sparsity_ratio", "max_sparsity_ratio", "hidden", "temperature")
+
+
+def options_of(rule: Rule) -> tuple[str, ...]:
+    """Its fields as options: a density is also given as its complement."""
+    names = [name for name in rule.fields if name != "density"]
+    return (*names, "sparsity_ratio", "density") if "density" in rule.fields else tuple(names)
+
+
 # Of each pattern the options that it takes, besides "pattern" and "block_size".
 TAKES = {
-    "local_window": ("window", "sparsity_ratio", "density"),
-    "dilated_sparse": ("rates", "reach", "sparsity_ratio", "density"),
-    "global_local": ("window", "global_tokens"),
-    "strided": ("stride_blocks",),
-    "axial": ("grid_columns",),
-    "random": ("sparsity_ratio", "density", "seed"),
-    "hierarchical": ("levels",),
-    "sliding_window": ("left", "right", "sink_tokens"),
+    **{name: options_of(rule) for name, rule in NAMED.items()},
     "hybrid": ("blocks",),
-    "learned": ("sparsity_ratio", "density", "min_sparsity_ratio", "max_sparsity_ratio", "hidden", "temperature"),
+    "learned": OF_LEARNED,
 }
-# What a pattern has where an option is not given.
-USUAL: dict[str, dict[str, Any]] = {
-    "dilated_sparse": {"rates": (1,)},
-    "global_local": {"window": 512, "global_tokens": 64},
-    "strided": {"stride_blocks": 4},
-    "random": {"density": TENTH, "seed": 0},
-    "sliding_window": {"sink_tokens": 0},
+OF_EVERY = (
+    ("pattern", "str", "dilated_sparse"),
+    ("block_size", "int | None", None),
+    ("sparsity_ratio", "float | None", None),
+    ("density", "float | None", None),
+)
+OF_RULES = {
+    name: (name, f"{option.type} | None", None)
+    for rule in NAMED.values()
+    for name, option in rule.fields.items()
+    if name != "density"
 }
-# And of options that stand for each other, where none of them is.
-USUAL_OF_SEVERAL = {
-    "local_window": (("window", "density"), {"density": TENTH}),
-    "dilated_sparse": (("reach", "density"), {"density": TENTH}),
-    "sliding_window": (("left", "right"), {"left": 512, "right": 512}),
-}
+RuleOptions = dataclasses.make_dataclass("RuleOptions", [*OF_EVERY, *OF_RULES.values()], bases=(Config,), frozen=True)
 
 
 @dataclass(frozen=True)
-class SparseAttentionConfig(Config):
+class SparseAttentionConfig(RuleOptions):
     """A block-sparse pattern by name. Only options that the pattern takes may be given; docs/factory.md has the table.
 
     Args:
@@ -60,21 +60,6 @@ class SparseAttentionConfig(Config):
         ValueError: an unknown pattern, an option of another one (with the nearest), a number out of range.
     """
 
-    pattern: str = "dilated_sparse"
-    block_size: int | None = None
-    sparsity_ratio: float | None = None
-    density: float | None = None
-    window: int | None = None
-    rates: tuple[int, ...] | None = None
-    reach: int | None = None
-    global_tokens: int | None = None
-    stride_blocks: int | None = None
-    grid_columns: int | None = None
-    seed: int | None = None
-    levels: tuple[Level, ...] | None = None
-    left: int | None = None
-    right: int | None = None
-    sink_tokens: int | None = None
     blocks: tuple[Rule, ...] = ()
     min_sparsity_ratio: float | None = None
     max_sparsity_ratio: float | None = None
@@ -121,15 +106,7 @@ class SparseAttentionConfig(Config):
                 remedy = 'as in [{"pattern": "local_window", "block_size": 64, "window": 256}]'
                 refuse("blocks", "must hold the block patterns that hybrid unites", "none", remedy)
             return list(self.blocks)
-        b = options.setdefault("block_size", 1 if self.pattern == "sliding_window" else USUAL_BLOCK_SIZE)
-        said = {"density" if name == "sparsity_ratio" else name for name in options}
-        usual = USUAL.get(self.pattern, {})
-        if self.pattern == "hierarchical":
-            usual = {"levels": [level(b, 4 * b), level(4 * b, 16 * b), {"stride": 16 * b, "global": True}]}
-        several, where_none = USUAL_OF_SEVERAL.get(self.pattern, ((), {}))
-        if not said.intersection(several):
-            usual = {**usual, **where_none}
-        return list(blocks("blocks", [{**{key: usual[key] for key in usual if key not in said}, **options}]))
+        return list(blocks("blocks", [filled(options)]))
 
     def learned_blocks(self) -> dict[str, Any] | None:
         """What these options say of learned blocks, as in a module's config; None for the other patterns."""
@@ -161,7 +138,3 @@ class SparseAttentionConfig(Config):
         learned = _learned.filled(learned)
         _learned.validate(learned)
         return learned
-
-
-def level(stride: int, window: int) -> dict[str, int]:
-    return {"stride": stride, "window": window}

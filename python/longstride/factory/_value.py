@@ -12,24 +12,12 @@ from .. import _read
 from .._pattern import Pattern, plain, text_of
 from .._read import number, shown
 from .._refusal import refuse
+from .._rules import in_order
 from ..nn._config import refuse_unknown
 
 Self = TypeVar("Self", bound="Config")
 Rule = dict[str, Any]  # of blocks, as a pattern's JSON has it
 Level = dict[str, Any]  # of the rule "hierarchical"
-# The order in which C++ writes the fields of a block rule.
-RULE_ORDER = (
-    "pattern", "block_size", "window", "rates", "reach", "global_tokens", "stride_blocks", "grid_columns", "density",
-    "seed", "levels", "left", "right", "sink_tokens", "blocks", "stride", "global",
-)  # fmt: skip
-
-
-def in_order(block: Mapping[str, Any]) -> dict[str, Any]:
-    """A rule or a level with its keys as C++ writes them."""
-    parts = {key: block[key] for key in sorted(block, key=RULE_ORDER.index)}
-    if "levels" in parts:
-        parts["levels"] = [in_order(level) for level in parts["levels"]]
-    return parts
 
 
 def blocks(key: str, value: Any) -> tuple[Rule, ...]:

@@ -14,6 +14,7 @@ from .._attention import Lengths
 from .._pattern import Pattern
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
+from .._rules import RULES
 from ..parallel import ContextParallel
 from ..parallel._shards import Boundaries
 from ._cache import KeyValueCache
@@ -324,14 +325,9 @@ class LongNetLM(nn.Module):
 
 
 def require_steady(blocks: Sequence[dict[str, Any]]) -> None:
-    """Refuses rules whose causal rows are not those of every longer sequence (needed_to_stay() in pattern/blocks.h)."""
+    """Refuses rules whose causal rows are not those of every longer sequence."""
     for block in blocks:
-        rule = block["pattern"]
-        needed = {"list": "a rule in place of a list"}.get(rule, "")
-        if "density" in block:
-            needed = {"local_window": "window", "dilated_sparse": "reach"}.get(rule, "")
-        if rule == "axial" and not block.get("grid_columns"):
-            needed = "grid_columns"
+        needed = RULES[block["pattern"]].needed_to_stay(block)
         if needed:
             wanted = "must be the same for a prefix as for what it grows into, or decoding is not the model"
-            refuse("blocks", wanted, rule, f"give {needed}")
+            refuse("blocks", wanted, block["pattern"], f"give {needed}")
