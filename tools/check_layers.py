@@ -3,7 +3,8 @@
 
 Reads every #include of include/, src/, python/, bench/ and oracle/, every longstride_room(... DEPS ...) and
 target_link_libraries of src/, and those of python/ and bench/, and fails when one crosses a layer. Names a file may not
-have are refused too; files longer than 400 lines are noted. Called by `make layers`, by `make test`, and by its own test on small trees.
+have are refused too, and in src/ and include/ files over 400 lines and functions over 100; elsewhere long files are noted.
+Called by `make layers`, by `make test`, and by its own test on small trees.
 
 usage: check_layers.py [ROOT]
 """
@@ -81,6 +82,19 @@ JSON_READER = "core/json.cc"
 PARSES_JSON = re.compile(r"\b(?:json|Json)::(?:parse|sax_parse|accept)\s*\(")
 CODE = {".cc", ".h", ".cu", ".cuh", ".cpp", ".hpp", ".inl"}
 LONG_LINES = 400
+LONG_FUNCTION = 100
+# Longer, and meant to be: a table; and the roles of a warp-specialised kernel, which are read from top to bottom.
+LONG_FUNCTIONS = {
+    "src/factory/legacy_tables.cc": {"all_classes"},
+    "src/engine/cuda/sm90/backward.cuh": {"consume_backward"},
+    "src/engine/cuda/sm90/backward_load.cuh": {"produce_backward"},
+    "src/engine/cuda/sm90/forward.cuh": {"consume"},
+    "src/engine/cuda/sm90/gradient.cuh": {"consume_gradient"},
+}
+# A function as clang-format writes it, outside a class or in one: its bracket closes at the indent of its first line.
+OPENS_FUNCTION = re.compile(r"^ *(?! |(namespace|class|struct|union|enum|extern|for|while|if|switch|do)\b|\}|//|#)\S.*\{$")
+ENDS_BEFORE = re.compile(r"[;{}>]$|^\s*(//|#)|^ *\w+:$")
+FUNCTION_NAME = re.compile(r"([\w~]+|operator\S+)\s*\(")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
@@ -287,10 +301,31 @@ class Checker:
         if bad:
             self.error(path, f"its name says '{sorted(bad)[0]}'; name it for its one role")
 
-    def check_length(self, path):
-        lines = path.read_text(encoding="utf-8").count("\n")
-        if lines > LONG_LINES:
-            self.notes.append(f"{path.relative_to(self.root)}: {lines} lines (over {LONG_LINES}); has it one role?")
+    def check_length(self, path, bounded):
+        lines = path.read_text(encoding="utf-8").split("\n")
+        count = len(lines) - 1
+        if count > LONG_LINES and bounded:
+            self.error(path, f"has {count} lines, more than {LONG_LINES}; split it by role")
+        elif count > LONG_LINES:
+            self.notes.append(f"{path.relative_to(self.root)}: {count} lines (over {LONG_LINES}); has it one role?")
+        if bounded:
+            self.check_functions(path, lines)
+
+    def check_functions(self, path, lines):
+        meant = LONG_FUNCTIONS.get(path.relative_to(self.root).as_posix(), set())
+        for opened, line in enumerate(lines):
+            if not OPENS_FUNCTION.match(line):
+                continue
+            first = opened  # its name may stand some lines above its bracket
+            while first > 0 and lines[first - 1].strip() and not ENDS_BEFORE.search(lines[first - 1]):
+                first -= 1
+            head = " ".join(lines[first : opened + 1])
+            closing = re.match(" *", lines[first])[0] + "}"
+            end = next((n for n in range(opened + 1, len(lines)) if lines[n].startswith(closing)), len(lines))
+            name = FUNCTION_NAME.search(head)
+            if end - first >= LONG_FUNCTION and name and name[1] not in meant:
+                text = f"has {end - first + 1} lines, more than {LONG_FUNCTION}; give its phases names"
+                self.error(path, f"{name[1]} {text}")
 
     def run(self):
         src = self.root / "src"
@@ -302,7 +337,7 @@ class Checker:
                 self.check_name(path)
                 if path.suffix in CODE:
                     checked += 1
-                    self.check_length(path)
+                    self.check_length(path, folder in ("src", "include"))
                     if folder == "src":
                         self.check_room_file(path, src)
                     elif folder == "include":

@@ -83,13 +83,27 @@ class CheckLayers(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
 
     def test_long_file_is_a_note(self):
-        code, output = check({"src/plan/long.cc": "// line\n" * 401})
+        code, output = check({"test/plan/long_test.cc": "// line\n" * 401})
         self.assertEqual(code, 0, output)
-        self.assertIn("note: src/plan/long.cc: 401 lines", output)
+        self.assertIn("note: test/plan/long_test.cc: 401 lines", output)
+
+    def test_lengths_that_may_be(self):
+        body = "  run();\n" * 97
+        code, output = check({
+            "src/plan/whole.cc": "// line\n" * 400,
+            "src/plan/apart.cc": f"namespace plan {{\nvoid first() {{\n{body}}}\n\nvoid second(int a,\n            int b) {{\n{body}}}\n}}\n",
+            "src/engine/cuda/sm90/forward.cuh": f"__device__ void consume(int n) {{\n{body}{body}}}\n",
+        })  # fmt: skip
+        self.assertEqual(code, 0, output)
 
 
 # name: (file, its text, words that the complaint must hold)
 WRONG = {
+    "long_file": ("src/plan/cost.h", "// line\n" * 401, "has 401 lines"),
+    "long_function": ("src/plan/cost.h", "inline void a(int x,\n              int y) {\n" + "  b();\n" * 98 + "}\n", "a has 101 lines"),
+    "long_method": ("src/plan/cost.h", "class A {\n  void a() {\n" + "    b();\n" * 99 + "  }\n};\n", "a has 101 lines"),
+    "long_constructor": ("src/plan/cost.h", "A::A(int x)\n    : x(x) {\n" + "  b();\n" * 98 + "}\n", "A has 101 lines"),
+    "long_kernel": ("src/engine/cuda/sm90/gradient.cuh", "void consume(int x) {\n" + "  b();\n" * 99 + "}\n", "consume has 101"),
     "pattern_knows_plan": ("src/pattern/groups.cc", '#include "plan/cost.h"\n', "of room 'plan'"),
     "pattern_knows_plan_public": ("src/pattern/groups.cc", '#include "longstride/plan.h"\n', "of room 'plan'"),
     "engine_knows_pattern": ("src/engine/contract.h", '#include "longstride/pattern.h"\n', "of room 'pattern'"),
