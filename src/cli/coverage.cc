@@ -1,4 +1,5 @@
-// See coverage.h. A model is run with an attention function that looks at q and k of every layer on the way.
+// How much of a model's attention a pattern covers: a model is run with an attention function that looks at q and k of
+// every layer on the way.
 #include "coverage.h"
 
 #include <fmt/format.h>

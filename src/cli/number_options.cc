@@ -1,4 +1,5 @@
-// See number_options.h. A validator rewrites what was given into plain digits, which CLI11 then converts.
+// Numbers on the command line, with units and ranges: a validator rewrites what was given into plain digits, which
+// CLI11 then converts.
 #include "number_options.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// The progress bar: see progress_line.h.
+// Draws a bar of progress over itself on a terminal, and now and then a line elsewhere.
 #include "progress_line.h"
 
 #include <fmt/format.h>

@@ -93,13 +93,13 @@ OutputFile::~OutputFile() {
 }
 
 void OutputFile::write(const void* data, size_t bytes) {
-  const char* at = static_cast<const char*>(data);
+  const char* place = static_cast<const char*>(data);
   while (bytes > 0) {
-    const ssize_t done = ::write(file_, at, std::min(bytes, kMaxTransferBytes));
+    const ssize_t done = ::write(file_, place, std::min(bytes, kMaxTransferBytes));
     if (done < 0 && errno == EINTR) continue;
     if (done <= 0) refuse_file(path_, "it cannot be written wholly: " + reason(done < 0 ? errno : ENOSPC));
-    at += done;
-    bytes -= static_cast<size_t>(done);
+    place += done;
+    bytes -= done;
   }
 }
 
@@ -146,15 +146,15 @@ InputFile::InputFile(fs::path path) : path_(std::move(path)) {
 InputFile::~InputFile() { ::close(file_); }
 
 void InputFile::read(uint64_t offset, void* data, size_t bytes) const {
-  char* at = static_cast<char*>(data);
+  char* place = static_cast<char*>(data);
   while (bytes > 0) {
-    const ssize_t done = ::pread(file_, at, std::min(bytes, kMaxTransferBytes), static_cast<off_t>(offset));
+    const ssize_t done = ::pread(file_, place, std::min(bytes, kMaxTransferBytes), static_cast<off_t>(offset));
     if (done < 0 && errno == EINTR) continue;
     if (done < 0) refuse_file(path_, "it cannot be read: " + reason(errno));
     if (done == 0) refuse_file(path_, "it is truncated");
-    at += done;
+    place += done;
     offset += static_cast<uint64_t>(done);
-    bytes -= static_cast<size_t>(done);
+    bytes -= done;
   }
 }
 

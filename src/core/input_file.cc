@@ -1,4 +1,5 @@
-// See input_file.h. By the system's own calls, for streams say neither that a file is a folder nor why they fail.
+// Reads a whole file that a user named, by the system's own calls, for streams say neither that a file is a folder nor
+// why they fail.
 #include "core/input_file.h"
 
 #include <fcntl.h>
@@ -29,7 +30,7 @@ std::pair<std::string, int> rest_of(int file) {
     const ssize_t got = read(file, chunk, sizeof chunk);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return {std::move(bytes), got < 0 ? errno : 0};
-    bytes.append(chunk, static_cast<size_t>(got));
+    bytes.append(chunk, got);
   }
 }
 

@@ -30,12 +30,12 @@ constexpr int64_t kMostBytes = int64_t{1} << 60;
 // What is idle, and the rest of a block beyond what was asked for, is nobody's.
 void forbid([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_poison_memory_region(data, static_cast<size_t>(bytes));
+  __asan_poison_memory_region(data, bytes);
 #endif
 }
 void permit([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(data, static_cast<size_t>(bytes));
+  __asan_unpoison_memory_region(data, bytes);
 #endif
 }
 
@@ -76,15 +76,15 @@ class UnifiedMemoryPool::State {
                    fmt::format("{} beside {} already leased", block, seen_.live_bytes), "end a lease first");
     }
     // Larger blocks serve too, up to twice the size.
-    for (auto at = idle_.lower_bound(block); at != idle_.end() && at->first <= 2 * block; ++at) {
-      if (at->first > options_.most_live_bytes - seen_.live_bytes) break;
-      void* data = at->second.back().data;  // the one given back last is the likeliest to be in a cache
-      live_.emplace(data, at->first);       // before anything changes: it may throw
+    for (auto kept = idle_.lower_bound(block); kept != idle_.end() && kept->first <= 2 * block; ++kept) {
+      if (kept->first > options_.most_live_bytes - seen_.live_bytes) break;
+      void* data = kept->second.back().data;  // the one given back last is the likeliest to be in a cache
+      live_.emplace(data, kept->first);       // before anything changes: it may throw
       ++seen_.hits;
-      seen_.cached_bytes -= at->first;
-      begin_lease(at->first);
-      at->second.pop_back();
-      if (at->second.empty()) idle_.erase(at);
+      seen_.cached_bytes -= kept->first;
+      begin_lease(kept->first);
+      kept->second.pop_back();
+      if (kept->second.empty()) idle_.erase(kept);
       lock.unlock();
       permit(data, size_bytes);
       return data;
@@ -94,7 +94,7 @@ class UnifiedMemoryPool::State {
     lock.unlock();
     void* data = nullptr;
     try {
-      data = ::operator new(static_cast<size_t>(block), kAlignment);
+      data = ::operator new(block, kAlignment);
       forbid(static_cast<char*>(data) + size_bytes, block - size_bytes);
       lock.lock();
       live_.emplace(data, block);

@@ -1,4 +1,5 @@
-// UTF-8 by the table of the Unicode standard (3-7, well-formed byte sequences): see text_stream.h.
+// UTF-8 by the table of the Unicode standard (3-7, well-formed byte sequences): cuts a stream of bytes where
+// characters end.
 #include "core/text_stream.h"
 
 namespace longstride::core {
@@ -35,12 +36,12 @@ bool printable(unsigned char byte) { return byte == '\n' || byte == '\t' || (byt
 
 size_t character_size(std::string_view bytes) {
   if (bytes.empty()) return 0;
-  const auto at = [&](size_t i) { return static_cast<unsigned char>(bytes[i]); };
-  if (at(0) < 0x80) return 1;
-  const size_t size = static_cast<size_t>(length_of(at(0)));
-  if (size == 0 || size > bytes.size() || !second_fits(at(0), at(1))) return 0;
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(bytes[i]); };
+  if (byte(0) < 0x80) return 1;
+  const size_t size = length_of(byte(0));
+  if (size == 0 || size > bytes.size() || !second_fits(byte(0), byte(1))) return 0;
   for (size_t i = 2; i < size; ++i) {
-    if ((at(i) & 0xc0) != 0x80) return 0;
+    if ((byte(i) & 0xc0) != 0x80) return 0;
   }
   return size;
 }

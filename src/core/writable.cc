@@ -1,5 +1,5 @@
-// See output_file.h. Permissions are not asked for but tried: of a root user, on a read-only disk and in /proc the
-// answers of access() are not what a write gets.
+// Whether a file can be written before work for it begins. Permissions are not asked for but tried: of a root user, on
+// a read-only disk and in /proc the answers of access() are not what a write gets.
 #include "core/writable.h"
 
 #include <fcntl.h>
@@ -76,11 +76,11 @@ void check_output_folder(const std::string& argument, const std::string& path) {
     if (folder.has_filename()) missing.push_back(folder);
     folder = folder.parent_path();
   }
-  const fs::path there = missing.empty() ? whole : folder_of(missing.back());
-  if (!fs::is_directory(there, error)) {
-    if (fs::is_symlink(fs::symlink_status(there, error)))
-      refuse(fmt::format("'{}' is a link that leads to no folder; remove it or name another", there.string()));
-    refuse(fmt::format("'{}' is a file; name a folder", there.string()));
+  const fs::path nearest = missing.empty() ? whole : folder_of(missing.back());
+  if (!fs::is_directory(nearest, error)) {
+    if (fs::is_symlink(fs::symlink_status(nearest, error)))
+      refuse(fmt::format("'{}' is a link that leads to no folder; remove it or name another", nearest.string()));
+    refuse(fmt::format("'{}' is a file; name a folder", nearest.string()));
   }
   int reason = 0;
   std::vector<fs::path> made;

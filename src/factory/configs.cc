@@ -1,4 +1,4 @@
-// Checks and JSON of the configs, and what a SparseAttentionConfig says. See configs.h.
+// Checks and JSON of the configs, and what a SparseAttentionConfig says.
 #include "longstride/factory/configs.h"
 
 #include <fmt/format.h>

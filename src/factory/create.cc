@@ -1,4 +1,4 @@
-// From a type's name to a module: what auto is, and the check of options that every type shares. See create.h.
+// From a type's name to a module: what auto is, and the check of options that every type shares.
 #include "longstride/factory/create.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// Which process group a config names, and whether it is what the config says. See configs.h.
+// Which process group a config names, and whether it is what the config says.
 #include <fmt/format.h>
 
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>

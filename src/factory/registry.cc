@@ -1,4 +1,4 @@
-// The table of types. See registry.h.
+// The table of types: adding a builder under a name, and finding it or the nearest.
 #include "longstride/factory/registry.h"
 
 #include "core/refuse.h"

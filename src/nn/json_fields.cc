@@ -1,4 +1,4 @@
-// Reading single JSON values into fields. See json_fields.h.
+// Reading single JSON values into fields.
 #include "nn/json_fields.h"
 
 #include <algorithm>

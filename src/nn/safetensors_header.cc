@@ -1,4 +1,4 @@
-// Checks a safetensors header field by field: see safetensors_header.h.
+// Checks a safetensors header field by field, before anything of its size is read.
 #include "nn/safetensors_header.h"
 
 #include <fmt/format.h>

@@ -31,7 +31,7 @@ int64_t pairs_at(const Place& place, int64_t distance) {
 }  // namespace
 
 double pairs_in_all(const Place& place) {
-  const auto nb = static_cast<double>(place.blocks);
+  const double nb = place.blocks;
   return place.causal ? nb * (nb + 1) / 2 : nb * nb;
 }
 
@@ -45,17 +45,17 @@ int64_t nearest_reach(const Place& place, double density, int64_t step) {
   const int64_t most_steps = place.blocks > 0 ? (place.blocks - 1) / step : 0;
   const double asked = density * pairs_in_all(place);
   int64_t pairs = place.blocks, reach = 0, best = 0;
-  double off = std::abs(static_cast<double>(pairs) - asked);
+  double off = std::abs(pairs - asked);
   while (reach < most_steps) {
     pairs += pairs_at(place, ++reach * step);
-    const double now = std::abs(static_cast<double>(pairs) - asked);
+    const double now = std::abs(pairs - asked);
     if (now < off) {
       off = now;
       best = reach;
     }
-    if (static_cast<double>(pairs) >= asked && !place.strict) break;
+    if (pairs >= asked && !place.strict) break;
   }
-  check_density(place, density, static_cast<double>(place.blocks), static_cast<double>(pairs));
+  check_density(place, density, place.blocks, pairs);
   return best;
 }
 

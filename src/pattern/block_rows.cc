@@ -172,8 +172,8 @@ struct HierarchicalRows {
 class RandomRows {
  public:
   // Causal rows are those of every longer sequence, whose later rows make up for what the first ones have too much.
-  RandomRows(const Place& place, const RandomBlocks& rule) : at_(place), rule_(rule) {
-    if (!place.causal) check_density(place, rule.density, static_cast<double>(place.blocks), pairs_in_all(place));
+  RandomRows(const Place& place, const RandomBlocks& rule) : place_(place), rule_(rule) {
+    if (!place.causal) check_density(place, rule.density, place.blocks, pairs_in_all(place));
   }
 
   // Rows must be asked for in order; those before the first are counted and not drawn.
@@ -193,12 +193,12 @@ class RandomRows {
   }
 
  private:
-  int64_t width(int64_t i) const { return at_.causal ? i + 1 : at_.blocks; }
+  int64_t width(int64_t i) const { return place_.causal ? i + 1 : place_.blocks; }
 
   // How many blocks row_ gets; goes on to the next row.
   int64_t take() {
     seen_ += width(row_);
-    const auto target = static_cast<int64_t>(std::floor(rule_.density * static_cast<double>(seen_) + 0.5));
+    const auto target = static_cast<int64_t>(std::floor(rule_.density * seen_ + 0.5));
     const int64_t count = std::clamp<int64_t>(target - taken_, 1, width(row_));
     taken_ += count;
     ++row_;
@@ -208,14 +208,14 @@ class RandomRows {
   // Uniform in [0, t]: a 64-bit word scaled down.
   int64_t draw(int64_t i, int64_t t) const {
     const auto seed = static_cast<uint64_t>(rule_.seed);
-    const core::PhiloxCounter words =
-        core::philox4x32_10({static_cast<uint32_t>(i), static_cast<uint32_t>(t), static_cast<uint32_t>(at_.kv_head), 0},
-                            {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+    const core::PhiloxCounter words = core::philox4x32_10(
+        {static_cast<uint32_t>(i), static_cast<uint32_t>(t), static_cast<uint32_t>(place_.kv_head), 0},
+        {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
     const uint64_t word = words[0] | static_cast<uint64_t>(words[1]) << 32;
     return static_cast<int64_t>((static_cast<unsigned __int128>(word) * static_cast<uint64_t>(t + 1)) >> 64);
   }
 
-  const Place& at_;
+  const Place& place_;
   const RandomBlocks& rule_;
   int64_t row_ = 0;
   int64_t seen_ = 0;
@@ -256,7 +256,7 @@ BlockRows collect(Rows&& rows, const Place& place, int64_t row_begin, int64_t ro
       const Interval clipped{std::max<int64_t>(0, x.begin), std::min(x.end, limit)};
       if (clipped.begin < clipped.end) result.intervals.push_back(clipped);
     }
-    result.row_begin.push_back(static_cast<int64_t>(result.intervals.size()));
+    result.row_begin.push_back(std::ssize(result.intervals));
   }
   return result;
 }
@@ -312,7 +312,7 @@ BlockRows active_rows(const BlockPattern& pattern, const Place& place, int64_t r
       return collected(WindowRows{r.window ? half_window(*r.window, block_size) : nearest_reach(place, *r.density, 1)});
     }
     BlockRows operator()(const DilatedSparse& r) const {
-      const int64_t step = r.rates[place.kv_head % static_cast<int64_t>(r.rates.size())];
+      const int64_t step = r.rates[place.kv_head % std::ssize(r.rates)];
       return collected(DistanceRows{place.blocks, step, r.reach ? *r.reach : nearest_reach(place, *r.density, step)});
     }
     BlockRows operator()(const GlobalLocal& r) const {
@@ -323,7 +323,7 @@ BlockRows active_rows(const BlockPattern& pattern, const Place& place, int64_t r
     BlockRows operator()(const Axial& r) const {
       int64_t columns = r.grid_columns.value_or(0);
       if (columns == 0) {
-        columns = std::max<int64_t>(1, std::llround(std::sqrt(static_cast<double>(place.blocks))));
+        columns = std::max<int64_t>(1, std::llround(std::sqrt(place.blocks)));
         if (columns * columns < place.blocks) ++columns;
       }
       return collected(AxialRows{place.blocks, columns});

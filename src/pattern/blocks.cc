@@ -78,7 +78,7 @@ double BlockPattern::density(int64_t len, bool causal, int64_t kv_head, int64_t 
   const pattern::Place place = {.blocks = blocks, .causal = causal, .kv_head = kv_head, .batch_row = batch_row};
   int64_t active = 0;
   for (const pattern::Interval& x : pattern::active_rows(*this, place, 0, blocks).intervals) active += x.end - x.begin;
-  return static_cast<double>(active) / pattern::pairs_in_all(place);
+  return active / pattern::pairs_in_all(place);
 }
 
 }  // namespace longstride

@@ -54,9 +54,8 @@ void Extent::validate() const {
     }
   }
   if (!lengths.empty()) {
-    if (static_cast<int64_t>(lengths.size()) != batch) {
-      core::refuse("lengths", fmt::format("must have one entry a batch row ({})", batch),
-                   number(static_cast<int64_t>(lengths.size())));
+    if (std::ssize(lengths) != batch) {
+      core::refuse("lengths", fmt::format("must have one entry a batch row ({})", batch), number(std::ssize(lengths)));
     }
     for (size_t b = 0; b < lengths.size(); ++b) {
       if (lengths[b] < 0 || lengths[b] > len_k) {

@@ -24,8 +24,8 @@ class Fields {
 
   const Json* find(const std::string& key) {
     known_.push_back(key);
-    const auto at = object_.find(key);
-    return at == object_.end() || at->is_null() ? nullptr : &*at;
+    const auto found = object_.find(key);
+    return found == object_.end() || found->is_null() ? nullptr : &*found;
   }
 
   template <class T>

@@ -84,15 +84,15 @@ Pattern Pattern::with_causal(bool causal) const {
   return pattern;
 }
 
-double Pattern::out_scale() const { return options_.average ? 1.0 / static_cast<double>(groups_.size()) : 1.0; }
+double Pattern::out_scale() const { return options_.average ? 1.0 / groups_.size() : 1.0; }
 
 int64_t Pattern::offset(int64_t g, int64_t kv_head, int64_t kv_heads) const {
-  check_index("group", g, static_cast<int64_t>(groups_.size()));
+  check_index("group", g, std::ssize(groups_));
   check_index("kv_head", kv_head, kv_heads);
   const int64_t rate = groups_[g].rate;
   if (options_.offsets) {
-    const auto groups = static_cast<int64_t>(groups_.size());
-    if (static_cast<int64_t>(options_.offsets->size()) != groups * kv_heads) {
+    const int64_t groups = std::ssize(groups_);
+    if (std::ssize(*options_.offsets) != groups * kv_heads) {
       core::refuse("offsets", fmt::format("must have groups x kv_heads = {} x {} entries", groups, kv_heads),
                    fmt::format("{}", options_.offsets->size()));
     }
@@ -110,10 +110,10 @@ int64_t Pattern::offset(int64_t g, int64_t kv_head, int64_t kv_heads) const {
 }
 
 bool Pattern::runs(int64_t g, int64_t kv_head, int64_t kv_heads) const {
-  check_index("group", g, static_cast<int64_t>(groups_.size()));
+  check_index("group", g, std::ssize(groups_));
   check_index("kv_head", kv_head, kv_heads);
   if (options_.mixing == Mixing::kJoint) return true;
-  const auto groups = static_cast<int64_t>(groups_.size());
+  const int64_t groups = std::ssize(groups_);
   if (kv_heads < groups) {
     core::refuse("mixing", "'head_partition' needs at least one KV head a group",
                  fmt::format("{} KV heads for {} groups", kv_heads, groups), "use mixing 'joint' or fewer groups");

@@ -22,25 +22,25 @@ class BitRows {
   explicit BitRows(int64_t len)
       : words_(core::ceil_divide(len, 64)), bits_(static_cast<size_t>(len * words_), uint64_t{0}) {}
 
-  void set(int64_t row, int64_t column) { at(row, column / 64) |= uint64_t{1} << (column % 64); }
+  void set(int64_t row, int64_t column) { word_of(row, column / 64) |= uint64_t{1} << (column % 64); }
 
   void set_range(int64_t row, int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t first = begin % 64, count = std::min(end - begin, 64 - first);
-      at(row, begin / 64) |= (count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1) << first;
+      word_of(row, begin / 64) |= (count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1) << first;
       begin += count;
     }
   }
 
   // row |= row `from` of `other`.
   void merge(int64_t row, const BitRows& other, int64_t from) {
-    for (int64_t w = 0; w < words_; ++w) at(row, w) |= other.bits_[static_cast<size_t>(from * words_ + w)];
+    for (int64_t w = 0; w < words_; ++w) word_of(row, w) |= other.bits_[from * words_ + w];
   }
 
   template <class Visit>
   void for_each(int64_t row, const Visit& visit) const {
     for (int64_t w = 0; w < words_; ++w) {
-      for (uint64_t left = bits_[static_cast<size_t>(row * words_ + w)]; left != 0; left &= left - 1) {
+      for (uint64_t left = bits_[row * words_ + w]; left != 0; left &= left - 1) {
         visit(w * 64 + std::countr_zero(left));
       }
     }
@@ -53,7 +53,7 @@ class BitRows {
   }
 
  private:
-  uint64_t& at(int64_t row, int64_t word) { return bits_[static_cast<size_t>(row * words_ + word)]; }
+  uint64_t& word_of(int64_t row, int64_t word) { return bits_[row * words_ + word]; }
 
   int64_t words_;
   std::vector<uint64_t> bits_;
@@ -81,7 +81,7 @@ Reach reach(const Pattern& pattern, int64_t len, int64_t kv_heads) {
     core::refuse("len", fmt::format("must be in [1, {}]", kMostTokens), fmt::format("{}", len),
                  "a pattern reaches in a shorter sequence what it reaches in a longer one of more segments or blocks");
   if (kv_heads < 1) core::refuse("kv_heads", "must be positive", fmt::format("{}", kv_heads));
-  const auto pairs = static_cast<double>(pattern.causal() ? len * (len + 1) / 2 : len * len);
+  const double pairs = pattern.causal() ? len * (len + 1) / 2 : len * len;
   Reach result;
   // One step: what some head shows, and the token itself.
   BitRows step(len);
@@ -89,7 +89,7 @@ Reach reach(const Pattern& pattern, int64_t len, int64_t kv_heads) {
   for (int64_t head = 0; head < kv_heads; ++head) {
     BitRows seen(len);
     show(Sight(pattern, extent, 0, head), len, seen);
-    result.density += static_cast<double>(seen.count()) / pairs / static_cast<double>(kv_heads);
+    result.density += seen.count() / pairs / kv_heads;
     for (int64_t q = 0; q < len; ++q) step.merge(q, seen, q);
   }
   for (int64_t q = 0; q < len; ++q) step.set(q, q);
@@ -97,8 +97,8 @@ Reach reach(const Pattern& pattern, int64_t len, int64_t kv_heads) {
   BitRows reached = step;
   int64_t count = reached.count();
   for (;;) {
-    result.reached.push_back(static_cast<double>(count) / pairs);
-    result.all = static_cast<double>(count) == pairs;
+    result.reached.push_back(count / pairs);
+    result.all = count == pairs;
     if (result.all) return result;
     BitRows next(len);
     for (int64_t q = 0; q < len; ++q) step.for_each(q, [&](int64_t k) { next.merge(q, reached, k); });

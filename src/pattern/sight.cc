@@ -65,7 +65,7 @@ Sight::Sight(const Pattern& pattern, const Extent& e, int64_t batch_row, int64_t
   query_end_ = e.query_start + e.len_q;
   require_below("batch_row", batch_row, e.batch);
   require_below("kv_head", kv_head, e.kv_heads);
-  for (int64_t g = 0; g < static_cast<int64_t>(groups_.size()); ++g)
+  for (int64_t g = 0; g < std::ssize(groups_); ++g)
     offsets_.push_back(pattern.runs(g, kv_head, e.kv_heads) ? pattern.offset(g, kv_head, e.kv_heads) : -1);
   std::vector<int64_t> cuts = e.cu_seqlens;
   if (cuts.empty()) cuts = {0, e.lengths.empty() ? e.len_k : e.lengths[batch_row]};
@@ -112,7 +112,7 @@ int64_t Sight::multiplicity(int64_t query, int64_t key) const {
     return grid.active((query - document->begin) / grid.size, (key - document->begin) / grid.size);
   });
   for (size_t g = 0; g < groups_.size(); ++g) {
-    const Progression sampled = segment(static_cast<int64_t>(g), query).sampled;
+    const Progression sampled = segment(g, query).sampled;
     m += sampled.contains(query) && sampled.contains(key);
   }
   return m;
@@ -123,7 +123,7 @@ int64_t Sight::phantoms(int64_t query) const {
   if (document == nullptr || !zero_keys_) return 0;
   int64_t z = 0;
   for (size_t g = 0; g < groups_.size(); ++g) {
-    const Progression sampled = segment(static_cast<int64_t>(g), query).sampled;
+    const Progression sampled = segment(g, query).sampled;
     const auto [w, r] = groups_[g];
     if (sampled.contains(query))
       z += core::ceil_divide(std::min(w, document->end - document->begin), r) - sampled.count;
@@ -133,7 +133,7 @@ int64_t Sight::phantoms(int64_t query) const {
 
 void Sight::keys(int64_t query, std::vector<Progression>& out) const {
   for (size_t g = 0; g < groups_.size(); ++g) {
-    const Segment s = segment(static_cast<int64_t>(g), query);
+    const Segment s = segment(g, query);
     if (s.sampled.contains(query)) out.push_back(s.sampled.within(s.begin, causal_ ? query : s.end));
   }
   block_keys(query, out);
@@ -152,11 +152,11 @@ void Sight::queries(int64_t key, std::vector<Progression>& out) const {
   if (document == nullptr) return;
   const int64_t begin = causal_ ? std::max(key, query_begin_) : query_begin_;
   for (size_t g = 0; g < groups_.size(); ++g) {
-    const Progression sampled = segment(static_cast<int64_t>(g), key).sampled;
+    const Progression sampled = segment(g, key).sampled;
     if (sampled.contains(key)) out.push_back(sampled.within(begin, query_end_ - 1));
   }
   document->append_union(begin, query_end_, out, [&](const auto& grid, const auto& add) {
-    const auto rows = static_cast<int64_t>(grid.rows.row_begin.size()) - 1;
+    const int64_t rows = std::ssize(grid.rows.row_begin) - 1;
     for (int64_t i = 0; i < rows; ++i) {
       if (grid.active(i, (key - document->begin) / grid.size)) add({i, i + 1});
     }

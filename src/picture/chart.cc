@@ -177,7 +177,7 @@ double draw_legend(const Chart& chart, double top, Picture& picture) {
   for (size_t s = 0; s < chart.series.size(); ++s) {
     const std::string& label = chart.series[s].label;
     // The stroke font's letters; those of an SVG's font are narrower.
-    const double width = 34 + kSmallSize * kGlyphAdvance / kGlyphLine * static_cast<double>(label.size()) + 14;
+    const double width = 34 + kSmallSize * kGlyphAdvance / kGlyphLine * label.size() + 14;
     if (x > kLeft && x + width > kWidth - kRight) x = kLeft, y += kLegendRow;
     picture.curve({{x, y - 4}, {x + 24, y - 4}}, group_color(kColorOrder[s % kColorOrder.size()]), kCurveWidth,
                   chart.series[s].dashed);

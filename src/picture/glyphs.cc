@@ -112,7 +112,7 @@ constexpr std::array<std::string_view, 95> kGlyphs = {
 std::string_view glyph_strokes(char c) {
   const int index = static_cast<unsigned char>(c) - 32;
   if (index < 0 || index >= static_cast<int>(kGlyphs.size())) return "0040460600";
-  return kGlyphs[static_cast<size_t>(index)];
+  return kGlyphs[index];
 }
 
 }  // namespace longstride::picture

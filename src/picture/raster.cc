@@ -83,18 +83,18 @@ std::vector<std::pair<Point, Point>> pieces(const std::vector<Point>& points, do
   for (size_t i = 1; i < points.size(); ++i) {
     const Point a = points[i - 1], b = points[i];
     const double length = std::hypot(b.x - a.x, b.y - a.y);
-    const auto at = [&](double part) {
+    const auto point = [&](double part) {
       const double t = length > 0 ? part / length : 0;
       return Point{(a.x + (b.x - a.x) * t) * scale, (a.y + (b.y - a.y) * t) * scale};
     };
     if (!dashed) {
-      result.emplace_back(at(0), at(length));
+      result.emplace_back(point(0), point(length));
       continue;
     }
     for (double part = 0; part < length;) {
       const bool drawn = along < kDash;
       const double step = std::min(length - part, (drawn ? kDash : kDash + kDashGap) - along);
-      if (drawn) result.emplace_back(at(part), at(part + step));
+      if (drawn) result.emplace_back(point(part), point(part + step));
       part += step;
       along += step;
       if (along >= kDash + kDashGap - 1e-9) along = 0;
@@ -137,7 +137,7 @@ Picture::Pixels Picture::pixels(double scale) const {
     }
     const double unit = mark.size * scale / kGlyphLine;
     const auto letters = std::count_if(mark.words.begin(), mark.words.end(), [](char c) { return !continues(c); });
-    const double length = static_cast<double>(letters) * kGlyphAdvance * unit;
+    const double length = letters * kGlyphAdvance * unit;
     const double shift = mark.align == Align::kLeft ? 0 : mark.align == Align::kCenter ? length / 2 : length;
     double along = -shift;
     for (const char c : mark.words) {

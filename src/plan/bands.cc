@@ -26,9 +26,9 @@ void append(int64_t row_begin, int64_t row_end, const std::vector<Interval>& int
       return;
     }
   }
-  const auto begin = static_cast<int64_t>(to.intervals.size());
+  const int64_t begin = std::ssize(to.intervals);
   to.intervals.insert(to.intervals.end(), intervals.begin(), intervals.end());
-  to.bands.push_back({row_begin, row_end, begin, static_cast<int64_t>(to.intervals.size())});
+  to.bands.push_back({row_begin, row_end, begin, std::ssize(to.intervals)});
 }
 
 // Rows become columns. Rows of blocks are expanded over the elementary slabs between all column edges, so it costs as
@@ -85,16 +85,16 @@ class TileCost {
   // Of a tile of `rows` rows in which the columns between `edges` are seen where `seen` says so.
   double operator()(int64_t rows, const std::vector<int64_t>& edges, const std::vector<Interval>& seen) const {
     int64_t columns = 0, blocks = 1;
-    size_t at = 0;
+    size_t next = 0;
     for (size_t e = 0; e + 1 < edges.size(); ++e) {
-      while (at < seen.size() && seen[at].end <= edges[e]) ++at;
-      if (at == seen.size() || seen[at].begin > edges[e]) continue;
+      while (next < seen.size() && seen[next].end <= edges[e]) ++next;
+      if (next == seen.size() || seen[next].begin > edges[e]) continue;
       const int64_t width = edges[e + 1] - edges[e];
       columns += width;
       blocks += ceil_divide(width, geometry_.column_block);
     }
     return static_cast<double>(rounded_rows(rows, geometry_) * columns) +
-           geometry_.run_columns * static_cast<double>(geometry_.tile_rows * blocks);
+           geometry_.run_columns * (geometry_.tile_rows * blocks);
   }
 
  private:

@@ -33,7 +33,7 @@ class Hasher {
   }
   template <class T>
   void add(const std::vector<T>& values) {
-    add(static_cast<int64_t>(values.size()));
+    add(std::ssize(values));
     for (const T& value : values) add(value);
   }
   size_t value() const { return static_cast<size_t>(state_); }
@@ -51,7 +51,7 @@ int64_t bytes_beyond(const T&) {
 template <class T>
 int64_t bytes_beyond(const std::vector<T>& values) {
   static_assert(std::is_trivially_copyable_v<T>);
-  return static_cast<int64_t>(values.size() * sizeof(T));
+  return values.size() * sizeof(T);
 }
 
 // visit(field) of every field of the rule that a block pattern has.
@@ -68,11 +68,11 @@ int64_t PlanKey::bytes() const {
   const size_t offsets = pattern.options().offsets ? pattern.options().offsets->size() : 0;
   int64_t blocks = 0;
   for (const BlockPattern& block : pattern.blocks()) {
-    blocks += static_cast<int64_t>(sizeof(BlockPattern));
+    blocks += sizeof(BlockPattern);
     visit_rule(block, [&](const auto& field) { blocks += bytes_beyond(field); });
   }
-  return blocks + static_cast<int64_t>(sizeof(PlanKey) + pattern.groups().size() * sizeof(Group) +
-                                       (offsets + extent.cu_seqlens.size() + extent.lengths.size()) * sizeof(int64_t));
+  return blocks + (sizeof(PlanKey) + pattern.groups().size() * sizeof(Group) +
+                   (offsets + extent.cu_seqlens.size() + extent.lengths.size()) * sizeof(int64_t));
 }
 
 size_t PlanKeyHash::operator()(const PlanKey& key) const {
@@ -154,7 +154,7 @@ std::shared_ptr<const CachedPlan> PlanCache::compile_into(const PlanKey& key, in
       const auto found = entries_.find(key);
       // clear() may have dropped it meanwhile, and another thread may be compiling it anew.
       if (found != entries_.end() && found->second.id == id) {
-        found->second.bytes = plan->bytes() + key.bytes() + static_cast<int64_t>(sizeof(Entry));
+        found->second.bytes = plan->bytes() + key.bytes() + sizeof(Entry);
         found->second.ready = true;
         statistics_.bytes += found->second.bytes;
         evict();

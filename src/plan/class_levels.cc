@@ -31,7 +31,7 @@ std::vector<int64_t> key_of(const std::vector<Sampling>& samplings, const Docume
     }
   }
   key.push_back(static_cast<int64_t>(meet));
-  const auto count = static_cast<int64_t>(documents.size()) - 1;
+  const int64_t count = std::ssize(documents) - 1;
   key.push_back(log2_floor(count));
   key.push_back(count > 0 ? log2_floor(documents.back() / count) : -1);
   return key;

@@ -65,7 +65,7 @@ void ClassWriter::add(const ClassSpec& spec, const std::vector<LevelShape>& leve
       const Section section = add_tiles(tiler, *spec.documents, shape, all[i], level.partial);
       if (section.tile_count == 0) continue;
       level.longest = std::max(level.longest, longest_);
-      level.total += total_ * static_cast<double>(section.repeats);
+      level.total += total_ * section.repeats;
       level.sections.push_back(section);
       span_of.push_back(i);
     }
@@ -97,7 +97,7 @@ void ClassWriter::add(const ClassSpec& spec, const std::vector<LevelShape>& leve
 
 Section ClassWriter::add_tiles(Tiler& tiler, const Documents& documents, const LevelShape& level, const Span& span,
                                bool partial) {
-  const auto tile_begin = static_cast<int64_t>(plan_.tiles.size());
+  const int64_t tile_begin = std::ssize(plan_.tiles);
   costs_.clear();
   longest_ = total_ = 0;
   if (level.stride > kMostFusedStride && partial) {
@@ -129,7 +129,7 @@ Section ClassWriter::add_tiles(Tiler& tiler, const Documents& documents, const L
   }
   order_tiles(level, span, tile_begin);
   return {.tile_begin = tile_begin,
-          .tile_count = static_cast<int64_t>(plan_.tiles.size()) - tile_begin,
+          .tile_count = std::ssize(plan_.tiles) - tile_begin,
           .repeats = span.repeats,
           .shift = span.repeats > 1 ? span.end - span.begin : 0};
 }
@@ -179,8 +179,7 @@ void ClassWriter::add_line(Tiler& tiler, int64_t stride, int64_t begin, int64_t 
       if (scope_.geometry.workers > 1) blocks += begun_blocks(run, scope_.transposed, scope_.geometry);
     }
     costs_.push_back(pairs);
-    const double cost = static_cast<double>(pairs) +
-                        scope_.geometry.run_columns * static_cast<double>(scope_.geometry.tile_rows * blocks);
+    const double cost = static_cast<double>(pairs) + scope_.geometry.run_columns * (scope_.geometry.tile_rows * blocks);
     longest_ = std::max(longest_, cost);
     total_ += cost;
     plan_.tiles.push_back(tile);
@@ -191,7 +190,7 @@ void ClassWriter::add_line(Tiler& tiler, int64_t stride, int64_t begin, int64_t 
 // Tiles that share columns stay together: those of one stretch as long as the level's shortest segment (at least a
 // tile). Stretches with the longest tiles come first, so that the last ones to run are short.
 void ClassWriter::order_tiles(const LevelShape& level, const Span& span, int64_t tile_begin) {
-  const auto count = static_cast<int64_t>(plan_.tiles.size()) - tile_begin;
+  const int64_t count = std::ssize(plan_.tiles) - tile_begin;
   if (count < 2) return;
   int64_t stretch = std::numeric_limits<int64_t>::max();
   for (const Sampling& s : level.samplings) stretch = std::min(stretch, s.segment);

@@ -119,7 +119,7 @@ class BlockVariants {
 }  // namespace
 
 Classes classify(const Pattern& pattern, const Extent& extent) {
-  const auto groups = static_cast<int64_t>(pattern.groups().size());
+  const int64_t groups = std::ssize(pattern.groups());
   // What every KV head samples: -1 where it does not run the group. Equal for all batch rows.
   std::vector<std::vector<int64_t>> offsets(extent.kv_heads, std::vector<int64_t>(groups, -1));
   for (int64_t j = 0; j < extent.kv_heads; ++j) {

@@ -110,7 +110,7 @@ PlanView Plan::view() const {
 }
 
 int64_t PlanView::bytes() const {
-  const auto size = [](const auto& array) { return static_cast<int64_t>(array.size_bytes()); };
+  const auto size = [](const auto& array) { return array.size_bytes(); };
   return size(class_of) + size(classes) + size(levels) + size(sections) + size(tiles) + size(runs) + size(phantoms) +
          size(merges);
 }

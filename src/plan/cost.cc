@@ -41,7 +41,7 @@ class Pricer {
     LevelPrice total;
     if (begin >= end) return total;
     const int64_t rows = core::saturating_multiply(scope_.geometry.tile_rows, level_.stride);
-    const int64_t mean_document = std::max<int64_t>(1, documents_.back() / static_cast<int64_t>(documents_.size() - 1));
+    const int64_t mean_document = std::max<int64_t>(1, documents_.back() / (std::ssize(documents_) - 1));
     const int64_t documents = std::max<int64_t>(1, std::min(rows, end - begin) / mean_document / kDocumentsASample);
     const int64_t samples =
         std::min(end - begin, std::clamp((end - begin) / kRowsASample / documents, kFewestSamples, kSamples));
@@ -50,18 +50,18 @@ class Pricer {
       // Stratified; the place within a stratum follows the golden ratio, so that no segment length resonates.
       fraction += 0.6180339887498949;
       fraction -= static_cast<double>(static_cast<int64_t>(fraction));
-      const double stratum = static_cast<double>(end - begin) / static_cast<double>(samples);
+      const double stratum = static_cast<double>(end - begin) / samples;
       const int64_t x = begin + static_cast<int64_t>((static_cast<double>(i) + fraction) * stratum);
       find_representatives(std::min(x, end - 1));
       for (const Representative& r : representatives_) {
         if (r.position < scope_.row_end) add(r, total);
       }
     }
-    total.as_base /= static_cast<double>(samples);
-    total.as_partial /= static_cast<double>(samples);
-    total.touched /= static_cast<double>(samples);
-    total.partial_bytes /= static_cast<double>(samples);
-    total.base_bytes /= static_cast<double>(samples);
+    total.as_base /= samples;
+    total.as_partial /= samples;
+    total.touched /= samples;
+    total.partial_bytes /= samples;
+    total.base_bytes /= samples;
     return total;
   }
 
@@ -81,11 +81,11 @@ class Pricer {
       const Sampling& s = level_.samplings.front();
       const int64_t segment = document + (x - document) / s.segment * s.segment;
       if (samples_once(s)) {
-        const double share = 1.0 / static_cast<double>(s.segment);
+        const double share = 1.0 / s.segment;
         if (segment + s.offset < *d) representatives_.push_back({segment + s.offset, share});
         representatives_.push_back({x, 1 - share});
       } else {
-        const double share = 1.0 / static_cast<double>(s.rate);
+        const double share = 1.0 / s.rate;
         representatives_.push_back({x + floor_modulo(segment + s.offset - x, s.rate), share});
         representatives_.push_back({x + floor_modulo(segment + s.offset + 1 - x, s.rate), 1 - share});
       }
@@ -101,7 +101,7 @@ class Pricer {
       }
     }
     seen_.clear();
-    const double share = 1.0 / static_cast<double>(level_.stride);
+    const double share = 1.0 / level_.stride;
     for (int64_t i = 0; i < level_.stride; ++i) {
       const auto found = std::find(seen_.begin(), seen_.end(), signatures_[i]);
       if (found != seen_.end()) {
@@ -130,11 +130,9 @@ class Pricer {
       pairs += computed_pairs(run, padded_rows, scope_.transposed, geometry) * run.residues;
       blocks += begun_blocks(run, scope_.transposed, geometry);
     }
-    const double cost =
-        static_cast<double>(pairs) + geometry.run_columns * static_cast<double>(geometry.tile_rows * blocks);
-    const double a_row = cost / static_cast<double>(rows) * r.share;
-    const double bytes =
-        static_cast<double>(sizeof(Tile) + runs_.size() * sizeof(Run)) / static_cast<double>(rows) * r.share;
+    const double cost = static_cast<double>(pairs) + geometry.run_columns * (geometry.tile_rows * blocks);
+    const double a_row = cost / rows * r.share;
+    const double bytes = static_cast<double>(sizeof(Tile) + runs_.size() * sizeof(Run)) / rows * r.share;
     total.as_base += a_row;
     total.base_bytes += bytes;
     if (runs_.empty()) return;

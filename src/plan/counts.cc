@@ -29,8 +29,8 @@ void add(PlanCounts& total, const PlanCounts& part, int64_t times) {
 
 // Counts the tiles that were cut into parts, and these. Of a partial level the first part of a tile has all its rows,
 // and the others follow it; of the base level, tiles merge what a level of parts keeps.
-void count_parts(const PlanView& view, const PlanClass& its, PlanCounts& counts) {
-  const auto levels = view.levels_of(its);
+void count_parts(const PlanView& view, const PlanClass& plan_class, PlanCounts& counts) {
+  const auto levels = view.levels_of(plan_class);
   for (const Level& level : levels) {
     if (level.parts == Parts::kSome) {
       for (const Section& section : view.sections_of(level)) {
@@ -70,7 +70,7 @@ void check_dim(int64_t dim) {
 }  // namespace
 
 PlanCounts count(const PlanView& view, int64_t class_id) {
-  const auto classes = static_cast<int64_t>(view.classes.size());
+  const int64_t classes = std::ssize(view.classes);
   if (class_id < 0 || class_id >= classes) {
     core::refuse("class_id", fmt::format("must be in [0, {})", classes), fmt::format("{}", class_id));
   }
@@ -95,7 +95,7 @@ PlanCounts count(const PlanView& view, int64_t class_id) {
 
 PlanCounts count(const PlanView& view, const Extent& extent) {
   extent.validate();
-  if (static_cast<int64_t>(view.class_of.size()) != extent.batch * extent.kv_heads) {
+  if (std::ssize(view.class_of) != extent.batch * extent.kv_heads) {
     core::refuse("extent",
                  fmt::format("must be the one that the plan of {} KV heads was compiled for", view.class_of.size()),
                  fmt::format("batch {} x kv_heads {}", extent.batch, extent.kv_heads));
@@ -104,13 +104,13 @@ PlanCounts count(const PlanView& view, const Extent& extent) {
   const int64_t query_heads = extent.heads / extent.kv_heads;
   std::vector<int64_t> uses(view.classes.size());
   for (const int32_t c : view.class_of) uses[c] += query_heads;
-  for (size_t c = 0; c < uses.size(); ++c) add(total, count(view, static_cast<int64_t>(c)), uses[c]);
+  for (size_t c = 0; c < uses.size(); ++c) add(total, count(view, c), uses[c]);
   return total;
 }
 
 double useful_flops(const PlanView& view, const Extent& extent, int64_t dim) {
   check_dim(dim);
-  return 4.0 * static_cast<double>(dim) * static_cast<double>(count(view, extent).seen_pairs);
+  return 4.0 * dim * count(view, extent).seen_pairs;
 }
 
 double nominal_flops(const Pattern& pattern, const Extent& extent, int64_t dim) {
@@ -118,22 +118,21 @@ double nominal_flops(const Pattern& pattern, const Extent& extent, int64_t dim) 
   extent.validate();
   double per_row = 0;  // keys a query
   for (const Group& g : pattern.groups()) {
-    const auto rate = static_cast<double>(g.rate);
-    per_row += static_cast<double>(std::min(g.segment, extent.len_k)) / rate / rate;
+    const double rate = g.rate;
+    per_row += std::min(g.segment, extent.len_k) / rate / rate;
   }
-  if (pattern.options().mixing == Mixing::kHeadPartition) per_row /= static_cast<double>(pattern.groups().size());
+  if (pattern.options().mixing == Mixing::kHeadPartition) per_row /= pattern.groups().size();
   for (const BlockPattern& block : pattern.blocks()) {
     // The mean over batch rows and KV heads, on one document of len_k tokens.
     double density = 0;
     for (int64_t b = 0; b < extent.batch; ++b) {
       for (int64_t j = 0; j < extent.kv_heads; ++j) density += block.density(extent.len_k, pattern.causal(), j, b);
     }
-    const auto places = static_cast<double>(std::max<int64_t>(1, extent.batch * extent.kv_heads));
-    per_row += static_cast<double>(extent.len_k) * density / places;
+    const double places = std::max<int64_t>(1, extent.batch * extent.kv_heads);
+    per_row += extent.len_k * density / places;
   }
   if (pattern.causal()) per_row /= 2;
-  return 4.0 * static_cast<double>(dim) * static_cast<double>(extent.batch) * static_cast<double>(extent.heads) *
-         static_cast<double>(extent.len_q) * per_row;
+  return 4.0 * dim * extent.batch * extent.heads * extent.len_q * per_row;
 }
 
 }  // namespace longstride

@@ -15,8 +15,8 @@ namespace {
 
 std::string bytes_in_words(int64_t bytes) {
   if (bytes < 1024) return fmt::format("{} bytes", bytes);
-  if (bytes < 1024 * 1024) return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024);
-  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1024 * 1024));
+  if (bytes < 1024 * 1024) return fmt::format("{:.1f} KiB", bytes / 1024.0);
+  return fmt::format("{:.1f} MiB", bytes / (1024.0 * 1024));
 }
 
 // "1 query", "2 queries".
@@ -36,11 +36,11 @@ std::string level_line(const PlanView& plan, const Level& level, int64_t number)
     for (const Run& run : plan.runs_of(tile)) {
       heaviest = std::max<int64_t>(heaviest, run.weight);
       column_sum += static_cast<double>(run.row_end - run.row_begin) * static_cast<double>(run.columns * run.residues) *
-                    static_cast<double>(section.repeats);
+                    section.repeats;
     }
     for (const Merge& merge : plan.merges_of(tile)) merged += merge.rows * section.repeats;
   });
-  const double columns = rows ? column_sum / static_cast<double>(rows) : 0;
+  const double columns = rows ? column_sum / rows : 0;
   return fmt::format("  {:>5}  {:<7}  {:>6}  {:>9}  {:>8}  {:>8}  {:>8}  {:>11.1f}  {:>10}  {:>9}\n", number,
                      level.parts == Parts::kOfBase ? "parts"
                      : level.partial               ? "partial"
@@ -70,16 +70,16 @@ std::string class_table(const PlanView& plan, int64_t c, int64_t members) {
 
 std::string describe(const PlanView& plan, const Extent& e) {
   const bool forward = plan.direction == Direction::kForward;
-  std::string text = fmt::format("{} plan: {} on {}, {}, {} on {}; {}, tiles of {} rows, {}\n",
-                                 forward ? "forward" : "transposed", counted(e.len_q, "query", "queries"),
-                                 counted(e.len_k, "key", "keys"), counted(e.batch, "batch row", "batch rows"),
-                                 counted(e.heads, "head", "heads"), counted(e.kv_heads, "KV head", "KV heads"),
-                                 counted(static_cast<int64_t>(plan.classes.size()), "class", "classes"), plan.tile_rows,
-                                 bytes_in_words(plan.bytes()));
+  std::string text =
+      fmt::format("{} plan: {} on {}, {}, {} on {}; {}, tiles of {} rows, {}\n", forward ? "forward" : "transposed",
+                  counted(e.len_q, "query", "queries"), counted(e.len_k, "key", "keys"),
+                  counted(e.batch, "batch row", "batch rows"), counted(e.heads, "head", "heads"),
+                  counted(e.kv_heads, "KV head", "KV heads"), counted(std::ssize(plan.classes), "class", "classes"),
+                  plan.tile_rows, bytes_in_words(plan.bytes()));
   if (e.query_start != 0) text += fmt::format("query 0 stands at position {}\n", e.query_start);
   if (!e.cu_seqlens.empty()) {
-    text += fmt::format("{} packed one after another\n",
-                        counted(static_cast<int64_t>(e.cu_seqlens.size()) - 1, "document", "documents"));
+    text +=
+        fmt::format("{} packed one after another\n", counted(std::ssize(e.cu_seqlens) - 1, "document", "documents"));
   }
   if (!e.lengths.empty()) {
     const auto [least, most] = std::minmax_element(e.lengths.begin(), e.lengths.end());
@@ -90,7 +90,7 @@ std::string describe(const PlanView& plan, const Extent& e) {
   // Classes differ by offsets only as a rule; eight tell the story.
   constexpr size_t kShown = 8;
   for (size_t c = 0; c < std::min(plan.classes.size(), kShown); ++c) {
-    text += class_table(plan, static_cast<int64_t>(c), members[static_cast<int32_t>(c)]);
+    text += class_table(plan, c, members[static_cast<int32_t>(c)]);
   }
   if (plan.classes.size() > kShown) text += fmt::format("and {} classes more\n", plan.classes.size() - kShown);
   const PlanCounts total = count(plan, e);

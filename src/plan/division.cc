@@ -44,16 +44,16 @@ double end_of(const Division& division, std::span<const TileCost> tiles, bool pa
   double merging = 0;
   for (const TileCost& tile : tiles) {
     const int64_t n = division.parts(tile.cost);
-    const double part = tile.cost / static_cast<double>(n);
+    const double part = tile.cost / n;
     if (n == 1) {
       (partial ? parts : rest).add(tile.cost, tile.repeats);
       continue;
     }
     const int64_t kept = partial || division.base_keeps ? 1 : 0;
-    const double merged = tile.rows * geometry.merge_columns * static_cast<double>(n - kept);
+    const double merged = tile.rows * geometry.merge_columns * (n - kept);
     parts.add(part + part_price, tile.repeats * (partial ? n : n - kept));
     if (partial) {
-      merging += merged * static_cast<double>(tile.repeats);
+      merging += merged * tile.repeats;
     } else {
       rest.add((division.base_keeps ? part : tile_price) + merged, tile.repeats);
     }
@@ -77,7 +77,7 @@ Division divide(std::span<const TileCost> tiles, bool partial, const Geometry& g
   double total = 0;
   Schedule whole(geometry.workers);
   for (const TileCost& tile : tiles) {
-    total += tile.cost * static_cast<double>(tile.repeats);
+    total += tile.cost * tile.repeats;
     whole.add(tile.cost, tile.repeats);
   }
   const double at_best = total / geometry.workers;

@@ -14,8 +14,8 @@ int64_t Grid::next_edge(int64_t position) const {
 
 void Grid::add_columns(int64_t position, std::vector<pattern::Interval>& out) const {
   const int64_t n = block_of(position) - rows.first;
-  for (int64_t at = rows.row_begin[n]; at < rows.row_begin[n + 1]; ++at) {
-    const pattern::Interval& x = rows.intervals[at];
+  for (int64_t i = rows.row_begin[n]; i < rows.row_begin[n + 1]; ++i) {
+    const pattern::Interval& x = rows.intervals[i];
     out.push_back(
         {document_begin + x.begin * block_size(), std::min(document_end, document_begin + x.end * block_size())});
   }

@@ -67,8 +67,8 @@ LevelSearch::Option LevelSearch::evaluate(uint64_t members, const std::vector<Sa
   LevelShape level{.samplings = members_of(members, samplings)};
   level.stride = fused_stride(level.samplings);
   if (level.stride == 0) return best;
-  int64_t shortest = documents.size() > 2 ? documents.back() / (static_cast<int64_t>(documents.size()) - 1)
-                                          : std::numeric_limits<int64_t>::max();
+  int64_t shortest =
+      documents.size() > 2 ? documents.back() / (std::ssize(documents) - 1) : std::numeric_limits<int64_t>::max();
   for (const Sampling& s : level.samplings) shortest = std::min(shortest, s.segment);
   for (int32_t c = 0; c < kCutCandidates; ++c) {
     level.cut_segment = cut_segment(c, level.stride);
@@ -112,8 +112,7 @@ std::vector<LevelSearch::Part> LevelSearch::search(const std::vector<Sampling>& 
     if (choice.touched <= kMostMerged) break;
   }
   const double bytes = stored_bytes(choice, samplings, documents, options);
-  if (bytes <= kSampled * kMostBytes ||
-      bytes * static_cast<double>(scope_.row_end - scope_.row_begin) <= kUnmindedBytes) {
+  if (bytes <= kSampled * kMostBytes || bytes * (scope_.row_end - scope_.row_begin) <= kUnmindedBytes) {
     return choice.parts;
   }
   prices.merge_columns = scope_.geometry.merge_columns;
@@ -166,9 +165,9 @@ double LevelSearch::columns(const Choice& choice, const std::vector<Sampling>& s
 
 // What the merges of a partial level take, a row of the class: one is a progression of rows in one tile of each side.
 double LevelSearch::merge_bytes(double touched, int64_t stride, int64_t base_stride) const {
-  const auto step = static_cast<double>(std::max(stride, base_stride) / std::gcd(stride, base_stride));
-  const auto rows = static_cast<double>(scope_.geometry.tile_rows);
-  return touched * static_cast<double>(sizeof(Merge)) * std::min(1.0, step / rows);
+  const double step = std::max(stride, base_stride) / std::gcd(stride, base_stride);
+  const double rows = scope_.geometry.tile_rows;
+  return touched * sizeof(Merge) * std::min(1.0, step / rows);
 }
 
 const LevelSearch::Option& LevelSearch::option(uint64_t members, const std::vector<Sampling>& samplings,

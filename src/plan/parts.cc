@@ -61,11 +61,11 @@ class Cutter {
     double left = 0;
     for (const Run& run : waiting) left += cost_of(run, rows);
     std::vector<std::vector<Run>> parts(1);
-    double room = left / static_cast<double>(count);
+    double room = left / count;
     while (!waiting.empty()) {
       const Run run = waiting.back();
       const double cost = cost_of(run, rows);
-      const bool last = static_cast<int64_t>(parts.size()) == count;
+      const bool last = std::ssize(parts) == count;
       if (last || cost <= room) {
         waiting.pop_back();
         parts.back().push_back(run);
@@ -81,7 +81,7 @@ class Cutter {
       }
       if (later) waiting.push_back(*later);
       if (parts.back().empty()) continue;  // nobody sees the columns that were cut off
-      room = left / static_cast<double>(count - static_cast<int64_t>(parts.size()));
+      room = left / (count - std::ssize(parts));
       parts.emplace_back();
     }
     if (parts.size() > 1 && parts.back().empty()) parts.pop_back();
@@ -93,7 +93,7 @@ class Cutter {
     const Geometry& g = scope_.geometry;
     const int64_t pairs = computed_pairs(run, rows, scope_.transposed, g) * run.residues;
     const int64_t blocks = begun_blocks(run, scope_.transposed, g);
-    return static_cast<double>(pairs) + g.run_columns * g.tile_rows * static_cast<double>(blocks);
+    return static_cast<double>(pairs) + g.run_columns * g.tile_rows * blocks;
   }
 
   // As much of a run as there is room for, and the rest. Neither: nothing fits, and nothing `must`.
@@ -112,7 +112,7 @@ class Cutter {
       (!tried || cost_of(*tried, rows) <= room ? fits : beyond) = n;
     };
     // Without a diagonal all units cost alike.
-    const auto about = static_cast<int64_t>(room / cost_of(run, rows) * static_cast<double>(units));
+    const auto about = static_cast<int64_t>(room / cost_of(run, rows) * units);
     for (const int64_t near : {about, about + 1}) {
       if (near > fits && near < beyond) try_units(near);
     }
@@ -169,20 +169,20 @@ bool cut_long_tiles(WrittenLevel& level, const Scope& scope, Plan& plan, std::ve
 
   const int64_t tile_begin = level.sections.front().tile_begin;
   const std::vector<Tile> tiles(plan.tiles.begin() + tile_begin, plan.tiles.end());
-  const std::vector<Run> runs(plan.runs.begin() + static_cast<int64_t>(level.run_begin), plan.runs.end());
+  const std::vector<Run> runs(plan.runs.begin() + level.run_begin, plan.runs.end());
   plan.tiles.resize(tile_begin);
   plan.runs.resize(level.run_begin);
   std::vector<Tile> apart;  // parts of base tiles, section by section
   size_t n = 0;
   for (Section& section : level.sections) {
     Section beside = section;
-    beside.tile_begin = static_cast<int64_t>(apart.size());
-    const int64_t begin = static_cast<int64_t>(plan.tiles.size()), end = static_cast<int64_t>(n) + section.tile_count;
+    beside.tile_begin = std::ssize(apart);
+    const int64_t begin = std::ssize(plan.tiles), end = n + section.tile_count;
     for (; n < static_cast<size_t>(end); ++n) {
       const Tile& tile = tiles[n];
-      const std::span<const Run> its = std::span(runs).subspan(tile.run_begin - level.run_begin, tile.run_count);
-      std::vector<std::vector<Run>> parts = {{its.begin(), its.end()}};
-      if (division.parts(costs[n].cost) > 1) parts = cutter.cut(tile, its, division.parts(costs[n].cost));
+      const std::span<const Run> of_tile = std::span(runs).subspan(tile.run_begin - level.run_begin, tile.run_count);
+      std::vector<std::vector<Run>> parts = {{of_tile.begin(), of_tile.end()}};
+      if (division.parts(costs[n].cost) > 1) parts = cutter.cut(tile, of_tile, division.parts(costs[n].cost));
       const bool keeps = level.partial || division.base_keeps || parts.size() == 1;
       plan.tiles.push_back(with_runs(tile, keeps ? std::move(parts[0]) : std::vector<Run>(), true, level.stride, plan));
       for (size_t part = keeps ? 1 : 0; part < parts.size(); ++part) {
@@ -190,11 +190,11 @@ bool cut_long_tiles(WrittenLevel& level, const Scope& scope, Plan& plan, std::ve
       }
     }
     section.tile_begin = begin;
-    section.tile_count = static_cast<int64_t>(plan.tiles.size()) - begin;
-    beside.tile_count = static_cast<int64_t>(apart.size()) - beside.tile_begin;
+    section.tile_count = std::ssize(plan.tiles) - begin;
+    beside.tile_count = std::ssize(apart) - beside.tile_begin;
     of_base.push_back(beside);
   }
-  for (Section& beside : of_base) beside.tile_begin += static_cast<int64_t>(plan.tiles.size());
+  for (Section& beside : of_base) beside.tile_begin += std::ssize(plan.tiles);
   plan.tiles.insert(plan.tiles.end(), apart.begin(), apart.end());
   return true;
 }

@@ -92,9 +92,9 @@ class Joiner {
       const Edge end{s.end, !s.end_moves || one_row, s.end_moves || one_row};
       while (from < before_.size() && last_place(growing_[before_[from]], row) < s.begin) ++from;
       size_t found = before_.size();
-      for (size_t at = from; at < before_.size() && first_place(growing_[before_[at]], row) <= s.begin; ++at) {
-        if (goes_on(growing_[before_[at]], row, begin, end)) {
-          found = at;
+      for (size_t n = from; n < before_.size() && first_place(growing_[before_[n]], row) <= s.begin; ++n) {
+        if (goes_on(growing_[before_[n]], row, begin, end)) {
+          found = n;
           break;
         }
       }
@@ -104,8 +104,8 @@ class Joiner {
         continue;
       }
       Growing& one = growing_[before_[found]];
-      one.begin = on(one, row, one.begin, begin);
-      one.end = on(one, row, one.end, end);
+      one.begin = grown(one, row, one.begin, begin);
+      one.end = grown(one, row, one.end, end);
       one.row_end = next;
       open_.push_back(before_[found]);
     }
@@ -140,13 +140,13 @@ class Joiner {
   };
 
   // What an end may do if it goes on as `next` in `row`.
-  static Edge on(const Growing& one, int64_t row, const Edge& edge, const Edge& next) {
+  static Edge grown(const Growing& one, int64_t row, const Edge& edge, const Edge& next) {
     return {edge.position, edge.may_stand && next.may_stand && next.position == edge.position,
             edge.may_move && next.may_move && next.position - row == edge.position - one.row_begin};
   }
   static bool may(const Edge& edge) { return edge.may_stand || edge.may_move; }
   static bool goes_on(const Growing& one, int64_t row, const Edge& begin, const Edge& end) {
-    return one.row_end == row && may(on(one, row, one.begin, begin)) && may(on(one, row, one.end, end));
+    return one.row_end == row && may(grown(one, row, one.begin, begin)) && may(grown(one, row, one.end, end));
   }
   // Where a rectangle may begin in `row`.
   static int64_t first_place(const Growing& one, int64_t row) {

@@ -143,19 +143,19 @@ class Union {
     for (int64_t n = 0; n < std::min(lines, rows.count); ++n) {
       const int64_t position = rows.first + n * rows.step;
       const int64_t its_line = line(position, level.stride);
-      auto at = std::upper_bound(level.tiles.begin(), level.tiles.end(), position, [&](int64_t p, const TileRows& t) {
+      auto tile = std::upper_bound(level.tiles.begin(), level.tiles.end(), position, [&](int64_t p, const TileRows& t) {
         return before(its_line, p, line(t.rows.first, level.stride), t.rows.first);
       });
-      if (at != level.tiles.begin()) --at;
+      if (tile != level.tiles.begin()) --tile;
       // Before the last tile that begins at or before the position others may hold it too.
-      while (level.shares_rows && at != level.tiles.begin() && line((at - 1)->rows.first, level.stride) == its_line)
-        --at;
-      for (; at != level.tiles.end(); ++at) {
-        const int64_t tile_line = line(at->rows.first, level.stride);
-        if (tile_line > its_line || (tile_line == its_line && at->rows.first > rows.last())) break;
+      while (level.shares_rows && tile != level.tiles.begin() && line((tile - 1)->rows.first, level.stride) == its_line)
+        --tile;
+      for (; tile != level.tiles.end(); ++tile) {
+        const int64_t tile_line = line(tile->rows.first, level.stride);
+        if (tile_line > its_line || (tile_line == its_line && tile->rows.first > rows.last())) break;
         if (tile_line < its_line) continue;
-        const Progression shared = meet(rows, at->rows);
-        if (shared.count > 0) visit(*at, shared);
+        const Progression shared = meet(rows, tile->rows);
+        if (shared.count > 0) visit(*tile, shared);
       }
     }
   }
@@ -222,11 +222,11 @@ class Union {
 };
 
 // Whether all sections that repeat do so alike and stand apart from those that do not, so that one period tells of all.
-bool repeat_alike(const PlanView& plan, const PlanClass& its) {
+bool repeat_alike(const PlanView& plan, const PlanClass& plan_class) {
   const Section* model = nullptr;
   int64_t begin = std::numeric_limits<int64_t>::max(), last = 0;
   const auto for_each_stored = [&](const auto& visit) {
-    for (const Level& level : plan.levels_of(its)) {
+    for (const Level& level : plan.levels_of(plan_class)) {
       for_each_stored_tile(plan, level, [&](const Section& s, const Tile& tile) {
         visit(s, tile.row0, tile.row0 + (tile.rows - 1) * level.stride);
       });
@@ -251,15 +251,15 @@ bool repeat_alike(const PlanView& plan, const PlanClass& its) {
 
 }  // namespace
 
-int64_t seen_pairs(const PlanView& plan, const PlanClass& its) {
-  const bool alike = repeat_alike(plan, its);
+int64_t seen_pairs(const PlanView& plan, const PlanClass& plan_class) {
+  const bool alike = repeat_alike(plan, plan_class);
   int64_t pairs = 0, repeats = 1;
   // Sections that repeat, then (or, if they are not alike, together) those that do not.
   for (const bool repeating : {true, false}) {
     Union all(plan);
     // The base level first: it has the most tiles, and is then looked up for what the others have.
-    for (int32_t l = its.level_count; l-- > 0;) {
-      const Level& level = plan.levels[its.level_begin + l];
+    for (int32_t l = plan_class.level_count; l-- > 0;) {
+      const Level& level = plan.levels[plan_class.level_begin + l];
       std::vector<TileRows> tiles;
       for (const Section& s : plan.sections_of(level)) {
         if (alike ? (s.repeats > 1) != repeating : repeating) continue;

@@ -207,13 +207,13 @@ void Tiler::join_runs(size_t first, std::vector<Run>& runs) {
   const size_t earlier = open_.size();
   for (size_t n = first; n < runs.size(); ++n) {
     const Run run = runs[n];
-    const auto continues = [&](size_t at) {
-      const Run& before = runs[at];
+    const auto continues = [&](size_t earlier_run) {
+      const Run& before = runs[earlier_run];
       return before.row_begin == run.row_begin && before.row_end == run.row_end && before.weight == run.weight &&
              before.column0 + before.columns == run.column0;
     };
-    const auto open = std::find_if(open_.begin(), open_.begin() + static_cast<int64_t>(earlier), continues);
-    if (open != open_.begin() + static_cast<int64_t>(earlier)) {
+    const auto open = std::find_if(open_.begin(), open_.begin() + earlier, continues);
+    if (open != open_.begin() + earlier) {
       Run& before = runs[*open];
       if (scope_.transposed ? before.diagonal == everything : run.diagonal != everything) {
         before.diagonal = run.diagonal == everything ? everything : run.diagonal + before.columns;
@@ -226,7 +226,7 @@ void Tiler::join_runs(size_t first, std::vector<Run>& runs) {
     }
   }
   runs.resize(kept);
-  open_.erase(open_.begin(), open_.begin() + static_cast<int64_t>(earlier));
+  open_.erase(open_.begin(), open_.begin() + earlier);
 }
 
 void Tiler::emit_phantoms(int64_t rows, std::vector<Phantoms>& phantoms) {

@@ -96,7 +96,7 @@ void Tiler::emit_interval(int64_t low, int64_t high, std::vector<Run>& runs) {
 // Adds the pieces' weights up, range of rows by range of rows, and joins ranges in which a residue has one weight.
 void Tiler::emit_residues(const Interval& interval, const std::vector<std::pair<const Piece*, uint64_t>>& masks,
                           std::vector<Run>& runs) {
-  const auto ranges = static_cast<int64_t>(row_edges_.size()) - 1;
+  const int64_t ranges = std::ssize(row_edges_) - 1;
   // No two pieces of one group, and no two bands, serve one row.
   const size_t heaviest_of_all = std::min(masks.size(), level_->samplings.size() + (level_->bands ? 1 : 0));
   const auto weights = static_cast<int64_t>(heaviest_of_all) + 1;

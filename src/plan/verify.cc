@@ -48,11 +48,11 @@ class Checker {
   }
 
   void run() {
-    require(static_cast<int64_t>(plan_.class_of.size()) == e_.batch * e_.kv_heads,
+    require(std::ssize(plan_.class_of) == e_.batch * e_.kv_heads,
             "class_of has {} entries for {} batch rows and {} KV heads", plan_.class_of.size(), e_.batch, e_.kv_heads);
     require(plan_.tile_rows >= 1 && plan_.tile_rows <= 32767, "tile_rows is {}", plan_.tile_rows);
     for (size_t t = 0; t < plan_.tiles.size(); ++t) check_tile(t);
-    for (size_t c = 0; c < plan_.classes.size(); ++c) executed_.push_back(check_class(static_cast<int64_t>(c)));
+    for (size_t c = 0; c < plan_.classes.size(); ++c) executed_.push_back(check_class(c));
     for (int64_t b = 0; b < e_.batch; ++b) {
       for (int64_t j = 0; j < e_.kv_heads; ++j) check_pairs(b, j);
     }
@@ -101,22 +101,22 @@ class Checker {
 
   // Rows, slots and merges of one class; returns its executed rows in order of position.
   std::vector<PlacedRow> check_class(int64_t c) {
-    const PlanClass& its = plan_.classes[c];
-    require_range("levels", its.level_begin, its.level_count, plan_.levels.size());
-    require(its.level_count >= 1, "class {} has no level", c);
-    require(its.partial_rows >= 0, "class {} has {} partial rows", c, its.partial_rows);
+    const PlanClass& plan_class = plan_.classes[c];
+    require_range("levels", plan_class.level_begin, plan_class.level_count, plan_.levels.size());
+    require(plan_class.level_count >= 1, "class {} has no level", c);
+    require(plan_class.partial_rows >= 0, "class {} has {} partial rows", c, plan_class.partial_rows);
     std::vector<PlacedRow> executed;
-    std::vector<int64_t> slot_of(its.partial_rows, kEmpty);  // the position that a slot holds
-    for (int64_t n = 0; n < its.level_count; ++n) {
-      const Level& level = plan_.levels[its.level_begin + n];
-      const bool base = n + 1 == its.level_count;
+    std::vector<int64_t> slot_of(plan_class.partial_rows, kEmpty);  // the position that a slot holds
+    for (int64_t n = 0; n < plan_class.level_count; ++n) {
+      const Level& level = plan_.levels[plan_class.level_begin + n];
+      const bool base = n + 1 == plan_class.level_count;
       require(level.partial != base, "class {}: the last level and only it must be the base, level {} is not", c, n);
       require(level.stride >= 1, "class {}: level {} has stride {}", c, n, level.stride);
       require(level.partial || level.parts == Parts::kNone, "class {}: the base level {} is one of parts", c, n);
-      require(level.parts != Parts::kOfBase ||
-                  (n + 2 == its.level_count && plan_.levels[its.level_begin + n + 1].stride == level.stride),
+      require(level.parts != Parts::kOfBase || (n + 2 == plan_class.level_count &&
+                                                plan_.levels[plan_class.level_begin + n + 1].stride == level.stride),
               "class {}: level {} of parts of the base does not stand before it at its stride", c, n);
-      const auto first = static_cast<int64_t>(executed.size());
+      const int64_t first = std::ssize(executed);
       check_level(c, level, executed, slot_of);
       std::vector<int64_t> positions;
       for (size_t i = first; i < executed.size(); ++i) positions.push_back(executed[i].position);
@@ -124,7 +124,7 @@ class Checker {
       const auto twice = std::adjacent_find(positions.begin(), positions.end());
       require(level.parts != Parts::kNone || twice == positions.end(), "class {}: level {} has row {} twice", c, n,
               twice == positions.end() ? 0 : *twice);
-      const auto rows = static_cast<int64_t>(positions.size());
+      const int64_t rows = std::ssize(positions);
       require(!base || rows == bounds_.row_end - bounds_.row_begin, "class {}: the base level has {} rows of {}", c,
               rows, bounds_.row_end - bounds_.row_begin);
     }
@@ -151,8 +151,8 @@ class Checker {
                 "class {}: a tile has row {} outside [{}, {})", c, position, bounds_.row_begin, bounds_.row_end);
         executed.push_back({placed, j, position});
         if (!level.partial) continue;
-        require(slot >= 0 && slot < static_cast<int64_t>(slot_of.size()), "class {}: row {} is kept in slot {} of {}",
-                c, position, slot, slot_of.size());
+        require(slot >= 0 && slot < std::ssize(slot_of), "class {}: row {} is kept in slot {} of {}", c, position, slot,
+                slot_of.size());
         require(slot_of[slot] == kEmpty, "class {}: rows {} and {} share slot {}", c, slot_of[slot], position, slot);
         slot_of[slot] = position;
       }
@@ -167,8 +167,8 @@ class Checker {
       for (int64_t n = 0; n < merge.rows; ++n) {
         const int64_t position = placed.row(merge.row_begin + n * merge.row_step);
         const int64_t slot = merge.slot_at(n, placed.repeat);
-        require(slot >= 0 && slot < static_cast<int64_t>(slot_of.size()), "class {}: row {} merges slot {} of {}", c,
-                position, slot, slot_of.size());
+        require(slot >= 0 && slot < std::ssize(slot_of), "class {}: row {} merges slot {} of {}", c, position, slot,
+                slot_of.size());
         require(slot_of[slot] != kMerged, "class {}: row {} merges slot {}, which was merged before", c, position,
                 slot);
         require(slot_of[slot] == position, "class {}: row {} merges slot {}, which holds {}", c, position, slot,
@@ -180,8 +180,7 @@ class Checker {
 
   void check_pairs(int64_t b, int64_t j) {
     const int64_t c = plan_.class_of[b * e_.kv_heads + j];
-    require(c >= 0 && c < static_cast<int64_t>(plan_.classes.size()), "class_of names class {} of {}", c,
-            plan_.classes.size());
+    require(c >= 0 && c < std::ssize(plan_.classes), "class_of names class {} of {}", c, plan_.classes.size());
     const Sight sight(pattern_, e_, b, j);
     const std::vector<PlacedRow>& executed = executed_[c];
     std::vector<int64_t> weights(e_.len_k);  // by column position

@@ -1,4 +1,4 @@
-// Folders and links of a run: see checkpoint_store.h.
+// Folders and links of a run: what is written whole, which is the newest, and which are removed.
 #include "train/checkpoint_store.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
-// Reading, splitting and ordering text: see corpus.h.
+// Reading, splitting and ordering text: files of a path, the share held out, and windows in an order drawn by the
+// seed.
 #include "train/corpus.h"
 
 #include <fmt/format.h>

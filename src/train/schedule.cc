@@ -1,4 +1,4 @@
-// Warm-up, cosine and growing contexts: see schedule.h.
+// Warm-up, cosine and growing contexts, as functions of the share of the budget that is spent.
 #include "train/schedule.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Settings of a run, their JSON and the presets: see settings.h.
+// Settings of a run, their JSON and the presets: each setting checked by its name and type, over a preset.
 #include "train/settings.h"
 
 #include <fmt/format.h>
