@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from .._refusal import refuse
-from ..nn import DilatedAttention, LongNet, MultiheadDilatedAttention, _learned
+from ..nn import DilatedAttention, LongNet, MultiheadDilatedAttention, TransformerLayer, _learned
 from ..nn._checks import require_positive
-from ..nn._config import refuse_unknown
+from ..nn._config import own_fields, refuse_unknown
 from ._value import Config, Rule
 
 BACKENDS = ("gloo", "nccl", "mpi")
@@ -98,46 +99,25 @@ class MultiheadConfig(WithLearned):
         MultiheadDilatedAttention(**buildable(self.to_dict()), device="meta")
 
 
-@dataclass(frozen=True)
-class LongNetConfig(Config):
-    """The options of `longstride.nn.LongNet`, under its names and with its defaults."""
+def longnet_fields() -> Iterator[tuple[str, str, Any]]:
+    """(name, type, default) of a LongNet's options in the order of C++: its layers' stand behind its sizes."""
+    own, of_layer = own_fields(LongNet), own_fields(TransformerLayer)
+    of_attention = {field.name: field for field in dataclasses.fields(MultiheadConfig)}
+    sizes = ("form", "num_encoder_layers", "num_decoder_layers", "d_model", "nhead")
+    for name in dict.fromkeys((*sizes, *of_attention, *of_layer, *own)):
+        if name in ("embed_dim", "num_heads", "causal", "gamma_init", "learned"):
+            continue  # by another name, or each stack's own
+        parameter = own.get(name) or of_layer.get(name)
+        kind = of_attention[name].type if name in of_attention else parameter.annotation.__name__
+        yield name, kind, parameter.default if parameter else of_attention[name].default
 
-    form: str = "encoder_decoder"
-    num_encoder_layers: int = 12
-    num_decoder_layers: int = 12
-    d_model: int = 768
-    nhead: int = 12
-    kv_heads: int = 0
-    segment_lengths: tuple[int, ...] = (2048, 4096, 8192, 16384, 32768)
-    dilation_rates: tuple[int, ...] = (1, 2, 4, 6, 12)
-    head_offset: str = "modulo"
-    offsets: tuple[int, ...] | None = None
-    mixing: str = "joint"
-    average: bool = False
-    padding: str = "masked"
-    blocks: tuple[Rule, ...] = ()
-    softmax_scale: float | None = None
-    attention_dropout: float = 0.0
-    fused_qkv: bool = True
-    bias: bool = True
-    sub_layer_norm: bool = True
-    qk_norm: bool = False
-    sinks: bool = False
-    layer_norm_eps: float = 1e-5
-    positions: str = "none"
-    rope_base: float = 10000.0
-    xpos_scale_base: float = 0.0
-    max_len: int = 1 << 20
-    alibi_slopes: tuple[float, ...] = ()
-    dim_feedforward: int = 3072
-    dropout: float = 0.0
-    activation: str = "relu"
-    encoder_causal: bool = False
-    decoder_causal: bool = True
-    memory_causal: bool = False
-    encoder_gamma_init: float = 0.0
-    decoder_gamma_init: float = 0.0
-    activation_checkpointing: bool = False
+
+LongNetOptions = dataclasses.make_dataclass("LongNetOptions", longnet_fields(), bases=(Config,), frozen=True)
+
+
+@dataclass(frozen=True)
+class LongNetConfig(LongNetOptions):
+    """The options of `longstride.nn.LongNet`, under its names and with its defaults."""
 
     def validate(self) -> None:
         """Raises ValueError for what the model refuses; nothing of its size is allocated."""

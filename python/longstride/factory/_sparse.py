@@ -8,7 +8,8 @@ from typing import Any
 
 from .._read import number
 from .._refusal import refuse
-from .._rules import NAMED, USUAL_BLOCK_SIZE, Rule, filled
+from .. import _rules
+from .._rules import NAMED, USUAL_BLOCK_SIZE, filled
 from ..nn import _learned
 from ..nn._checks import require_positive
 from ..nn._config import refuse_unknown
@@ -17,7 +18,7 @@ from ._value import Config, Level, Rule, blocks
 OF_LEARNED = ("sparsity_ratio", "density", "min_sparsity_ratio", "max_sparsity_ratio", "hidden", "temperature")
 
 
-def options_of(rule: Rule) -> tuple[str, ...]:
+def options_of(rule: _rules.Rule) -> tuple[str, ...]:
     """Its fields as options: a density is also given as its complement."""
     names = [name for name in rule.fields if name != "density"]
     return (*names, "sparsity_ratio", "density") if "density" in rule.fields else tuple(names)
