@@ -21,8 +21,8 @@ class Attention(torch.autograd.Function):
 
     # With the context as an argument: a separate setup_context costs 40 us of inspecting signatures.
     @staticmethod
-    def forward(ctx, q, k, v, pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, settings):
-        tensors = (blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed)
+    def forward(ctx, q, k, v, pattern, *tensors_and_settings):
+        *tensors, settings = tensors_and_settings
         with torch._C._AutoDispatchBelowAutograd():
             output = torch.ops.longstride.attention.default(q, k, v, pattern, *tensors, **settings)
         _registration.save(ctx, (q, k, v, pattern, *tensors), settings, output)
@@ -51,7 +51,7 @@ def general(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pattern: str, tensors: tuple, settings: dict[str, Any]):
     """(out, lse); `tensors` in the order of _registration.TENSORS, settings those that are not at their defaults."""
-    _registration.refuse_gradient_of_slopes(tensors[2])
+    _registration.refuse_gradients(tensors)
     if not torch.compiler.is_compiling():
         if torch._C._are_functorch_transforms_active():
             return _transforms.call(q, k, v, pattern, *tensors, **settings)

@@ -31,6 +31,7 @@ LAYOUT_NAMES = {
 }
 # The operator's arguments that are tensors and may be left out, in order.
 TENSORS = ("blocks", "gates", "alibi_slopes", "cu_seqlens", "lengths", "dropout_seed")
+SLOPES = TENSORS.index("alibi_slopes")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -118,7 +119,9 @@ def check_slopes(q: Tensor, slopes: Tensor | None) -> None:
         refuse("alibi_slopes", f"must be on the device of q, {q.device}", slopes.device, "move it with .to()")
 
 
-def refuse_gradient_of_slopes(slopes: Tensor | None) -> None:
+def refuse_gradients(tensors: Sequence[Tensor | None]) -> None:
+    """Refuses a gradient of what gets none; `tensors` in the order of TENSORS."""
+    slopes = tensors[SLOPES]
     if slopes is not None and slopes.requires_grad:
         wanted = "must not require a gradient: they get none"
         refuse("alibi_slopes", wanted, "slopes that require one", "pass slopes.detach()")
@@ -198,7 +201,7 @@ GATES = 5  # their place among the operator's arguments
 def save(ctx, inputs, keyword_only_inputs, output) -> None:
     """What the backward needs: q, k, v, both results and the call. It finds its plan by key; nothing else is kept."""
     q, k, v, pattern, *tensors = inputs
-    refuse_gradient_of_slopes(tensors[TENSORS.index("alibi_slopes")])
+    refuse_gradients(tensors)
     ctx.save_for_backward(q, k, v, *output, *tensors)
     ctx.pattern = pattern
     ctx.settings = keyword_only_inputs

@@ -1,7 +1,7 @@
 """The rules of blocks: all that Python asks of one, as include/longstride/pattern/blocks.h describes them.
 
-JSON's defaults, the help of `Pattern.block_sparse`, the factory with its config and help, and what decoding needs are read
-from RULES; a rule that is added is a row of it.
+JSON's defaults, the help of `Pattern.block_sparse`, the factory with its config and help, and what decoding needs are
+read from RULES; a rule that is added is a row of it.
 """
 
 from __future__ import annotations

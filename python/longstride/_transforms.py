@@ -57,6 +57,10 @@ def widened_text(pattern: str, size: int, batch: int) -> str:
     return json.dumps(data) if named else pattern
 
 
+# Tensors behind the pattern that may differ from entry to entry; gates are refused whatever they are.
+FOLDED = ("gates", "lengths", "dropout_seed")
+
+
 def widened_rows(blocks: Tensor | None, size: int, batch: int) -> Tensor | None:
     if blocks is None:
         return None
@@ -71,8 +75,8 @@ def folded_call(
 ) -> tuple:
     """The pattern and the tensors behind it for the folded batch."""
     size = info.batch_size
-    for name in ("blocks", "alibi_slopes", "cu_seqlens"):
-        if dims[name] is not None:
+    for name, dim in dims.items():
+        if name not in FOLDED and dim is not None:
             refuse(name, "must be the same for every entry of vmap", "a mapped tensor", "call attention in a loop")
     if tensors["gates"] is not None:
         refuse("gates", "must be None under vmap", "a tensor", REMEDY)
@@ -83,15 +87,12 @@ def folded_call(
             refuse("dropout_p", wanted, settings["dropout_p"], "call vmap(..., randomness='different')")
         if dims["dropout_seed"] is not None:
             seed = seed.sum()  # modulo 2^64: of all the entries' seeds; the pairs follow from it and the batch row
-    return (
-        widened_text(pattern, size, batch),
-        widened_rows(tensors["blocks"], size, batch),
-        None,
-        tensors["alibi_slopes"],
-        tensors["cu_seqlens"],
-        folded(tensors["lengths"], dims["lengths"], size),
-        seed,
-    )
+    own = {
+        "blocks": widened_rows(tensors["blocks"], size, batch),
+        "lengths": folded(tensors["lengths"], dims["lengths"], size),
+        "dropout_seed": seed,
+    }
+    return widened_text(pattern, size, batch), *({**tensors, **own}[name] for name in _registration.TENSORS)
 
 
 def batch_of(t: Tensor, dim: int | None) -> int:
@@ -138,10 +139,9 @@ def refuse_tangents(*tensors: Tensor | None) -> None:
 
 class Attention(torch.autograd.Function):
     @staticmethod
-    def forward(q, k, v, pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, settings):
-        return torch.ops.longstride.attention(
-            q, k, v, pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, **settings
-        )
+    def forward(q, k, v, pattern, *tensors_and_settings):
+        *tensors, settings = tensors_and_settings
+        return torch.ops.longstride.attention(q, k, v, pattern, *tensors, **settings)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -9,7 +9,7 @@ from torch import Tensor
 from ._attention import Lengths, numbers
 from ._pattern import Pattern, text_of
 from ._refusal import refuse
-from ._registration import refuse_gradient_of_slopes
+from ._registration import refuse_gradients
 
 MOST_WEIGHTS = 2**26  # as in C++: 256 MiB in float32
 LEAST_COLUMNS = 128  # keys a call: fewer would be more calls, and the engines' tiles are made for that many
@@ -54,8 +54,8 @@ def attention_weights(
     """
     pattern = alone(pattern)
     text, rows = pattern.call_arguments(blocks)
-    refuse_gradient_of_slopes(alibi_slopes)
     tensors = (rows, None, alibi_slopes, numbers(cu_seqlens), numbers(lengths), None)
+    refuse_gradients(tensors)
     settings = {} if query_start is None else {"query_start": query_start}
     call = torch.ops.longstride.attention
     with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):

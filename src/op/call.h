@@ -1,7 +1,7 @@
 // The arguments of one call after q, k, v, as one value that the kernels hand on, in this room with tensors of
 // LibTorch's stable ABI and numbers, in op/autograd with those of its full ABI and sizes that may be symbols. The list
-// of fields is here once: fields() visits them in the order of the operator's schema, and what registers, saves, loads
-// or passes on a call is made from it.
+// of fields is here once, in the order of the operator's schema: what registers, saves, loads or passes on a call is
+// made from it.
 #pragma once
 
 #include <optional>
@@ -19,6 +19,14 @@ struct Settings {
   bool deterministic = false;
 };
 
+// One field as an argument of the operator.
+template <class Owner, class Field>
+struct Argument {
+  const char* name;
+  const char* otherwise;  // its default in the schema; "": there is none
+  Field Owner::*member;
+};
+
 template <class Tensor, class Size>
 struct CallOf : Settings {
   std::optional<Tensor> blocks;        // int32 [rows, 4], on any device
@@ -29,35 +37,33 @@ struct CallOf : Settings {
   std::optional<Tensor> dropout_seed;  // one int64 on q's device
   std::optional<Size> query_start;
 
-  // visit(name, default in the schema, member) of every field; a default is "" where there is none.
+  // Every field, in the order of the operator's arguments.
+  static constexpr auto arguments() {
+    return std::tuple{Argument{"pattern", "", &CallOf::pattern},
+                      Argument{"blocks", "None", &CallOf::blocks},
+                      Argument{"gates", "None", &CallOf::gates},
+                      Argument{"alibi_slopes", "None", &CallOf::alibi_slopes},
+                      Argument{"cu_seqlens", "None", &CallOf::cu_seqlens},
+                      Argument{"lengths", "None", &CallOf::lengths},
+                      Argument{"dropout_seed", "None", &CallOf::dropout_seed},
+                      Argument{"scale", "None", &CallOf::scale},
+                      Argument{"query_start", "None", &CallOf::query_start},
+                      Argument{"dropout_p", "0.0", &CallOf::dropout_p},
+                      Argument{"deterministic", "False", &CallOf::deterministic}};
+  }
+
+  // visit(name, default in the schema, field) of each.
   template <class Self, class Visit>
   static void fields(Self& call, Visit visit) {
-    visit("pattern", "", call.pattern);
-    visit("blocks", "None", call.blocks);
-    visit("gates", "None", call.gates);
-    visit("alibi_slopes", "None", call.alibi_slopes);
-    visit("cu_seqlens", "None", call.cu_seqlens);
-    visit("lengths", "None", call.lengths);
-    visit("dropout_seed", "None", call.dropout_seed);
-    visit("scale", "None", call.scale);
-    visit("query_start", "None", call.query_start);
-    visit("dropout_p", "0.0", call.dropout_p);
-    visit("deterministic", "False", call.deterministic);
+    std::apply([&](const auto&... a) { (visit(a.name, a.otherwise, call.*a.member), ...); }, arguments());
   }
 
   // From the operator's arguments.
-  static CallOf of(std::string pattern, std::optional<Tensor> blocks, std::optional<Tensor> gates,
-                   std::optional<Tensor> alibi_slopes, std::optional<Tensor> cu_seqlens, std::optional<Tensor> lengths,
-                   std::optional<Tensor> dropout_seed, std::optional<double> scale, std::optional<Size> query_start,
-                   double dropout_p, bool deterministic) {
-    return {{std::move(pattern), scale, dropout_p, deterministic},
-            std::move(blocks),
-            std::move(gates),
-            std::move(alibi_slopes),
-            std::move(cu_seqlens),
-            std::move(lengths),
-            std::move(dropout_seed),
-            std::move(query_start)};
+  template <class... Values>
+  static CallOf of(Values&&... values) {
+    CallOf call;
+    std::apply([&](const auto&... a) { ((call.*a.member = std::forward<Values>(values)), ...); }, arguments());
+    return call;
   }
 };
 

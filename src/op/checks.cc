@@ -20,7 +20,7 @@ void check_without_seed(const Settings& settings) {
 
 void check_heads(std::optional<int64_t> kv_heads, const Pattern& pattern) {
   if (!kv_heads) return;
-  const auto groups = static_cast<int64_t>(pattern.groups().size());
+  const int64_t groups = std::ssize(pattern.groups());
   if (pattern.options().mixing == Mixing::kHeadPartition && *kv_heads < groups)
     refuse("heads of k and v", fmt::format("must be at least the number of groups, {}, under head_partition", groups),
            fmt::format("{}", *kv_heads), "use fewer groups or mixing \"joint\", which has no such limit");

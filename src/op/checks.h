@@ -250,9 +250,9 @@ template <class Tensor, class Size>
 bool has_numbers(const Views<Size>& of, const CallOf<Tensor, Size>& call) {
   const auto known = [](const Size& size) { return Compare<Size>::number(size).has_value(); };
   const auto all = [&](const ArrayView<Size>& t) { return std::ranges::all_of(t.sizes, known); };
-  const auto there = [](const std::optional<Tensor>& t) { return !given(t) || Access<Tensor>::view(*t).has_data; };
-  return all(of.q) && all(of.k) && (!call.query_start || known(*call.query_start)) && there(call.cu_seqlens) &&
-         there(call.lengths);
+  const auto has_data = [](const std::optional<Tensor>& t) { return !given(t) || Access<Tensor>::view(*t).has_data; };
+  return all(of.q) && all(of.k) && (!call.query_start || known(*call.query_start)) && has_data(call.cu_seqlens) &&
+         has_data(call.lengths);
 }
 
 // The lengths of a checked call that has numbers, validated: on the host they are read where they are, from a device

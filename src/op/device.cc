@@ -93,7 +93,6 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const Extent extent = extent_of(of, call);
   engine::ForwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
-  problem.alibi = given(call.alibi_slopes);
   const Engine& engine = choose_engine(of_q.place, problem);
   const std::optional<Tensor> slopes = slopes_of(call);
   if (has_gates(call) && !all_one(*call.gates))
@@ -132,7 +131,6 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const Extent extent = extent_of(of, call);
   engine::BackwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
-  problem.alibi = given(call.alibi_slopes);
   const Engine& engine = choose_engine(of_q.place, problem);
   const std::optional<Tensor> slopes = slopes_of(call);
   const auto like_lse = [&](int64_t size, auto make) {

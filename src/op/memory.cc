@@ -1,5 +1,5 @@
-// See memory.h. LibTorch's CPU allocator is malloc, and glibc hands blocks beyond 32 MiB back to the system when they
-// are freed; the next call then waits for each of their pages to be mapped and cleared.
+// Memory of results and scratch. LibTorch's CPU allocator is malloc, and glibc hands blocks beyond 32 MiB back to the
+// system when they are freed; the next call then waits for each of their pages to be mapped and cleared.
 #include "op/memory.h"
 
 #include <fmt/format.h>
@@ -70,7 +70,7 @@ void lend_memory(engine::Workspace& space) {
   const auto pooled = std::make_shared<std::unordered_set<void*>>();
   space.allocate = [pooled](size_t bytes) {
     if (bytes <= static_cast<size_t>(kLargeBytes)) return ::operator new(bytes, kAlignment);
-    void* data = take_from_pool(static_cast<int64_t>(bytes));
+    void* data = take_from_pool(bytes);
     pooled->insert(data);
     return data;
   };

@@ -22,8 +22,8 @@ Tensor of_pool(Sizes sizes, ScalarType dtype, Place place, int64_t bytes) {
   void* const data = take_from_pool(bytes);
   AtenTensorHandle made = nullptr;
   const auto deleter = [](void* block, void*) { return_to_pool(block); };
-  if (torch_from_blob(data, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0, code,
-                      aoti_torch_device_type_cpu(), place.index, &made, layout, nullptr, 0, deleter, nullptr)) {
+  if (torch_from_blob(data, std::ssize(sizes), sizes.data(), strides.data(), 0, code, aoti_torch_device_type_cpu(),
+                      place.index, &made, layout, nullptr, 0, deleter, nullptr)) {
     return_to_pool(data);
     return empty(sizes, dtype, place);
   }
@@ -43,7 +43,7 @@ Tensor aten(const char* name, const Arguments&... arguments) {
 
 Tensor empty_result(Sizes sizes, ScalarType dtype, Place place) {
   if (!place.is_cpu()) return empty(sizes, dtype, place);
-  const int64_t bytes = result_bytes(sizes, static_cast<int64_t>(core::size_bytes(dtype_of(dtype))));
+  const int64_t bytes = result_bytes(sizes, core::size_bytes(dtype_of(dtype)));
   if (bytes <= kLargeBytes) return empty(sizes, dtype, place);
   if (const LargeResult make = large_result()) return Tensor(static_cast<AtenTensorHandle>(make(sizes, dtype)));
   return of_pool(sizes, dtype, place, bytes);
@@ -52,13 +52,13 @@ Tensor empty_result(Sizes sizes, ScalarType dtype, Place place) {
 Tensor by_row(const GateIndex& index, const Tensor& entry_grads) {
   const Place place = Access<Tensor>::view(entry_grads).place;
   const auto tensor_of = [&](const std::vector<int64_t>& numbers) {
-    const std::array<int64_t, 1> size = {static_cast<int64_t>(numbers.size())};
+    const std::array<int64_t, 1> size = {std::ssize(numbers)};
     const Tensor host = empty(size, ScalarType::Long, {});
     std::copy(numbers.begin(), numbers.end(), static_cast<int64_t*>(host.mutable_data_ptr()));
     if (place.is_cpu()) return host;
-    const Tensor there = empty(size, ScalarType::Long, place);
-    TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(there.get(), host.get(), /*non_blocking=*/1));
-    return there;
+    const Tensor on_device = empty(size, ScalarType::Long, place);
+    TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(on_device.get(), host.get(), /*non_blocking=*/1));
+    return on_device;
   };
   // In a fixed order on every device, which index_add is not. The lengths are right: to check them waits for the
   // device.

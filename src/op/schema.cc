@@ -39,32 +39,37 @@ std::string call_schema() {
   return text;
 }
 
-Call call_of(StringHandle pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor alibi_slopes,
-             MaybeTensor cu_seqlens, MaybeTensor lengths, MaybeTensor dropout_seed, std::optional<double> scale,
-             std::optional<int64_t> query_start, double dropout_p, bool deterministic) {
-  return Call::of(take(pattern), std::move(blocks), std::move(gates), std::move(alibi_slopes), std::move(cu_seqlens),
-                  std::move(lengths), std::move(dropout_seed), scale, query_start, dropout_p, deterministic);
+// A field as LibTorch hands it over, and from that.
+template <class Field>
+using Handed = std::conditional_t<std::is_same_v<Field, std::string>, StringHandle, Field>;
+template <class Field>
+Field taken(Handed<Field>& handed) {
+  if constexpr (std::is_same_v<Field, std::string>) {
+    return take(handed);
+  } else {
+    return std::move(handed);
+  }
 }
 
 // Functions of the operators' signatures around the kernels.
 template <class Arguments>
 struct Unpack;
-template <class... Rest>
-struct Unpack<Call(Rest...)> {
-  static Outputs forward(Tensor q, Tensor k, Tensor v, Rest... rest) {
-    return forward_device(q, k, v, call_of(std::move(rest)...));
+template <class... Owner, class... Field>
+struct Unpack<std::tuple<Argument<Owner, Field>...>> {
+  static Outputs forward(Tensor q, Tensor k, Tensor v, Handed<Field>... rest) {
+    return forward_device(q, k, v, Call::of(taken<Field>(rest)...));
   }
   static std::string describe(Tensor q, Tensor k, Tensor v, Rest... rest) {
     return json_of(describe_device(q, k, v, call_of(std::move(rest)...)));
   }
   static InputGrads backward(Tensor d_out, MaybeTensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,
-                             Rest... rest) {
+                             Handed<Field>... rest) {
     return backward_device(BackwardInputs{std::move(d_out), std::move(d_lse), std::move(q), std::move(k), std::move(v),
                                           std::move(out), std::move(lse)},
-                           call_of(std::move(rest)...));
+                           Call::of(taken<Field>(rest)...));
   }
 };
-using Unpacked = Unpack<decltype(call_of)>;
+using Unpacked = Unpack<decltype(Call::arguments())>;
 
 const Definitions registered(
     Definitions::Kind::kLibrary,

@@ -105,7 +105,7 @@ ArrayView<int64_t> Access<Tensor>::view(const Tensor& t) {
   if (!view.has_data) return view;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(handle, &view.storage_bytes));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(handle, &view.storage_offset));
-  view.item_bytes = static_cast<int64_t>(aoti_torch_dtype_element_size(dtype));
+  view.item_bytes = aoti_torch_dtype_element_size(dtype);
   return view;
 }
 
@@ -123,9 +123,9 @@ Tensor empty(Sizes sizes, ScalarType dtype, Place place) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   AtenTensorHandle made = nullptr;
-  if (aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code_of(dtype),
-                               code_of(place.type), place.index, &made)) {
-    int64_t bytes = static_cast<int64_t>(aoti_torch_dtype_element_size(code_of(dtype)));
+  if (aoti_torch_empty_strided(std::ssize(sizes), sizes.data(), strides.data(), code_of(dtype), code_of(place.type),
+                               place.index, &made)) {
+    int64_t bytes = aoti_torch_dtype_element_size(code_of(dtype));
     for (const int64_t size : sizes) bytes = core::saturating_multiply(bytes, size);
     out_of_memory(bytes, place);
   }

@@ -4,8 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "core/checked.h"
 #include "core/refuse.h"
 #include "pattern/block_density.h"

@@ -28,7 +28,6 @@ inline constexpr Color kWhite{255, 255, 255};
 inline constexpr Color kInk{34, 34, 34};
 inline constexpr Color kGrey{90, 90, 90};
 inline constexpr Color kFaint{150, 150, 150};
-inline constexpr Color kPaper{244, 244, 244};
 
 // A dashed curve draws so many pixels, then leaves so many out.
 inline constexpr double kDash = 6;

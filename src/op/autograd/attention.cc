@@ -52,7 +52,6 @@ AttentionReport describe_attention(const Tensor& q, const Tensor& k, const Tenso
   op::check_forward(of, call);
   const Extent extent = op::extent_of(of, call);
   engine::Problem problem = op::problem_of(op::dtype_of(q.scalar_type()), q.size(3), call, pattern, extent);
-  problem.alibi = op::given(call.alibi_slopes);
   const c10::DeviceGuard on_device(q.device());
   const op::Engine& engine = op::choose_engine(op::place_of(q.device()), problem);
   op::CallReport found = op::report_call(engine, problem, pattern, extent);

@@ -23,14 +23,14 @@ void name_pattern(const Pattern& pattern, Call& call) {
   }
   call.pattern = to_json_beside_list(pattern);
   const auto& list = std::find_if(blocks.begin(), blocks.end(), is_list)->list()->blocks;
-  const Tensor rows = at::empty({static_cast<int64_t>(list.size()), 4}, at::TensorOptions().dtype(at::kInt));
+  const Tensor rows = at::empty({std::ssize(list), 4}, at::TensorOptions().dtype(at::kInt));
   std::copy(list.begin(), list.end(), reinterpret_cast<Block*>(rows.mutable_data_ptr<int32_t>()));
   call.blocks = rows;
 }
 
 std::optional<Tensor> tensor_of(const std::optional<std::vector<int64_t>>& list) {
   if (!list) return std::nullopt;
-  const Tensor tensor = at::empty({static_cast<int64_t>(list->size())}, at::TensorOptions().dtype(at::kLong));
+  const Tensor tensor = at::empty({std::ssize(*list)}, at::TensorOptions().dtype(at::kLong));
   std::copy(list->begin(), list->end(), tensor.mutable_data_ptr<int64_t>());
   return tensor;
 }

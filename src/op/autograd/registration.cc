@@ -13,36 +13,42 @@ namespace {
 using at::Tensor;
 using MaybeTensor = const std::optional<Tensor>&;
 
-// A Call from the operator's arguments and back.
-Call call_of(std::string_view pattern, MaybeTensor blocks, MaybeTensor gates, MaybeTensor alibi_slopes,
-             MaybeTensor cu_seqlens, MaybeTensor lengths, MaybeTensor dropout_seed, std::optional<double> scale,
-             std::optional<c10::SymInt> query_start, double dropout_p, bool deterministic) {
-  return Call::of(std::string(pattern), blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, scale,
-                  std::move(query_start), dropout_p, deterministic);
-}
-auto arguments(const Call& c) {
-  return std::tuple<std::string_view, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor,
-                    std::optional<double>, std::optional<c10::SymInt>, double, bool>(
-      c.pattern, c.blocks, c.gates, c.alibi_slopes, c.cu_seqlens, c.lengths, c.dropout_seed, c.scale, c.query_start,
-      c.dropout_p, c.deterministic);
-}
+// A field as the dispatcher hands it over.
+template <class Field>
+struct Handed {
+  using Type = Field;
+};
+template <>
+struct Handed<std::string> {
+  using Type = std::string_view;
+};
+template <>
+struct Handed<std::optional<Tensor>> {
+  using Type = MaybeTensor;
+};
 
-// Functions of the operators' signatures around the kernels.
+// Functions of the operators' signatures around the kernels, and a call as their arguments.
 template <class Arguments>
 struct Unpack;
-template <class... Rest>
-struct Unpack<Call(Rest...)> {
+template <class... Owner, class... Field>
+struct Unpack<std::tuple<Argument<Owner, Field>...>> {
+  using Arguments = std::tuple<typename Handed<Field>::Type...>;
+
   template <Outputs (*kernel)(const Tensor&, const Tensor&, const Tensor&, const Call&)>
-  static Outputs forward(const Tensor& q, const Tensor& k, const Tensor& v, Rest... rest) {
-    return kernel(q, k, v, call_of(std::forward<Rest>(rest)...));
+  static Outputs forward(const Tensor& q, const Tensor& k, const Tensor& v, typename Handed<Field>::Type... rest) {
+    return kernel(q, k, v, Call::of(std::forward<typename Handed<Field>::Type>(rest)...));
   }
   template <InputGrads (*kernel)(const BackwardInputs&, const Call&)>
   static InputGrads backward(const Tensor& d_out, MaybeTensor d_lse, const Tensor& q, const Tensor& k, const Tensor& v,
-                             const Tensor& out, const Tensor& lse, Rest... rest) {
-    return kernel(BackwardInputs{d_out, d_lse, q, k, v, out, lse}, call_of(std::forward<Rest>(rest)...));
+                             const Tensor& out, const Tensor& lse, typename Handed<Field>::Type... rest) {
+    return kernel(BackwardInputs{d_out, d_lse, q, k, v, out, lse},
+                  Call::of(std::forward<typename Handed<Field>::Type>(rest)...));
+  }
+  static Arguments arguments(const Call& call) {
+    return std::apply([&](const auto&... a) { return Arguments(call.*a.member...); }, Call::arguments());
   }
 };
-using Unpacked = Unpack<decltype(call_of)>;
+using Unpacked = Unpack<decltype(Call::arguments())>;
 
 template <class Signature>
 auto handle_of(const char* name) {
@@ -56,14 +62,14 @@ auto handle_of(const char* name) {
 
 Outputs dispatch_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
   static const auto handle = handle_of<decltype(Unpacked::forward<forward_meta>)>(kAttention);
-  return std::apply([&](auto&&... rest) { return handle.call(q, k, v, rest...); }, arguments(call));
+  return std::apply([&](auto&&... rest) { return handle.call(q, k, v, rest...); }, Unpacked::arguments(call));
 }
 
 InputGrads dispatch_backward(const BackwardInputs& in, const Call& call) {
   static const auto handle = handle_of<decltype(Unpacked::backward<backward_meta>)>(kAttentionBackward);
   return std::apply(
       [&](auto&&... rest) { return handle.call(in.d_out, in.d_lse, in.q, in.k, in.v, in.out, in.lse, rest...); },
-      arguments(call));
+      Unpacked::arguments(call));
 }
 
 Outputs forward_refused(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {

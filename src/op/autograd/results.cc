@@ -15,7 +15,7 @@ class ResultAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes <= static_cast<size_t>(kLargeBytes)) return c10::GetCPUAllocator()->allocate(bytes);
-    void* data = take_from_pool(static_cast<int64_t>(bytes));
+    void* data = take_from_pool(bytes);
     return {data, data, &return_to_pool, at::Device(at::kCPU)};
   }
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
@@ -34,7 +34,7 @@ void* large_tensor(std::span<const int64_t> sizes, ScalarType dtype) {
 }  // namespace
 
 at::Tensor empty_result(at::IntArrayRef sizes, at::ScalarType dtype) {
-  const int64_t bytes = result_bytes({sizes.data(), sizes.size()}, static_cast<int64_t>(c10::elementSize(dtype)));
+  const int64_t bytes = result_bytes({sizes.data(), sizes.size()}, c10::elementSize(dtype));
   if (bytes <= kLargeBytes) return at::empty(sizes, dtype);
   return at::detail::empty_generic(sizes, &result_allocator(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype,
                                    std::nullopt);

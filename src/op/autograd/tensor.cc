@@ -27,12 +27,12 @@ ArrayView<c10::SymInt> Access<at::Tensor>::view(const at::Tensor& t) {
   view.strides = span_of(t.sym_strides());
   view.has_data = !t.is_meta() && !t.unsafeGetTensorImpl()->is_python_dispatch();
   if (!view.has_data) return view;
-  view.item_bytes = static_cast<int64_t>(t.itemsize());
+  view.item_bytes = t.itemsize();
   if (!t.has_storage()) {  // a wrapper: whoever reads it finds what is inside
     view.storage_bytes = std::numeric_limits<int64_t>::max();
     return view;
   }
-  view.storage_bytes = static_cast<int64_t>(t.storage().nbytes());
+  view.storage_bytes = t.storage().nbytes();
   view.storage_offset = t.storage_offset();
   return view;
 }

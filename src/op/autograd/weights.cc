@@ -67,8 +67,7 @@ Tensor attention_weights(const Tensor& q, const Tensor& k, const Pattern& patter
                  "take fewer heads or tokens, or block_attention_weights()");
   const Plan plan = compile(pattern, e, {});
   std::vector<Tensor> of_class;
-  for (size_t c = 0; c < plan.classes.size(); ++c)
-    of_class.push_back(multiplicities(plan.view(), static_cast<int64_t>(c), e));
+  for (size_t c = 0; c < plan.classes.size(); ++c) of_class.push_back(multiplicities(plan.view(), c, e));
   const at::ScalarType dtype = op::lse_dtype(q.scalar_type());
   if (e.batch * e.len_q * e.len_k == 0)
     return at::zeros({e.batch, e.heads, e.len_q, e.len_k}, q.options().dtype(dtype));
