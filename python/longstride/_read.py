@@ -55,12 +55,20 @@ def word(key: str, value: Any) -> str:
     return value
 
 
-def integers(key: str, value: Any) -> tuple[int, ...]:
+def listed(key: str, value: Any, what: str, entry: Callable[[str, Any], Any]) -> tuple[Any, ...]:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (str, Mapping)) or not hasattr(value, "__iter__"):
-        refuse(key, "must be a list of integers", shown(value))
-    return tuple(integer(f"{key}[{i}]", one) for i, one in enumerate(value))
+        refuse(key, f"must be a list of {what}", shown(value))
+    return tuple(entry(f"{key}[{i}]", one) for i, one in enumerate(value))
+
+
+def integers(key: str, value: Any) -> tuple[int, ...]:
+    return listed(key, value, "integers", integer)
+
+
+def reals(key: str, value: Any) -> tuple[float, ...]:
+    return listed(key, value, "numbers", real)
 
 
 def mapping(key: str, value: Any) -> dict[str, Any]:
@@ -74,6 +82,7 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "bool": truth,
     "str": word,
     "tuple[int, ...]": integers,
+    "tuple[float, ...]": reals,
     "dict": mapping,
 }
 
