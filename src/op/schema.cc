@@ -59,8 +59,8 @@ struct Unpack<std::tuple<Argument<Owner, Field>...>> {
   static Outputs forward(Tensor q, Tensor k, Tensor v, Handed<Field>... rest) {
     return forward_device(q, k, v, Call::of(taken<Field>(rest)...));
   }
-  static std::string describe(Tensor q, Tensor k, Tensor v, Rest... rest) {
-    return json_of(describe_device(q, k, v, call_of(std::move(rest)...)));
+  static std::string describe(Tensor q, Tensor k, Tensor v, Handed<Field>... rest) {
+    return json_of(describe_device(q, k, v, Call::of(taken<Field>(rest)...)));
   }
   static InputGrads backward(Tensor d_out, MaybeTensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,
                              Handed<Field>... rest) {

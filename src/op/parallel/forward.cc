@@ -65,12 +65,11 @@ Tensor forward_gathered(const RankCall& call, const Tensor& received, const Tens
 }
 
 Tensor keys_again(const RankCall& call, const Tensor& received) {
-  const std::vector<parallel::Message>& messages = call.rank().lists.receives;
-  check_message("received", received, call, messages);
-  const Tensor keys = empty_result(sizes_of_keys(call), call.dtype(), {});
+  check_message("received", received, call, call.rank().lists.receives, call.dtype());
+  const Tensor keys = empty_result(sizes_of_keys(call), call.dtype(), call.place());
   if (call.rank().gathered.empty()) return keys;
-  parallel::unpack(call.moving(), messages, received.const_data_ptr(), keys.mutable_data_ptr());
-  parallel::gather_keys(call.moving(), call.problem().k, call.problem().v, keys.mutable_data_ptr());
+  call.moves().unpack(received.const_data_ptr(), keys.mutable_data_ptr());
+  call.moves().gather_keys(call.problem().k, call.problem().v, keys.mutable_data_ptr());
   return keys;
 }
 
