@@ -59,7 +59,8 @@ struct TrainSettings {
   // that have no option are in an object "model". Bytes that are no UTF-8 are written as `longstride --help` says.
   std::string to_json() const;
   // What is not given is as in `base`. A budget takes the place of the other one, segments and rates that of a pattern
-  // and of blocks. Throws Error for an unknown name or a value of a wrong kind; nothing is validated.
+  // and of blocks; other heads or positions leave ALiBi's slopes to the paper's rule. Throws Error for an unknown name
+  // or a value of a wrong kind; nothing is validated.
   static TrainSettings from_json(std::string_view text, const TrainSettings& base = {});
 };
 

@@ -87,7 +87,7 @@ def describe(
         pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, scale, query_start, dropout_p, deterministic
     )
     text, tensors, settings = call
-    _registration.refuse_gradient_of_slopes(alibi_slopes)
+    _registration.refuse_gradients(tensors)
     if q.device.type not in ("cpu", "cuda"):
         refuse("q", "must be on the CPU or a CUDA device", q.device, "a plan is made for an engine")
     with torch.no_grad():

@@ -216,6 +216,10 @@ TrainSettings settings_of(const Json& given, TrainSettings settings) {
     if (const auto found = said.find(key); found != said.end())
       nn::read(found->second.name, found->second.value, field);
   });
+  // Slopes are of the heads that they were said with.
+  if ((said.contains("heads") || said.contains("positions")) && !said.contains("alibi_slopes")) {
+    settings.model.layer.attention.positions.alibi_slopes.clear();
+  }
   if (usual_max_len && !said.contains("max_len")) max_len(settings) = default_max_len(settings.context);
   return settings;
 }

@@ -112,6 +112,20 @@ TEST(Settings, OneBudgetAndOnePatternTakeThePlaceOfTheOther) {
   EXPECT_TRUE(settings.model.layer.attention.attention.pattern.blocks().empty());
 }
 
+TEST(Settings, SlopesAreOfTheHeadsThatTheyWereSaidWith) {
+  const auto slopes = [](const TrainSettings& settings) {
+    return settings.model.layer.attention.positions.alibi_slopes;
+  };
+  const TrainSettings demo = settings_of(preset("demo"));
+  EXPECT_EQ(slopes(demo).size(), 3u);
+  EXPECT_EQ(slopes(TrainSettings::from_json(demo.to_json())), slopes(demo));
+  EXPECT_EQ(slopes(TrainSettings::from_json(R"({"layers": 3, "dim": 48})", demo)), slopes(demo));
+  EXPECT_TRUE(slopes(TrainSettings::from_json(R"({"heads": 2})", demo)).empty());
+  EXPECT_TRUE(slopes(TrainSettings::from_json(R"({"positions": "rope"})", demo)).empty());
+  const char* both = R"({"heads": 2, "model": {"alibi_slopes": [1, 0.5]}})";
+  EXPECT_EQ(slopes(TrainSettings::from_json(both, demo)), (std::vector<double>{1, 0.5}));
+}
+
 TEST(Settings, RoomForLongerContextsFollowsTheContextUnlessItIsSaid) {
   const auto max_len = [](const TrainSettings& settings) { return settings.model.layer.attention.positions.max_len; };
   EXPECT_EQ(max_len(TrainSettings::from_json(R"({"context": 1048576})")), 4 << 20);

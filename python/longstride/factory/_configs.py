@@ -113,6 +113,7 @@ def longnet_fields() -> Iterator[tuple[str, str, Any]]:
 
 
 LongNetOptions = dataclasses.make_dataclass("LongNetOptions", longnet_fields(), bases=(Config,), frozen=True)
+LongNetOptions.__module__ = __name__  # where its hints are found
 
 
 @dataclass(frozen=True)

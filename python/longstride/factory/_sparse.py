@@ -43,6 +43,7 @@ OF_RULES = {
     if name != "density"
 }
 RuleOptions = dataclasses.make_dataclass("RuleOptions", [*OF_EVERY, *OF_RULES.values()], bases=(Config,), frozen=True)
+RuleOptions.__module__ = __name__  # where its hints are found
 
 
 @dataclass(frozen=True)
