@@ -99,11 +99,12 @@ std::string traffic_grid(const RanksShown& shown) {
 
 std::string prediction_table(const RanksShown& shown) {
   std::vector<std::vector<std::string>> table = {{"exchange", "forward", "of it waiting", "backward", "of it waiting"}};
-  for (const auto& [plan, its] : shown.runs.feasible) {
-    table.push_back(
-        {name(plan) + (plan == shown.runs.plan ? "" : " (in the model alone)"),
-         fmt::format("{:.4g}", its.forward.total_s * 1e3), fmt::format("{:.4g}", its.forward.exposed_s * 1e3),
-         fmt::format("{:.4g}", its.backward.total_s * 1e3), fmt::format("{:.4g}", its.backward.exposed_s * 1e3)});
+  for (const auto& [plan, predicted] : shown.runs.feasible) {
+    table.push_back({name(plan) + (plan == shown.runs.plan ? "" : " (in the model alone)"),
+                     fmt::format("{:.4g}", predicted.forward.total_s * 1e3),
+                     fmt::format("{:.4g}", predicted.forward.exposed_s * 1e3),
+                     fmt::format("{:.4g}", predicted.backward.total_s * 1e3),
+                     fmt::format("{:.4g}", predicted.backward.exposed_s * 1e3)});
   }
   return "a model, not a measurement: ms a layer on the slowest rank\n" + text_table(table);
 }
@@ -112,8 +113,10 @@ nlohmann::json volume_json(const parallel::Volume& v) {
   return {{"forward_bytes", v.forward_bytes}, {"backward_bytes", v.backward_bytes}};
 }
 
-nlohmann::json prediction_json(const parallel::Predicted& its) {
-  return {{"total_ms", its.total_s * 1e3}, {"exchange_ms", its.exchange_s * 1e3}, {"waiting_ms", its.exposed_s * 1e3}};
+nlohmann::json prediction_json(const parallel::Predicted& predicted) {
+  return {{"total_ms", predicted.total_s * 1e3},
+          {"exchange_ms", predicted.exchange_s * 1e3},
+          {"waiting_ms", predicted.exposed_s * 1e3}};
 }
 
 }  // namespace
@@ -226,11 +229,11 @@ nlohmann::json ranks_json(const RanksShown& shown) {
     received.push_back(std::move(one));
   }
   nlohmann::json plans = nlohmann::json::array();
-  for (const auto& [plan, its] : shown.runs.feasible) {
+  for (const auto& [plan, predicted] : shown.runs.feasible) {
     plans.push_back({{"exchange", name(plan)},
                      {"runs", plan == shown.runs.plan},
-                     {"forward", prediction_json(its.forward)},
-                     {"backward", prediction_json(its.backward)}});
+                     {"forward", prediction_json(predicted.forward)},
+                     {"backward", prediction_json(predicted.backward)}});
   }
   nlohmann::json measured = nlohmann::json::object(), assumed = nlohmann::json::object();
   parallel::for_each_figure(shown.hardware, [&](const char* label, const parallel::Figure& figure) {

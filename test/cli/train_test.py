@@ -147,6 +147,7 @@ class Train(ProgramTest):
             if not catches():
                 break
             time.sleep(0.001)
+        self.assertNotEqual(process.poll(), -signal.SIGINT, "the first Ctrl-C must not kill")
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=1200)
         if b"interrupted" not in out:

@@ -101,10 +101,10 @@ RankCallPointer agreed(Turn& turn, const RankGroup& group, Tensor& q, Tensor& k,
       const at::ScalarType dtype = at::autocast::get_autocast_dtype(at::kCPU);
       for (Tensor* t : {&q, &k, &v}) *t = at::autocast::cached_cast(dtype, *t, at::kCPU);
     }
-    AttentionOptions its;
-    static_cast<CallOptions&>(its) = options;
-    its.scale = options.scale;
-    made->call = op::autograd::make_call(pattern, its);
+    AttentionOptions given;
+    static_cast<CallOptions&>(given) = options;
+    given.scale = options.scale;
+    made->call = op::autograd::make_call(pattern, given);
     made->group = group;
     made->layout = options.sharding.layout;
     const std::vector<int64_t>& cuts = options.sharding.boundaries;
@@ -277,10 +277,10 @@ AttentionResult cp_attention(const Tensor& q, const Tensor& k, const Tensor& v, 
     if (whole.end != q.size(1))
       core::refuse("boundaries", fmt::format("must end with the {} rows of q", q.size(1)),
                    fmt::format("{}", whole.end));
-    AttentionOptions its;
-    static_cast<CallOptions&>(its) = options;
-    its.scale = options.scale;
-    return attention(q, k, v, pattern, its);
+    AttentionOptions given;
+    static_cast<CallOptions&>(given) = options;
+    given.scale = options.scale;
+    return attention(q, k, v, pattern, given);
   }
   Turn turn("cp_attention", group);
   Tensor queries = q, keys = k, values = v;
