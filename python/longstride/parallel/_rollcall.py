@@ -72,7 +72,12 @@ def roll_call(ranks: Ranks, what: str) -> str:
         roll = Roll(ranks)
         roll.write("failed", f"was at {what}")
         end = time.monotonic() + ANSWER_S
-        while len(words := roll.words("failed")) < ranks.size - 1 and time.monotonic() < end:
+        late = False
+        while not late:
+            late = time.monotonic() >= end  # before the words are read: what came in time is heard
+            words = roll.words("failed")
+            if len(words) == ranks.size - 1:
+                break
             time.sleep(POLL_S)
     except KeyError:
         return "this process has destroyed the group"
