@@ -48,6 +48,20 @@ Choice choose(uint64_t seed, std::initializer_list<std::pair<Factor, int>> set) 
   return choice;
 }
 
+// Decoding steps: of few queries no keys are packed ahead.
+TEST(Cpu, FewQueries) {
+  const PairsGemm gemm;
+  for (uint64_t seed = 0; seed < static_cast<uint64_t>(share(120)); ++seed) {
+    const Choice choice = choose(
+        seed, {{kDType, 1 + static_cast<int>(seed % 3)}, {kStart, 1}, {kDocuments, 0}, {kLength, 6}, {kHeads, 0}});
+    const Case c = make_case(choice, seed, Poison::kUnread, [&](core::DType&, oracle::Options& o) {
+      o.len_q = std::min(o.len_k - o.query_start, 1 + static_cast<int64_t>(seed % 9));
+    });
+    const int count = 1 + static_cast<int>(seed % 2);
+    ASSERT_EQ(against_oracle(kCpu, c, run_case(kCpu, c, threads(count, seed % 4 > 1 ? &gemm : nullptr))), "");
+  }
+}
+
 // dims that need padding, several vectors, several packed groups; lengths beyond a block of 64 columns.
 void resize(Case& c, int64_t dim, int64_t len) {
   c.options.dim = dim;
@@ -284,6 +298,33 @@ TEST(Cpu, PortableProductOfEveryShape) {
           for (size_t i = 0; i < c.size(); ++i)
             ASSERT_NEAR(c[i], expected[i], 2e-5)
                 << m << " x " << n << " x " << k << " accumulate " << accumulate << " at " << i;
+        }
+      }
+    }
+  }
+}
+
+// The product with B as it lies: every sum, and nothing behind C's columns.
+TEST(Cpu, ProductWithTheRowsOfB) {
+  std::mt19937 random(6);
+  std::normal_distribution<float> normal;
+  for (const int64_t m : {1, 3, 8}) {
+    for (const int64_t n : {4, 32, 128}) {
+      for (const int64_t k : {16, 64, 208}) {
+        const int64_t lda = k + 1, ldb = k + 2, ldc = n + 1;
+        std::vector<float> a(static_cast<size_t>(m * lda)), b(static_cast<size_t>(n * ldb));
+        for (float& x : a) x = normal(random);
+        for (float& x : b) x = normal(random);
+        std::vector<float> c(static_cast<size_t>(m * ldc), 0.25f);
+        engine::cpu::multiply_transposed(m, n, k, a.data(), lda, b.data(), ldb, c.data(), ldc);
+        for (int64_t r = 0; r < m; ++r) {
+          for (int64_t j = 0; j < n; ++j) {
+            double sum = 0;
+            for (int64_t i = 0; i < k; ++i)
+              sum += double{a[static_cast<size_t>(r * lda + i)]} * double{b[static_cast<size_t>(j * ldb + i)]};
+            ASSERT_NEAR(c[static_cast<size_t>(r * ldc + j)], sum, 1e-4) << m << " x " << n << " x " << k;
+          }
+          EXPECT_EQ(c[static_cast<size_t>(r * ldc + n)], 0.25f);
         }
       }
     }

@@ -122,5 +122,18 @@ TEST(Decode, WritesNoMoreScratchForSixteenTimesTheKeys) {
   EXPECT_LE(pages[1], pages[0] + pages[0] / 4);
 }
 
+// Every key is read once, and no copy of them is kept: the scratch is a few blocks, of each thread.
+TEST(Decode, KeepsNoCopyOfTheKeysThatItReads) {
+  constexpr int64_t kLen = 1 << 17;
+  const Pattern all = Pattern::dilated({kLen}, {1}, {.causal = true});
+  const Plan plan = compile(all, step(kLen), engine::cpu::geometry(core::DType::kFloat32, kDim, true, {}));
+  const AddressSpace k(kLen * kKeyBytes), v(kLen * kKeyBytes), rest(1 << 14);
+  CountedScratch scratch;
+  cpu_engine().forward(problem(kLen, k, v, rest), plan.view(), scratch.workspace());
+  EXPECT_EQ(k.touched_pages(), kLen * kKeyBytes / sysconf(_SC_PAGESIZE));
+  EXPECT_GT(scratch.touched_pages(), 0);
+  EXPECT_LT(scratch.touched_pages(), k.touched_pages() / 50);
+}
+
 }  // namespace
 }  // namespace longstride::test

@@ -1,18 +1,20 @@
 // The forward of the CPU engine: per head and level, keys and values are packed once in line order, then query tiles
-// walk their runs with an online softmax. Called by src/op and the tests; assumes a plan made for the problem's
-// lengths.
+// walk their runs with an online softmax. Of a few queries, a decoding step, each block is packed (in float32 its keys
+// are left as they lie) where it is read, and kept nowhere. Called by src/op and the tests; assumes a plan made for the
+// problem's lengths.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numbers>
 #include <span>
+#include <utility>
 
 #include "core/dropout.h"
 #include "engine/cpu/checks.h"
 #include "engine/cpu/chunks.h"
 #include "engine/cpu/cpu.h"
+#include "engine/cpu/forward_scratch.h"
 #include "engine/cpu/packing.h"
-#include "engine/cpu/scratch.h"
 #include "engine/cpu/team.h"
 #include "engine/cpu/tiles.h"
 
@@ -21,28 +23,11 @@ namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-// What a head in flight keeps: packed keys and values of the current level, partial rows of its query heads.
-struct HeadScratch {
-  char* keys = nullptr;          // [blocks][dim_padded][kBlock], narrow cells in pairs of dim
-  char* values = nullptr;        // [blocks][kBlock][dim_padded], narrow cells in pairs of rows
-  uint8_t* nonfinite = nullptr;  // [blocks]: the values are not all finite
-  uint8_t* needed = nullptr;     // [blocks]: some run of the level reads it
-  float* partial_out = nullptr;  // [query heads][partial_rows][dim_padded], not yet divided by the sum
-  float* partial_max = nullptr;  // [query heads][partial_rows]
-  float* partial_sum = nullptr;
-  int64_t* partial_distance = nullptr;  // with ALiBi: of the keys of partial_max
-};
-
-struct ThreadScratch {
-  char* queries = nullptr;  // [tile_rows][dim_padded] cells; also a block's rows while packing
-  float* scores = nullptr;  // [kBandRows][kBlock]
-  char* probabilities = nullptr;
-  float* out = nullptr;  // [tile_rows][dim_padded]
-  float* max = nullptr;
-  float* sum = nullptr;
-  int64_t* distance = nullptr;  // [tile_rows], with ALiBi: of the keys of max
-  float* factors = nullptr;     // [tile_rows]
-  char* live_values = nullptr;  // [kBlock][dim_padded] cells
+// A block of keys and values as products take them.
+struct PackedBlock {
+  const char* keys = nullptr;
+  const char* values = nullptr;
+  bool nonfinite = false;  // the values are not all finite
 };
 
 struct PartialRows {
@@ -59,6 +44,10 @@ float unit_of(double scale) {
   return size > 0x1p100 ? 0x1p24f : size < 0x1p-100 ? 0x1p-24f : 1.0f;
 }
 
+// So few queries read a block once or twice: a copy of all of a head's keys would be written and read for nothing.
+constexpr int64_t kFewQueries = 8;
+bool packs_when_read(const Problem& p) { return p.len_q <= kFewQueries && p.heads <= 2 * p.kv_heads; }
+
 class Forward {
  public:
   Forward(const ForwardProblem& p, const PlanView& plan, const Workspace& w)
@@ -67,25 +56,33 @@ class Forward {
         products_(w, p.dtype),
         cell_(products_.cell()),
         dim_padded_(products_.padded(p.dim)),
-        tile_rows_((plan.tile_rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum),
         queries_per_key_(p.heads / p.kv_heads),
         dropout_(p.dropout_p > 0 ? core::Dropout(p.dropout_p, *p.dropout_seed, p.heads) : core::Dropout()),
         unit_(unit_of(p.scale)),
         scale_(std::abs(static_cast<float>(p.scale)) / unit_),
         scale_log2_(static_cast<float>(static_cast<double>(scale_) * std::numbers::log2e)) {
-    for (const PlanClass& c : plan.classes) partial_rows_ = std::max(partial_rows_, c.partial_rows);
-    for (const Level& level : plan.levels) blocks_ = std::max(blocks_, LineOrder(p.len_k, level.stride).blocks());
+    shape_ = {.cell = cell_,
+              .dim_padded = dim_padded_,
+              .tile_rows = (plan.tile_rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum,
+              .group = queries_per_key_,
+              .alibi = p.alibi,
+              .when_read = packs_when_read(p)};
+    by_rows_ = shape_.when_read && cell_ == Cell::kFloat32;
+    for (const PlanClass& c : plan.classes) shape_.partial_rows = std::max(shape_.partial_rows, c.partial_rows);
+    for (const Level& level : plan.levels) {
+      shape_.blocks = std::max(shape_.blocks, LineOrder(p.len_k, level.stride).blocks());
+    }
   }
 
   void run(const Workspace& w) {
     const Team team(w);
     const int64_t heads = p_.batch * p_.kv_heads;
-    const auto carve_one_head = [&](Carver& c) { return carve_head(c); };
+    const auto carve_one_head = [&](Carver& c) { return carve_head(shape_, c); };
     const bool side_by_side = forward_side_by_side(heads, team.threads(), carved_bytes(carve_one_head));
     const int in_flight = side_by_side ? team.threads() : 1;
     const Copies head_memory(w, in_flight, carve_one_head, heads_);
     const Copies thread_memory(
-        w, team.threads(), [&](Carver& c) { return carve_thread(c); }, threads_);
+        w, team.threads(), [&](Carver& c) { return carve_thread(shape_, c); }, threads_);
     if (side_by_side) {
       team.each(heads, [&](int64_t i, int thread) { head(i, heads_[thread], Team::alone(thread)); });
     } else {
@@ -94,35 +91,7 @@ class Forward {
   }
 
  private:
-  HeadScratch carve_head(Carver& c) const {
-    HeadScratch h;
-    h.keys = c.take<char>(blocks_ * kBlock * dim_padded_ * products_.cell_size());
-    h.values = c.take<char>(blocks_ * kBlock * dim_padded_ * products_.cell_size());
-    h.nonfinite = c.take<uint8_t>(blocks_);
-    h.needed = c.take<uint8_t>(blocks_);
-    h.partial_out = c.take<float>(queries_per_key_ * partial_rows_ * dim_padded_);
-    h.partial_max = c.take<float>(queries_per_key_ * partial_rows_);
-    h.partial_sum = c.take<float>(queries_per_key_ * partial_rows_);
-    if (p_.alibi) h.partial_distance = c.take<int64_t>(queries_per_key_ * partial_rows_);
-    return h;
-  }
-
-  ThreadScratch carve_thread(Carver& c) const {
-    ThreadScratch t;
-    t.queries = c.take<char>(std::max<int64_t>(tile_rows_, kBlock) * dim_padded_ * products_.cell_size());
-    t.scores = c.take<float>(kBandRows * kBlock);
-    t.probabilities = cell_ == Cell::kFloat32 ? reinterpret_cast<char*>(t.scores)
-                                              : c.take<char>(kBandRows * kBlock * products_.cell_size());
-    t.out = c.take<float>(tile_rows_ * dim_padded_);
-    t.max = c.take<float>(tile_rows_);
-    t.sum = c.take<float>(tile_rows_ * kLanes);
-    if (p_.alibi) t.distance = c.take<int64_t>(tile_rows_);
-    t.factors = c.take<float>(tile_rows_);
-    t.live_values = c.take<char>(kBlock * dim_padded_ * products_.cell_size());
-    return t;
-  }
-
-  void head(int64_t index, const HeadScratch& h, const Team& team) const {
+  void head(int64_t index, const ForwardHead& h, const Team& team) const {
     const int64_t b = index / p_.kv_heads;
     const int64_t kv_head = index % p_.kv_heads;
     const auto levels = plan_.levels_of(plan_.classes[plan_.class_of[index]]);
@@ -132,7 +101,7 @@ class Forward {
       const LineOrder order(p_.len_k, level.stride);
       // Parts of the base level are packed with it.
       const size_t together = level.parts == Parts::kOfBase ? 2 : 1;
-      if (l == 0 || levels[l - 1].parts != Parts::kOfBase)
+      if (!shape_.when_read && (l == 0 || levels[l - 1].parts != Parts::kOfBase))
         pack(b, kv_head, order, levels.subspan(l, together), h, team);
       team.each(tiles.count(), [&](int64_t i, int thread) {
         const PlacedTile at = tiles[i];
@@ -160,7 +129,7 @@ class Forward {
     }
   }
 
-  void pack(int64_t b, int64_t kv_head, const LineOrder& order, std::span<const Level> levels, const HeadScratch& h,
+  void pack(int64_t b, int64_t kv_head, const LineOrder& order, std::span<const Level> levels, const ForwardHead& h,
             const Team& team) const {
     // A decoding step reads few of the keys.
     std::fill_n(h.needed, order.blocks(), uint8_t{0});
@@ -170,31 +139,42 @@ class Forward {
         for_each_piece_of(tiles[i], order, [&](const Run&, const Piece& piece, int64_t) { h.needed[piece.block] = 1; });
       }
     }
-    const HeadRows keys(p_.k, p_, b, kv_head);
-    const HeadRows values(p_.v, p_, b, kv_head);
     constexpr int64_t kAtOnce = 8;  // blocks of one index: enough work to hand out
-    const int64_t block_bytes = kBlock * dim_padded_ * products_.cell_size();
     team.each((order.blocks() + kAtOnce - 1) / kAtOnce, [&](int64_t part, int thread) {
-      char* cells = threads_[thread].queries;
+      char* cells = threads_[thread].cells;
       for (int64_t i = part * kAtOnce; i < std::min(order.blocks(), (part + 1) * kAtOnce); ++i) {
         if (!h.needed[i]) continue;
-        load_block(keys, order, i, cell_, dim_padded_, cells);
-        pack_transposed(cell_, cells, kBlock, dim_padded_, kBlock, h.keys + i * block_bytes);
-        const char* loaded = pack_block(values, order, i, cell_, dim_padded_, cells, h.values + i * block_bytes);
-        h.nonfinite[i] = any_nonfinite(cell_, loaded, kBlock * dim_padded_);
+        const int64_t at = i * shape_.block_bytes();
+        h.nonfinite[i] = pack_block_of(b, kv_head, order, i, cells, h.keys + at, h.values + at);
       }
     });
   }
 
+  // Block `i` of a head's keys and values; whether the values are not all finite. `cells`: room for a block.
+  bool pack_block_of(int64_t b, int64_t kv_head, const LineOrder& order, int64_t i, char* cells, char* keys,
+                     char* values) const {
+    load_block(HeadRows(p_.k, p_, b, kv_head), order, i, cell_, dim_padded_, by_rows_ ? keys : cells);
+    if (!by_rows_) pack_transposed(cell_, cells, kBlock, dim_padded_, kBlock, keys);
+    const char* loaded = pack_block(HeadRows(p_.v, p_, b, kv_head), order, i, cell_, dim_padded_, cells, values);
+    return any_nonfinite(cell_, loaded, kBlock * dim_padded_);
+  }
+
+  PackedBlock block_of(int64_t b, int64_t kv_head, const LineOrder& order, int64_t i, const ForwardHead& h,
+                       const ForwardThread& t) const {
+    if (shape_.when_read) return {t.keys, t.values, pack_block_of(b, kv_head, order, i, t.cells, t.keys, t.values)};
+    const int64_t at = i * shape_.block_bytes();
+    return {h.keys + at, h.values + at, h.nonfinite[i] != 0};
+  }
+
   void tile(const PlacedTile& at, const Level& level, const LineOrder& order, int64_t b, int64_t kv_head, int64_t g,
-            const HeadScratch& h, const ThreadScratch& t) const {
+            const ForwardHead& h, const ForwardThread& t) const {
     const int64_t query_head = kv_head * queries_per_key_ + g;
     const int64_t rows = at.tile->rows;
     const int64_t row0 = at.tile->row0 + at.shift;
     const float slope = p_.alibi ? p_.alibi_slopes[query_head] : 0.0f;
-    const PartialRows partial{h.partial_out + g * partial_rows_ * dim_padded_, h.partial_max + g * partial_rows_,
-                              h.partial_sum + g * partial_rows_,
-                              slope != 0 ? h.partial_distance + g * partial_rows_ : nullptr};
+    const PartialRows partial{h.partial_out + g * shape_.partial_rows * dim_padded_,
+                              h.partial_max + g * shape_.partial_rows, h.partial_sum + g * shape_.partial_rows,
+                              slope != 0 ? h.partial_distance + g * shape_.partial_rows : nullptr};
 
     const HeadRows queries(p_.q, p_, b, query_head);
     gather_rows(p_.dtype, queries.row(row0 - p_.query_start), queries.stride * level.stride, rows, p_.dim, p_.scale < 0,
@@ -215,9 +195,12 @@ class Forward {
     chunk.loose = std::min(16 / scale_log2_, std::numeric_limits<float>::max());
     chunk.ld = kBlock;
     if (dropout_.active()) chunk.drop = DropoutChunk(dropout_, static_cast<uint32_t>(b * p_.heads + query_head));
+    PackedBlock block;
+    int64_t held = -1;  // which it is
     const auto compute = [&](const Run& run, const Piece& piece, int64_t column0) {
       chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
-      run_piece(piece, row0, column0, h, t, chunk);
+      if (piece.block != std::exchange(held, piece.block)) block = block_of(b, kv_head, order, piece.block, h, t);
+      run_piece(piece, row0, column0, block, t, chunk);
     };
     if (slope == 0) {
       for_each_piece_of(at, order, compute);
@@ -238,15 +221,15 @@ class Forward {
   }
 
   // column0: the position of the piece's column 0.
-  void run_piece(const Piece& piece, int64_t row0, int64_t column0, const HeadScratch& h, const ThreadScratch& t,
+  void run_piece(const Piece& piece, int64_t row0, int64_t column0, const PackedBlock& block, const ForwardThread& t,
                  Chunk& chunk) const {
-    const int64_t block_cells = kBlock * dim_padded_;
     const int64_t pair = cell_ == Cell::kNarrow ? 2 : 1;
-    const char* keys = at_cell(h.keys, piece.block * block_cells + piece.begin * pair, cell_);
-    const char* values = at_cell(h.values, piece.block * block_cells + piece.begin * dim_padded_, cell_);
-    if (h.nonfinite[piece.block] && (piece.first > 0 || piece.last < piece.columns)) {
-      copy_live_rows(cell_, at_cell(h.values, piece.block * block_cells, cell_), dim_padded_, piece.begin,
-                     piece.columns, piece.first, piece.last, t.live_values);
+    const int64_t column = by_rows_ ? dim_padded_ : pair;  // from one of the keys to the next
+    const char* keys = at_cell(block.keys, piece.begin * column, cell_);
+    const char* values = at_cell(block.values, piece.begin * dim_padded_, cell_);
+    if (block.nonfinite && (piece.first > 0 || piece.last < piece.columns)) {
+      copy_live_rows(cell_, block.values, dim_padded_, piece.begin, piece.columns, piece.first, piece.last,
+                     t.live_values);
       values = t.live_values;
     }
     int high = piece.row_begin;
@@ -255,8 +238,9 @@ class Forward {
       const bool crossed = low + piece.end_diagonal < piece.last || most - 1 + piece.begin_diagonal > piece.first;
       const int band_rows = crossed ? kDiagonalRows : kBandRows;
       high = std::min(piece.row_end, (low / band_rows + 1) * band_rows);
-      const int top = low / kRowQuantum * kRowQuantum;
-      chunk.rows = (high - top + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
+      const int quantum = by_rows_ ? 1 : kRowQuantum;
+      const int top = low / quantum * quantum;
+      chunk.rows = (high - top + quantum - 1) / quantum * quantum;
       chunk.row_begin = low - top;
       chunk.row_end = high - top;
       // The rows see columns from here on: whole groups before are left out.
@@ -269,22 +253,36 @@ class Forward {
       chunk.end_diagonal = piece.end_diagonal + top - skipped;
       chunk.column0 = column0 + skipped * chunk.stride;
       chunk.row0 = row0 + top * chunk.stride;
-      products_.run(chunk.rows, chunk.columns, dim_padded_, at_cell(t.queries, top * dim_padded_, cell_), dim_padded_,
-                    at_cell(keys, skipped * pair, cell_), kBlock, t.scores, kBlock, false);
+      score(chunk, at_cell(t.queries, top * dim_padded_, cell_), at_cell(keys, skipped * column, cell_), t.scores);
       if (unit_ != 1.0f) {
         for (int64_t i = 0; i < chunk.rows * kBlock; ++i) t.scores[i] *= unit_;
       }
       const SoftmaxRows softmax{t.max + top, chunk.slope != 0 ? t.distance + top : nullptr, t.sum + top * kLanes,
                                 t.out + top * dim_padded_, dim_padded_};
       const bool counts = softmax_chunk(cell_, chunk, t.scores, t.probabilities, softmax);
-      if (!counts && !h.nonfinite[piece.block]) continue;
-      products_.run(chunk.rows, dim_padded_, chunk.columns, t.probabilities, kBlock,
-                    at_cell(values, skipped * dim_padded_, cell_), dim_padded_, softmax.out, dim_padded_, true);
+      if (!counts && !block.nonfinite) continue;
+      const char* seen = at_cell(values, skipped * dim_padded_, cell_);
+      if (by_rows_) {
+        multiply(chunk.rows, dim_padded_, chunk.columns, t.scores, kBlock, reinterpret_cast<const float*>(seen),
+                 dim_padded_, softmax.out, dim_padded_, true);
+      } else {
+        products_.run(chunk.rows, dim_padded_, chunk.columns, t.probabilities, kBlock, seen, dim_padded_, softmax.out,
+                      dim_padded_, true);
+      }
+    }
+  }
+
+  void score(const Chunk& chunk, const char* queries, const char* keys, float* scores) const {
+    if (by_rows_) {
+      multiply_transposed(chunk.rows, chunk.columns, dim_padded_, reinterpret_cast<const float*>(queries), dim_padded_,
+                          reinterpret_cast<const float*>(keys), dim_padded_, scores, kBlock);
+    } else {
+      products_.run(chunk.rows, chunk.columns, dim_padded_, queries, dim_padded_, keys, kBlock, scores, kBlock, false);
     }
   }
 
   // A row begins with what other levels found and with its phantoms.
-  void begin_rows(const PlacedTile& at, const PartialRows& partial, float slope, const ThreadScratch& t) const {
+  void begin_rows(const PlacedTile& at, const PartialRows& partial, float slope, const ForwardThread& t) const {
     for (const Merge& m : plan_.merges_of(*at.tile)) {
       for (int64_t n = 0; n < m.rows; ++n) {
         const int64_t row = m.row_begin + n * m.row_step;
@@ -304,7 +302,7 @@ class Forward {
   // Adds keys of greatest score `top`, at `distance`, whose probabilities relative to it sum to `sum`, and to `values`
   // (null: zero) where each is multiplied by its value.
   void join(int64_t row, float top, int64_t distance, float sum, const float* values, float slope,
-            const ThreadScratch& t) const {
+            const ForwardThread& t) const {
     if (top == kNothing) return;
     float* out = t.out + row * dim_padded_;
     float* sums = t.sum + row * kLanes;
@@ -328,13 +326,13 @@ class Forward {
     return static_cast<float>(std::clamp(slope * std::numbers::log2e, -kMost, kMost));
   }
 
-  float row_sum(int64_t row, const ThreadScratch& t) const {
+  float row_sum(int64_t row, const ForwardThread& t) const {
     float sum = 0;
     for (int i = 0; i < kLanes; ++i) sum += t.sum[row * kLanes + i];
     return sum;
   }
 
-  void keep_rows(const PlacedTile& at, const ThreadScratch& t, const PartialRows& partial) const {
+  void keep_rows(const PlacedTile& at, const ForwardThread& t, const PartialRows& partial) const {
     for (int64_t row = 0; row < at.tile->rows; ++row) {
       const float sum = row_sum(row, t);
       partial.sum[at.slot + row] = sum;
@@ -346,7 +344,7 @@ class Forward {
   }
 
   void write_rows(int64_t rows, int64_t row0, int64_t stride, int64_t b, int64_t query_head, float slope,
-                  const ThreadScratch& t) const {
+                  const ForwardThread& t) const {
     const int64_t size = static_cast<int64_t>(core::size_bytes(p_.dtype));
     const double gain = p_.out_scale * (dropout_.active() ? dropout_.gain() : 1.0);
     const int64_t first = row0 - p_.query_start;
@@ -372,16 +370,15 @@ class Forward {
   const Products products_;
   const Cell cell_;
   const int64_t dim_padded_;
-  const int64_t tile_rows_;
   const int64_t queries_per_key_;
   const core::Dropout dropout_;
   const float unit_;   // scores are multiplied by it
   const float scale_;  // of scores in that unit; the sign has gone to the queries
   const float scale_log2_;
-  int64_t partial_rows_ = 0;
-  int64_t blocks_ = 0;
-  std::vector<HeadScratch> heads_;
-  std::vector<ThreadScratch> threads_;
+  bool by_rows_ = false;  // products of as many rows as there are, keys as they lie
+  ForwardShape shape_;
+  std::vector<ForwardHead> heads_;
+  std::vector<ForwardThread> threads_;
 };
 
 }  // namespace

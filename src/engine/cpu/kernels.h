@@ -127,5 +127,8 @@ void gradient_chunk(Cell, const Chunk&, const float* scores, const float* d_prob
 // C[m x n] (+)= A[m x k] * B[k x n], float32, row-major.
 void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
               int64_t ldc, bool accumulate);
+// C[m x n] = A[m x k] * B[n x k]^T for a few rows of A: B is read as it lies. n is a multiple of 4, k of kLanes.
+void multiply_transposed(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+                         float* c, int64_t ldc);
 
 }  // namespace longstride::engine::cpu

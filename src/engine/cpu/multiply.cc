@@ -1,6 +1,6 @@
 // The portable product (kernels.h): register tiles of a few rows by one to three vectors, B read as it is packed; of
 // the last vector perhaps a part. Used when the caller hands in no MicroGemm, or one that does not take the
-// cells.
+// cells. Beside it the product with rows of B as they lie, for a few rows of A.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engine/cpu/multiply.cc"
 #include <hwy/foreach_target.h>
@@ -132,15 +132,72 @@ void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, cons
   }
 }
 
+// to[0 .. 3] = the sums of the lanes of a, b, c and d.
+#if HWY_TARGET == HWY_SCALAR
+HWY_INLINE void store_sums(Vector a, Vector b, Vector c, Vector d, float* to) {
+  to[0] = hn::GetLane(a), to[1] = hn::GetLane(b), to[2] = hn::GetLane(c), to[3] = hn::GetLane(d);
+}
+#else
+using FourFloats = hn::FixedTag<float, 4>;
+
+// The sum of a vector's parts of four floats.
+template <class D>
+HWY_INLINE hn::Vec<FourFloats> sum_of_parts(D d, hn::Vec<D> x) {
+  if constexpr (hn::MaxLanes(D()) > 4) {
+    const hn::Half<D> half;
+    return sum_of_parts(half, hn::Add(hn::LowerHalf(half, x), hn::UpperHalf(half, x)));
+  } else {
+    return x;
+  }
+}
+
+HWY_INLINE void store_sums(Vector a, Vector b, Vector c, Vector d, float* to) {
+  const Floats df;
+  const hn::Repartition<double, Floats> dd;  // two floats
+  const auto twos = [&](Vector x, Vector y) {
+    return hn::BitCast(dd, hn::Add(hn::InterleaveLower(df, x, y), hn::InterleaveUpper(df, x, y)));
+  };
+  const auto ab = twos(a, b), cd = twos(c, d);
+  const Vector parts =
+      hn::Add(hn::BitCast(df, hn::InterleaveLower(dd, ab, cd)), hn::BitCast(df, hn::InterleaveUpper(dd, ab, cd)));
+  hn::StoreU(sum_of_parts(df, parts), FourFloats(), to);
+}
+#endif
+
+void multiply_transposed(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+                         float* c, int64_t ldc) {
+  const Floats d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t j = 0; j < n; j += 4) {
+    const float* row = b + j * ldb;
+    for (int64_t r = 0; r < m; ++r) {
+      Vector s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
+      for (int64_t i = 0; i < k; i += lanes) {
+        const Vector x = hn::LoadU(d, a + r * lda + i);
+        s0 = hn::MulAdd(x, hn::LoadU(d, row + i), s0);
+        s1 = hn::MulAdd(x, hn::LoadU(d, row + ldb + i), s1);
+        s2 = hn::MulAdd(x, hn::LoadU(d, row + 2 * ldb + i), s2);
+        s3 = hn::MulAdd(x, hn::LoadU(d, row + 3 * ldb + i), s3);
+      }
+      store_sums(s0, s1, s2, s3, c + r * ldc + j);
+    }
+  }
+}
+
 }  // namespace longstride::engine::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace longstride::engine::cpu {
 HWY_EXPORT(multiply);
+HWY_EXPORT(multiply_transposed);
 void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
               int64_t ldc, bool accumulate) {
   HWY_DYNAMIC_DISPATCH(multiply)(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
+}
+void multiply_transposed(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+                         float* c, int64_t ldc) {
+  HWY_DYNAMIC_DISPATCH(multiply_transposed)(m, n, k, a, lda, b, ldb, c, ldc);
 }
 }  // namespace longstride::engine::cpu
 #endif

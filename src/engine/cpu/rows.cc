@@ -19,7 +19,7 @@ namespace longstride::engine::cpu::HWY_NAMESPACE {
 
 // Rows at a large stride are each a miss in the caches and often in the TLB: they are asked for so many rows ahead. Row
 // j + kAhead may lie beyond the tensor; a prefetch does not read.
-constexpr int64_t kAhead = 12;
+constexpr int64_t kAhead = 24;
 HWY_INLINE void prefetch_row(const void* base, int64_t offset_bytes, int64_t size_bytes) {
   const auto at = reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(offset_bytes);
   for (int64_t i = 0; i < size_bytes; i += 64) {
