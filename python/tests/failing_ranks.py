@@ -140,6 +140,7 @@ def together(rank, ranks):
 
     # A rank that is late by more than the group's timeout: it comes when the other has failed.
     group = dist.new_group()
+    dist.barrier()  # who fails closes its connections, also those that the other is still about to make
     dist.distributed_c10d._set_pg_timeout(timedelta(milliseconds=1), group)
     _rollcall.time = Clock()
     store = dist.distributed_c10d._get_default_store()
