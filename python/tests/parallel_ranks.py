@@ -6,10 +6,13 @@ python parallel_ranks.py RANK FOLDER: writes FOLDER/RANK.pt, what each check cam
 import json
 import pathlib
 import sys
+import weakref
+from collections import Counter
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import conftest  # noqa: E402, F401: where the package is
@@ -41,6 +44,16 @@ def attention_cases():
     return calls
 
 
+def exchange_cases(exchange):
+    """The same for another exchange than auto's: every pattern in one layout at least of two and of three ranks."""
+    calls = []
+    for n, (name, world, layout, dtype) in enumerate(attention_cases()):
+        if world == 5 or dtype == F64 and world <= 3 and LAYOUTS[(n // 3 + world) % 3] != layout and name not in MORE_CASES:
+            continue
+        calls.append((name, world, layout, dtype))
+    return calls
+
+
 # Beside those of one process: fewer tokens than ranks, and segments that end on even shards.
 MORE_CASES = {
     "fewer tokens than ranks": (groups([2, 8], [1, 2], True), {"length": 1}, {}),
@@ -48,6 +61,7 @@ MORE_CASES = {
     "local segments": (groups([4, 8], [1, 2], True), {"length": 240}, {}),
     "doubling": (groups([4, 8, 16, 32], [1, 2, 4, 8]), {"length": 32}, {}),
     "window over ranks": (window(19, 0, True), {"length": 40}, {}),
+    "causal window": (window(None, 0, True), {"length": 40}, {}),
 }
 LOW_PRECISION = ("causal", "zero keys", "documents", "sliding_window", "local segments")
 
@@ -116,6 +130,11 @@ def attentions(rank, of_size):
     }
 
 
+def rings(rank, of_size):
+    calls = [call for call in exchange_cases("ring") if rank < call[1]]
+    return {call: attend(of_size[call[1]], rank, *call, exchange="ring") for call in calls}
+
+
 class Counted:
     """Counts what goes through the exchange while it is there: bytes that a rank sends to others, call by call."""
 
@@ -138,12 +157,50 @@ class Counted:
 def counted(rank, of_size):
     """Bytes that this rank sends in forward and backward."""
     found = {}
-    for name, world in (("doubling", 4), ("local segments", 3), ("window over ranks", 4)):
-        for dtype in (F64, F32, BF16):
+    for exchange in ("auto", "ring"):
+        for name, world in (("doubling", 4), ("local segments", 3), ("window over ranks", 4), ("causal window", 4)):
+            for dtype in (F64, F32, BF16):
+                if rank < world:
+                    with Counted() as calls:
+                        attend(of_size[world], rank, name, world, "even", dtype, exchange=exchange)
+                    found[exchange, name, dtype] = calls
+    return found
+
+
+class Held(TorchDispatchMode):
+    """The most bytes of results of operators that are there at a time, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.tensors, self.bytes, self.most = Counter(), 0, 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        results = operator(*args, **(kwargs or {}))
+        for t in results if isinstance(results, (tuple, list)) else [results]:
+            if isinstance(t, torch.Tensor) and t.untyped_storage().nbytes() > 0:
+                of = t.untyped_storage()
+                self.add(of.data_ptr(), of.nbytes(), 1)
+                weakref.finalize(t, self.add, of.data_ptr(), of.nbytes(), -1)
+        return results
+
+    def add(self, where, size, tensors):
+        there = self.tensors[where] > 0
+        self.tensors[where] += tensors
+        self.bytes += size * ((self.tensors[where] > 0) - there)
+        self.most = max(self.most, self.bytes)
+
+
+def held(rank, of_size):
+    """Of shards that all have as many rows, and whose queries see every key of every rank."""
+    found = {}
+    for exchange in ("direct", "ring"):
+        for world in (4, 8):
             if rank < world:
-                with Counted() as calls:
-                    attend(of_size[world], rank, name, world, "even", dtype)
-                found[name, dtype] = calls
+                q, k, v = (torch.randn(1, 64, 2, 16, dtype=F64, requires_grad=True) for _ in range(3))
+                with Held() as most:
+                    pattern = Pattern.dilated([64 * world], [1])
+                    parallel.cp_attention(q, k, v, pattern, of_size[world], exchange=exchange).sum().backward()
+                found[exchange, world] = most.most
     return found
 
 
@@ -151,9 +208,13 @@ def repeated(rank, of_size):
     """Whether a second run gives the same bits, and one that compares calls every time."""
     if rank >= 3:
         return None
-    first = attend(of_size[3], rank, "groups and rules", 3, "zigzag", F32)
-    runs = [attend(of_size[3], rank, "groups and rules", 3, "zigzag", F32, validate=v) for v in ("first", "always")]
-    return all(torch.equal(a, b) for run in runs for a, b in zip(first, run))
+    same = True
+    for exchange in ("direct", "ring"):
+        call = (of_size[3], rank, "groups and rules", 3, "zigzag", F32)
+        first = attend(*call, exchange=exchange)
+        runs = [attend(*call, exchange=exchange, validate=v) for v in ("first", "always")]
+        same = same and all(torch.equal(a, b) for run in runs for a, b in zip(first, run))
+    return same
 
 
 def sharded(rank, of_size):
@@ -209,7 +270,9 @@ def refusals(rank, of_size):
         "own call": lambda: call(heads=3 if last else 4),
         "dropout": lambda: call(dropout_p=0.5),
         "gates": lambda: call(gates=torch.ones(1)),
-        "exchange": lambda: call(exchange="ring"),
+        "exchange": lambda: call(exchange="rign"),
+        "exchange of one rank": lambda: call(exchange="ring" if last else "direct"),
+        "ladder": lambda: call(exchange="ladder"),
         "none": lambda: call(exchange="none"),
         "none of local segments": lambda: call(Pattern.dilated([4], [1]), exchange="none").shape,
         "boundaries": lambda: call(length=[0, 8, 16, 24], layout="zigzag"),
@@ -234,7 +297,7 @@ def main(rank, folder):
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=9))
     of_size = {world: dist.new_group(range(world)) for world in WORLDS}
     pair = dist.new_group([3, 6])
-    found = {check.__name__: check(rank, of_size) for check in (attentions, counted, repeated, sharded, refusals)}
+    found = {check.__name__: check(rank, of_size) for check in (attentions, rings, counted, held, repeated, sharded, refusals)}
     found["other_members"] = other_members(rank, pair)
     torch.save(found, pathlib.Path(folder) / f"{rank}.pt")
     dist.barrier()

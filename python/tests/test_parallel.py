@@ -57,7 +57,7 @@ def of_one_process(name, dtype):
     )  # fmt: skip
 
 
-def whole(ranks, call):
+def whole(ranks, call, check="attentions"):
     """The results of all ranks put where their tokens are."""
     name, world, layout, dtype = call
     wanted = by_definition(name, dtype)
@@ -65,7 +65,7 @@ def whole(ranks, call):
     length = wanted[0].size(1)
     for rank in range(world):
         at = work.positions_of(rank, length, world, layout)
-        for n, (to, part) in enumerate(zip(joined, ranks[rank]["attentions"][call])):
+        for n, (to, part) in enumerate(zip(joined, ranks[rank][check][call])):
             assert part.dtype == (dtype if NAMES[n] != "lse" or dtype == torch.float64 else torch.float32)
             if NAMES[n] == "lse":
                 to[:, :, at] = part.to(torch.float64)
@@ -77,21 +77,26 @@ def whole(ranks, call):
 CALLS = work.attention_cases()
 
 
+RINGS = work.exchange_cases("ring")
+
+
 @pytest.mark.parametrize("name", dict.fromkeys(call[0] for call in CALLS))
-def test_shards_are_the_whole_in_float64(ranks, name):
-    calls = [call for call in CALLS if call[0] == name and call[3] == torch.float64]
+@pytest.mark.parametrize("check, all_calls", (("attentions", CALLS), ("rings", RINGS)), ids=("direct", "ring"))
+def test_shards_are_the_whole_in_float64(ranks, name, check, all_calls):
+    calls = [call for call in all_calls if call[0] == name and call[3] == torch.float64]
     assert {call[1] for call in calls} >= {2, 3}
     for call in calls:
-        for what, got, wanted in zip(NAMES, whole(ranks, call), by_definition(name)):
+        for what, got, wanted in zip(NAMES, whole(ranks, call, check), by_definition(name)):
             say = functools.partial("{} of {}: {}".format, what, call)
             torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12, msg=say)
 
 
 @pytest.mark.parametrize("name", work.LOW_PRECISION)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
-def test_shards_err_as_one_process_does(ranks, name, dtype):
+@pytest.mark.parametrize("check", ("attentions", "rings"))
+def test_shards_err_as_one_process_does(ranks, name, dtype, check):
     for layout in work.LAYOUTS:
-        got = whole(ranks, (name, 3, layout, dtype))
+        got = whole(ranks, (name, 3, layout, dtype), check)
         for what, x, alone, wanted in zip(NAMES, got, of_one_process(name, dtype), by_definition(name, dtype)):
             unit = torch.finfo(torch.float32 if what == "lse" else dtype).eps / 2
             finite = wanted.isfinite()
@@ -118,13 +123,46 @@ def test_ranks_of_a_group_are_not_those_of_the_processes(ranks):
 def test_segments_within_shards_send_nothing(ranks):
     for rank in ranks[:3]:
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
-            assert rank["counted"]["local segments", dtype] == []
+            for exchange in ("auto", "ring"):
+                assert rank["counted"][exchange, "local segments", dtype] == []
 
 
 def sent(rank, name, dtype):
-    (_, forward, to_itself), (_, backward, back_to_itself) = rank["counted"][name, dtype]
+    (_, forward, to_itself), (_, backward, back_to_itself) = rank["counted"]["auto", name, dtype]
     assert to_itself == back_to_itself == 0
     return forward, backward
+
+
+@pytest.mark.parametrize("name", ("doubling", "window over ranks", "causal window"))
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16))
+def test_bytes_of_a_ring(ranks, name, dtype):
+    """The rows of the direct exchange, and in the backward those of keys once more, in as many messages as steps."""
+    for rank in ranks[:4]:
+        forward, backward = sent(rank, name, dtype)
+        calls = rank["counted"]["ring", name, dtype]
+        first = [size for what, size, _ in calls if what == "cp_attention"]
+        second = [size for what, size, _ in calls if what == "cp_attention backward"]
+        assert len(first) == (2 if name == "window over ranks" else 3) and len(second) == 2 * len(first)
+        assert (sum(first), sum(second)) == (forward, forward + backward)
+        assert all(to_itself == 0 for *_, to_itself in calls)
+
+
+def test_a_causal_ring_is_a_line(ranks):
+    """Rank i feeds those after it alone: of a shard's 10 rows of 2 x 2 KV heads, 3 - i times."""
+    for n, rank in enumerate(ranks[:4]):
+        calls = rank["counted"]["ring", "causal window", torch.float64]
+        first = [size for what, size, _ in calls if what == "cp_attention"]
+        assert first == [10 * 2 * 2 * 2 * 8 * 8 if n + step < 4 else 0 for step in (1, 2, 3)]
+
+
+def test_a_ring_holds_no_more_on_more_ranks(ranks):
+    """Bytes of one direction or the other at a time, of shards of 64 rows: what a rank holds of the rows of all others."""
+    rows = 64 * 2 * 2 * 16 * 8  # keys and values of a shard
+    for rank in ranks[:4]:
+        held = rank["held"]
+        assert held["direct", 8] - held["direct", 4] >= 2 * 4 * rows
+        assert abs(held["ring", 8] - held["ring", 4]) < rows / 16
+        assert held["ring", 8] < held["direct", 4] < held["direct", 8]
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16))
@@ -178,7 +216,9 @@ DIFFERENCES = {
     "unshard": SAME.replace("cp_attention", "unshard").format("other sizes of x", "[2, 4]", "[2, 5]"),
     "dropout": "dropout_p must be 0 in cp_attention, got 0.5; drop pairs in attention(), on one rank",
     "gates": "gates must be None in cp_attention, got a tensor; learn blocks with attention(), on one rank",
-    "exchange": "exchange must be one of auto, none, direct, got 'ring'",
+    "exchange": "unknown exchange 'rign'; one of [none, direct, ladder, heads(2), ring]; did you mean 'ring'?",
+    "exchange of one rank": SAME.format("exchange", "direct", "ring"),
+    "ladder": "exchange must be auto or one of [direct, ring] here, got ladder; it is in the model of costs alone",
     "none": "exchange must not be none where queries see keys of other ranks, 16 rows in all, got none; take direct or "
     "auto, or shards that segments end on",
     "boundaries": "boundaries must be 0 and the length of the sequence where the layout is zigzag, whose shards are "
@@ -251,7 +291,7 @@ def call(q, *arguments, **options):
     (
         (lambda q: call(q, boundaries=25), "q must have the 25 rows of the shard of rank 0"),
         (lambda q: call(q, dropout_p=0.1), "dropout_p must be 0 in cp_attention, got 0.1"),
-        (lambda q: call(q, exchange="rign"), "exchange must be one of auto, none, direct"),
+        (lambda q: call(q, exchange="rign"), "exchange must be one of auto, none, direct, ring, got 'rign'"),
         (lambda q: call(q, validate=True), 'validate must be "first" or "always", got True'),
         (lambda q: call(q, layout="striped"), 'layout must be "contiguous" or "zigzag"'),
         (lambda q: call(q, "ring"), 'group must be "none" or the name of a process group'),

@@ -100,7 +100,7 @@ std::string traffic_grid(const RanksShown& shown) {
 std::string prediction_table(const RanksShown& shown) {
   std::vector<std::vector<std::string>> table = {{"exchange", "forward", "of it waiting", "backward", "of it waiting"}};
   for (const auto& [plan, predicted] : shown.runs.feasible) {
-    table.push_back({name(plan) + (plan == shown.runs.plan ? "" : " (in the model alone)"),
+    table.push_back({name(plan) + (runs(plan.kind) ? "" : " (in the model alone)"),
                      fmt::format("{:.4g}", predicted.forward.total_s * 1e3),
                      fmt::format("{:.4g}", predicted.forward.exposed_s * 1e3),
                      fmt::format("{:.4g}", predicted.backward.total_s * 1e3),
@@ -211,7 +211,8 @@ std::string ranks_text(const RanksShown& shown) {
                                  pattern_line(shown.call.pattern), extent_line(shown.call.extent), shards_words(shown),
                                  shown.runs.plan.kind == parallel::Exchange::kNone
                                      ? "none: every key that is seen is the rank's own"
-                                     : "direct: one all-to-all of the rows that are needed, each once");
+                                     : "direct: one all-to-all of the rows that are needed, each once; others that "
+                                       "run by their names");
   if (shown.runs.plan.kind != parallel::Exchange::kNone) text += byte_table(shown) + "\n" + traffic_grid(shown) + "\n";
   text += prediction_table(shown) + "\n";
   for (const std::string& line : figure_words(shown.hardware)) text += line + "\n";
@@ -231,7 +232,7 @@ nlohmann::json ranks_json(const RanksShown& shown) {
   nlohmann::json plans = nlohmann::json::array();
   for (const auto& [plan, predicted] : shown.runs.feasible) {
     plans.push_back({{"exchange", name(plan)},
-                     {"runs", plan == shown.runs.plan},
+                     {"runs", parallel::runs(plan.kind)},
                      {"forward", prediction_json(predicted.forward)},
                      {"backward", prediction_json(predicted.backward)}});
   }

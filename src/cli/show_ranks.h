@@ -33,7 +33,7 @@ struct RanksShown {
   parallel::RowShape shape;
   parallel::Hardware hardware;
   parallel::Survey survey;
-  parallel::Choice runs;                   // what cp_attention does, beside all that could be had
+  parallel::Choice runs;                   // what cp_attention's "auto" does, beside all that could be had
   std::vector<std::vector<int64_t>> rows;  // [receiver][sender], over all KV heads
 };
 

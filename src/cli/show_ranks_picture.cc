@@ -120,13 +120,14 @@ void draw_words(Picture& picture, const RanksShown& shown, int64_t width, double
   };
   for (const auto& [plan, its] : shown.runs.feasible) {
     y += 19;
-    const picture::Color ink = plan == shown.runs.plan ? picture::kInk : picture::kFaint;
+    const picture::Color ink = parallel::runs(plan.kind) ? picture::kInk : picture::kFaint;
     picture.text(x, y, name(plan), 13, ink);
     picture.text(x + 76, y, times(its.forward), 13, ink);
     picture.text(x + 192, y, times(its.backward), 13, ink);
   }
   y += 24;
-  picture.text(x, y, fmt::format("{} runs; grey: in the model alone", name(shown.runs.plan)), 12, picture::kGrey);
+  picture.text(x, y, fmt::format("\"auto\" is {}; grey: in the model alone", name(shown.runs.plan)), 12,
+               picture::kGrey);
   y += 30;
   for (const std::string& line : figure_words(shown.hardware)) y = paragraph(picture, line, x, y) + 8;
 }

@@ -132,17 +132,22 @@ void gather_into(const Rank& rank, const void* q, const void* keys, Problem& p) 
 
 }  // namespace
 
-Rank::Rank(ShardedCall given, int64_t number)
+Rank::Rank(ShardedCall given, int64_t number, int64_t its_step)
     : call(std::move(given)),
       rank(number),
-      lists(parallel::lists(call, rank)),
-      pieces(joined_pieces(call.shards, rank)),
-      gathered(gather(call, rank, lists.needs)) {}
+      step(its_step),
+      lists(step == kAllSteps ? parallel::lists(call, rank) : lists_of_step(call, rank, step)),
+      pieces(step > 0 ? std::vector<Piece>() : joined_pieces(call.shards, rank)),
+      gathered(step > 0 ? gather_received(call, rank, lists.needs) : gather(call, rank, lists.needs)) {
+  if (step != 0) return;
+  steps = parallel::steps(call);
+  steps.insert(steps.begin(), 0);
+}
 
 int64_t Rank::bytes() const {
   const auto of = []<class T>(const std::vector<T>& list) { return static_cast<int64_t>(list.size() * sizeof(T)); };
-  int64_t bytes = sizeof(Rank) + of(lists.received_begin) + of(call.classes.class_of) + of(call.extent.cu_seqlens) +
-                  of(call.extent.lengths);
+  int64_t bytes = sizeof(Rank) + of(steps) + of(lists.received_begin) + of(call.classes.class_of) +
+                  of(call.extent.cu_seqlens) + of(call.extent.lengths);
   for (const std::vector<Message>* messages : {&lists.receives, &lists.sends}) {
     bytes += of(*messages);
     for (const Message& m : *messages) bytes += of(m.part_begin) + of(m.parts) + of(m.place_begin);

@@ -5,6 +5,10 @@
 //   backward: backward_gathered, pack_gradients, [send], backward_pieces and add_gathered meanwhile, [receive],
 //             add_returned
 //
+// A ring is the same by the ranks of its steps: Rank(call, rank, 0) has the pieces and what is gathered of them, and
+// Rank(call, rank, s) what comes of the rank s before it, each of which is computed and added before the one after the
+// next is sent for.
+//
 // Problems are those of the shard: len_q = len_k = its rows, query_start 0. What is gathered is computed to float32, or
 // float64 of float64. On the host parts are joined in their own type: tensors of fewer bits are converted before. A
 // device joins float32 to what pieces gave in 16 bits (moves.h): such a row is rounded twice. Dropout and gates are
@@ -27,14 +31,17 @@ namespace longstride::parallel {
 
 // What a rank knows before its tensors come: the same for every call of these lengths.
 struct Rank {
-  // Throws Error as ShardedCall does, and if there is no such rank.
-  Rank(ShardedCall, int64_t rank);
+  static constexpr int64_t kAllSteps = -1;  // all that it receives at once
+  // Throws Error as ShardedCall does, and if there is no such rank or step.
+  Rank(ShardedCall, int64_t rank, int64_t step = kAllSteps);
 
   ShardedCall call;
   int64_t rank = 0;
+  int64_t step = kAllSteps;
   RankLists lists;
-  std::vector<Piece> pieces;
+  std::vector<Piece> pieces;  // none after step 0
   Gathered gathered;
+  std::vector<int64_t> steps;  // of step 0: those of the ring, itself first
 
   int64_t rows() const { return call.shards.rows(rank); }
   int64_t places() const { return call.extent.batch * call.extent.kv_heads; }

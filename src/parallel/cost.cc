@@ -31,27 +31,40 @@ class Model {
   }
 
   Predicted of(const RankLoad& load) const {
-    double local = 0, waiting = 0, ring = 0, ring_exposed = 0;
+    double local = 0, waiting = 0, computed = 0, merged = 0;
     const std::vector<Volume> moved = volumes(plan_, call_, load, shape_);
     for (int64_t s = 0; s < call_.sources(); ++s) {
       if (s == call_.groups() && call_.pattern.blocks().empty()) continue;
       const SourceLoad& source = load.sources[s];
       const double t = seconds(balanced_[s].queries >= 0 ? balanced_[s] : source);
       (source.alone == 0 ? local : waiting) += t + hardware_.launches.value * hardware_.launch_s.value;
-      if (plan_.kind == Exchange::kRing && source.alone > 0) {
-        const auto steps = static_cast<double>(source.ranks - 1);
-        const double step = latency(source.ranks) + bytes(moved[s]) / steps / bandwidth(source.ranks);
-        ring += steps * step;
-        ring_exposed += steps * std::max(0.0, step - t / static_cast<double>(source.ranks));
-        waiting += steps * merge_seconds(source);
-      }
+      if (source.alone == 0) continue;
+      computed += t;
+      merged += merge_seconds(source);
     }
-    if (plan_.kind == Exchange::kRing) return {local + waiting + ring_exposed, ring, ring_exposed};
+    if (plan_.kind == Exchange::kRing && load.rows > 0) return round(load, moved, local, waiting, computed, merged);
     const double exchange = exchange_seconds(load, moved), exposed = std::max(0.0, exchange - local);
     return {local + waiting + exposed, exchange, exposed};
   }
 
  private:
+  // One step a peer. What needs rows is computed in as many parts as there are steps, and one of the rank's own keys,
+  // which hides the first step together with what needs none.
+  Predicted round(const RankLoad& load, const std::vector<Volume>& moved, double local, double waiting, double computed,
+                  double merged) const {
+    const auto steps = static_cast<double>(load.peers);
+    const int64_t ranks = widest(load);
+    const double step = latency(ranks) + bytes(total(moved)) / steps / bandwidth(ranks), part = computed / (steps + 1);
+    const double exposed = std::max(0.0, step - local - part) + (steps - 1) * std::max(0.0, step - part);
+    return {local + waiting + steps * merged + exposed, steps * step, exposed};
+  }
+
+  static int64_t widest(const RankLoad& load) {
+    int64_t ranks = 1;
+    for (const SourceLoad& source : load.sources) ranks = std::max(ranks, source.ranks);
+    return ranks;
+  }
+
   double query_heads() const {
     return static_cast<double>(call_.extent.heads) / static_cast<double>(call_.extent.kv_heads);
   }
@@ -101,8 +114,7 @@ class Model {
         return 0;
       case Exchange::kDirect: {
         if (load.rows == 0) return 0;
-        int64_t ranks = 1;
-        for (const SourceLoad& source : load.sources) ranks = std::max(ranks, source.ranks);
+        const int64_t ranks = widest(load);
         return latency(ranks) + hardware_.message_s.value * static_cast<double>(load.peers) +
                bytes(total(moved)) / bandwidth(ranks);
       }

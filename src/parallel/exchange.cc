@@ -2,12 +2,12 @@
 #include "parallel/exchange.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <bit>
 #include <charconv>
 
-#include "core/checked.h"
 #include "core/refuse.h"
 
 namespace longstride::parallel {
@@ -127,7 +127,7 @@ std::vector<SharedGroup> shared_groups(const ShardedCall& call) {
 }
 
 std::string infeasible_because(const ExchangePlan& plan, const ShardedCall& call, const Survey& all) {
-  if (plan.kind == Exchange::kDirect) return "";
+  if (plan.kind == Exchange::kDirect || plan.kind == Exchange::kRing) return "";
   if (plan.kind == Exchange::kNone) {
     for (size_t rank = 0; rank < all.ranks.size(); ++rank) {
       if (all.ranks[rank].rows > 0) {
@@ -137,10 +137,6 @@ std::string infeasible_because(const ExchangePlan& plan, const ShardedCall& call
     return "";
   }
   if (!anyone_receives(all)) return "nothing travels";
-  if (plan.kind == Exchange::kRing) {
-    if (call.shards.layout() != Layout::kContiguous) return "the layout is not contiguous";
-    return call.pattern.blocks().empty() ? "" : "it is for dilated groups alone, and there are block patterns";
-  }
   const std::string uneven = uneven_because(call);
   if (!uneven.empty()) return uneven;
   if (plan.kind == Exchange::kLadder) return not_nested_because(call, shared_groups(call));
@@ -191,17 +187,30 @@ std::vector<Volume> volumes(const ExchangePlan& plan, const ShardedCall& call, c
       }
       break;
     case Exchange::kRing:
-      for (int64_t s = 0; s < call.groups(); ++s) {
-        const SourceLoad& source = load.sources[s];
-        if (source.alone == 0) continue;
-        // Backward: the keys once more, and their gradients, which go all the way round.
-        const int64_t round = core::ceil_divide(source.alone * source.ranks, source.ranks - 1);
-        all[s] = {source.alone * shape.forward_bytes(),
-                  source.alone * shape.forward_bytes() + round * shape.backward_bytes()};
+      for (int64_t s = 0; s < call.sources(); ++s) {
+        rows(s, load.sources[s].added);
+        all[s].backward_bytes += all[s].forward_bytes;  // the keys once more, which the forward has not kept
       }
       break;
   }
   return all;
+}
+
+bool runs(Exchange kind) { return kind != Exchange::kLadder && kind != Exchange::kHeads; }
+
+ExchangePlan plan_to_run(const std::string& given, const ShardedCall& call) {
+  if (given == "auto") return {Exchange::kDirect};
+  const ExchangePlan plan = exchange_from_name(given);
+  if (plan.kind == Exchange::kNone || plan.kind == Exchange::kDirect || plan.kind == Exchange::kRing) return plan;
+  const Survey all = survey(call);
+  const std::string because =
+      runs(plan.kind) ? infeasible_because(plan, call, all) : "it is in the model of costs alone";
+  if (because.empty()) return plan;
+  std::vector<std::string> names;
+  for (const ExchangePlan& one : feasible_plans(call, all)) {
+    if (runs(one.kind)) names.push_back(name(one));
+  }
+  core::refuse("exchange", fmt::format("must be auto or one of [{}] here", fmt::join(names, ", ")), given, because);
 }
 
 Volume total(const std::vector<Volume>& all) {

@@ -1,5 +1,6 @@
 // The ways in which ranks can come by the keys that they need, as values: what each is called, when it can be had, and
-// how many bytes it moves. No exchange runs here. Called by the cost model, the choice and describe().
+// how many bytes it moves. No exchange runs here. Called by who runs one (op/parallel), the cost model, the choice and
+// describe().
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,10 @@ enum class Exchange {
   kDirect,  // one all-to-all of the rows that are needed, each once
   kLadder,  // recursive doubling: as many rows as direct, from log2 peers
   kHeads,   // sampled q, k, v change hands so that a rank has few heads of many rows
-  kRing,    // group by group, sampled rows go round the ranks of a segment
+  kRing,    // the rows of direct, one distance between ranks at a time, each computed with while the next travels
 };
+// Whether cp_attention has it; the others are in the model of costs alone.
+bool runs(Exchange);
 
 struct ExchangePlan {
   Exchange kind = Exchange::kDirect;
@@ -45,6 +48,11 @@ std::vector<SharedGroup> shared_groups(const ShardedCall&);
 std::string infeasible_because(const ExchangePlan&, const ShardedCall&, const Survey&);
 // Those that can, in the order in which equal ones are preferred.
 std::vector<ExchangePlan> feasible_plans(const ShardedCall&, const Survey&);
+
+// The plan that runs by that name; "auto": direct, as far as any row travels. Throws Error: an unknown name, a plan
+// that cannot be had or does not run, with the reason and those that can. Of `none` the rows of all ranks decide, which
+// each counts for itself: it is taken as it is.
+ExchangePlan plan_to_run(const std::string& name, const ShardedCall&);
 
 // Bytes that a rank receives.
 struct Volume {

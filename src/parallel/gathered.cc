@@ -138,17 +138,31 @@ std::vector<Piece> joined_pieces(const Shards& shards, int64_t rank) {
   return joined;
 }
 
-Gathered gather(const ShardedCall& call, int64_t rank, const std::vector<Need>& needs) {
+namespace {
+
+// `cut`: the slice of a class.
+template <class Cut>
+Gathered gather_slices(const ShardedCall& call, int64_t rank, const std::vector<Need>& needs, const Cut& cut) {
   const std::vector<Piece> pieces = joined_pieces(call.shards, rank);
   Gathered result;
   for (int64_t c = 0; c < call.class_count(); ++c) {
-    const Slice of_place = slice(call, rank, c, needs[c]);
+    const Slice of_place = cut(c);
     GatheredClass& to = result.classes.emplace_back();
     Gatherer(pieces, of_place, needs[c].count).gather(to);
     result.queries = std::max(result.queries, to.query_rows);
     result.keys = std::max(result.keys, to.key_rows);
   }
   return result;
+}
+
+}  // namespace
+
+Gathered gather(const ShardedCall& call, int64_t rank, const std::vector<Need>& needs) {
+  return gather_slices(call, rank, needs, [&](int64_t c) { return slice(call, rank, c, needs[c]); });
+}
+
+Gathered gather_received(const ShardedCall& call, int64_t rank, const std::vector<Need>& needs) {
+  return gather_slices(call, rank, needs, [&](int64_t c) { return received_slice(call, rank, c, needs[c]); });
 }
 
 }  // namespace longstride::parallel

@@ -48,5 +48,7 @@ std::vector<Piece> joined_pieces(const Shards&, int64_t rank);
 
 // `needs`: need(call, rank, c) of every class c.
 Gathered gather(const ShardedCall&, int64_t rank, const std::vector<Need>& needs);
+// The pairs with received keys alone, where `needs` are parts of those (within()).
+Gathered gather_received(const ShardedCall&, int64_t rank, const std::vector<Need>& needs);
 
 }  // namespace longstride::parallel

@@ -1,8 +1,13 @@
 // Needs cut at the pieces of their owners.
 #include "parallel/lists.h"
 
+#include <fmt/format.h>
+
 #include <map>
 #include <utility>
+
+#include "core/refuse.h"
+#include "parallel/traffic.h"
 
 namespace longstride::parallel {
 namespace {
@@ -62,6 +67,28 @@ void add_needed(int64_t class_id, const Need& need, const std::vector<Piece>& pi
   }
 }
 
+// What `from` sends to `to` of these needs.
+Message message_of(const ShardedCall& call, int64_t from, int64_t to, const std::vector<Need>& needs) {
+  Writer writer(from, to);
+  const std::vector<Piece> pieces = call.shards.positions(from);
+  for (int64_t c = 0; c < call.class_count(); ++c) add_needed(c, needs[c], pieces, writer);
+  return writer.finish(call);
+}
+
+// Of each class what `to` needs of `from`.
+std::vector<Need> needs_of(const ShardedCall& call, int64_t from, int64_t to) {
+  const std::vector<Piece> pieces = from == to ? std::vector<Piece>() : call.shards.positions(from);
+  std::vector<Need> needs;
+  for (int64_t c = 0; c < call.class_count(); ++c) needs.push_back(within(need(call, to, c), pieces));
+  return needs;
+}
+
+std::vector<int64_t> received_begins(const ShardedCall& call, const std::vector<Need>& needs) {
+  std::vector<int64_t> begins = {0};
+  for (const int32_t c : call.classes.class_of) begins.push_back(begins.back() + needs[c].count);
+  return begins;
+}
+
 }  // namespace
 
 Message message(const ShardedCall& call, int64_t from, int64_t to) {
@@ -80,7 +107,7 @@ int64_t RankLists::rows_sent() const {
 }
 
 RankLists lists(const ShardedCall& call, int64_t rank) {
-  RankLists result{.rank = rank, .received_begin = {0}};
+  RankLists result{.rank = rank};
   std::map<int64_t, Writer> by_owner;
   for (int64_t c = 0; c < call.class_count(); ++c) {
     const Need& of_place = result.needs.emplace_back(need(call, rank, c));
@@ -91,14 +118,43 @@ RankLists lists(const ShardedCall& call, int64_t rank) {
     }
   }
   for (auto& [owner, writer] : by_owner) result.receives.push_back(writer.finish(call));
-  for (const int32_t c : call.classes.class_of) {
-    result.received_begin.push_back(result.received_begin.back() + result.needs[c].count);
-  }
+  result.received_begin = received_begins(call, result.needs);
   for (int64_t other = 0; other < call.shards.ranks(); ++other) {
     Message one = message(call, rank, other);
     if (one.rows() > 0) result.sends.push_back(std::move(one));
   }
   return result;
+}
+
+RankLists lists_of_step(const ShardedCall& call, int64_t rank, int64_t step) {
+  const int64_t ranks = call.shards.ranks();
+  if (step < 0 || step >= ranks)
+    core::refuse("step", fmt::format("must be in [0, {})", ranks), fmt::format("{}", step));
+  const int64_t before = (rank + ranks - step) % ranks, after = (rank + step) % ranks;
+  RankLists result{.rank = rank, .needs = needs_of(call, before, rank)};
+  result.received_begin = received_begins(call, result.needs);
+  const auto add = [](Message one, std::vector<Message>& to) {
+    if (one.rows() > 0) to.push_back(std::move(one));
+  };
+  add(message_of(call, before, rank, result.needs), result.receives);
+  add(message_of(call, rank, after, needs_of(call, rank, after)), result.sends);
+  return result;
+}
+
+std::vector<int64_t> steps(const ShardedCall& call) {
+  const int64_t ranks = call.shards.ranks();
+  std::vector<bool> any(ranks);
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    const std::vector<int64_t> rows = rows_by_sender(call, rank);
+    for (int64_t from = 0; from < ranks; ++from) {
+      if (rows[from] > 0) any[(rank + ranks - from) % ranks] = true;
+    }
+  }
+  std::vector<int64_t> found;
+  for (int64_t step = 1; step < ranks; ++step) {
+    if (any[step]) found.push_back(step);
+  }
+  return found;
 }
 
 }  // namespace longstride::parallel

@@ -55,4 +55,10 @@ struct RankLists {
 // patterns is their rows of blocks.
 RankLists lists(const ShardedCall&, int64_t rank);
 
+// The same rows one distance at a time: those that a rank receives from the rank `step` before it, round the end, and
+// sends to the rank `step` after it. The buffer of received keys is of these alone. Step 0 has none.
+RankLists lists_of_step(const ShardedCall&, int64_t rank, int64_t step);
+// The distances in [1, ranks) at which any rank sends any row, ascending: the same on every rank.
+std::vector<int64_t> steps(const ShardedCall&);
+
 }  // namespace longstride::parallel

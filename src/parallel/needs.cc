@@ -190,4 +190,17 @@ Need need(const ShardedCall& call, int64_t rank, int64_t class_id) {
   return result;
 }
 
+Need within(const Need& whole, const std::vector<Piece>& pieces) {
+  Need result{.alone = std::vector<int64_t>(whole.alone.size(), 0)};
+  for (const Rows& rows : whole.rows) {
+    for (const Piece& piece : pieces) {
+      const Progression keys = rows.keys.within(piece.begin, piece.end - 1);
+      if (keys.count == 0) continue;
+      result.rows.push_back({keys, rows.source, result.count});
+      result.count += keys.count;
+    }
+  }
+  return result;
+}
+
 }  // namespace longstride::parallel

@@ -29,6 +29,9 @@ struct Need {
 // needed. Throws Error if a density cannot be reached.
 Need need(const ShardedCall&, int64_t rank, int64_t class_id);
 
+// Those of its rows that lie in the pieces, which ascend: `received` counts these alone, and `alone` is zero.
+Need within(const Need&, const std::vector<Piece>&);
+
 // What a group samples of its segment [begin, end), which is cut off where its document ends.
 Progression samples(const plan::Sampling&, int64_t begin, int64_t end);
 

@@ -20,15 +20,31 @@ class Cutter {
     block_rows_ = {begin, std::find_if_not(begin, need.rows.end(), of_blocks)};
   }
 
-  Slice cut() {
+  // `local`: what the shard's own keys give, too.
+  Slice cut(bool local) {
     for (const Piece& piece : pieces_) {
-      for (const plan::Sampling& of : spec_.samplings) cut_group(of, piece);
-      for (const plan::Rectangle& r : block_rectangles(call_, spec_, piece.begin, piece.end)) cut_blocks(r, piece);
+      for (const plan::Sampling& of : spec_.samplings) {
+        if (local) cut_group(of, piece);
+        for (const Straddling& one : straddling(call_, spec_, of, piece)) add_received(one, piece);
+      }
+      for (const plan::Rectangle& r : block_rectangles(call_, spec_, piece.begin, piece.end)) {
+        cut_blocks(r, piece, local);
+      }
     }
     return std::move(result_);
   }
 
  private:
+  void add_received(const Straddling& one, const Piece& piece) {
+    for (const Rows& rows : need_.rows) {
+      const Progression met = common(one.keys, rows.keys);
+      if (met.count == 0) continue;
+      result_.received.push_back({one.queries, row(one.queries, piece), met,
+                                  rows.received + (met.first - rows.keys.first) / rows.keys.step,
+                                  std::max<int64_t>(1, met.step / rows.keys.step)});
+    }
+  }
+
   void cut_group(const plan::Sampling& of, const Piece& piece) {
     const plan::Documents& documents = *spec_.documents;
     const auto first_end = std::upper_bound(documents.begin(), documents.end(), piece.begin) - documents.begin();
@@ -56,23 +72,17 @@ class Cutter {
       const int64_t high = causal && own == piece ? 0 : Shown::kUnbounded;
       add_local(queries, keys, own, piece, -Shown::kUnbounded, high);
     }
-    if (begin >= piece.begin && end <= piece.end) return;
-    for (const Rows& rows : need_.rows) {
-      const Progression met = common(keys, rows.keys);
-      if (met.count == 0) continue;
-      result_.received.push_back({queries, row(queries, piece), met,
-                                  rows.received + (met.first - rows.keys.first) / rows.keys.step,
-                                  std::max<int64_t>(1, met.step / rows.keys.step)});
-    }
   }
 
-  void cut_blocks(const plan::Rectangle& r, const Piece& piece) {
+  void cut_blocks(const plan::Rectangle& r, const Piece& piece, bool local) {
     const int64_t high = call_.pattern.causal() ? std::min<int64_t>(r.most, 0) : r.most;
     const int64_t begin = std::max(r.column_begin, r.row_begin + r.least);
     const int64_t end = std::min(r.column_end, r.row_end + high);
     if (begin >= end) return;
     const Progression queries{r.row_begin, 1, r.row_end - r.row_begin}, keys{begin, 1, end - begin};
-    for (const Piece& own : pieces_) add_local(queries, keys, own, piece, r.least, high);
+    if (local) {
+      for (const Piece& own : pieces_) add_local(queries, keys, own, piece, r.least, high);
+    }
     auto rows = std::ranges::partition_point(block_rows_, [&](const Rows& one) { return one.keys.last() < begin; });
     for (; rows != block_rows_.end() && rows->keys.first < end; ++rows) {
       const Progression met = keys.within(rows->keys.first, rows->keys.last());
@@ -112,7 +122,11 @@ class Cutter {
 }  // namespace
 
 Slice slice(const ShardedCall& call, int64_t rank, int64_t class_id, const Need& need) {
-  return Cutter(call, rank, class_id, need).cut();
+  return Cutter(call, rank, class_id, need).cut(true);
+}
+
+Slice received_slice(const ShardedCall& call, int64_t rank, int64_t class_id, const Need& need) {
+  return Cutter(call, rank, class_id, need).cut(false);
 }
 
 }  // namespace longstride::parallel

@@ -40,7 +40,10 @@ struct Slice {
   std::vector<PhantomKeys> phantoms;
 };
 
-// For one (batch row, KV head) of the class; `need` is need(call, rank, class_id). Costs what it lists.
+// For one (batch row, KV head) of the class; `need` is need(call, rank, class_id), or a part of it (within()), of which
+// `received` is then. Costs what it lists.
 Slice slice(const ShardedCall&, int64_t rank, int64_t class_id, const Need&);
+// Its `received` alone, at the cost of that.
+Slice received_slice(const ShardedCall&, int64_t rank, int64_t class_id, const Need&);
 
 }  // namespace longstride::parallel

@@ -29,14 +29,15 @@ void for_each_case(int64_t random_count, bool with_float64, const std::function<
   });
 }
 
-// 1 to 5 ranks for every case.
-void expect_the_whole(const test::Engine& engine, int64_t random_count, const engine::Workspace& w, bool with_float64) {
+// 1 to 5 ranks for every case; by one exchange, or round the ring.
+void expect_the_whole(const test::Engine& engine, int64_t random_count, const engine::Workspace& w, bool with_float64,
+                      bool ring = false) {
   int failures = 0;
   for_each_case(random_count, with_float64, [&](const Case& c) {
     if (failures >= 5) return;
     test::Draw draw(c.seed);
     const test::Held held = test::draw_shards(c.options.len_k, draw, 5);
-    const std::string wrong = test::against_oracle(engine, c, test::run_ranks(engine, c, held, w));
+    const std::string wrong = test::against_oracle(engine, c, test::run_ranks(engine, c, held, w, ring));
     failures += !wrong.empty();
     EXPECT_EQ("", wrong) << held.words;
   });
@@ -47,6 +48,12 @@ TEST(RankAttention, OnTheReferenceEngine) { expect_the_whole(test::reference_eng
 TEST(RankAttention, OnTheCpuEngine) { expect_the_whole(test::cpu_engine(), 300, {}, false); }
 
 TEST(RankAttention, OnTheCpuEngineByThreads) { expect_the_whole(test::cpu_engine(), 60, test::threads(3), false); }
+
+TEST(RankAttention, RoundTheRingOnTheReferenceEngine) {
+  expect_the_whole(test::reference_engine(), 600, {}, true, true);
+}
+
+TEST(RankAttention, RoundTheRingOnTheCpuEngine) { expect_the_whole(test::cpu_engine(), 100, {}, false, true); }
 
 // Repeats, and threads, give the same bits.
 TEST(RankAttention, RepeatsBitForBit) {
@@ -59,9 +66,11 @@ TEST(RankAttention, RepeatsBitForBit) {
     o.rates = {1, 2, 3};
   });
   const test::Held held = test::held_zigzag(100, 4);
-  const test::Results once = test::run_ranks(test::reference_engine(), c, held);
-  EXPECT_EQ(once, test::run_ranks(test::reference_engine(), c, held));
-  EXPECT_EQ(once, test::run_ranks(test::reference_engine(), c, held, test::threads(3)));
+  for (const bool ring : {false, true}) {
+    const test::Results once = test::run_ranks(test::reference_engine(), c, held, {}, ring);
+    EXPECT_EQ(once, test::run_ranks(test::reference_engine(), c, held, {}, ring));
+    EXPECT_EQ(once, test::run_ranks(test::reference_engine(), c, held, test::threads(3), ring));
+  }
 }
 
 // Where nothing is exchanged a shard's type is any that the engine takes.
@@ -127,6 +136,7 @@ TEST(RankAttention, RefusesWhatItHasNot) {
   p.dropout_p = 0.5;
   expect_refusal("dropout_p must be 0 where the sequence lies in shards", [&] { forward_of(forward); });
   expect_refusal("rank must be in [0, 2), got 2", [&] { Rank(rank.call, 2); });
+  expect_refusal("step must be in [0, 2), got 2", [&] { Rank(rank.call, 0, 2); });
 }
 
 }  // namespace

@@ -101,6 +101,14 @@ TEST(Cost, OfARing) {
   EXPECT_NEAR(29, exposed_us(512), 0.5);
   EXPECT_NEAR(25, exposed_us(1024), 0.5);
   EXPECT_EQ(0, exposed_us(2048));
+
+  // Four ranks of 512 samples each: three steps, each hidden by a quarter of the products.
+  const ShardedCall call(Pattern::dilated({1 << 20}, {512}), test::square(32, 1 << 20), Shards::even(1 << 20, 4));
+  const Prediction its = choose(call, survey(call), {.dim = 128}, Hardware(), "ring").prediction;
+  const double row = 32.0 * 2 * 128, part = 4.0 * 32 * 128 * 512 * 512;
+  EXPECT_NEAR(3 * (12e-6 + 512 * row * 2 / 300e9), its.forward.exchange_s, 1e-9);
+  EXPECT_NEAR(3 * (12e-6 + 512 * row * 2 / 300e9 - part / 400e12), its.forward.exposed_s, 1e-9);
+  EXPECT_NEAR(3 * (12e-6 + 512 * row * (2 + 4) / 300e9), its.backward.exchange_s, 1e-9);
 }
 
 TEST(Cost, TheFiguresDecide) {
@@ -177,7 +185,7 @@ TEST(Describe, SaysWhoMovesWhat) {
       "  ladder     forward 0.1001 (0.01086), backward 0.1715 (0)\n"
       "  heads(2)   forward 0.1126 (0.02736), backward 0.1581 (0)\n"
       "  heads(4)   forward 0.09944 (0.01724), backward 0.148 (0)\n"
-      "  ring       forward 0.2067 (0.06289), backward 0.3464 (0.1203)\n"
+      "  ring       forward 0.2015 (0.02842), backward 0.2893 (0.03406)\n"
       "figures measured: near_bytes 3e+11\n"
       "figures assumed: forward_flops 4e+14, backward_flops 3e+14, memory_bytes 3.6e+12, near_latency_s 1.2e-05, "
       "far_bytes 4.2e+10, far_latency_s 2.5e-05, message_s 1.5e-06, launch_s 6e-06, launches 3, ranks_per_node 8\n");

@@ -120,7 +120,10 @@ TEST(ExchangeRows, AreTheFormulas) {
       const Volume direct = worst_volume({Exchange::kDirect}, call, all, kShape);
       EXPECT_EQ(12 * united * 2 * 64 * 2, direct.forward_bytes);
       EXPECT_EQ(12 * united * 2 * 64 * 4, direct.backward_bytes);
-      EXPECT_EQ(12 * alone * 2 * 64 * 2, worst_volume({Exchange::kRing}, call, all, kShape).forward_bytes);
+      // The same rows, and in the backward keys once more.
+      const Volume ring = worst_volume({Exchange::kRing}, call, all, kShape);
+      EXPECT_EQ(direct.forward_bytes, ring.forward_bytes);
+      EXPECT_EQ(direct.forward_bytes + direct.backward_bytes, ring.backward_bytes);
     }
   }
 }
@@ -148,17 +151,17 @@ std::vector<std::string> feasible(const ShardedCall& call) {
 TEST(ExchangePlans, ThatCanBeHad) {
   const Pattern nested = Pattern::dilated({256, 512, 1024}, {1, 2, 4});
   EXPECT_THAT(feasible(small(nested)), ElementsAre("direct", "ladder", "heads(2)", "heads(4)", "ring"));
-  EXPECT_THAT(feasible(small(nested, 12, 1)), ElementsAre("none", "direct"));
+  EXPECT_THAT(feasible(small(nested, 12, 1)), ElementsAre("none", "direct", "ring"));
   EXPECT_THAT(feasible(small(nested, 6, 4)), ElementsAre("direct", "ladder", "heads(2)", "ring"));
-  EXPECT_THAT(feasible(small(Pattern::dilated({128, 64}, {2, 1}))), ElementsAre("none", "direct"));
+  EXPECT_THAT(feasible(small(Pattern::dilated({128, 64}, {2, 1}))), ElementsAre("none", "direct", "ring"));
   EXPECT_THAT(feasible(small(Pattern::dilated({256, 512}, {1, 4}), 8)),
               ElementsAre("direct", "heads(2)", "heads(4)", "heads(8)", "ring"));
   EXPECT_THAT(feasible(small(Pattern::dilated({256, 1024}, {1, 2}), 2)), ElementsAre("direct", "heads(2)", "ring"));
   EXPECT_THAT(feasible(small(nested.with_blocks({BlockPattern(16, LocalWindow{.window = 64})}))),
-              ElementsAre("direct"));
+              ElementsAre("direct", "ring"));
   EXPECT_THAT(feasible({nested, test::square(4, 1000), Shards::even(1000, 8)}), ElementsAre("direct", "ring"));
-  EXPECT_THAT(feasible({nested, test::square(4, 1024), Shards::zigzag(1024, 8)}), ElementsAre("direct"));
-  EXPECT_THAT(feasible({nested, test::square(4, 0), Shards::even(0, 8)}), ElementsAre("none", "direct"));
+  EXPECT_THAT(feasible({nested, test::square(4, 1024), Shards::zigzag(1024, 8)}), ElementsAre("direct", "ring"));
+  EXPECT_THAT(feasible({nested, test::square(4, 0), Shards::even(0, 8)}), ElementsAre("none", "direct", "ring"));
   Extent documents = test::square(4, 1024);
   documents.cu_seqlens = {0, 0, 1024, 1024};
   EXPECT_THAT(feasible({nested, documents, Shards::even(1024, 8)}),
@@ -203,6 +206,11 @@ TEST(ExchangePlans, RefuseWhatCannotBeHad) {
   expect_refusal("got none; rank 0 needs 4608 rows of other ranks", asked("none"));
   expect_refusal("unknown exchange 'lader'", asked("lader"));
   expect_refusal("did you mean 'ladder'?", asked("lader"));
+  EXPECT_EQ((ExchangePlan{Exchange::kRing}), plan_to_run("ring", call));
+  EXPECT_EQ((ExchangePlan{Exchange::kDirect}), plan_to_run("auto", call));
+  EXPECT_EQ((ExchangePlan{Exchange::kNone}), plan_to_run("none", call));  // its rows are counted elsewhere
+  expect_refusal("exchange must be auto or one of [direct, ring] here, got ladder; it is in the model of costs alone",
+                 [&] { plan_to_run("ladder", call); });
   for (const char* word : {"heads(", "heads()", "heads(x)", "heads(2) ", "heads(99999999999999999999)", ""}) {
     expect_refusal("unknown exchange", asked(word));
   }

@@ -90,6 +90,38 @@ std::string check_received(const ShardedCall& call, const test::Held& held, cons
   return wrong;
 }
 
+// But for where its rows lie at the receiver.
+bool same_rows(const Message& m, const Message& of_step) {
+  Message its = of_step;
+  if (its.parts.size() != m.parts.size()) return false;
+  for (size_t n = 0; n < its.parts.size(); ++n) its.parts[n].received = m.parts[n].received;
+  return its == m;
+}
+
+// The messages of all steps are those of `all`, and their rows lie one after another where they are received.
+std::string check_steps(const ShardedCall& call, const std::vector<RankLists>& all) {
+  const int64_t ranks = call.shards.ranks();
+  const std::vector<int64_t> distances = steps(call);
+  std::set<int64_t> expected;
+  for (const RankLists& its : all) {
+    for (const Message& m : its.receives) expected.insert((m.to + ranks - m.from) % ranks);
+    for (const bool sends : {true, false}) {
+      std::vector<Message> found;
+      for (const int64_t step : distances) {
+        const RankLists of_step = lists_of_step(call, its.rank, step);
+        const std::vector<Message>& messages = sends ? of_step.sends : of_step.receives;
+        if (messages.size() > 1) return "a step of more than one message";
+        found.insert(found.end(), messages.begin(), messages.end());
+        if (!sends && of_step.rows_received() != (messages.empty() ? 0 : messages[0].rows())) return "rows of others";
+      }
+      std::ranges::sort(found, {}, [&](const Message& m) { return sends ? m.to : m.from; });
+      if (!std::ranges::equal(sends ? its.sends : its.receives, found, same_rows)) return "other messages in steps";
+    }
+  }
+  if (!std::ranges::equal(expected, distances)) return "other steps";
+  return lists_of_step(call, 0, 0).rows_received() == 0 ? "" : "a step of 0 rows has some";
+}
+
 std::string check(const Pattern& pattern, const Extent& e, const test::Held& held) {
   const ShardedCall call(pattern, e, held.shards);
   const auto expected = needed(pattern, e, held);
@@ -113,7 +145,8 @@ std::string check(const Pattern& pattern, const Extent& e, const test::Held& hel
       sent.erase(found);
     }
   }
-  return sent.empty() ? "" : "a message that nobody receives";
+  if (!sent.empty()) return "a message that nobody receives";
+  return check_steps(call, all);
 }
 
 TEST(Lists, AreWhatTheDefinitionSaysOfEveryCase) {

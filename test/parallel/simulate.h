@@ -38,16 +38,31 @@ inline std::vector<Bytes> all_to_all(const std::vector<Bytes>& sent, const std::
   return received;
 }
 
+// What a rank computes of one exchange: all at once, or of one step of a ring.
+struct SimulatedPart {
+  SimulatedPart(const Case& c, parallel::Rank its)
+      : rank(std::move(its)),
+        forward(parallel::compile(rank, c.geometry, Direction::kForward)),
+        transposed(parallel::compile(rank, c.geometry, Direction::kTransposed)) {}
+  parallel::Rank rank;
+  parallel::RankPlans forward, transposed;
+  Bytes keys, d_queries, d_keys;
+};
+
+// The exchanges that a rank takes part in, one after another.
+inline std::vector<int64_t> exchanges_of(const parallel::ShardedCall& call, bool ring) {
+  if (!ring) return {parallel::Rank::kAllSteps};
+  return parallel::Rank(call, 0, 0).steps;
+}
+
 class SimulatedRank {
  public:
-  SimulatedRank(const Engine& engine, const Case& c, const Held& held, int64_t rank, const engine::Workspace& w)
+  SimulatedRank(const Engine& engine, const Case& c, const Held& held, int64_t rank, const engine::Workspace& w,
+                bool ring)
       : engine_(engine),
         c_(c),
         w_(w),
         positions_(held.positions[rank]),
-        rank_(parallel::ShardedCall(c.pattern(), c.extent(), held.shards), rank),
-        forward_(parallel::compile(rank_, c.geometry, Direction::kForward)),
-        transposed_(parallel::compile(rank_, c.geometry, Direction::kTransposed)),
         q_(tensor(c.options.heads, &c.q)),
         k_(tensor(c.options.kv_heads, &c.k)),
         v_(tensor(c.options.kv_heads, &c.v)),
@@ -57,6 +72,8 @@ class SimulatedRank {
         dk_(tensor(c.options.kv_heads, nullptr)),
         dv_(tensor(c.options.kv_heads, nullptr)) {
     const oracle::Options& o = c.options;
+    const parallel::ShardedCall call(c.pattern(), c.extent(), held.shards);
+    for (const int64_t step : exchanges_of(call, ring)) parts_.emplace_back(c, parallel::Rank(call, rank, step));
     lse_ = unset(o.batch * o.heads * rows());
     for (int64_t line = 0; c.has_d_lse && line < o.batch * o.heads; ++line) {
       for (const int64_t position : positions_) d_lse_.push_back(c.d_lse[line * o.len_k + position]);
@@ -66,44 +83,51 @@ class SimulatedRank {
       write_element(d_lse_bytes_.data(), static_cast<int64_t>(i), c.dtype, d_lse_[i]);
   }
 
-  const parallel::RankLists& lists() const { return rank_.lists; }
+  size_t exchanges() const { return parts_.size(); }
+  const parallel::RankLists& lists(size_t n) const { return parts_[n].rank.lists; }
   int64_t row_bytes() const { return 2 * c_.options.dim * static_cast<int64_t>(core::size_bytes(c_.dtype)); }
 
-  Bytes pack() {
-    Bytes sent = unset(2 * c_.options.dim * parallel::rows_in(lists().sends));
-    moves().pack(k_.read(), v_.read(), sent.data());
+  Bytes pack(size_t n) {
+    Bytes sent = unset(2 * c_.options.dim * parallel::rows_in(lists(n).sends));
+    moves(parts_[n]).pack(k_.read(), v_.read(), sent.data());
     return sent;
   }
 
-  void forward(const Bytes& received) {
+  void forward(size_t n, const Bytes& received) {
+    SimulatedPart& part = parts_[n];
     const auto run = [&](const engine::ForwardProblem& p, const parallel::PlanPointer& plan) {
       engine_.forward(p, plan->view(), w_);
     };
     engine::ForwardProblem p{problem()};
     p.out = out_.write();
     p.lse = lse_.data();
-    parallel::forward_pieces(rank_, forward_, p, moves(), run);
-    keys_ = unset(rank_.places() * rank_.gathered.keys * 2 * c_.options.dim);
-    moves().unpack(received.data(), keys_.data());
-    parallel::forward_gathered(rank_, forward_, p, keys_.data(), moves(), run);
+    const parallel::HostMoves moves = this->moves(part);
+    if (n == 0) parallel::forward_pieces(part.rank, part.forward, p, moves, run);
+    part.keys = unset(part.rank.places() * part.rank.gathered.keys * 2 * c_.options.dim);
+    moves.unpack(received.data(), part.keys.data());
+    parallel::forward_gathered(part.rank, part.forward, p, part.keys.data(), moves, run);
   }
 
   // Returns what goes back to those that sent keys.
-  Bytes backward_gathered() {
-    d_queries_ = unset(c_.options.batch * c_.options.heads * rank_.gathered.queries * c_.options.dim);
-    d_keys_ = unset(rank_.places() * rank_.gathered.keys * 2 * c_.options.dim);
-    parallel::backward_gathered(rank_, {transposed_}, gradient(), keys_.data(), d_queries_.data(), d_keys_.data(),
-                                moves(), backward_engine());
-    Bytes sent = unset(2 * c_.options.dim * parallel::rows_in(lists().receives));
-    moves().pack_gradients(d_keys_.data(), sent.data());
+  Bytes backward_gathered(size_t n) {
+    SimulatedPart& part = parts_[n];
+    const parallel::HostMoves moves = this->moves(part);
+    part.d_queries = unset(c_.options.batch * c_.options.heads * part.rank.gathered.queries * c_.options.dim);
+    part.d_keys = unset(part.rank.places() * part.rank.gathered.keys * 2 * c_.options.dim);
+    parallel::backward_gathered(part.rank, {part.transposed}, gradient(), part.keys.data(), part.d_queries.data(),
+                                part.d_keys.data(), moves, backward_engine());
+    Bytes sent = unset(2 * c_.options.dim * parallel::rows_in(lists(n).receives));
+    moves.pack_gradients(part.d_keys.data(), sent.data());
     return sent;
   }
 
-  void backward_pieces(const Bytes& returned) {
+  void backward_pieces(size_t n, const Bytes& returned) {
     const engine::BackwardProblem p = gradient();
-    parallel::backward_pieces(rank_, {transposed_}, p, moves(), backward_engine());
-    parallel::add_gathered(rank_, p, d_queries_.data(), d_keys_.data(), moves());
-    moves().add_returned(returned.data(), p.dk, p.dv);
+    const SimulatedPart& part = parts_[n];
+    const parallel::HostMoves moves = this->moves(part);
+    if (n == 0) parallel::backward_pieces(part.rank, {part.transposed}, p, moves, backward_engine());
+    parallel::add_gathered(part.rank, p, part.d_queries.data(), part.d_keys.data(), moves);
+    moves.add_returned(returned.data(), p.dk, p.dv);
   }
 
   void give(Results& to) const {
@@ -186,7 +210,7 @@ class SimulatedRank {
     p.dv = dv_.write();
     return p;
   }
-  parallel::HostMoves moves() const { return {rank_, problem(), w_}; }
+  parallel::HostMoves moves(const SimulatedPart& part) const { return {part.rank, problem(), w_}; }
   parallel::BackwardEngine backward_engine() const {
     return [this](const engine::BackwardProblem& p, const parallel::PlanPointer& plan, const parallel::PlanPointer&) {
       engine_.backward(p, plan->view(), w_);
@@ -197,28 +221,35 @@ class SimulatedRank {
   const Case& c_;
   const engine::Workspace w_;
   const std::vector<int64_t> positions_;
-  const parallel::Rank rank_;
-  const parallel::RankPlans forward_, transposed_;
+  std::vector<SimulatedPart> parts_;
   TensorBuffer q_, k_, v_, d_out_, out_, dq_, dk_, dv_;
-  Bytes lse_, d_lse_bytes_, keys_, d_queries_, d_keys_;
+  Bytes lse_, d_lse_bytes_;
   std::vector<double> d_lse_;
 };
 
-// Runs a case of float32 or float64 without dropout on the ranks that hold it.
-inline Results run_ranks(const Engine& engine, const Case& c, const Held& held, const engine::Workspace& w = {}) {
+// Runs a case of float32 or float64 without dropout on the ranks that hold it: by one exchange, or round the ring.
+inline Results run_ranks(const Engine& engine, const Case& c, const Held& held, const engine::Workspace& w = {},
+                         bool ring = false) {
   std::vector<std::unique_ptr<SimulatedRank>> ranks;
-  std::vector<parallel::RankLists> lists;
-  for (size_t rank = 0; rank < held.positions.size(); ++rank) {
-    ranks.push_back(std::make_unique<SimulatedRank>(engine, c, held, static_cast<int64_t>(rank), w));
-    lists.push_back(ranks.back()->lists());
+  for (size_t rank = 0; rank < held.positions.size(); ++rank)
+    ranks.push_back(std::make_unique<SimulatedRank>(engine, c, held, static_cast<int64_t>(rank), w, ring));
+  const size_t exchanges = ranks[0]->exchanges();
+  std::vector<std::vector<parallel::RankLists>> lists(exchanges);
+  for (size_t n = 0; n < exchanges; ++n) {
+    for (const auto& rank : ranks) lists[n].push_back(rank->lists(n));
   }
-  std::vector<Bytes> sent, returned;
-  for (const auto& rank : ranks) sent.push_back(rank->pack());
-  const std::vector<Bytes> received = all_to_all(sent, lists, ranks[0]->row_bytes(), false);
-  for (size_t n = 0; n < ranks.size(); ++n) ranks[n]->forward(received[n]);
-  for (const auto& rank : ranks) returned.push_back(rank->backward_gathered());
-  const std::vector<Bytes> home = all_to_all(returned, lists, ranks[0]->row_bytes(), true);
-  for (size_t n = 0; n < ranks.size(); ++n) ranks[n]->backward_pieces(home[n]);
+  for (size_t n = 0; n < exchanges; ++n) {
+    std::vector<Bytes> sent;
+    for (const auto& rank : ranks) sent.push_back(rank->pack(n));
+    const std::vector<Bytes> received = all_to_all(sent, lists[n], ranks[0]->row_bytes(), false);
+    for (size_t rank = 0; rank < ranks.size(); ++rank) ranks[rank]->forward(n, received[rank]);
+  }
+  for (size_t n = 0; n < exchanges; ++n) {
+    std::vector<Bytes> returned;
+    for (const auto& rank : ranks) returned.push_back(rank->backward_gathered(n));
+    const std::vector<Bytes> home = all_to_all(returned, lists[n], ranks[0]->row_bytes(), true);
+    for (size_t rank = 0; rank < ranks.size(); ++rank) ranks[rank]->backward_pieces(n, home[rank]);
+  }
   const oracle::Options& o = c.options;
   Results results;
   results.out.resize(c.q.size());

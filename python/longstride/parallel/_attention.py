@@ -1,8 +1,7 @@
 """cp_attention: a shard's attention over the whole sequence. The library computes; rows travel by torch.distributed."""
 
 import contextlib
-import dataclasses
-from contextlib import AbstractContextManager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,34 +12,14 @@ from .._attention import NO_DROPOUT, Lengths, attention, numbers
 from .._pattern import Pattern
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
+from . import _direct, _ring
 from ._agreement import agree, check_validate, fingerprint
-from ._exchange import Posted, turn
+from ._call import Call
 from ._ranks import Ranks, ranks_of
-from ._shards import Boundaries, boundaries_tensor, check_device, check_rows, pieces_of, wide_dtype
+from ._shards import Boundaries, boundaries_tensor, check_device, check_rows, pieces_of
 
 # Exchanges that run; the planner knows more (docs/parallel.md).
-EXCHANGES = ("auto", "none", "direct")
-
-
-@dataclasses.dataclass
-class Call:
-    """What follows q, k and v in the operators of a rank, and what the exchange is told."""
-
-    arguments: tuple
-    ranks: Ranks
-    sent: list[int]  # rows that go to each rank
-    received: list[int]  # and come from each
-    joined: bool  # parts of a row are joined, for which 16 bits are too few
-    travels: bool  # whether any rank sends any row
-    description: dict[str, Any]
-    validate: str
-
-    def turn(self, what: str) -> AbstractContextManager:
-        return turn(what, self.ranks) if self.travels else contextlib.nullcontext()
-
-    def wide(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """In the type that parts are computed in."""
-        return tuple(t.to(wide_dtype(t.dtype)) if self.joined else t for t in tensors)
+EXCHANGES = ("auto", "none", "direct", "ring")
 
 
 def cp_attention(
@@ -65,8 +44,8 @@ def cp_attention(
     """`attention` over a sequence of which every rank of a process group holds a shard: its rows of out, exactly.
 
     Keys and values that a shard's queries see on other ranks come in one all-to-all, each row once, while the shard
-    attends to its own; their gradients go back in another, in float32 (float64 of float64). Where no query sees a key
-    of another rank nothing is sent. One rank is `attention`. On the CPU (Gloo) and on CUDA (NCCL). In a graph of
+    attends to its own; their gradients go back in another, in float32 (float64 of float64); other exchanges bring them
+    otherwise (see exchange). Where no query sees a key of another rank nothing is sent. One rank is `attention`. On the CPU (Gloo) and on CUDA (NCCL). In a graph of
     torch.compile, on the CPU, it is one operator, of which one graph serves all lengths; the backward of the graph has
     the rows of keys sent once more.
 
@@ -85,6 +64,8 @@ def cp_attention(
         layout: "contiguous": rank i holds the i-th interval of tokens; "zigzag": the intervals i and 2 ranks - 1 - i of
             2 ranks, which under a causal mask leaves all ranks as much to do.
         exchange: "direct": as above; "none": an error if a row would travel; "auto": whichever of the two it is.
+            "ring": the same rows from one rank at a time, the next ones travelling while what has come is attended to,
+            so that a rank has room for those of two others at most; the backward has them sent once more.
         validate: whether ranks compare their calls: "first": before the first one of its shapes and options;
             "always": before every one, at a wait for all ranks each.
         cu_seqlens, lengths: of the whole sequence, as in `attention`; the same on every rank.
@@ -146,8 +127,6 @@ def at_once(
     gates, return_lse,
 ):  # fmt: skip
     ranks = ranks_of(group)
-    if exchange not in EXCHANGES:
-        refuse("exchange", f"must be one of {', '.join(EXCHANGES)}", repr(exchange))
     check_validate(validate)
     options = (dropout_p, gates, boundaries, layout, blocks, cu_seqlens, lengths, scale)
     on_device = isinstance(q, Tensor) and q.is_cuda
@@ -175,6 +154,7 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """(out, lse), the device of q being the current one."""
     if ranks.size == 1:
+        check_exchange(exchange)
         check_options(dropout_p, gates)
         check_alone(q, boundaries, layout)
         lists: dict[str, Any] = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
@@ -198,6 +178,8 @@ def agreed(
     arguments: tuple[Any, ...] = ()
     try:
         check_options(dropout_p, gates)
+        if not isinstance(exchange, str):
+            refuse("exchange", "must be a name", exchange)
         check_shard(q, k, v, ranks)
         q, k, v = cast(q, k, v)
         text, blocks = pattern_arguments(pattern, blocks)
@@ -205,6 +187,7 @@ def agreed(
         on_host = tuple(None if t is None else t.cpu() for t in (blocks, numbers(cu_seqlens), numbers(lengths)))
         arguments = (text, *on_host, scale, at, layout, ranks.size, ranks.rank)
         rows, joined = torch.ops.longstride.cp_counts(q, k, v, *arguments)
+        steps = torch.ops.longstride.cp_steps(exchange, q, k, v, *arguments)
     except (ValueError, TypeError) as refused:
         error = refused
     if error is not None:
@@ -215,7 +198,18 @@ def agreed(
     if exchange == "none" and total > 0:
         refuse("exchange", f"must not be none where queries see keys of other ranks, {total} rows in all", "none",
                "take direct or auto, or shards that segments end on")  # fmt: skip
-    return q, k, v, Call(arguments, ranks, sent, received, joined, total > 0, description, validate)
+    return q, k, v, Call(
+        arguments, ranks, sent, received, joined, total > 0, steps.tolist(), description, validate
+    )  # fmt: skip
+
+
+def check_exchange(exchange: str) -> None:
+    if exchange not in EXCHANGES:
+        refuse("exchange", f"must be one of {', '.join(EXCHANGES)}", repr(exchange))
+
+
+def way_of(call: Call) -> ModuleType:
+    return _ring if call.steps else _direct
 
 
 def check_alone(q: Tensor, boundaries: Boundaries, layout: str) -> None:
@@ -279,14 +273,12 @@ def describe(q: Tensor, k: Tensor, arguments: tuple) -> dict[str, Any]:
 
 
 class RankAttention(torch.autograd.Function):
-    """Pack, post, the shard's own pieces, wait, what was received; and back."""
-
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, call: Call):
         with call.turn("cp_attention"):
-            out, lse, keys = forward(q, k, v, call)
-        ctx.save_for_backward(q, k, v, out, lse, keys)
-        ctx.call = call
+            out, lse, saved = way_of(call).forward(q, k, v, call)
+        ctx.save_for_backward(*saved)
+        ctx.call, ctx.out = call, {"size": out.shape, "dtype": out.dtype, "device": out.device}
         ctx.set_materialize_grads(False)
         return out, lse
 
@@ -295,36 +287,8 @@ class RankAttention(torch.autograd.Function):
     def backward(ctx, d_out: Tensor | None, d_lse: Tensor | None):
         call, saved = ctx.call, ctx.saved_tensors
         # Without a gradient too: other ranks may have one, and wait for this one's part.
-        d_out = torch.zeros_like(saved[3]) if d_out is None else d_out
+        d_out = torch.zeros(**ctx.out) if d_out is None else d_out
         if call.validate == "always":
             agree("cp_attention backward", call.ranks, call.description, 0, None, "always")
         with call.turn("cp_attention backward"):
-            return *backward(d_out, d_lse, saved, call), None
-
-
-def forward(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-    """(out, lse, the buffer of gathered keys)."""
-    operators, dtype, posted = torch.ops.longstride, q.dtype, None
-    if call.travels:
-        message = operators.cp_pack(q, k, v, *call.arguments)
-        posted = Posted("cp_attention", call.ranks, message, call.sent, call.received)
-    q, k, v = call.wide(q, k, v)
-    out, lse = operators.cp_forward_pieces(q, k, v, *call.arguments)
-    received = q.new_empty(0, 2 * q.size(3)) if posted is None else posted.wait()
-    keys = operators.cp_forward_gathered(received.to(q.dtype), out, lse, q, k, v, *call.arguments)
-    return out.to(dtype), lse, keys
-
-
-def backward(d_out: Tensor, d_lse: Tensor | None, saved: tuple[Tensor, ...], call: Call) -> tuple[Tensor, ...]:
-    """(dq, dk, dv)"""
-    q, k, v, out, lse, keys = saved
-    operators, dtype, posted = torch.ops.longstride, q.dtype, None
-    q, k, v, out, d_out = call.wide(q, k, v, out, d_out)
-    results, shard = (d_out, d_lse, out, lse), (q, k, v, *call.arguments)
-    d_queries, d_keys, message = operators.cp_backward_gathered(*results, keys, *shard)
-    if call.travels:
-        posted = Posted("cp_attention backward", call.ranks, message, call.received, call.sent)
-    dq, dk, dv = operators.cp_backward_pieces(*results, d_queries, d_keys, *shard)
-    if posted is not None:
-        operators.cp_add_returned(posted.wait(), dk, dv, *shard)
-    return dq.to(dtype), dk.to(dtype), dv.to(dtype)
+            return *way_of(call).backward(d_out, d_lse, saved, call), None

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from .._registration import lse_dtype
-from ._attention import Call, agreed, backward, forward
-from ._exchange import Posted
+from ._attention import agreed, way_of
 from ._ranks import ranks_of
 
 LIBRARY = torch.library.Library("longstride", "FRAGMENT")
@@ -31,7 +30,7 @@ def forward_kernel(q: Tensor, k: Tensor, v: Tensor, *arguments, **named):
     with torch.autocast("cpu", enabled=False):
         q, k, v, call = call_of("cp_attention", q, k, v, *arguments, **named)
         with call.turn("cp_attention"):
-            out, lse, _ = forward(q, k, v, call)
+            out, lse, _ = way_of(call).forward(q, k, v, call)
     return out, lse
 
 
@@ -40,16 +39,7 @@ def backward_kernel(d_out: Tensor, d_lse: Tensor | None, q: Tensor, k: Tensor, v
     with torch.autocast("cpu", enabled=False):
         q, k, v, call = call_of(what, q, k, v, *arguments, **named)
         with call.turn(what):
-            return backward(d_out, d_lse, (q, k, v, out, lse, keys_again(q, k, v, call, what)), call)
-
-
-def keys_again(q: Tensor, k: Tensor, v: Tensor, call: Call, what: str) -> Tensor:
-    """The buffer of gathered keys."""
-    operators, received = torch.ops.longstride, q.new_empty(0, 2 * q.size(3))
-    if call.travels:
-        message = operators.cp_pack(q, k, v, *call.arguments)
-        received = Posted(what, call.ranks, message, call.sent, call.received).wait()
-    return operators.cp_keys(*call.wide(received, q, k, v), *call.arguments)
+            return way_of(call).backward(d_out, d_lse, way_of(call).again(q, k, v, out, lse, call), call)
 
 
 def forward_fake(q, k, v, *arguments, **named):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .._refusal import refuse
 from ._agreement import check_validate
-from ._attention import EXCHANGES, cp_attention
+from ._attention import check_exchange, cp_attention
 from ._exchange import gathered, turn
 from ._ranks import Ranks, ranks_of
 from ._shards import Boundaries, boundaries_tensor, positions
@@ -39,8 +39,7 @@ class ContextParallel:
             object.__setattr__(self, "group", ranks.name if ranks.group is not None else "none")
         if self.layout not in LAYOUTS:
             refuse("layout", 'must be "contiguous" or "zigzag"', repr(self.layout))
-        if self.exchange not in EXCHANGES:
-            refuse("exchange", f"must be one of {', '.join(EXCHANGES)}", repr(self.exchange))
+        check_exchange(self.exchange)
         check_validate(self.validate)
 
     @property

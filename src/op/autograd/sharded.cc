@@ -38,11 +38,11 @@ struct RankCall : torch::CustomClassHolder {
   Result run(const char* name, const Tensors&... tensors) const {
     using Maybe = const std::optional<Tensor>&;
     using Signature = Result(const Tensors&..., std::string_view, Maybe, Maybe, Maybe, std::optional<double>,
-                             const Tensor&, std::string_view, int64_t, int64_t);
+                             const Tensor&, std::string_view, int64_t, int64_t, int64_t);
     const at::AutoDispatchBelowADInplaceOrView below;
     return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>().call(
         tensors..., call.pattern, call.blocks, call.cu_seqlens, call.lengths, call.scale, boundaries, layout,
-        group->getSize(), group->getRank());
+        group->getSize(), group->getRank(), -1);
   }
 
   Tensor wide(const Tensor& t) const { return joined && t.scalar_type() != at::kDouble ? t.to(at::kFloat) : t; }

@@ -66,6 +66,22 @@ std::tuple<Tensor, Tensor, Tensor> backward_pieces(const RankCall& call, const B
   return {dq, dk, dv};
 }
 
+void add_gathered(const RankCall& call, const Tensor& d_queries, const Tensor& d_keys, const Tensor& dq,
+                  const Tensor& dk, const Tensor& dv) {
+  engine::BackwardProblem p{call.problem()};
+  const std::array of_keys = {p.batch, p.len_k, p.kv_heads, p.dim};
+  check_contiguous("d_queries", d_queries, call, sizes_of_queries(call), call.wide_dtype());
+  check_contiguous("d_keys", d_keys, call, sizes_of_keys(call), call.wide_dtype());
+  check_contiguous("dq", dq, call, std::array{p.batch, p.len_q, p.heads, p.dim}, call.dtype());
+  check_contiguous("dk", dk, call, of_keys, call.dtype());
+  check_contiguous("dv", dv, call, of_keys, call.dtype());
+  if (call.empty()) return;
+  p.dq = write(dq);
+  p.dk = write(dk);
+  p.dv = write(dv);
+  parallel::add_gathered(call.rank(), p, d_queries.const_data_ptr(), d_keys.const_data_ptr(), call.moves());
+}
+
 void add_returned(const RankCall& call, const Tensor& returned, const Tensor& dk, const Tensor& dv) {
   const engine::Problem& p = call.problem();
   const std::array of_keys = {p.batch, p.len_k, p.kv_heads, p.dim};

@@ -6,6 +6,7 @@
 #include "op/parallel/messages.h"
 #include "op/refs.h"
 #include "op/results.h"
+#include "parallel/exchange.h"
 
 namespace longstride::op {
 
@@ -29,6 +30,16 @@ std::tuple<Tensor, bool> counts(const RankCall& call) {
   for (const parallel::Message& m : call.rank().lists.receives) to[ranks + m.from] = m.rows();
   const bool parts = !call.rank().gathered.empty() || !call.rank().lists.sends.empty();
   return {made, parts && !call.moves().rounds()};
+}
+
+Tensor steps(const RankCall& call, const std::string& exchange) {
+  std::vector<int64_t> numbers;
+  if (parallel::plan_to_run(exchange, call.rank().call).kind == parallel::Exchange::kRing) {
+    numbers = call.rank_of_step(0)->steps;
+  }
+  const Tensor made = empty(std::array{static_cast<int64_t>(numbers.size())}, ScalarType::Long, {});
+  std::ranges::copy(numbers, static_cast<int64_t*>(made.mutable_data_ptr()));
+  return made;
 }
 
 Tensor pack(const RankCall& call) {

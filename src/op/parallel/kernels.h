@@ -4,11 +4,15 @@
 //   forward:  pack, [send], forward_pieces while rows travel, [receive], forward_gathered
 //   backward: backward_gathered, [send], backward_pieces meanwhile, [receive], add_returned
 //
+// Round a ring, by calls of its steps (parallel/attention.h): pack, forward_gathered and backward_gathered of each
+// step, of the first one the pieces too, and in the backward keys_again, add_gathered and add_returned.
+//
 // A message is a tensor [rows, 2 * dim] of all peers' rows, by ascending peer; counts() says how many are whose. Parts
 // and gradients that travel are float32 (float64 of float64). On CUDA all work goes to the current stream, nothing
 // waits for the device. All throw Error for what they refuse.
 #pragma once
 
+#include <string>
 #include <tuple>
 
 #include "op/parallel/rank_call.h"
@@ -22,6 +26,10 @@ Tensor pieces(const parallel::Shards&);
 // int64 [2, ranks], on the host: rows that go to each rank, and that come from each. Then whether this rank's tensors
 // must be float32 or float64, as the host joins parts of rows in no other type.
 std::tuple<Tensor, bool> counts(const RankCall&);
+
+// The exchange that runs by that name (parallel/exchange.h): int64 [n], the steps of a ring, the first of which is 0,
+// or none if all rows travel at once.
+Tensor steps(const RankCall&, const std::string& exchange);
 
 // What goes to others, in the dtype of k and v.
 Tensor pack(const RankCall&);
@@ -39,6 +47,9 @@ std::tuple<Tensor, Tensor, Tensor> backward_gathered(const RankCall&, const Back
 // dq, dk, dv of the shard: of its pieces, and what backward_gathered() gave for its own rows.
 std::tuple<Tensor, Tensor, Tensor> backward_pieces(const RankCall&, const BackwardInputs&, const Tensor& d_queries,
                                                    const Tensor& d_keys);
+// Adds to them what backward_gathered() gave for the shard's own rows in a later step.
+void add_gathered(const RankCall&, const Tensor& d_queries, const Tensor& d_keys, const Tensor& dq, const Tensor& dk,
+                  const Tensor& dv);
 // Adds what came back to dk and dv.
 void add_returned(const RankCall&, const Tensor& returned, const Tensor& dk, const Tensor& dv);
 

@@ -16,6 +16,7 @@ size_t RankKeyHash::operator()(const RankKey& key) const {
   add(static_cast<int64_t>(key.shards.layout()));
   add(key.shards.ranks());
   add(key.rank);
+  add(key.step);
   for (int64_t n = 0; n < key.shards.chunks(); ++n) add(key.shards.chunk(n).end);
   return hash;
 }
@@ -23,7 +24,7 @@ size_t RankKeyHash::operator()(const RankKey& key) const {
 std::shared_ptr<const CachedRank> rank_of(const RankKey& key) {
   static KeptByRank<CachedRank> kept(kRankCacheBytes);
   return kept.get(key, [&] {
-    return parallel::Rank(parallel::ShardedCall(key.call.pattern, key.call.extent, key.shards), key.rank);
+    return parallel::Rank(parallel::ShardedCall(key.call.pattern, key.call.extent, key.shards), key.rank, key.step);
   });
 }
 

@@ -21,6 +21,7 @@ struct RankKey {
   plan::PlanKey call;  // lengths of the whole sequence
   parallel::Shards shards = parallel::Shards::even(0, 1);
   int64_t rank = 0;
+  int64_t step = parallel::Rank::kAllSteps;
   bool operator==(const RankKey&) const = default;
   int64_t bytes() const;
 };

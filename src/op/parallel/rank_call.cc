@@ -64,6 +64,7 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
   key_.call.pattern = *check_forward(of, call);
   key_.shards = shards_of(shards);
   key_.rank = shards.rank;
+  key_.step = shards.step;
   const int64_t rows = key_.shards.rows(key_.rank);
   if (of.q.sizes[1] != rows)
     refuse("q", fmt::format("must have the {} rows of the shard of rank {}", rows, key_.rank), checks::shape(of.q),
@@ -92,6 +93,12 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
   } else {
     moves_ = std::make_unique<parallel::HostMoves>(*rank_, problem_, loan_.workspace);
   }
+}
+
+std::shared_ptr<const parallel::Rank> RankCall::rank_of_step(int64_t step) const {
+  RankKey key = key_;
+  key.step = step;
+  return rank_of(key);
 }
 
 std::shared_ptr<const parallel::RankPlans> RankCall::plans(Direction direction) const {

@@ -20,6 +20,7 @@ struct ShardArguments {
   std::string layout;               // "contiguous" | "zigzag"
   int64_t ranks = 1;
   int64_t rank = 0;
+  int64_t step = parallel::Rank::kAllSteps;  // of a ring
 };
 // Throw Error.
 parallel::Shards shards_of(const ShardArguments&);
@@ -34,6 +35,7 @@ class RankCall {
   RankCall& operator=(const RankCall&) = delete;
 
   const parallel::Rank& rank() const { return *rank_; }
+  std::shared_ptr<const parallel::Rank> rank_of_step(int64_t step) const;
   const Engine& engine() const { return *engine_; }
   const engine::Problem& problem() const { return problem_; }  // of the shard
   const engine::Workspace& workspace() const { return loan_.workspace; }

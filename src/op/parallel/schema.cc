@@ -15,34 +15,38 @@ const std::string kShards = "Tensor boundaries, str layout, int ranks";
 const std::string kCall =
     "Tensor q, Tensor k, Tensor v, str pattern, Tensor? blocks, Tensor? cu_seqlens, "
     "Tensor? lengths, float? scale, " +
-    kShards + ", int rank";
+    kShards + ", int rank, int step=-1";
 
 const Definitions registered(
     Definitions::Kind::kFragment,
     {"cp_pieces(" + kShards + ") -> Tensor", "cp_counts(" + kCall + ") -> (Tensor rows, bool joined)",
-     "cp_pack(" + kCall + ") -> Tensor", "cp_forward_pieces(" + kCall + ") -> (Tensor out, Tensor lse)",
+     "cp_steps(str exchange, " + kCall + ") -> Tensor", "cp_pack(" + kCall + ") -> Tensor",
+     "cp_forward_pieces(" + kCall + ") -> (Tensor out, Tensor lse)",
      "cp_forward_gathered(Tensor received, Tensor(a!) out, Tensor(b!) lse, " + kCall + ") -> Tensor",
      "cp_keys(Tensor received, " + kCall + ") -> Tensor",
      "cp_backward_gathered(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, Tensor keys, " + kCall +
          ") -> (Tensor d_queries, Tensor d_keys, Tensor message)",
      "cp_backward_pieces(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, Tensor d_queries, Tensor d_keys, " +
          kCall + ") -> (Tensor dq, Tensor dk, Tensor dv)",
+     "cp_add_gathered(Tensor d_queries, Tensor d_keys, Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, " + kCall +
+         ") -> ()",
      "cp_add_returned(Tensor returned, Tensor(a!) dk, Tensor(b!) dv, " + kCall + ") -> ()"});
 
-ShardArguments shard_of(const Tensor& boundaries, StringHandle layout, int64_t ranks, int64_t rank) {
-  return {boundaries_of(boundaries), take(layout), ranks, rank};
+ShardArguments shard_of(const Tensor& boundaries, StringHandle layout, int64_t ranks, int64_t rank,
+                        int64_t step = parallel::Rank::kAllSteps) {
+  return {boundaries_of(boundaries), take(layout), ranks, rank, step};
 }
 
 RankCall call_of(const Tensor& q, const Tensor& k, const Tensor& v, StringHandle pattern, MaybeTensor blocks,
                  MaybeTensor cu_seqlens, MaybeTensor lengths, std::optional<double> scale, Tensor boundaries,
-                 StringHandle layout, int64_t ranks, int64_t rank) {
+                 StringHandle layout, int64_t ranks, int64_t rank, int64_t step) {
   Call call;
   call.pattern = take(pattern);
   call.blocks = std::move(blocks);
   call.cu_seqlens = std::move(cu_seqlens);
   call.lengths = std::move(lengths);
   call.scale = scale;
-  return {q, k, v, call, shard_of(boundaries, layout, ranks, rank)};
+  return {q, k, v, call, shard_of(boundaries, layout, ranks, rank, step)};
 }
 
 // Functions of the operators' signatures around the kernels.
@@ -56,6 +60,10 @@ template <class... Rest>
 struct Unpack<RankCall(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
   static std::tuple<Tensor, bool> counts(Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::counts(call_of(q, k, v, std::move(rest)...));
+  }
+  static Tensor steps(StringHandle exchange, Tensor q, Tensor k, Tensor v, Rest... rest) {
+    const std::string its = take(exchange);
+    return op::steps(call_of(q, k, v, std::move(rest)...), its);
   }
   static Tensor pack(Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::pack(call_of(q, k, v, std::move(rest)...));
@@ -79,6 +87,10 @@ struct Unpack<RankCall(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
     return op::backward_pieces(call_of(q, k, v, std::move(rest)...), {d_out, d_lse, q, k, v, out, lse}, d_queries,
                                d_keys);
   }
+  static void add_gathered(Tensor d_queries, Tensor d_keys, Tensor dq, Tensor dk, Tensor dv, Tensor q, Tensor k,
+                           Tensor v, Rest... rest) {
+    op::add_gathered(call_of(q, k, v, std::move(rest)...), d_queries, d_keys, dq, dk, dv);
+  }
   static void add_returned(Tensor returned, Tensor dk, Tensor dv, Tensor q, Tensor k, Tensor v, Rest... rest) {
     op::add_returned(call_of(q, k, v, std::move(rest)...), returned, dk, dv);
   }
@@ -92,12 +104,14 @@ namespace {
 // All but cp_pieces, which has no tensor but boundaries, on the host.
 void add_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("cp_counts", TORCH_BOX(&Unpacked::counts));
+  library.impl("cp_steps", TORCH_BOX(&Unpacked::steps));
   library.impl("cp_pack", TORCH_BOX(&Unpacked::pack));
   library.impl("cp_forward_pieces", TORCH_BOX(&Unpacked::forward_pieces));
   library.impl("cp_forward_gathered", TORCH_BOX(&Unpacked::forward_gathered));
   library.impl("cp_keys", TORCH_BOX(&Unpacked::keys));
   library.impl("cp_backward_gathered", TORCH_BOX(&Unpacked::backward_gathered));
   library.impl("cp_backward_pieces", TORCH_BOX(&Unpacked::backward_pieces));
+  library.impl("cp_add_gathered", TORCH_BOX(&Unpacked::add_gathered));
   library.impl("cp_add_returned", TORCH_BOX(&Unpacked::add_returned));
 }
 
