@@ -10,5 +10,6 @@
 #include "longstride/nn/learned_blocks.h"
 #include "longstride/nn/longnet.h"
 #include "longstride/nn/longnet_lm.h"
+#include "longstride/nn/placement.h"
 #include "longstride/nn/positions.h"
 #include "longstride/nn/transformer.h"

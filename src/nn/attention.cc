@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "longstride/pattern/json.h"
+#include "nn/placement.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -45,7 +46,6 @@ DilatedAttentionImpl::DilatedAttentionImpl(DilatedAttentionOptions given, Attent
     core::refuse("attend", "must be empty with learned blocks", "a function",
                  "they are computed in this process; leave it out");
   }
-  if (!attend_) attend_ = local_attention(options.pattern);
   reset();
 }
 
@@ -78,11 +78,13 @@ AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Ten
   std::optional<BlockChoice> chosen;
   if (options.learned) chosen = choose_blocks(q, k, call);
   call.scale = options.softmax_scale;
-  if (is_training() && options.attention_dropout > 0 && q.defined()) {
+  const bool drops = is_training() && options.attention_dropout > 0;
+  if (placement_) return placement_->attention(q, k, v, options.pattern, call, drops ? options.attention_dropout : 0);
+  if (drops && q.defined()) {
     call.dropout_p = options.attention_dropout;
     call.dropout_seed = draw_dropout_seed(q.device());
   }
-  if (!chosen) return attend_(q, k, v, call);
+  if (!chosen) return attend_ ? attend_(q, k, v, call) : attention(q, k, v, options.pattern, call);
   // Gates are there for their gradient.
   if (chosen->gates.requires_grad()) call.gates = chosen->gates;
   AttentionResult result = attention(q, k, v, to_json_beside_list(options.whole_pattern()), chosen->blocks, call);

@@ -4,6 +4,7 @@
 #include <torch/nn/module.h>
 
 #include "nn/layer_parts.h"
+#include "nn/placement.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -53,11 +54,17 @@ void LongNetImpl::reset_parameters() {
   }
 }
 
-void LongNetImpl::check(const char* argument, const at::Tensor& x) const {
+const nn::Placement* LongNetImpl::placement() const {
+  const auto& layers = config.has_encoder() ? encoder_layers : decoder_layers;
+  return layers->ptr(0)->as<TransformerLayer>()->attention->attention->placement();
+}
+
+void LongNetImpl::check(const char* argument, const at::Tensor& x, const CallOptions& call) const {
   const MultiheadDilatedAttentionOptions& o = config.layer.attention;
   nn::check_input(argument, x, o.embed_dim, (config.has_encoder() ? encoder_norm : decoder_norm)->weight);
-  if (const int64_t most = o.positions.max_len; x.size(1) > most) {
-    core::refuse(argument, fmt::format("must not be longer than max_len {}", most), std::to_string(x.size(1)),
+  const int64_t most = o.positions.max_len;
+  if (const int64_t len = nn::whole_length(placement(), argument, x.size(1), call); len > most) {
+    core::refuse(argument, fmt::format("must not be longer than max_len {}", most), std::to_string(len),
                  "raise max_len in the config");
   }
 }
@@ -66,8 +73,7 @@ at::Tensor LongNetImpl::run_layers(torch::nn::ModuleList& layers, at::Tensor x, 
                                    const CallOptions& call) {
   // One set of factors for all layers, of the type in which attention will run.
   const MultiheadDilatedAttentionOptions& o = config.layer.attention;
-  const RotaryFactors rotary =
-      rotary_factors(o.positions, 0, x.size(1), o.head_dim(), nn::attention_type(x), x.device());
+  const RotaryFactors rotary = nn::row_factors(o, placement(), call, 0, x.size(1), nn::attention_type(x), x.device());
   const bool draws_random = is_training() && config.layer.draws_random();
   for (const auto& child : *layers) {
     const auto plain = std::dynamic_pointer_cast<TransformerLayerImpl>(child);
@@ -93,7 +99,7 @@ at::Tensor LongNetImpl::encode(const at::Tensor& source, const CallOptions& call
   if (!config.has_encoder()) {
     core::refuse("encode()", "needs a form with an encoder", longstride::name(config.form), "call forward()");
   }
-  check("source", source);
+  check("source", source, call);
   return encoder_norm(run_layers(encoder_layers, source, {}, call));
 }
 
@@ -101,8 +107,8 @@ at::Tensor LongNetImpl::decode(const at::Tensor& target, const at::Tensor& memor
   if (config.form != LongNetForm::kEncoderDecoder) {
     core::refuse("decode()", "needs the form encoder_decoder", longstride::name(config.form), "call forward()");
   }
-  check("target", target);
-  check("memory", memory);
+  check("target", target, call);
+  check("memory", memory, call);
   if (target.sizes() != memory.sizes()) {
     core::refuse("target", fmt::format("must have the shape of the source {}", nn::shape_text(memory)),
                  nn::shape_text(target), "pad the shorter one and mark its rows with lengths");
@@ -115,7 +121,7 @@ at::Tensor LongNetImpl::forward(const at::Tensor& source, const at::Tensor& targ
     core::refuse("target", fmt::format("must be unset in the form {}", longstride::name(config.form)),
                  nn::shape_text(target), "use the form encoder_decoder, or pass one sequence");
   }
-  check("source", source);
+  check("source", source, call);
   switch (config.form) {
     case LongNetForm::kEncoder:
       return encode(source, call);

@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "nn/layer_parts.h"
+#include "nn/placement.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -82,20 +83,28 @@ at::Tensor LongNetLMImpl::embed(const at::Tensor& tokens) {
   return dropout(embedding(tokens) * std::sqrt(static_cast<double>(config.layer.attention.embed_dim)));
 }
 
-RotaryFactors LongNetLMImpl::factors(const at::Tensor& x, int64_t position0) const {
+const nn::Placement* LongNetLMImpl::placement() const {
+  return layers->ptr(0)->as<TransformerLayer>()->attention->attention->placement();
+}
+
+RotaryFactors LongNetLMImpl::factors(const at::Tensor& x, int64_t position0, const CallOptions& call) const {
   const MultiheadDilatedAttentionOptions& o = config.layer.attention;
-  return rotary_factors(o.positions, position0, x.size(1), o.head_dim(), nn::attention_type(x), x.device());
+  return nn::row_factors(o, placement(), call, position0, x.size(1), nn::attention_type(x), x.device());
+}
+
+void LongNetLMImpl::check_tokens(const at::Tensor& tokens, const CallOptions& call) const {
+  check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
+  const int64_t most = config.layer.attention.positions.max_len;
+  if (const int64_t len = nn::whole_length(placement(), "tokens", tokens.size(1), call); len > most) {
+    core::refuse("tokens", fmt::format("must not be longer than max_len {}", most), std::to_string(len),
+                 "raise max_len in the config");
+  }
 }
 
 at::Tensor LongNetLMImpl::hidden(const at::Tensor& tokens, const CallOptions& call) {
-  check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
-  const MultiheadDilatedAttentionOptions& o = config.layer.attention;
-  if (tokens.size(1) > o.positions.max_len) {
-    core::refuse("tokens", fmt::format("must not be longer than max_len {}", o.positions.max_len),
-                 std::to_string(tokens.size(1)), "raise max_len in the config");
-  }
+  check_tokens(tokens, call);
   at::Tensor x = embed(tokens);  // [batch, len, dim]
-  const RotaryFactors rotary = factors(x, 0);
+  const RotaryFactors rotary = factors(x, 0, call);
   const bool draws_random = is_training() && config.layer.draws_random();
   for (const auto& child : *layers) {
     const auto layer = std::dynamic_pointer_cast<TransformerLayerImpl>(child);
@@ -118,16 +127,21 @@ at::Tensor LongNetLMImpl::forward(const at::Tensor& tokens, const CallOptions& c
   return project_to_vocab(hidden(tokens, call));
 }
 
-at::Tensor LongNetLMImpl::token_losses(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call) {
+void LongNetLMImpl::check_pair(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call) const {
   check_ids("targets", targets, config.vocab, kIgnored, embedding->weight);
-  check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
+  check_tokens(tokens, call);
   if (tokens.sizes() != targets.sizes()) {
     core::refuse("targets", fmt::format("must have the shape of tokens {}", nn::shape_text(tokens)),
                  nn::shape_text(targets));
   }
+}
+
+at::Tensor LongNetLMImpl::token_losses(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call) {
+  check_pair(tokens, targets, call);
   const at::Tensor h = hidden(tokens, call).flatten(0, 1);  // [batch * len, dim]
   const auto loss_type = h.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  if (h.size(0) == 0) return h.new_empty(targets.sizes(), loss_type);
+  // With a gradient all the same: an empty shard takes part in its group's backward, and in the sums of gradients.
+  if (h.size(0) == 0) return project_to_vocab(h).sum(1).to(loss_type).view(targets.sizes());
   const at::Tensor wanted = targets.flatten();
   const int64_t chunk = std::max<int64_t>(1, kChunkLogits / config.vocab);
   const at::Tensor weight = config.tied_head ? embedding->weight : head->weight;
@@ -147,13 +161,19 @@ at::Tensor LongNetLMImpl::token_losses(const at::Tensor& tokens, const at::Tenso
 
 at::Tensor LongNetLMImpl::loss(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call) {
   nn::require_readable("targets", targets);
-  const int64_t counted = (targets != kIgnored).sum().item<int64_t>();
+  const auto count = [&] { return (targets != kIgnored).sum().item<int64_t>(); };
+  const nn::Placement* const at = placement();
+  const int64_t counted = at == nullptr ? count() : at->sum("the count of targets", [&] {
+    check_pair(tokens, targets, call);
+    return count();
+  });
   if (counted == 0) core::refuse("targets", "must hold one that counts", "none");
   return token_losses(tokens, targets, call).sum() / static_cast<double>(counted);
 }
 
 DecodeState LongNetLMImpl::start_decoding(int64_t batch, int64_t capacity) const {
   nn::require_positive("batch", batch);
+  nn::refuse_decoding(placement());
   const int64_t most = config.layer.attention.positions.max_len;
   if (capacity <= 0 || capacity > most) {
     core::refuse("capacity", fmt::format("must be in [1, max_len {}]", most), std::to_string(capacity),
@@ -169,6 +189,7 @@ DecodeState LongNetLMImpl::start_decoding(int64_t batch, int64_t capacity) const
 
 at::Tensor LongNetLMImpl::decode(const at::Tensor& tokens, DecodeState& state) {
   const at::NoGradGuard no_grad;
+  nn::refuse_decoding(placement());
   if (is_training()) core::refuse("model", "must be in eval mode to decode", "training mode", "call eval()");
   check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
   if (state.layers.size() != layers->size()) {
@@ -182,7 +203,7 @@ at::Tensor LongNetLMImpl::decode(const at::Tensor& tokens, DecodeState& state) {
                  std::to_string(len), "start decoding with a larger capacity");
   }
   at::Tensor x = embed(tokens);  // [batch, n, dim]
-  const RotaryFactors rotary = factors(x, state.length);
+  const RotaryFactors rotary = factors(x, state.length, {});
   for (size_t i = 0; i < state.layers.size(); ++i) {
     // Taken from the state, so that a step that failed half-way can be run again.
     state.layers[i].length = state.length;

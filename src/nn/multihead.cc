@@ -10,6 +10,7 @@
 
 #include "longstride/nn/attention.h"
 #include "nn/layer_parts.h"
+#include "nn/placement.h"
 #include "nn/require.h"
 
 namespace longstride {
@@ -228,7 +229,12 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
   const int64_t len = query.size(1);
   if (call.position0 < 0) core::refuse("position0", "must not be negative", std::to_string(call.position0));
   AttentionOptions attention_call{call};
+  const nn::Placement* const placement = attention->placement();
   if (call.key_padding_mask) {
+    if (placement != nullptr) {
+      core::refuse("key_padding_mask", fmt::format("must be unset {}", nn::kOverRanks), "a mask",
+                   "give lengths of the whole sequence");
+    }
     if (call.lengths || call.cu_seqlens) {
       core::refuse("key_padding_mask", "must not come together with lengths or cu_seqlens", "both", "give one of them");
     }
@@ -236,6 +242,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
   }
   KeyValueCache* cache = call.cache;
   if (cache != nullptr) {
+    nn::refuse_decoding(placement);
     if (attention_call.cu_seqlens || attention_call.lengths) {
       core::refuse("cache", "must not come together with lengths, cu_seqlens or a mask", "both",
                    "a cache holds one document a batch row");
@@ -272,7 +279,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
     factors = *call.rotary;
   } else {
     const int64_t position0 = call.position0 + (cache != nullptr ? cache->length : 0);
-    factors = rotary_factors(options.positions, position0, len, options.head_dim(), p.v.scalar_type(), query.device());
+    factors = nn::row_factors(options, placement, call, position0, len, p.v.scalar_type(), query.device());
   }
   if (options.positions.kind == Positions::kAlibi) {
     attention_call.alibi_slopes = options.positions.slopes(options.num_heads, query.device());
@@ -302,6 +309,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
 }
 
 KeyValueCache MultiheadDilatedAttentionImpl::make_cache(int64_t batch, int64_t capacity) const {
+  nn::refuse_decoding(attention->placement());
   nn::require_positive("batch", batch);
   nn::require_positive("capacity", capacity);
   auto like = out_proj->weight.options().requires_grad(false);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <limits>
 
 #include "nn/require.h"
@@ -31,6 +32,46 @@ void check_xpos_range(const PositionOptions& options, int64_t end, at::ScalarTyp
   core::refuse("len", fmt::format("must satisfy 1.81 * len / xpos_scale_base <= {} in {}", limit, c10::toString(dtype)),
                fmt::format("len {} with xpos_scale_base {}", end, scale_base),
                fmt::format("xpos_scale_base = {} works", works));
+}
+
+// The factors of `rows` rows of a sequence that ends at `end`, whose positions are `some`(begin, count), float64.
+RotaryFactors factors_of(const PositionOptions& options, int64_t rows, int64_t end, int64_t dim, at::ScalarType dtype,
+                         at::Device device, const std::function<at::Tensor(int64_t, int64_t)>& some) {
+  options.validate();
+  if (!at::isFloatingType(dtype)) {
+    core::refuse("dtype", "must be a floating-point type", c10::toString(dtype));
+  }
+  if (dim <= 0 || dim % 2 != 0) {
+    core::refuse("head dim", fmt::format("must be even for {} positions", name(options.kind)), std::to_string(dim),
+                 "change the number of heads or use positions none");
+  }
+  const bool scaled = options.kind == Positions::kXpos;
+  if (scaled) check_xpos_range(options, end, dtype);
+
+  const at::NoGradGuard no_grad;
+  const auto real = at::TensorOptions().dtype(at::kDouble).device(device);
+  const auto complex = real.dtype(dtype == at::kDouble ? at::kComplexDouble : at::kComplexFloat);
+  const int64_t pairs = dim / 2;
+  const auto empty = [&] {
+    return nn::within_memory("len x dim", fmt::format("{} x {}", rows, dim), [&] {
+      return at::empty({rows, 1, pairs}, complex);
+    });
+  };
+  RotaryFactors factors{empty(), {}};
+  factors.k = scaled ? empty() : factors.q;
+  if (rows == 0) return factors;
+  const at::Tensor pair = at::arange(pairs, real);                                  // [dim/2]
+  const at::Tensor frequency = at::pow(options.base, pair * (-2.0 / double(dim)));  // [dim/2]
+  const at::Tensor log_zeta = at::log((pair * (2.0 / double(dim)) + 0.4) / 1.4);    // [dim/2]
+  for (int64_t begin = 0; begin < rows; begin += kChunkRows) {
+    const int64_t count = std::min(kChunkRows, rows - begin);
+    const at::Tensor n = some(begin, count).view({count, 1, 1});
+    const at::Tensor angle = n * frequency;  // [count, 1, dim/2]
+    const at::Tensor exponent = scaled ? n * (log_zeta / options.scale_base()) : at::zeros_like(angle);
+    factors.q.narrow(0, begin, count).copy_(at::polar(at::exp(exponent), angle));
+    if (scaled) factors.k.narrow(0, begin, count).copy_(at::polar(at::exp(-exponent), angle));
+  }
+  return factors;
 }
 
 }  // namespace
@@ -96,46 +137,30 @@ at::Tensor alibi_slopes(int64_t heads, at::Device device) {
 RotaryFactors rotary_factors(const PositionOptions& options, int64_t position0, int64_t len, int64_t dim,
                              at::ScalarType dtype, at::Device device) {
   if (!are_rotary(options.kind)) return {};
-  options.validate();
   if (position0 < 0) core::refuse("position0", "must not be negative", std::to_string(position0));
   if (len < 0) core::refuse("len", "must not be negative", std::to_string(len));
   if (position0 > std::numeric_limits<int64_t>::max() - len) {
     core::refuse("position0 + len", "must be below 2^63", fmt::format("{} + {}", position0, len));
   }
-  if (!at::isFloatingType(dtype)) {
-    core::refuse("dtype", "must be a floating-point type", c10::toString(dtype));
-  }
-  if (dim <= 0 || dim % 2 != 0) {
-    core::refuse("head dim", fmt::format("must be even for {} positions", name(options.kind)), std::to_string(dim),
-                 "change the number of heads or use positions none");
-  }
-  const bool scaled = options.kind == Positions::kXpos;
-  if (scaled) check_xpos_range(options, position0 + len, dtype);
+  return factors_of(options, len, position0 + len, dim, dtype, device, [&](int64_t begin, int64_t rows) {
+    return at::arange(position0 + begin, position0 + begin + rows, at::TensorOptions(at::kDouble).device(device));
+  });
+}
 
-  const at::NoGradGuard no_grad;
-  const auto real = at::TensorOptions().dtype(at::kDouble).device(device);
-  const auto complex = real.dtype(dtype == at::kDouble ? at::kComplexDouble : at::kComplexFloat);
-  const int64_t pairs = dim / 2;
-  const auto empty = [&] {
-    return nn::within_memory("len x dim", fmt::format("{} x {}", len, dim), [&] {
-      return at::empty({len, 1, pairs}, complex);
-    });
-  };
-  RotaryFactors factors{empty(), {}};
-  factors.k = scaled ? empty() : factors.q;
-  if (len == 0) return factors;
-  const at::Tensor pair = at::arange(pairs, real);                                  // [dim/2]
-  const at::Tensor frequency = at::pow(options.base, pair * (-2.0 / double(dim)));  // [dim/2]
-  const at::Tensor log_zeta = at::log((pair * (2.0 / double(dim)) + 0.4) / 1.4);    // [dim/2]
-  for (int64_t begin = 0; begin < len; begin += kChunkRows) {
-    const int64_t rows = std::min(kChunkRows, len - begin);
-    const at::Tensor n = at::arange(position0 + begin, position0 + begin + rows, real).view({rows, 1, 1});
-    const at::Tensor angle = n * frequency;  // [rows, 1, dim/2]
-    const at::Tensor exponent = scaled ? n * (log_zeta / options.scale_base()) : at::zeros_like(angle);
-    factors.q.narrow(0, begin, rows).copy_(at::polar(at::exp(exponent), angle));
-    if (scaled) factors.k.narrow(0, begin, rows).copy_(at::polar(at::exp(-exponent), angle));
+RotaryFactors rotary_factors(const PositionOptions& options, const at::Tensor& positions, int64_t len, int64_t dim,
+                             at::ScalarType dtype) {
+  if (!are_rotary(options.kind)) return {};
+  nn::require_readable("positions", positions);
+  if (positions.dim() != 1 || positions.scalar_type() != at::kLong) {
+    core::refuse("positions", "must be int64 [rows]",
+                 fmt::format("{} {}", c10::toString(positions.scalar_type()), nn::shape_text(positions)));
   }
-  return factors;
+  const at::Tensor outside = positions.masked_select((positions < 0).logical_or(positions >= len));
+  if (outside.size(0) > 0) {
+    core::refuse("positions", fmt::format("must be in [0, len {})", len), std::to_string(outside[0].item<int64_t>()));
+  }
+  return factors_of(options, positions.size(0), len, dim, dtype, positions.device(),
+                    [&](int64_t begin, int64_t rows) { return positions.narrow(0, begin, rows).to(at::kDouble); });
 }
 
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& factors) {

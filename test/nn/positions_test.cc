@@ -45,6 +45,27 @@ TEST(Positions, XposProductDependsOnDistanceOnly) {
   EXPECT_GT(std::abs(product(37, 20) - product(38, 20)), 1e-3);
 }
 
+TEST(Positions, OfRowsThatAreNotConsecutiveAreThoseOfTheWhole) {
+  const Tensor rows = at::tensor({7, 2, 3, 29}, at::kLong);
+  for (const Positions kind : {Positions::kRope, Positions::kXpos}) {
+    PositionOptions o;
+    o.kind = kind;
+    const auto whole = rotary_factors(o, 0, 30, 16, at::kDouble, at::kCPU);
+    const auto some = rotary_factors(o, rows, 30, 16, at::kDouble);
+    EXPECT_TRUE(some.q.equal(whole.q.index_select(0, rows)));
+    EXPECT_TRUE(some.k.equal(whole.k.index_select(0, rows)));
+    EXPECT_EQ(refusal([&] { rotary_factors(o, rows, 29, 16, at::kDouble); }),
+              "positions must be in [0, len 29), got 29");
+    EXPECT_EQ(refusal([&] { rotary_factors(o, rows.to(at::kInt), 30, 16, at::kDouble); }),
+              "positions must be int64 [rows], got Int [4]");
+  }
+  PositionOptions xpos;
+  xpos.kind = Positions::kXpos;
+  xpos.xpos_scale_base = 40;
+  EXPECT_THAT(refusal([&] { rotary_factors(xpos, rows, 4000, 16, at::kFloat); }), HasSubstr("len 4000"));
+  EXPECT_FALSE(rotary_factors({}, rows, 30, 16, at::kFloat).defined());
+}
+
 TEST(Positions, XposRangeIsRefusedWithWhatWorks) {
   PositionOptions o;
   o.kind = Positions::kXpos;

@@ -1,6 +1,6 @@
-// DilatedAttention and MultiheadDilatedAttention. Modules hold an AttentionFn value, so that attention over one process
-// or over many ranks is the same module. They keep no cache: clone() shares nothing, and forward() may be called from
-// several threads at once.
+// DilatedAttention and MultiheadDilatedAttention. Modules hold an AttentionFn value and where their sequences lie
+// (nn/placement.h), so that attention over one process or over many ranks is the same module. They keep no cache:
+// clone() shares nothing but a group of ranks, and forward() may be called from several threads at once.
 #pragma once
 
 #include <torch/nn/cloneable.h>
@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -22,6 +23,10 @@
 #include "longstride/pattern/flat.h"
 
 namespace longstride {
+
+namespace nn {
+struct Placement;
+}
 
 // What computes attention for a module: q, k, v [batch, len, heads, dim] and the options of one call.
 using AttentionFn =
@@ -63,6 +68,8 @@ struct DilatedAttentionOptions {
 // With learned blocks it has a scorer, whose parameters are the module's. Each call chooses by it and gives the choice
 // to `choice`, if given; q and k have equal lengths (no query_start), batch rows may be shorter (`lengths`), packed
 // documents are refused, and attention is that of this process.
+//
+// Its sequences lie with this process, or with the ranks of a group: place() of nn/placement.h.
 class DilatedAttentionImpl : public torch::nn::Cloneable<DilatedAttentionImpl> {
  public:
   static constexpr const char* kModelName = "DilatedAttention";  // in the config.json of a saved one
@@ -72,12 +79,17 @@ class DilatedAttentionImpl : public torch::nn::Cloneable<DilatedAttentionImpl> {
   AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, AttentionOptions call = {},
                           BlockChoice* choice = nullptr) const;
 
+  // Where its sequences lie, if with several ranks; null: with this process.
+  const nn::Placement* placement() const { return placement_.get(); }
+
   DilatedAttentionOptions options;
   BlockScorer scorer{nullptr};  // empty without learned blocks
 
  private:
+  friend struct nn::Placement;
   BlockChoice choose_blocks(const at::Tensor& q, const at::Tensor& k, const AttentionOptions& call) const;
-  AttentionFn attend_;
+  AttentionFn attend_;                              // empty: longstride::attention
+  std::shared_ptr<const nn::Placement> placement_;  // a copy shares it, with the group
 };
 TORCH_MODULE(DilatedAttention);
 

@@ -105,7 +105,8 @@ class LongNetImpl : public torch::nn::Cloneable<LongNetImpl> {
 
  private:
   at::Tensor run_layers(torch::nn::ModuleList& layers, at::Tensor x, const at::Tensor& memory, const CallOptions& call);
-  void check(const char* argument, const at::Tensor& x) const;
+  const nn::Placement* placement() const;
+  void check(const char* argument, const at::Tensor& x, const CallOptions& call) const;
 
   LongNetAttention attend_;
 };

@@ -76,7 +76,9 @@ class LongNetLMImpl : public torch::nn::Cloneable<LongNetLMImpl> {
   // kIgnored. Computed over chunks of positions that are run again in the backward, so that logits of all positions
   // never exist at once.
   at::Tensor token_losses(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call = {});
-  // Mean of token_losses over the targets that count, in nats; a scalar.
+  // Mean of token_losses over the targets that count, in nats; a scalar. Where the sequence lies with several ranks
+  // (nn/placement.h): this rank's part of the mean over all of them, which is the ranks' sum; what is wrong with one
+  // rank's tokens or targets is an Error on all.
   at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call = {});
 
   // Decoding, in eval mode: caches for `capacity` tokens (<= max_len), and one step, which appends tokens [batch, n]
@@ -93,8 +95,11 @@ class LongNetLMImpl : public torch::nn::Cloneable<LongNetLMImpl> {
 
  private:
   void reset_own_parameters();
+  const nn::Placement* placement() const;
+  void check_tokens(const at::Tensor& tokens, const CallOptions& call) const;
+  void check_pair(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call) const;
   at::Tensor embed(const at::Tensor& tokens);
-  RotaryFactors factors(const at::Tensor& x, int64_t position0) const;
+  RotaryFactors factors(const at::Tensor& x, int64_t position0, const CallOptions& call) const;
   at::Tensor hidden(const at::Tensor& tokens, const CallOptions& call);
   at::Tensor project_to_vocab(const at::Tensor& hidden) const;
 

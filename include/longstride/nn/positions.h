@@ -64,6 +64,12 @@ struct RotaryFactors {
 RotaryFactors rotary_factors(const PositionOptions& options, int64_t position0, int64_t len, int64_t dim,
                              at::ScalarType dtype, at::Device device);
 
+// The same for positions that need not be consecutive: int64 [rows], each in [0, len), of a sequence of `len` tokens,
+// by which the range of xPos goes; on their device. What a rank has whose shard is not the whole (shard_positions() of
+// parallel.h).
+RotaryFactors rotary_factors(const PositionOptions& options, const at::Tensor& positions, int64_t len, int64_t dim,
+                             at::ScalarType dtype);
+
 // x [batch, len, heads, dim] times factors [len, 1, dim/2], pair by pair, in float32 at least; dtype of x.
 // Differentiable in x.
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& factors);

@@ -1,8 +1,11 @@
 // Turns the C++ form of a call into the operator's form.
 #include <ATen/Functions.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
+#include "core/refuse.h"
 #include "longstride/pattern/json.h"
 #include "op/autograd/tensor.h"
 #include "op/pattern_text.h"
@@ -36,6 +39,10 @@ std::optional<Tensor> tensor_of(const std::optional<std::vector<int64_t>>& list)
 }
 
 void set_options(Call& call, const AttentionOptions& options) {
+  if (!options.boundaries.empty())
+    core::refuse("boundaries", "must be empty where this process holds the whole sequence",
+                 fmt::format("[{}]", fmt::join(options.boundaries, ", ")),
+                 "place() the module on a group of several ranks; cp_attention() has them in its sharding");
   call.scale = options.scale;
   call.cu_seqlens = tensor_of(options.cu_seqlens);
   call.lengths = tensor_of(options.lengths);

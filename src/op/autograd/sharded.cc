@@ -175,10 +175,15 @@ struct Pieces {
   Pieces(const Sharding& sharding, int64_t ranks, int64_t len) : of(static_cast<size_t>(ranks)) {
     const Tensor boundaries =
         numbers_tensor(sharding.boundaries.empty() ? std::vector<int64_t>{0, len} : sharding.boundaries);
-    const Tensor pieces = c10::Dispatcher::singleton()
-                              .findSchemaOrThrow("longstride::cp_pieces", "")
-                              .typed<Tensor(const Tensor&, std::string_view, int64_t)>()
-                              .call(boundaries, sharding.layout, ranks);
+    Tensor pieces;  // rows of [begin, end, rank]
+    try {
+      pieces = c10::Dispatcher::singleton()
+                   .findSchemaOrThrow("longstride::cp_pieces", "")
+                   .typed<Tensor(const Tensor&, std::string_view, int64_t)>()
+                   .call(boundaries, sharding.layout, ranks);
+    } catch (const c10::ValueError& refused) {  // as Errors of a kernel pass the dispatcher
+      throw Error(refused.what_without_backtrace());
+    }
     for (int64_t i = 0; i < pieces.size(0); ++i) {
       const auto* const p = pieces.const_data_ptr<int64_t>() + 3 * i;
       of[static_cast<size_t>(p[2])].emplace_back(p[0], p[1]);
@@ -293,7 +298,10 @@ Tensor shard_positions(const RankGroup& group, const Sharding& sharding) {
   if (sharding.boundaries.empty())
     core::refuse("boundaries", "must be given", "none", "{0, len} cuts len tokens evenly");
   const Pieces pieces(sharding, size_of(group), 0);
-  return rows_of(at::arange(pieces.end), pieces.of[static_cast<size_t>(rank_of(group))], 0);
+  std::vector<Tensor> parts = {at::empty({0}, at::kLong)};
+  for (const auto& [begin, end] : pieces.of[static_cast<size_t>(rank_of(group))])
+    parts.push_back(at::arange(begin, end));
+  return at::cat(parts);
 }
 
 Tensor shard(const Tensor& x, const RankGroup& group, const Sharding& sharding, int64_t dim) {

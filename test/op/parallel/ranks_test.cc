@@ -3,50 +3,19 @@
 // usage: ranks_test RANKS: starts itself as RANKS processes, ranks_test RANKS RANK FILE, and waits for all.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
 #include <functional>
 
 #include "longstride/attention.h"
 #include "longstride/parallel.h"
+#include "test/op/parallel/processes.h"
 #include "test/op/parallel/store_backend.h"
-
-extern char** environ;  // NOLINT: POSIX has no header for it
 
 namespace longstride::test {
 namespace {
 
 using at::Tensor;
-
-int failures = 0;
-
-void expect(bool holds, const std::string& what) {
-  if (holds) return;
-  ++failures;
-  fmt::print(stderr, "failed: {}\n", what);
-}
-
-void expect_near(const Tensor& got, const Tensor& wanted, double tolerance, const std::string& what) {
-  const bool equal = got.sizes() == wanted.sizes() && at::allclose(got, wanted, tolerance, tolerance);
-  expect(equal, what);
-}
-
-void expect_refused(const std::string& says, const std::function<void()>& body) {
-  try {
-    body();
-    expect(false, "no Error: " + says);
-  } catch (const Error& error) {
-    expect(std::string(error.what()).find(says) != std::string::npos, fmt::format("'{}' in '{}'", says, error.what()));
-  }
-}
 
 Tensor drawn(int64_t seed, at::IntArrayRef sizes, at::ScalarType dtype) {
   return at::randn(sizes, at::make_generator<at::CPUGeneratorImpl>(seed), at::TensorOptions().dtype(at::kDouble))
@@ -163,6 +132,8 @@ void check_refusals(const RankGroup& group) {
   expect(call(x, {}).out.size(1) == 8, "works after refusals");
   expect(cp_attention(x, x, x, pattern, {}).out.equal(attention(x, x, x, pattern).out), "one rank is attention");
   expect_refused("boundaries must be given", [&] { shard_positions(group, {}); });
+  expect_refused("boundaries must", [&] { shard_positions(group, {{0, 3, 2, 4, 5}}); });
+  expect_refused("layout must be \"contiguous\" or \"zigzag\"", [&] { shard(x, group, {{}, "striped"}); });
 }
 
 // The last that a process does: its backends are broken then.
@@ -191,43 +162,12 @@ int of_rank(int rank, int ranks, const std::string& file) {
   check_shards(group);
   check_refusals(group);
   check_failures(group);
-  return failures == 0 ? 0 : 1;
-}
-
-int start(const std::string& program, int ranks) {
-  const std::filesystem::path folder =
-      std::filesystem::temp_directory_path() / fmt::format("longstride_ranks_{}", getpid());
-  std::filesystem::create_directory(folder);
-  const std::string file = folder / "store", count = std::to_string(ranks);
-  std::vector<pid_t> children;
-  for (int rank = 0; rank < ranks; ++rank) {
-    std::vector<std::string> words = {program, count, std::to_string(rank), file};
-    std::vector<char*> arguments;
-    for (std::string& word : words) arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    pid_t child = 0;
-    if (posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ) != 0) return 1;
-    children.push_back(child);
-  }
-  int failed = 0;
-  for (size_t left = children.size(); left > 0; --left) {
-    int status = 0;
-    const pid_t ended = wait(&status);
-    std::erase(children, ended);
-    if (status == 0) continue;
-    failed = 1;
-    for (const pid_t child : children) kill(child, SIGKILL);  // they would wait for it
-  }
-  std::filesystem::remove_all(folder);
-  return failed;
+  return failures() == 0 ? 0 : 1;
 }
 
 }  // namespace
 }  // namespace longstride::test
 
 int main(int count, char** arguments) {
-  at::set_num_threads(1);
-  const int ranks = std::atoi(arguments[1]);
-  if (count == 2) return longstride::test::start("/proc/self/exe", ranks);
-  return longstride::test::of_rank(std::atoi(arguments[2]), ranks, arguments[3]);
+  return longstride::test::run_ranks(count, arguments, longstride::test::of_rank);
 }
