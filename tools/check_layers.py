@@ -44,7 +44,7 @@ PUBLIC = {
     "nn": {"core", "pattern", "plan", "op", "parallel"},
     "factory": {"core", "pattern", "plan", "op", "parallel", "nn"},
     "picture": {"core"},
-    "train": {"core", "pattern", "nn"},
+    "train": {"core", "pattern", "op", "nn"},
     "peer": set(),
     "cli": None,
 }

@@ -15,9 +15,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <torch/csrc/distributed/c10d/Store.hpp>
 #include <vector>
 
 #include "longstride/nn/longnet_lm.h"
+#include "longstride/parallel.h"
 
 namespace longstride {
 
@@ -64,6 +66,18 @@ struct TrainSettings {
   static TrainSettings from_json(std::string_view text, const TrainSettings& base = {});
 };
 
+// The processes that share a run. Each calls train_language_model with the same settings and sitting; a step is that of
+// one process within rounding, its samples shared out. The first rank alone writes, checkpoints and the log; all read
+// the text, and a checkpoint that they go on from. Groups of c10d that take tensors of the CPU.
+struct TrainRanks {
+  RankGroup world;  // all of them; empty: this process alone
+  // Ranks 0 to c - 1 of `world`, c to 2 c - 1 and so on, this one among them: each has a part of the same sequences.
+  // Empty: every rank has whole sequences.
+  RankGroup context;
+  // Where a rank that fails leaves word for the others, whose errors then name it; may be empty.
+  c10::intrusive_ptr<c10d::Store> store;
+};
+
 // What holds for one sitting of a run and is not saved with it.
 struct TrainSitting {
   std::string run;             // folder of the run's checkpoints
@@ -76,6 +90,7 @@ struct TrainSitting {
   int64_t keep = 2;            // checkpoints
   int64_t stop_after = 0;      // steps of this sitting; 0: no such limit
   std::string log;             // JSON lines; "": none
+  TrainRanks ranks;
 
   bool resumed() const { return !from.empty(); }
 };
@@ -92,6 +107,8 @@ struct TrainStart {
   int64_t threads = 0;
   int64_t threads_before = 0;  // of the run that goes on, bit for bit if they are the same; 0: it is a new run
   std::string machine;         // one line: threads, processor, LibTorch, precision, engine
+  int64_t ranks = 1;
+  int64_t context_parallel = 1;  // ranks of each sequence
 };
 
 struct TrainStep {
@@ -114,9 +131,10 @@ struct TrainEvaluation {
   std::optional<double> training;  // bits per byte, moving mean
 };
 
-// All of them may be empty. What they throw ends the run as any failure does: the checkpoints from before stay.
+// All of them may be empty. What they throw ends the run as any failure does: the checkpoints from before stay. Every
+// rank's observer is told.
 struct TrainObserver {
-  std::function<bool()> should_stop;  // asked between forwards; true: save what is done and stop
+  std::function<bool()> should_stop;  // asked between forwards; true, on any rank: save what is done and stop
   std::function<void(const TrainStart&)> on_start;
   std::function<void(const TrainStep&)> on_step;
   std::function<void(const TrainEvaluation&)> on_evaluation;
@@ -138,7 +156,8 @@ struct TrainSummary {
 };
 
 // Trains until the budget is spent, stop_after or should_stop. Throws Error for bad input before anything is written,
-// std::runtime_error for failures while running (a disk that is full, a loss that is not finite).
+// std::runtime_error for failures while running (a disk that is full, a loss that is not finite), on all ranks;
+// CommError where another rank has ended or is late.
 TrainSummary train_language_model(const TrainSettings& settings, const TrainSitting& sitting,
                                   const TrainObserver& observer = {});
 

@@ -17,6 +17,7 @@
 #include "commands.h"
 #include "core/refuse.h"
 #include "longstride/error.h"
+#include "rank_groups.h"
 #include "standard_output.h"
 
 namespace longstride::cli {
@@ -51,12 +52,12 @@ int explain_usage(const CLI::App& app, const CLI::ParseError& error) {
     const std::string near = core::nearest(given, known_words(*command, given));
     const bool option = given.rfind("-", 0) == 0;
     const char* kind = option ? "option" : command == &app ? "command" : "argument";
-    std::cerr << "longstride: unknown " << kind << " '" << given << "'";
+    std::cerr << "longstride: " << rank_label() << "unknown " << kind << " '" << given << "'";
     if (!near.empty()) std::cerr << "; did you mean '" << near << "'?";
     std::cerr << "\nSee '" << help << "'.\n";
     return kBadUsage;
   }
-  std::cerr << "longstride: " << error.what() << "\nSee '" << help << "'.\n";
+  std::cerr << "longstride: " << rank_label() << error.what() << "\nSee '" << help << "'.\n";
   return kBadUsage;
 }
 
@@ -76,7 +77,8 @@ std::string foreign_words(const std::exception& error) {
 }
 
 int fail(const std::string& message, int exit_code) {
-  std::cerr << "longstride: " << message << "\n";
+  // In one piece, since ranks share a terminal.
+  std::cerr << fmt::format("longstride: {}{}\n", rank_label(), message);
   return exit_code;
 }
 

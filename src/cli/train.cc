@@ -20,20 +20,25 @@
 #include "pattern_options.h"
 #include "picture/chart.h"
 #include "progress_line.h"
+#include "rank_groups.h"
 #include "standard_error.h"
 #include "train/checkpoint_store.h"
 #include "train/machine.h"
+#include "train/ranks.h"
 #include "train/settings.h"
 #include "train/trainer.h"
 
 namespace longstride::cli {
 namespace {
 
+constexpr double kMostRankTimeout = 1e6;  // seconds
+
 constexpr const char* kFooter = R"(Examples:
   longstride train ~/src --ext py --minutes 10
   longstride train book.txt --context 65536 --checkpoint-activations --precision bf16 --steps 500 --out runs/book
   longstride train --preset demo /usr/lib/python3 --ext py --out runs/demo
   longstride train --resume runs/demo --minutes 10
+  torchrun --nproc-per-node 2 --no-python longstride train ~/src --batch 8 --steps 500 --out runs/two
 
 Text is read as bytes. Folders are read to any depth; hidden entries, symbolic links and binary files are passed over.
 A share of the files, chosen by the hash of their names, is held out (of a single file, its tail) and never trained on.
@@ -45,6 +50,11 @@ its run; an older one branches off with --resume OUT/step-N --out ANOTHER, which
 budget that is spent: of --steps, or of --minutes of training time summed over all sittings. With --minutes the clock
 decides, so only a budget of --steps repeats bit for bit. A budget given with --resume replaces the old one, and
 the rate goes on at the share that is spent of the new one.
+
+Several processes (ranks) train one model where torchrun, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, says so. They
+share out the samples of each step, which is that of one process within rounding; --batch is that of all of them and must be a
+multiple of their number. All read the text, and what is resumed; rank 0 alone writes and shows anything. What was saved
+on some ranks goes on on any number of them. When a rank ends, the others do, and say which it was.
 
 Presets (single options given beside them win):
 )";
@@ -61,6 +71,7 @@ struct TrainCommand {
   std::string out = "longstride-run";
   CLI::Option* out_option = nullptr;
   std::string resume;
+  double rank_timeout = 600;
   bool json = false;   // the summary as JSON on stdout
   bool quiet = false;  // no progress
 
@@ -101,6 +112,7 @@ struct TrainCommand {
   void add_training(CLI::App& app);
   void add_sitting(CLI::App& app);
   core::Json completed(core::Json config) const;
+  TrainSettings read_settings();  // and what of the sitting goes with them
   TrainSummary train_and_show(const TrainSettings& settings) const;
   int run();
 };
@@ -225,6 +237,9 @@ void TrainCommand::add_sitting(CLI::App& app) {
   app.add_option("--stop-after", sitting.stop_after,
                  "save and stop after so many steps of this sitting; the schedule stays")
       ->transform(whole_number(0, kMostSteps));
+  app.add_option("--rank-timeout", rank_timeout, "seconds after which ranks give up one that does not answer")
+      ->transform(positive_number(kMostRankTimeout))
+      ->capture_default_str();
   app.add_option("--log", sitting.log, "write a JSON line an event: start, step, eval, save, end")
       ->check(output_file());
   app.add_flag("--json", json, "print the summary as JSON");
@@ -260,6 +275,7 @@ void show_start(const TrainStart& start, int64_t eval_windows) {
   if (eval_windows > 0 && start.eval_windows == 0) {
     tell("no held-out evaluation: the held-out text is shorter than the context");
   }
+  if (start.ranks > 1) tell("{} ranks share the samples of each step", start.ranks);
   if (start.threads_before > 0) {
     tell("resumed behind step {}, {} of training so far", start.step, clock_text(start.seconds));
   }
@@ -313,7 +329,7 @@ TrainSummary TrainCommand::train_and_show(const TrainSettings& settings) const {
   return summary;
 }
 
-int TrainCommand::run() {
+TrainSettings TrainCommand::read_settings() {
   TrainSettings settings;
   if (window) {
     const SlidingWindow rule{.left = *window, .sink_tokens = sinks.value_or(0)};
@@ -330,9 +346,19 @@ int TrainCommand::run() {
     if (!config_path.empty()) settings = train::settings_of(completed(read_config(config_path)), settings);
     settings = train::settings_of(given, settings);
   }
+  return settings;
+}
+
+int TrainCommand::run() {
+  const RankPlace place = rank_place();
+  quiet = quiet || place.rank != 0;
+  sitting.ranks = join_ranks(place, 1, rank_timeout);
+  TrainSettings settings;
+  train::Ranks(sitting.ranks).together([&] { settings = read_settings(); });
   const TrainSummary summary = train_and_show(settings);
   const bool stopped = summary.status == "interrupted";
   if (stopped && !quiet) tell("interrupted; go on with: longstride train --resume {}", sitting.run);
+  if (place.rank != 0) return stopped ? kInterrupted : kOk;
   if (json) {
     fmt::print("{}\n", core::json_text(train::json_of(summary)));
   } else {

@@ -18,6 +18,10 @@ namespace {
 // memory of one window at a context of 16k.
 constexpr int64_t kBytesAForward = 16384;
 
+size_t rows_a_forward(const ScoringPlan& plan) {
+  return static_cast<size_t>(std::max<int64_t>(1, kBytesAForward / plan.context));
+}
+
 }  // namespace
 
 at::Tensor byte_tensor(const Text& text, const std::vector<size_t>& starts, int64_t size) {
@@ -37,10 +41,10 @@ std::vector<double> window_bits(LongNetLM& model, const Text& text, const Scorin
   model->eval();
   torch::NoGradGuard no_grad;
   std::vector<double> bits;
-  const size_t rows_a_forward = static_cast<size_t>(std::max<int64_t>(1, kBytesAForward / plan.context));
-  for (size_t first = 0; first < plan.starts.size(); first += rows_a_forward) {
+  const size_t rows = rows_a_forward(plan);
+  for (size_t first = 0; first < plan.starts.size(); first += rows) {
     std::vector<size_t> starts;
-    for (size_t i = first; i < std::min(first + rows_a_forward, plan.starts.size()); ++i) {
+    for (size_t i = first; i < std::min(first + rows, plan.starts.size()); ++i) {
       starts.push_back(plan.starts[i] + static_cast<size_t>(plan.window_bytes - plan.context));
     }
     const at::Tensor samples = byte_tensor(text, starts, plan.context + 1);  // [rows, context + 1]
@@ -61,6 +65,24 @@ std::vector<double> window_bits(LongNetLM& model, const Text& text, const Scorin
   }
   model->train(was_training);
   return bits;
+}
+
+std::vector<double> window_bits(LongNetLM& model, const Text& text, const ScoringPlan& plan, const Ranks& ranks,
+                                const std::function<bool()>& go_on) {
+  const size_t all = plan.starts.size(), parts = static_cast<size_t>(ranks.parts());
+  const size_t rows = std::min(rows_a_forward(plan), (all + parts - 1) / parts);
+  std::vector<double> bits(all);
+  for (size_t first = 0; first < all; first += rows * parts) {
+    const size_t begin = std::min(all, first + rows * static_cast<size_t>(ranks.part()));
+    const size_t end = std::min(all, begin + rows);
+    ScoringPlan own = plan;
+    own.starts = {plan.starts.begin() + static_cast<int64_t>(begin), plan.starts.begin() + static_cast<int64_t>(end)};
+    std::ranges::copy(window_bits(model, text, own), bits.begin() + static_cast<int64_t>(begin));
+    if (first + rows * parts < all && !go_on()) return {};
+  }
+  const at::Tensor sums = torch::tensor(bits, torch::kFloat64);
+  ranks.add_up({sums});
+  return {sums.const_data_ptr<double>(), sums.const_data_ptr<double>() + all};
 }
 
 Mean mean_of(const std::vector<double>& values) {

@@ -7,6 +7,7 @@
 
 #include "longstride/nn.h"
 #include "train/corpus.h"
+#include "train/ranks.h"
 
 namespace longstride::train {
 
@@ -23,6 +24,11 @@ struct ScoringPlan {
 // shorter).
 std::vector<double> window_bits(LongNetLM& model, const Text& text, const ScoringPlan& plan,
                                 const std::function<bool(size_t)>& on_window = {});
+
+// The same on several ranks, which share the windows out and have all of the result. `go_on` is asked in between, on
+// every rank and alike; where it says no, the result is empty.
+std::vector<double> window_bits(LongNetLM& model, const Text& text, const ScoringPlan& plan, const Ranks& ranks,
+                                const std::function<bool()>& go_on);
 
 struct Mean {
   double value = 0.0;

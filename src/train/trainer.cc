@@ -21,7 +21,10 @@
 #include "core/writable.h"
 #include "nn/json_fields.h"
 #include "train/autocast_guard.h"
+#include "train/batches.h"
 #include "train/machine.h"
+#include "train/optimizer.h"
+#include "train/ranks.h"
 #include "train/run_checkpoint.h"
 #include "train/run_log.h"
 #include "train/scoring.h"
@@ -37,51 +40,36 @@ using core::Json;
 constexpr double kSaveSeconds = 300.0;  // between saves unless save_every says otherwise
 constexpr int kEvaluations = 10;        // over the budget unless eval_every says otherwise
 
-// Matrices decay; embeddings, norms and biases do not.
-torch::optim::AdamW make_optimizer(LongNetLM& model, const TrainSettings& settings) {
-  std::vector<at::Tensor> decayed, kept;
-  for (const auto& item : model->named_parameters()) {
-    const bool matrix = item.value().dim() >= 2 && item.key().rfind("embedding", 0) != 0;
-    (matrix ? decayed : kept).push_back(item.value());
-  }
-  const auto options = [&](double decay) {
-    auto group = std::make_unique<torch::optim::AdamWOptions>(settings.lr);
-    group->betas({0.9, settings.beta2}).eps(1e-8).weight_decay(decay);
-    return group;
-  };
-  std::vector<torch::optim::OptimizerParamGroup> groups;
-  groups.emplace_back(decayed, options(settings.weight_decay));
-  groups.emplace_back(kept, options(0.0));
-  return torch::optim::AdamW(groups, torch::optim::AdamWOptions(settings.lr));
-}
-
 class Run {
  public:
-  Run(TrainSettings settings, const TrainSitting& sitting, const TrainObserver& observer);
+  Run(TrainSettings settings, const TrainSitting& sitting, const TrainObserver& observer, const Ranks& ranks);
   TrainSummary go();
 
  private:
+  void prepare();
   void prepare_fresh();
   void prepare_resumed();
   void announce();
-  void take_context(int64_t context);
   bool step();  // false: stopped between two forwards of a step, which is then as if it had never begun
   void evaluate();
   void save();
   TrainSummary summarize(const char* status);
-  double seconds() const;
+  double own_seconds() const;
+  double seconds() const { return ranks_.alone() ? own_seconds() : clock_; }
   double share() const { return progress(budget_of(settings_), position_.step, seconds()); }
   bool eval_due() const;
   bool save_due() const;
   bool stopped();
+  void agree();
+  core::Json in_common() const;
 
   TrainSettings settings_;
   const TrainSitting& sitting_;
   const TrainObserver& observer_;
+  const Ranks& ranks_;
   Corpus corpus_;
   std::vector<size_t> eval_starts_;
-  int64_t context_ = 0;  // of order_
-  std::unique_ptr<WindowOrder> order_;
+  std::unique_ptr<Batches> batches_;
   LongNetLM model_{nullptr};
   std::unique_ptr<torch::optim::AdamW> optimizer_;
   RunPosition position_;
@@ -89,6 +77,7 @@ class Run {
 
   std::chrono::steady_clock::time_point began_;
   double seconds_before_ = 0.0;  // this sitting
+  double clock_ = 0.0;           // the first rank's seconds when ranks last agreed
   double saved_at_ = 0.0;        // seconds() of the last save
   int64_t saved_step_ = -1;      // the step that `latest` names
   int64_t first_step_ = 0;       // of this sitting
@@ -109,23 +98,44 @@ void tell(const std::function<void(Given...)>& listener, const std::type_identit
   if (listener) listener(given...);
 }
 
-Run::Run(TrainSettings settings, const TrainSitting& sitting, const TrainObserver& observer)
-    : settings_(std::move(settings)), sitting_(sitting), observer_(observer) {
+Run::Run(TrainSettings settings, const TrainSitting& sitting, const TrainObserver& observer, const Ranks& ranks)
+    : settings_(std::move(settings)), sitting_(sitting), observer_(observer), ranks_(ranks) {
+  ranks_.together([&] { prepare(); });
+  ranks_.compare(in_common());
+}
+
+void Run::prepare() {
   sitting_.resumed() ? prepare_resumed() : prepare_fresh();
-  order_ = std::make_unique<WindowOrder>(corpus_.train.bytes.size(), settings_.context, settings_.seed);
-  context_ = settings_.context;
+  batches_ = std::make_unique<Batches>(corpus_.train, settings_, ranks_);
   if (sitting_.eval_windows > 0) {
     const size_t size = static_cast<size_t>(settings_.context) + 1;
     eval_starts_ = scoring_windows(corpus_.held_out, size, static_cast<size_t>(sitting_.eval_windows), true);
   }
   if (!sitting_.log.empty()) check_outside_checkpoints("--log", sitting_.log);
-  log_ = std::make_unique<RunLog>(sitting_.log, sitting_.resumed(), observer_.on_note);
+  log_ = std::make_unique<RunLog>(ranks_.first() ? sitting_.log : "", sitting_.resumed(), observer_.on_note);
+}
+
+// What ranks must have alike, or their steps are not parts of one. The text may lie elsewhere on each of their
+// machines.
+Json Run::in_common() const {
+  Json all = json_of(settings_);
+  for (const char* here : {"data", "ext", "held_out"}) all.erase(here);
+  all["text"] = fmt::format("{:016x}", corpus_.fingerprint);
+  all["step"] = position_.step;
+  all["seconds"] = position_.seconds;
+  all["threads"] = position_.threads;
+  all["eval_every"] = sitting_.eval_every;
+  all["eval_windows"] = sitting_.eval_windows;
+  all["save_every"] = sitting_.save_every;
+  all["stop_after"] = sitting_.stop_after;
+  all["context_parallel"] = ranks_.context_size();
+  return all;
 }
 
 void Run::prepare_fresh() {
   settings_.validate();
   check_new_run(sitting_.run);
-  core::check_output_folder("--out", sitting_.run);
+  if (ranks_.first()) core::check_output_folder("--out", sitting_.run);
   corpus_ = read_corpus(corpus_of(settings_));
   position_.fingerprint = corpus_.fingerprint;
   position_.threads = use_threads(sitting_.threads);
@@ -144,7 +154,7 @@ void Run::prepare_resumed() {
   const bool branches_off = sitting_.run != sitting_.from;
   if (branches_off) check_new_run(sitting_.run);
   LoadedRun loaded = load_run(find_checkpoint(sitting_.from));
-  core::check_output_folder(branches_off ? "--out" : "--resume", sitting_.run);
+  if (ranks_.first()) core::check_output_folder(branches_off ? "--out" : "--resume", sitting_.run);
   settings_ = settings_of(changes, loaded.settings);
   settings_.validate();
   position_ = loaded.position;
@@ -183,63 +193,68 @@ void Run::announce() {
   start.threads = position_.threads;
   start.threads_before = threads_before_;
   start.machine = machine_line(model_->config, settings_.context, settings_.precision == "bf16");
+  start.ranks = ranks_.size();
+  start.context_parallel = ranks_.context_size();
   tell(observer_.on_start, start);
   log_->write({{"event", sitting_.resumed() ? "resume" : "start"},
                {"step", start.step},
                {"parameters", start.parameters},
                {"machine", start.machine},
+               {"ranks", start.ranks},
+               {"context_parallel", start.context_parallel},
                {"train_bytes", start.train_bytes},
                {"held_out_bytes", start.held_out_bytes},
                {"settings", json_of(settings_)}});
 }
 
-// Once the observer has said so it is not asked again.
+// Once an observer has said so none is asked again. On several ranks all ask at the same places.
 bool Run::stopped() {
-  stopped_ = stopped_ || (observer_.should_stop && observer_.should_stop());
+  if (stopped_) return true;
+  stopped_ = observer_.should_stop && observer_.should_stop();
+  agree();
   return stopped_;
 }
 
-double Run::seconds() const {
-  return seconds_before_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
+// Ranks stop together, and take the first one's clock, or learning rates and saves would differ.
+void Run::agree() {
+  if (ranks_.alone()) return;
+  const at::Tensor all = ranks_.gathered(torch::tensor({stopped_ ? 1.0 : 0.0, own_seconds()}, torch::kDouble));
+  stopped_ = all.select(1, 0).any().item<bool>();
+  clock_ = all[0][1].item<double>();
 }
 
-// The samples of a context are a function of the step's number alone, so that a run goes on wherever it was cut.
-void Run::take_context(int64_t context) {
-  if (context == context_) return;
-  order_ = std::make_unique<WindowOrder>(corpus_.train.bytes.size(), context, settings_.seed);
-  context_ = context;
+double Run::own_seconds() const {
+  return seconds_before_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
 }
 
 bool Run::step() {
   const auto start = std::chrono::steady_clock::now();
   at::Generator generator = at::detail::getDefaultCPUGenerator();
+  if (!ranks_.alone()) generator.set_current_seed(ranks_.seed(settings_.seed, position_.step));
   const at::Tensor generator_before = generator.get_state();
   const double begun = share();
   const double rate = learning_rate({settings_.lr, settings_.warmup, settings_.lr_floor}, begun);
-  take_context(context_at(settings_.context_from, settings_.context, begun));
-  for (auto& group : optimizer_->param_groups()) static_cast<torch::optim::AdamWOptions&>(group.options()).lr(rate);
+  const int64_t context = context_at(settings_.context_from, settings_.context, begun);
+  set_rate(*optimizer_, rate);
   optimizer_->zero_grad();
-  const int64_t rows = samples_at(context_, settings_.batch, settings_.step_bytes);
-  double loss_sum = 0.0;
+  double loss_sum = 0.0;  // of this rank's samples
   for (int64_t forward = 0; forward < settings_.accumulate; ++forward) {
     if (forward > 0 && stopped()) {
       generator.set_state(generator_before);
       return false;
     }
-    std::vector<size_t> starts;
-    for (int64_t row = 0; row < rows; ++row) {
-      starts.push_back(order_->start((position_.step * settings_.accumulate + forward) * rows + row));
-    }
-    const at::Tensor samples = byte_tensor(corpus_.train, starts, context_ + 1);  // [rows, context + 1]
+    const Batch batch = batches_->at(position_.step, forward, context);
     at::Tensor loss;
     {
       AutocastGuard autocast(settings_.precision == "bf16");
-      loss = model_->loss(samples.slice(1, 0, context_).contiguous(), samples.slice(1, 1).contiguous());
+      loss = model_->loss(batch.tokens, batch.targets) * batch.share;
     }
     (loss / static_cast<double>(settings_.accumulate)).backward();
     loss_sum += loss.item<double>();
   }
-  loss_ = loss_sum / static_cast<double>(settings_.accumulate);
+  loss_ = ranks_.gathered(torch::tensor({loss_sum}, torch::kDouble)).sum().item<double>() /
+          static_cast<double>(settings_.accumulate);
+  ranks_.add_up(gradients(model_));
   const double bound = settings_.clip > 0.0 ? settings_.clip : std::numeric_limits<double>::infinity();
   const double norm = torch::nn::utils::clip_grad_norm_(model_->parameters(), bound);
   if (!std::isfinite(loss_) || !std::isfinite(norm)) {
@@ -250,8 +265,9 @@ bool Run::step() {
   }
   optimizer_->step();
   ++position_.step;
+  agree();
   const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const int64_t bytes = context_ * rows * settings_.accumulate;
+  const int64_t bytes = context * batches_->rows(context) * settings_.accumulate;
   trained_seconds_ += took;
   trained_bytes_ += bytes;
   step_seconds_ = step_seconds_ == 0.0 ? took : 0.8 * step_seconds_ + 0.2 * took;
@@ -262,10 +278,10 @@ bool Run::step() {
                {"bits_per_byte", loss_ / std::numbers::ln2},
                {"lr", rate},
                {"gradient_norm", norm},
-               {"context", context_},
+               {"context", context},
                {"bytes_per_second", static_cast<double>(bytes) / took},
                {"seconds", seconds()}});
-  tell(observer_.on_step, {position_.step, context_, loss_, mean_loss_, rate, norm, step_seconds_, seconds(), share(),
+  tell(observer_.on_step, {position_.step, context, loss_, mean_loss_, rate, norm, step_seconds_, seconds(), share(),
                            position_.held_out_latest});
   return true;
 }
@@ -279,8 +295,8 @@ void Run::evaluate() {
   plan.window_bytes = plan.context = plan.scored_bytes = settings_.context;
   plan.bf16 = settings_.precision == "bf16";
   // Before the first step nobody should wait for an evaluation after Ctrl-C; its result is not part of the run's state.
-  const std::vector<double> bits = window_bits(model_, corpus_.held_out, plan, [&](size_t) { return !stopped(); });
-  if (bits.size() < eval_starts_.size()) return;
+  const std::vector<double> bits = window_bits(model_, corpus_.held_out, plan, ranks_, [&] { return !stopped(); });
+  if (bits.empty()) return;
   position_.held_out_latest = mean_of(bits).value;
   if (position_.step == 0) position_.held_out_before = position_.held_out_latest;
   log_->write({{"event", "eval"},
@@ -296,7 +312,10 @@ void Run::evaluate() {
 void Run::save() {
   if (saved_step_ == position_.step) return;
   position_.seconds = seconds();
-  const fs::path checkpoint = save_run(sitting_.run, model_, *optimizer_, settings_, position_, sitting_.keep);
+  const fs::path checkpoint = fs::path(sitting_.run) / checkpoint_name(position_.step);
+  ranks_.together([&] {
+    if (ranks_.first()) save_run(sitting_.run, model_, *optimizer_, settings_, position_, sitting_.keep);
+  });
   saved_step_ = position_.step;
   saved_at_ = seconds();
   log_->write(
@@ -336,7 +355,7 @@ TrainSummary Run::summarize(const char* status) {
 TrainSummary Run::go() {
   model_->train();
   began_ = std::chrono::steady_clock::now();
-  saved_at_ = seconds_before_;
+  saved_at_ = clock_ = seconds_before_;
   first_step_ = position_.step;
   announce();
   const int64_t last_step =
@@ -356,29 +375,19 @@ TrainSummary Run::go() {
 
 }  // namespace
 
-Json json_of(const TrainSummary& summary) {
-  const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
-  Json json = {{"status", summary.status},
-               {"steps", summary.steps},
-               {"steps_this_sitting", summary.steps_this_sitting},
-               {"seconds", summary.seconds},
-               {"loss", number(summary.loss)},
-               {"bits_per_byte", number(summary.loss / std::numbers::ln2)},
-               {"held_out_bits_per_byte_before", nn::written(summary.held_out_before)},
-               {"held_out_bits_per_byte", nn::written(summary.held_out)},
-               {"bytes_per_second", summary.bytes_per_second},
-               {"threads", summary.threads},
-               {"peak_memory_bytes", peak_memory_bytes()},
-               {"checkpoint", summary.checkpoint}};
-  if (summary.log_lines_dropped > 0) json["log_lines_dropped"] = summary.log_lines_dropped;
-  return json;
-}
-
 }  // namespace train
 
 TrainSummary train_language_model(const TrainSettings& settings, const TrainSitting& sitting,
                                   const TrainObserver& observer) {
-  return train::Run(settings, sitting, observer).go();
+  const train::Ranks ranks(sitting.ranks);
+  try {
+    return train::Run(settings, sitting, observer, ranks).go();
+  } catch (const CommError& error) {
+    throw CommError(ranks.roll_call() + error.what());
+  } catch (const std::exception& error) {
+    ranks.leave_word(error.what());
+    throw;
+  }
 }
 
 }  // namespace longstride

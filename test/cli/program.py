@@ -11,6 +11,7 @@ import unittest
 import zlib
 
 PROGRAM = None
+PYTHON = None  # one that has torch, for torchrun
 
 # A model that takes milliseconds a step, with two groups, dropout of both kinds and no dim that is a tile.
 TINY = ["--dim", "24", "--layers", "2", "--heads", "2", "--segments", "32,128", "--rates", "1,4", "--context", "128",
@@ -18,11 +19,12 @@ TINY = ["--dim", "24", "--layers", "2", "--heads", "2", "--segments", "32,128", 
 
 
 def main():
-    """unittest.main, with --program taken off the command line."""
-    global PROGRAM
+    """unittest.main, with --program and --python taken off the command line."""
+    global PROGRAM, PYTHON
     at = sys.argv.index("--program")
     PROGRAM = pathlib.Path(sys.argv[at + 1]).resolve()
-    del sys.argv[at:at + 2]
+    PYTHON = pathlib.Path(sys.argv[sys.argv.index("--python") + 1])
+    del sys.argv[at:at + 4]
     unittest.main()
 
 
