@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 TENTH = 1 - 0.9  # of C++'s usual(), to the last bit
 USUAL_BLOCK_SIZE = 128
@@ -23,6 +23,15 @@ class Option:
     default: Any = None
 
 
+class Lookback(NamedTuple):
+    """In tokens: query q sees no key in [sinks, q // grain * grain - back), and the rule still shows the same pairs when
+    all positions from the sinks on move by a multiple of grain."""
+
+    sinks: int
+    back: int
+    grain: int
+
+
 @dataclass(frozen=True)
 class Rule:
     """What a rule says of itself.
@@ -35,6 +44,7 @@ class Rule:
         needed_to_stay: of a rule as JSON has it: what must be given so that its causal rows are those of every longer
             sequence; "": they are.
         block_size: the one that it takes, which JSON leaves out; None: any.
+        lookback: of a rule as JSON has it: how far back its rows look; None: some keys are never done with.
     """
 
     words: str
@@ -43,6 +53,7 @@ class Rule:
     needed_to_stay: Callable[[Mapping[str, Any]], str]
     one_of: tuple[str, ...] = ()
     block_size: int | None = None
+    lookback: Callable[[Mapping[str, Any]], Lookback | None] = lambda block: None
 
 
 WINDOW = Option("int", "tokens that a query sees around it")
@@ -57,6 +68,22 @@ def in_place_of_density(name: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda block: name if "density" in block else ""
 
 
+def window_lookback(block: Mapping[str, Any]) -> Lookback | None:
+    b = block["block_size"]
+    if "window" not in block:
+        return None
+    return Lookback(-(-block.get("global_tokens", 0) // b) * b, -(-block["window"] // b) // 2 * b, b)
+
+
+def distance_lookback(block: Mapping[str, Any]) -> Lookback | None:
+    b = block["block_size"]
+    return Lookback(0, block["reach"] * max(block.get("rates", [1])) * b, b) if "reach" in block else None
+
+
+def sliding_lookback(block: Mapping[str, Any]) -> Lookback | None:
+    return Lookback(block.get("sink_tokens", 0), block["left"], 1) if "left" in block else None
+
+
 def usual_levels(b: int) -> dict[str, Any]:
     levels = [{"stride": b, "window": 4 * b}, {"stride": 4 * b, "window": 16 * b}, {"stride": 16 * b, "global": True}]
     return {"levels": levels}
@@ -69,6 +96,7 @@ RULES: Mapping[str, Rule] = {
         usual=lambda b: {"density": TENTH},
         one_of=("window", "density"),
         needed_to_stay=in_place_of_density("window"),
+        lookback=window_lookback,
     ),
     "dilated_sparse": Rule(
         """rates (distances in blocks, one a head in turn; [1]), reach (how many on each side), or
@@ -81,12 +109,14 @@ density. abs(i - j) = n * rate, n = 0..reach.""",
         usual=lambda b: {"density": TENTH},
         one_of=("reach", "density"),
         needed_to_stay=in_place_of_density("reach"),
+        lookback=distance_lookback,
     ),
     "global_local": Rule(
         "window, global_tokens. The window, and the rows and columns of the first tokens.",
         {"window": WINDOW, "global_tokens": Option("int", "first tokens that see and are seen by all")},
         usual=lambda b: {"window": 512, "global_tokens": 64},
         needed_to_stay=stays,
+        lookback=window_lookback,
     ),
     "strided": Rule(
         "stride_blocks. abs(i - j) <= 1, or j mod stride_blocks = 0.",
@@ -124,6 +154,7 @@ True}. A union: rows of a level see its window, or everything.""",
         one_of=("left", "right"),
         needed_to_stay=stays,
         block_size=1,
+        lookback=sliding_lookback,
     ),
     "list": Rule(
         """blocks, [rows, 4] integers (batch row or -1, KV head or -1, query block, key block). Left out,

@@ -264,7 +264,7 @@ def test_a_cache_decodes_as_the_layer_does_whole():
         assert copy.deepcopy(cache).length == 0
         for call, words in (
             (lambda: layer(x, cache=cache), "^cache must have room for 14 more rows, got 14 of 14 filled"),
-            (lambda: layer(x[:1], cache=layer.attention.make_cache(2, 20)), r"^cache must be \[1, capacity, 1, 8\] Dou"),
+            (lambda: layer(x[:1], cache=layer.attention.make_cache(2, 20)), r"^cache must be \[1, rows, 1, 8\] Dou"),
             (lambda: layer(x, cache=layer.attention.make_cache(2, 20), lengths=[1, 2]), "^cache must not come together"),
         ):
             with pytest.raises(ValueError, match=words):

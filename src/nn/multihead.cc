@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "longstride/nn/attention.h"
+#include "nn/cache.h"
 #include "nn/layer_parts.h"
 #include "nn/placement.h"
 #include "nn/require.h"
@@ -37,36 +38,6 @@ std::vector<int64_t> lengths_of(const at::Tensor& mask, int64_t batch, int64_t l
     core::refuse("key_padding_mask", "must be true at the end of rows only", "a mask of another kind", kRemedy);
   }
   return {lengths.data_ptr<int64_t>(), lengths.data_ptr<int64_t>() + batch};
-}
-
-// That `len` more rows fit into a cache. Before any work: of what type they will be is known behind the projection.
-void check_room(const KeyValueCache& cache, int64_t len) {
-  if (!cache.k.defined() || !cache.v.defined()) {
-    core::refuse("cache", "must be made by make_cache()", "an empty one");
-  }
-  nn::require_dense("cache.k", cache.k);
-  nn::require_dense("cache.v", cache.v);
-  if (cache.k.dim() != 4 || !cache.k.is_contiguous() || !cache.v.is_contiguous()) {
-    core::refuse("cache", "must be made by make_cache()", nn::shape_text(cache.k) + ", or with other strides");
-  }
-  if (cache.length < 0 || cache.length > cache.capacity() - len) {
-    core::refuse("cache", fmt::format("must have room for {} more rows", len),
-                 fmt::format("{} of {} filled", cache.length, cache.capacity()), "make it with a larger capacity");
-  }
-}
-
-void check_cache(const KeyValueCache& cache, const at::Tensor& k) {
-  const auto fits = [&](const at::Tensor& t) {
-    return t.dim() == 4 && t.size(0) == k.size(0) && t.size(2) == k.size(2) && t.size(3) == k.size(3) &&
-           t.scalar_type() == k.scalar_type() && t.device() == k.device();
-  };
-  if (!fits(cache.k) || !fits(cache.v) || cache.k.size(1) != cache.v.size(1)) {
-    core::refuse("cache",
-                 fmt::format("must be [{}, capacity, {}, {}] {}", k.size(0), k.size(2), k.size(3),
-                             c10::toString(k.scalar_type())),
-                 fmt::format("{} {}", nn::shape_text(cache.k), c10::toString(cache.k.scalar_type())),
-                 "make it with make_cache() of this module");
-  }
 }
 
 }  // namespace
@@ -143,6 +114,10 @@ void MultiheadDilatedAttentionImpl::reset() {
   out_proj = register_module("out_proj", linear(embed, embed, options.bias));
   if (options.sinks) sinks = register_parameter("sinks", at::empty({options.num_heads}));
   attention = register_module("attention", DilatedAttention(options.inner_attention(), attend_));
+  retention_ = attend_ ? std::nullopt : Retention::of(options.attention.pattern);
+  // Distances to the sinks are those of the whole sequence, of which the rows of a cache do not tell once some are
+  // gone.
+  if (options.positions.kind == Positions::kAlibi && retention_ && retention_->sinks() > 0) retention_.reset();
   reset_parameters();
 }
 
@@ -256,7 +231,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
     if (torch::GradMode::is_enabled()) {
       core::refuse("cache", "needs grad mode off", "grad mode on", "put a torch::NoGradGuard around decoding");
     }
-    check_room(*cache, len);
+    nn::check_room(*cache, retention_, len);
     if (call.position0 > std::numeric_limits<int64_t>::max() - cache->length) {
       core::refuse("position0", "must leave room for the cache's rows below 2^63", std::to_string(call.position0));
     }
@@ -292,12 +267,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
   p.q = p.q.to(p.v.scalar_type());
   p.k = p.k.to(p.v.scalar_type());
   if (cache != nullptr) {
-    check_cache(*cache, p.k);
-    cache->k.narrow(1, cache->length, len).copy_(p.k);
-    cache->v.narrow(1, cache->length, len).copy_(p.v);
-    attention_call.query_start = cache->length;
-    p.k = cache->k.narrow(1, 0, cache->length + len);
-    p.v = cache->v.narrow(1, 0, cache->length + len);
+    attention_call.query_start = cache->length - nn::append(*cache, retention_, p.k, p.v);
   }
   AttentionResult result = attention->forward(p.q, p.k, p.v, attention_call, call.choice);
   if (sinks.defined()) result = with_sink(result, sinks);
@@ -314,10 +284,7 @@ KeyValueCache MultiheadDilatedAttentionImpl::make_cache(int64_t batch, int64_t c
   nn::require_positive("capacity", capacity);
   auto like = out_proj->weight.options().requires_grad(false);
   if (const auto lower = nn::autocast_type(out_proj->weight.device().type())) like = like.dtype(*lower);
-  const std::vector<int64_t> shape = {batch, capacity, options.key_value_heads(), options.head_dim()};
-  return nn::within_memory("batch x capacity", fmt::format("{} x {}", batch, capacity), [&] {
-    return KeyValueCache{at::empty(shape, like), at::empty(shape, like), 0};
-  });
+  return nn::empty_cache({batch, capacity, options.key_value_heads(), options.head_dim()}, retention_, like);
 }
 
 }  // namespace longstride

@@ -21,6 +21,7 @@
 #include "longstride/nn/learned_blocks.h"
 #include "longstride/nn/positions.h"
 #include "longstride/pattern/flat.h"
+#include "longstride/pattern/retention.h"
 
 namespace longstride {
 
@@ -93,12 +94,16 @@ class DilatedAttentionImpl : public torch::nn::Cloneable<DilatedAttentionImpl> {
 };
 TORCH_MODULE(DilatedAttention);
 
-// Keys and values of the positions so far, for decoding: preallocated, so that a step copies only its own rows.
+// Keys and values of the positions so far, for decoding: preallocated, so that a step copies only its own rows. Keys
+// that no later query sees (pattern/retention.h) are dropped now and then, so that under windows or segments the rows
+// stay few however long a sequence becomes. What is left then moves to tensors of its own: a copy that was made of the
+// cache before stays what it was.
 struct KeyValueCache {
-  at::Tensor k;        // [batch, capacity, kv_heads, dim], positions already applied
-  at::Tensor v;        // [batch, capacity, kv_heads, dim]
-  int64_t length = 0;  // positions [0, length) are filled
-  int64_t capacity() const { return k.defined() ? k.size(1) : 0; }
+  at::Tensor k;          // [batch, rows, kv_heads, dim], positions already applied
+  at::Tensor v;          // [batch, rows, kv_heads, dim]
+  int64_t length = 0;    // positions so far; rows [0, length - dropped) are filled
+  int64_t dropped = 0;   // of these, behind the sinks
+  int64_t capacity = 0;  // positions that fit
 };
 
 struct MultiheadDilatedAttentionOptions {
@@ -168,7 +173,8 @@ class MultiheadDilatedAttentionImpl : public torch::nn::Cloneable<MultiheadDilat
   std::pair<at::Tensor, std::optional<at::Tensor>> forward_cross(const at::Tensor& query, const at::Tensor& key,
                                                                  const at::Tensor& value,
                                                                  const MultiheadCall& call = {});
-  // An empty cache for this module's keys and values.
+  // An empty cache for `capacity` positions of this module's keys and values. It drops keys unless `attend` was given,
+  // whose pattern is not known, or positions are alibi and there are sinks, whose distance must stay.
   KeyValueCache make_cache(int64_t batch, int64_t capacity) const;
 
   MultiheadDilatedAttentionOptions options;
@@ -186,6 +192,7 @@ class MultiheadDilatedAttentionImpl : public torch::nn::Cloneable<MultiheadDilat
   Projected project(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value);
 
   AttentionFn attend_;
+  std::optional<Retention> retention_;  // of its caches; none: they keep all
 };
 TORCH_MODULE(MultiheadDilatedAttention);
 

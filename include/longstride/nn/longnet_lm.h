@@ -82,7 +82,8 @@ class LongNetLMImpl : public torch::nn::Cloneable<LongNetLMImpl> {
   at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets, const CallOptions& call = {});
 
   // Decoding, in eval mode: caches for `capacity` tokens (<= max_len), and one step, which appends tokens [batch, n]
-  // and returns the logits [batch, vocab] behind the last. Equal to forward() on all tokens so far.
+  // and returns the logits [batch, vocab] behind the last. Equal to forward() on all tokens so far. The caches drop
+  // what no later token sees (KeyValueCache); a state may go back by setting its length, unless that was dropped.
   DecodeState start_decoding(int64_t batch, int64_t capacity) const;
   at::Tensor decode(const at::Tensor& tokens, DecodeState& state);
 

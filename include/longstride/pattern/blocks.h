@@ -13,6 +13,7 @@
 // document of one block, take the nearest. Causal RandomBlocks, whose rows are those of every longer one, are not held.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -40,7 +41,22 @@ struct FieldNote {
 //   variant()         equal for (batch row, KV head) that see the same blocks; 0: all do. Those of one variant share a
 //                     plan.
 //   needed_to_stay()  what must be given so that its causal rows are those of every longer sequence; "": they are.
+//   lookback()        how far back its rows look, at a block_size; none: some keys are never done with.
 //   kBlockSize        of a rule in tokens alone: the one block_size that it takes, which JSON leaves out.
+
+// In tokens: query q sees no key in [sinks, floor(q / grain) * grain - back), and the rule still shows the same pairs
+// when all positions from the sinks on move by a multiple of grain.
+struct Lookback {
+  int64_t sinks = 0;
+  int64_t back = 0;
+  int64_t grain = 1;
+};
+
+// Of rows that see abs(i - j) <= floor(ceil(window / block_size) / 2) and the blocks of the first `global` tokens.
+constexpr Lookback window_lookback(int64_t window, int64_t block_size, int64_t global = 0) {
+  const auto blocks = [block_size](int64_t tokens) { return tokens / block_size + (tokens % block_size != 0); };
+  return {blocks(global) * block_size, blocks(window) / 2 * block_size, block_size};
+}
 
 inline constexpr FieldNote kWindowNote = {"tokens that a query sees around it"};
 inline constexpr FieldNote kDensityNote = {"1 - sparsity_ratio; give one of the two"};
@@ -60,6 +76,9 @@ struct LocalWindow {
   static LocalWindow usual(int64_t) { return {.density = 1 - 0.9}; }
   int64_t variant(int64_t, int64_t) const { return 0; }
   const char* needed_to_stay() const { return density ? "window" : ""; }
+  std::optional<Lookback> lookback(int64_t b) const {
+    return window ? std::optional(window_lookback(*window, b)) : std::nullopt;
+  }
 };
 
 // j = i, or abs(i - j) = n * d for n = 1..K, d = rates[h mod number of rates] of KV head h. Give one of reach, density.
@@ -79,6 +98,13 @@ struct DilatedSparse {
   static DilatedSparse usual(int64_t) { return {.density = 1 - 0.9}; }
   int64_t variant(int64_t, int64_t kv_head) const { return rates[kv_head % static_cast<int64_t>(rates.size())]; }
   const char* needed_to_stay() const { return density ? "reach" : ""; }
+  std::optional<Lookback> lookback(int64_t b) const {
+    constexpr int64_t kFar = int64_t{1} << 60;
+    int64_t farthest = 1;
+    for (const int64_t rate : rates) farthest = std::max(farthest, rate);
+    if (!reach || *reach > kFar / farthest / b) return {};
+    return Lookback{.back = *reach * farthest * b, .grain = b};
+  }
 };
 
 // The local window, and the rows and columns below ceil(global_tokens / block_size).
@@ -96,6 +122,7 @@ struct GlobalLocal {
   static GlobalLocal usual(int64_t) { return {.window = 512, .global_tokens = 64}; }
   int64_t variant(int64_t, int64_t) const { return 0; }
   const char* needed_to_stay() const { return ""; }
+  std::optional<Lookback> lookback(int64_t b) const { return window_lookback(window, b, global_tokens); }
 };
 
 // abs(i - j) <= 1, or j mod stride_blocks = 0.
@@ -111,6 +138,7 @@ struct Strided {
   static Strided usual(int64_t) { return {.stride_blocks = 4}; }
   int64_t variant(int64_t, int64_t) const { return 0; }
   const char* needed_to_stay() const { return ""; }
+  std::optional<Lookback> lookback(int64_t) const { return {}; }
 };
 
 // The blocks of a document laid out row by row on a grid of `grid_columns` columns: i and j stand in one row or one
@@ -127,6 +155,7 @@ struct Axial {
   static Axial usual(int64_t) { return {}; }
   int64_t variant(int64_t, int64_t) const { return 0; }
   const char* needed_to_stay() const { return grid_columns ? "" : "grid_columns"; }
+  std::optional<Lookback> lookback(int64_t) const { return {}; }
 };
 
 // Every row its share of blocks, the diagonal among them and the others drawn without replacement: by KV head, the same
@@ -145,6 +174,7 @@ struct RandomBlocks {
   static RandomBlocks usual(int64_t) { return {.density = 1 - 0.9}; }
   int64_t variant(int64_t, int64_t kv_head) const { return kv_head; }
   const char* needed_to_stay() const { return ""; }  // a row's share is counted over the rows up to it
+  std::optional<Lookback> lookback(int64_t) const { return {}; }
 };
 
 // A union over levels: rows i with i mod (stride / block_size) = 0 see their window, or everything.
@@ -165,6 +195,7 @@ struct Hierarchical {
   static Hierarchical usual(int64_t b) { return {{{b, 4 * b}, {4 * b, 16 * b}, {16 * b, std::nullopt}}}; }
   int64_t variant(int64_t, int64_t) const { return 0; }
   const char* needed_to_stay() const { return ""; }
+  std::optional<Lookback> lookback(int64_t) const { return {}; }  // levels that see all
 };
 
 // Of a document's tokens, query q sees key k iff q - left <= k <= q + right, or k is one of the first sink_tokens.
@@ -185,6 +216,9 @@ struct SlidingWindow {
   static SlidingWindow usual(int64_t) { return {.left = 512, .right = 512}; }
   int64_t variant(int64_t, int64_t) const { return 0; }
   const char* needed_to_stay() const { return ""; }
+  std::optional<Lookback> lookback(int64_t) const {
+    return left ? std::optional(Lookback{.sinks = sink_tokens, .back = *left}) : std::nullopt;
+  }
 };
 
 struct Block {
@@ -211,6 +245,7 @@ struct BlockList {
   int64_t variant(int64_t batch_row, int64_t kv_head) const { return batch_row << 32 | kv_head; }
   // It must fit into every sequence.
   const char* needed_to_stay() const { return "a rule in place of a list"; }
+  std::optional<Lookback> lookback(int64_t) const { return {}; }
 };
 
 using BlockRule = std::variant<LocalWindow, DilatedSparse, GlobalLocal, Strided, Axial, RandomBlocks, Hierarchical,

@@ -14,10 +14,11 @@ from .._refusal import refuse, shape
 from ..parallel._shards import Boundaries
 from . import _positions
 from ._attention import DilatedAttention
-from ._cache import KeyValueCache, empty_cache
+from ._cache import KeyValueCache
 from ._checks import attention_dtype, check_input, require_positive, require_positive_finite
 from ._config import refuse_unknown, require_types
 from ._learned import BlockChoice
+from ._retention import Retention
 
 
 def lengths_of(mask: Tensor, batch: int, length: int) -> Tensor:
@@ -150,12 +151,17 @@ class MultiheadDilatedAttention(nn.Module):
     def make_cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for `capacity` tokens of this module's keys and values.
 
+        It drops what no later token sees, unless positions are "alibi" and there are sinks, whose distance must stay.
         Its dtype is that in which attention runs now: the module's, or that of autocast.
         """
         require_positive("batch", batch)
         require_positive("capacity", capacity)
         weight = self.out_proj.weight
-        return empty_cache((batch, capacity, self.kv_heads, self.head_dim), attention_dtype(weight), weight.device)
+        retention = Retention.of(self.attention.pattern)
+        if self.positions == "alibi" and retention is not None and retention.sinks:
+            retention = None
+        dtype = attention_dtype(weight)
+        return KeyValueCache.empty(batch, capacity, self.kv_heads, self.head_dim, retention, dtype, weight.device)
 
     def rotary_factors(
         self, position0: int, length: int, dtype: torch.dtype, device: torch.device, boundaries: Boundaries = None
@@ -315,8 +321,8 @@ class MultiheadDilatedAttention(nn.Module):
             slopes = _positions.alibi_slopes(self.num_heads, q.device)
         query_start = None
         if cache is not None:
-            query_start = cache.length
             k, v = cache.append(k, v)
+            query_start = cache.length - cache.dropped
         out, lse = self.attention(
             q, k, v, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start, deterministic=deterministic,
             alibi_slopes=slopes, choices=choices, boundaries=boundaries,
