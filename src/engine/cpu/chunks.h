@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "engine/cpu/line_order.h"
+#include "engine/cpu/products.h"
 #include "longstride/plan.h"
 
 namespace longstride::engine::cpu {
@@ -58,7 +60,7 @@ void for_each_piece(const Run& run, int64_t begin, Direction direction, const Vi
   }
 }
 
-// A piece of a tile whose scores have biases, with the position of its column 0.
+// The rows of one band of a piece of a tile whose scores have biases, with the position of its column 0.
 struct BiasedPiece {
   const Run* run;
   Piece piece;
@@ -74,6 +76,18 @@ inline int64_t bias_gap(const Piece& piece, int64_t row0, int64_t rows, int64_t 
   const int64_t before = row0 - (column0 + (piece.last - 1) * stride);
   const int64_t gap = std::max<int64_t>({0, after, before});
   return slope > 0 ? gap : -gap;
+}
+
+// Appends a piece band by band of kBandRows rows: at a large stride the rows of a tile are far from each other.
+inline void append_bands(const Run& run, const Piece& piece, int64_t row0, int64_t column0, int64_t stride, float slope,
+                         std::vector<BiasedPiece>& bands) {
+  for (int row = piece.row_begin; row < piece.row_end;) {
+    Piece band = piece;
+    band.row_begin = row;
+    row = band.row_end = std::min(piece.row_end, (row / kBandRows + 1) * kBandRows);
+    const int64_t first = row0 + band.row_begin * stride;
+    bands.push_back({&run, band, column0, bias_gap(band, first, row - band.row_begin, column0, stride, slope)});
+  }
 }
 
 }  // namespace longstride::engine::cpu

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/dropout.h"
+#include "engine/cpu/bias_bound.h"
 #include "engine/cpu/checks.h"
 #include "engine/cpu/chunks.h"
 #include "engine/cpu/cpu.h"
@@ -141,27 +142,29 @@ class Forward {
     }
     constexpr int64_t kAtOnce = 8;  // blocks of one index: enough work to hand out
     team.each((order.blocks() + kAtOnce - 1) / kAtOnce, [&](int64_t part, int thread) {
-      char* cells = threads_[thread].cells;
       for (int64_t i = part * kAtOnce; i < std::min(order.blocks(), (part + 1) * kAtOnce); ++i) {
         if (!h.needed[i]) continue;
         const int64_t at = i * shape_.block_bytes();
-        h.nonfinite[i] = pack_block_of(b, kv_head, order, i, cells, h.keys + at, h.values + at);
+        h.nonfinite[i] = pack_block_of(b, kv_head, order, i, threads_[thread], h.keys + at, h.values + at,
+                                       p_.alibi ? h.longest + i : nullptr);
       }
     });
   }
 
-  // Block `i` of a head's keys and values; whether the values are not all finite. `cells`: room for a block.
-  bool pack_block_of(int64_t b, int64_t kv_head, const LineOrder& order, int64_t i, char* cells, char* keys,
-                     char* values) const {
-    load_block(HeadRows(p_.k, p_, b, kv_head), order, i, cell_, dim_padded_, by_rows_ ? keys : cells);
-    if (!by_rows_) pack_transposed(cell_, cells, kBlock, dim_padded_, kBlock, keys);
-    const char* loaded = pack_block(HeadRows(p_.v, p_, b, kv_head), order, i, cell_, dim_padded_, cells, values);
+  // Block `i` of a head's keys and values; whether the values are not all finite. `longest`, if asked for, is the
+  // greatest length of the keys.
+  bool pack_block_of(int64_t b, int64_t kv_head, const LineOrder& order, int64_t i, const ForwardThread& t, char* keys,
+                     char* values, float* longest = nullptr) const {
+    load_block(HeadRows(p_.k, p_, b, kv_head), order, i, cell_, dim_padded_, by_rows_ ? keys : t.cells);
+    if (longest) *longest = longest_row(cell_, t.cells, kBlock, dim_padded_, t.scores);
+    if (!by_rows_) pack_transposed(cell_, t.cells, kBlock, dim_padded_, kBlock, keys);
+    const char* loaded = pack_block(HeadRows(p_.v, p_, b, kv_head), order, i, cell_, dim_padded_, t.cells, values);
     return any_nonfinite(cell_, loaded, kBlock * dim_padded_);
   }
 
   PackedBlock block_of(int64_t b, int64_t kv_head, const LineOrder& order, int64_t i, const ForwardHead& h,
                        const ForwardThread& t) const {
-    if (shape_.when_read) return {t.keys, t.values, pack_block_of(b, kv_head, order, i, t.cells, t.keys, t.values)};
+    if (shape_.when_read) return {t.keys, t.values, pack_block_of(b, kv_head, order, i, t, t.keys, t.values)};
     const int64_t at = i * shape_.block_bytes();
     return {h.keys + at, h.values + at, h.nonfinite[i] != 0};
   }
@@ -207,10 +210,15 @@ class Forward {
     } else {
       std::vector<BiasedPiece> pieces;
       for_each_piece_of(at, order, [&](const Run& run, const Piece& piece, int64_t column0) {
-        pieces.push_back({&run, piece, column0, bias_gap(piece, row0, rows, column0, level.stride, slope)});
+        append_bands(run, piece, row0, column0, level.stride, slope, pieces);
       });
       std::ranges::stable_sort(pieces, {}, &BiasedPiece::gap);
-      for (const BiasedPiece& p : pieces) compute(*p.run, p.piece, p.column0);
+      BiasBounds bounds(longest_row(cell_, t.queries, rows, dim_padded_, t.factors) * unit_, scale_log2_, slope,
+                        {t.max, size_t(rows)}, t.distance);
+      for (const BiasedPiece& p : pieces) {
+        const bool far = h.longest && bounds.count_for_nothing(p, h.longest[p.piece.block]);
+        if (!far || h.nonfinite[p.piece.block]) compute(*p.run, p.piece, p.column0);
+      }
     }
 
     if (level.partial) {
@@ -318,12 +326,6 @@ class Forward {
     }
     sums[0] = sums[0] * keep + sum * add;
     for (int64_t x = 0; x < dim_padded_; ++x) out[x] = out[x] * keep + (values ? values[x] * add : 0.0f);
-  }
-
-  // Finite, so that a distance of 0 takes nothing off.
-  static float slope_log2(float slope) {
-    constexpr double kMost = std::numeric_limits<float>::max();
-    return static_cast<float>(std::clamp(slope * std::numbers::log2e, -kMost, kMost));
   }
 
   float row_sum(int64_t row, const ForwardThread& t) const {

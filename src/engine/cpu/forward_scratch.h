@@ -30,6 +30,7 @@ struct ForwardHead {
   char* values = nullptr;        // [blocks][kBlock][dim_padded], narrow cells in pairs of rows
   uint8_t* nonfinite = nullptr;  // [blocks]: the values are not all finite
   uint8_t* needed = nullptr;     // [blocks]: some run of the level reads it
+  float* longest = nullptr;      // [blocks], with ALiBi: of the lengths of the keys
 
   float* partial_out = nullptr;  // [group][partial_rows][dim_padded], not yet divided by the sum
   float* partial_max = nullptr;  // [group][partial_rows]
@@ -59,6 +60,7 @@ inline ForwardHead carve_head(const ForwardShape& s, Carver& c) {
     h.values = c.take<char>(s.blocks * s.block_bytes());
     h.nonfinite = c.take<uint8_t>(s.blocks);
     h.needed = c.take<uint8_t>(s.blocks);
+    if (s.alibi) h.longest = c.take<float>(s.blocks);
   }
   h.partial_out = c.take<float>(s.group * s.partial_rows * s.dim_padded);
   h.partial_max = c.take<float>(s.group * s.partial_rows);
