@@ -31,6 +31,9 @@ struct Sharding {
 struct ShardedOptions : CallOptions {  // of the whole sequence, alike on every rank
   Sharding sharding;
   std::optional<double> scale;  // of q.k; unset: 1 / sqrt(dim)
+  // How rows travel. "direct": all that a rank needs at once; "ring": from one rank at a time; "heads(u)": u
+  // neighbouring ranks divide the heads; "none": an Error if any would travel; "auto": none or direct.
+  std::string exchange = "auto";
 };
 
 // An exchange has failed: a rank has ended, is late or has called something else. The group cannot be used again.

@@ -51,7 +51,17 @@ def of_local_segments(q, k, v, length, _):
     return parallel.cp_attention(q, k, v, LOCAL, boundaries=[0, 2 * (length // 4), length], return_lse=True)
 
 
-CALLS = {call.__name__: call for call in (by_number, by_list, by_tensor, zigzag, documents, of_local_segments)}
+def ring(q, k, v, length, cuts):
+    return parallel.cp_attention(q, k, v, UNION, boundaries=cuts, exchange="ring", return_lse=True)
+
+
+def heads(q, k, v, length, cuts):
+    return parallel.cp_attention(q, k, v, UNION, boundaries=cuts, exchange="heads(2)", return_lse=True)
+
+
+CALLS = {
+    call.__name__: call for call in (by_number, by_list, by_tensor, zigzag, documents, of_local_segments, ring, heads)
+}
 
 
 def shard_of(call, length, **options):

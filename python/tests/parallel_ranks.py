@@ -4,6 +4,7 @@ python parallel_ranks.py RANK FOLDER: writes FOLDER/RANK.pt, what each check cam
 """
 
 import json
+import math
 import pathlib
 import sys
 import weakref
@@ -44,14 +45,27 @@ def attention_cases():
     return calls
 
 
-def exchange_cases(exchange):
-    """The same for another exchange than auto's: every pattern in one layout at least of two and of three ranks."""
+def ring_cases():
+    """The same of a ring: every pattern in one layout at least of two and of three ranks."""
     calls = []
     for n, (name, world, layout, dtype) in enumerate(attention_cases()):
         if world == 5 or dtype == F64 and world <= 3 and LAYOUTS[(n // 3 + world) % 3] != layout and name not in MORE_CASES:
             continue
         calls.append((name, world, layout, dtype))
     return calls
+
+
+def heads_of(name, world):
+    """Among as many ranks as can divide the heads of a case."""
+    return math.gcd(world, case_of(name)[1].get("kv_heads", 2))
+
+
+def heads_cases():
+    """Those whose heads can be divided; where all ranks divide them no keys travel beside."""
+    more = [(name, 4, layout, dtype) for name in LOW_PRECISION for layout in LAYOUTS for dtype in (F32, BF16)]
+    more += [(name, 4, layout, F64) for name in ("head partition", "offsets table") for layout in LAYOUTS]
+    calls = [call for call in attention_cases() if call[1] not in (5, 8)] + more
+    return [call for call in dict.fromkeys(calls) if heads_of(*call[:2]) > 1]
 
 
 # Beside those of one process: fewer tokens than ranks, and segments that end on even shards.
@@ -131,8 +145,13 @@ def attentions(rank, of_size):
 
 
 def rings(rank, of_size):
-    calls = [call for call in exchange_cases("ring") if rank < call[1]]
+    calls = [call for call in ring_cases() if rank < call[1]]
     return {call: attend(of_size[call[1]], rank, *call, exchange="ring") for call in calls}
+
+
+def divided(rank, of_size):
+    calls = [call for call in heads_cases() if rank < call[1]]
+    return {call: attend(of_size[call[1]], rank, *call, exchange=f"heads({heads_of(*call[:2])})") for call in calls}
 
 
 class Counted:
@@ -145,7 +164,7 @@ class Counted:
         def counting(posted, what, ranks, message, sent, received):
             self.real(posted, what, ranks, message, sent, received)
             of_row = message[:1].numel() * message.element_size() if message.size(0) else 0
-            self.calls.append((what, sum(sent) * of_row, sent[ranks.rank]))
+            self.calls.append((what, (sum(sent) - sent[ranks.rank]) * of_row, sent[ranks.rank]))
 
         self.module.__init__ = counting
         return self.calls
@@ -157,10 +176,10 @@ class Counted:
 def counted(rank, of_size):
     """Bytes that this rank sends in forward and backward."""
     found = {}
-    for exchange in ("auto", "ring"):
+    for exchange in ("auto", "ring", "heads(2)"):
         for name, world in (("doubling", 4), ("local segments", 3), ("window over ranks", 4), ("causal window", 4)):
             for dtype in (F64, F32, BF16):
-                if rank < world:
+                if rank < world and (exchange, world) != ("heads(2)", 3):
                     with Counted() as calls:
                         attend(of_size[world], rank, name, world, "even", dtype, exchange=exchange)
                     found[exchange, name, dtype] = calls
@@ -209,8 +228,8 @@ def repeated(rank, of_size):
     if rank >= 3:
         return None
     same = True
-    for exchange in ("direct", "ring"):
-        call = (of_size[3], rank, "groups and rules", 3, "zigzag", F32)
+    for exchange, name in (("direct", "groups and rules"), ("ring", "groups and rules"), ("heads(3)", "offsets block")):
+        call = (of_size[3], rank, name, 3, "zigzag", F32)
         first = attend(*call, exchange=exchange)
         runs = [attend(*call, exchange=exchange, validate=v) for v in ("first", "always")]
         same = same and all(torch.equal(a, b) for run in runs for a, b in zip(first, run))
@@ -273,6 +292,8 @@ def refusals(rank, of_size):
         "exchange": lambda: call(exchange="rign"),
         "exchange of one rank": lambda: call(exchange="ring" if last else "direct"),
         "ladder": lambda: call(exchange="ladder"),
+        "heads": lambda: call(exchange="heads(2)"),
+        "heads of few": lambda: call(exchange="heads(3)"),
         "none": lambda: call(exchange="none"),
         "none of local segments": lambda: call(Pattern.dilated([4], [1]), exchange="none").shape,
         "boundaries": lambda: call(length=[0, 8, 16, 24], layout="zigzag"),
@@ -297,7 +318,7 @@ def main(rank, folder):
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=9))
     of_size = {world: dist.new_group(range(world)) for world in WORLDS}
     pair = dist.new_group([3, 6])
-    found = {check.__name__: check(rank, of_size) for check in (attentions, rings, counted, held, repeated, sharded, refusals)}
+    found = {check.__name__: check(rank, of_size) for check in (attentions, rings, divided, counted, held, repeated, sharded, refusals)}
     found["other_members"] = other_members(rank, pair)
     torch.save(found, pathlib.Path(folder) / f"{rank}.pt")
     dist.barrier()

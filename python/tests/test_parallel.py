@@ -77,14 +77,16 @@ def whole(ranks, call, check="attentions"):
 CALLS = work.attention_cases()
 
 
-RINGS = work.exchange_cases("ring")
+RINGS = work.ring_cases()
+HEADS = work.heads_cases()
+CHECKS = {"attentions": CALLS, "rings": RINGS, "divided": HEADS}
 
 
 @pytest.mark.parametrize("name", dict.fromkeys(call[0] for call in CALLS))
-@pytest.mark.parametrize("check, all_calls", (("attentions", CALLS), ("rings", RINGS)), ids=("direct", "ring"))
-def test_shards_are_the_whole_in_float64(ranks, name, check, all_calls):
-    calls = [call for call in all_calls if call[0] == name and call[3] == torch.float64]
-    assert {call[1] for call in calls} >= {2, 3}
+@pytest.mark.parametrize("check", CHECKS)
+def test_shards_are_the_whole_in_float64(ranks, name, check):
+    calls = [call for call in CHECKS[check] if call[0] == name and call[3] == torch.float64]
+    assert {call[1] for call in calls} >= {2, 3} or check == "divided"
     for call in calls:
         for what, got, wanted in zip(NAMES, whole(ranks, call, check), by_definition(name)):
             say = functools.partial("{} of {}: {}".format, what, call)
@@ -93,10 +95,10 @@ def test_shards_are_the_whole_in_float64(ranks, name, check, all_calls):
 
 @pytest.mark.parametrize("name", work.LOW_PRECISION)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
-@pytest.mark.parametrize("check", ("attentions", "rings"))
-def test_shards_err_as_one_process_does(ranks, name, dtype, check):
+@pytest.mark.parametrize("check, world", (("attentions", 3), ("rings", 3), ("divided", 4)))
+def test_shards_err_as_one_process_does(ranks, name, dtype, check, world):
     for layout in work.LAYOUTS:
-        got = whole(ranks, (name, 3, layout, dtype), check)
+        got = whole(ranks, (name, world, layout, dtype), check)
         for what, x, alone, wanted in zip(NAMES, got, of_one_process(name, dtype), by_definition(name, dtype)):
             unit = torch.finfo(torch.float32 if what == "lse" else dtype).eps / 2
             finite = wanted.isfinite()
@@ -108,6 +110,21 @@ def test_shards_err_as_one_process_does(ranks, name, dtype, check):
 
 def test_every_world_and_layout_runs():
     assert {call[1:3] for call in CALLS} == {(world, layout) for world in work.WORLDS for layout in work.LAYOUTS}
+
+
+def test_heads_are_divided_among_all_ranks_and_among_some():
+    assert {(work.heads_of(*call[:2]), call[1], call[2]) for call in HEADS} >= {
+        (u, world, layout) for u, world in ((2, 2), (3, 3), (2, 4), (4, 4)) for layout in work.LAYOUTS
+    }
+
+
+def test_heads_of_all_ranks_are_those_of_one_process_bit_for_bit(ranks):
+    """Nothing is joined: each head's rows are computed where it is, as one process computes them."""
+    alike = [call for call in HEADS if call[1] == work.heads_of(*call[:2])]
+    assert len(alike) > 100
+    for call in alike:
+        for x, wanted in zip(whole(ranks, call, "divided"), of_one_process(call[0], call[3])):
+            assert torch.equal(x, wanted.to(torch.float64)), call
 
 
 def test_repeats_are_bitwise_equal(ranks):
@@ -145,6 +162,25 @@ def test_bytes_of_a_ring(ranks, name, dtype):
         assert len(first) == (2 if name == "window over ranks" else 3) and len(second) == 2 * len(first)
         assert (sum(first), sum(second)) == (forward, forward + backward)
         assert all(to_itself == 0 for *_, to_itself in calls)
+
+
+@pytest.mark.parametrize("name", ("doubling", "window over ranks"))
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16))
+def test_bytes_of_two_ranks_that_divide_heads(ranks, name, dtype):
+    """Of a shard's rows the other rank's half: q, k and v for its heads, out and lse of its rows, and gradients of
+    these. Then keys of one KV head among pairs of ranks, as direct has them of shards twice as long."""
+    rows = {"doubling": 8, "window over ranks": 10}[name]
+    wide = 8 if dtype == torch.float64 else 4
+    inputs, results, lse = 2 * (2 + 1 + 1) * 8 * dtype.itemsize, 2 * 2 * 8 * dtype.itemsize, 2 * 2 * wide
+    # Segments of 32 alone are longer than 16, at rate 8; a window of 19 back sees 19 of the 20 rows before.
+    beyond = {"doubling": (2, 2, 2, 2), "window over ranks": (19, 19, 0, 0)}[name]
+    back = {"doubling": (2, 2, 2, 2), "window over ranks": (0, 0, 19, 19)}[name]
+    for n, rank in enumerate(ranks[:4]):
+        calls = rank["counted"]["heads(2)", name, dtype]
+        half = [size for what, size, _ in calls if what == "cp_attention"]
+        assert half == [rows * inputs, beyond[n] * 2 * 2 * 8 * dtype.itemsize, rows * results, rows * lse]
+        half = [size for what, size, _ in calls if what == "cp_attention backward"]
+        assert half == [rows * results, rows * lse, back[n] * 2 * 2 * 8 * wide, rows * inputs]
 
 
 def test_a_causal_ring_is_a_line(ranks):
@@ -218,6 +254,8 @@ DIFFERENCES = {
     "gates": "gates must be None in cp_attention, got a tensor; learn blocks with attention(), on one rank",
     "exchange": "unknown exchange 'rign'; one of [none, direct, ladder, heads(2), ring]; did you mean 'ring'?",
     "exchange of one rank": SAME.format("exchange", "direct", "ring"),
+    "heads": "exchange must be auto or one of [direct, ring] here, got heads(2); 2 does not divide the 3 ranks",
+    "heads of few": "exchange must be auto or one of [direct, ring] here, got heads(3); 3 does not divide kv_heads (2)",
     "ladder": "exchange must be auto or one of [direct, ring] here, got ladder; it is in the model of costs alone",
     "none": "exchange must not be none where queries see keys of other ranks, 16 rows in all, got none; take direct or "
     "auto, or shards that segments end on",
@@ -291,7 +329,8 @@ def call(q, *arguments, **options):
     (
         (lambda q: call(q, boundaries=25), "q must have the 25 rows of the shard of rank 0"),
         (lambda q: call(q, dropout_p=0.1), "dropout_p must be 0 in cp_attention, got 0.1"),
-        (lambda q: call(q, exchange="rign"), "exchange must be one of auto, none, direct, ring, got 'rign'"),
+        (lambda q: call(q, exchange="rign"), "exchange must be one of auto, none, direct, ring, heads.u., got 'rign'"),
+        (lambda q: call(q, exchange="heads(2)"), "exchange must be one of auto, none, direct, ring on one rank, got 'he"),
         (lambda q: call(q, validate=True), 'validate must be "first" or "always", got True'),
         (lambda q: call(q, layout="striped"), 'layout must be "contiguous" or "zigzag"'),
         (lambda q: call(q, "ring"), 'group must be "none" or the name of a process group'),

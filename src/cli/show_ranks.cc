@@ -47,8 +47,7 @@ parallel::Hardware hardware_of(const std::vector<std::string>& measured) {
 }
 
 std::vector<std::string> byte_row(const RanksShown& shown, const std::string& label, int64_t rank) {
-  const auto moved =
-      parallel::volumes(shown.runs.plan, shown.call, shown.survey.ranks[static_cast<size_t>(rank)], shown.shape);
+  const auto moved = parallel::volumes(shown.runs.plan, shown.call, shown.survey, rank, shown.shape);
   std::vector<std::string> row = {label};
   for (size_t s = 0; s < source_words(shown.call.pattern).size(); ++s)
     row.push_back(fmt::format("{}", moved[s].forward_bytes));
@@ -221,12 +220,12 @@ std::string ranks_text(const RanksShown& shown) {
 
 nlohmann::json ranks_json(const RanksShown& shown) {
   nlohmann::json received = nlohmann::json::array();
-  for (const parallel::RankLoad& load : shown.survey.ranks) {
-    const auto moved = parallel::volumes(shown.runs.plan, shown.call, load, shown.shape);
+  for (int64_t rank = 0; rank < shown.call.shards.ranks(); ++rank) {
+    const auto moved = parallel::volumes(shown.runs.plan, shown.call, shown.survey, rank, shown.shape);
     nlohmann::json one = volume_json(total(moved));
     for (size_t s = 0; s < source_words(shown.call.pattern).size(); ++s)
       one["by_group"].push_back(volume_json(moved[s]));
-    one["rows"] = load.rows;
+    one["rows"] = shown.survey.ranks[static_cast<size_t>(rank)].rows;
     received.push_back(std::move(one));
   }
   nlohmann::json plans = nlohmann::json::array();

@@ -3,13 +3,35 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <utility>
 
 #include "core/refuse.h"
 
 namespace longstride::parallel {
 
-ShardedCall::ShardedCall(Pattern given_pattern, Extent given_extent, Shards given_shards)
+namespace {
+
+// The classes of a share's places.
+plan::Classes classes_of(const HeadShare& share, const Extent& e, plan::Classes all) {
+  if (share.of == 1) return all;
+  plan::Classes its;
+  std::map<int32_t, int32_t> number_of;
+  const int64_t heads = e.kv_heads / share.of;
+  for (int64_t b = 0; b < e.batch; ++b) {
+    for (int64_t j = share.at * heads; j < (share.at + 1) * heads; ++j) {
+      const int32_t c = all.class_of[b * e.kv_heads + j];
+      const auto [number, added] = number_of.try_emplace(c, static_cast<int32_t>(its.specs.size()));
+      if (added) its.specs.push_back(all.specs[c]);
+      its.class_of.push_back(number->second);
+    }
+  }
+  return its;
+}
+
+}  // namespace
+
+ShardedCall::ShardedCall(Pattern given_pattern, Extent given_extent, Shards given_shards, HeadShare share)
     : pattern(std::move(given_pattern)), extent(std::move(given_extent)), shards(std::move(given_shards)) {
   if (pattern.empty()) {
     core::refuse("pattern", "must have groups or blocks", "neither",
@@ -24,13 +46,19 @@ ShardedCall::ShardedCall(Pattern given_pattern, Extent given_extent, Shards give
     core::refuse("shards", fmt::format("must hold len_k ({}) tokens in all", extent.len_k),
                  fmt::format("{} on {} ranks", shards.len(), shards.ranks()));
   }
-  classes = plan::classify(pattern, extent);
+  if (share.of < 1 || share.at < 0 || share.at >= share.of || extent.kv_heads % share.of != 0) {
+    core::refuse("heads", fmt::format("must be divided among ranks that divide kv_heads ({})", extent.kv_heads),
+                 fmt::format("share {} of {}", share.at, share.of));
+  }
+  classes = classes_of(share, extent, plan::classify(pattern, extent));
   for (const plan::ClassSpec& spec : classes.specs) {
     std::vector<int32_t>& run_groups = groups_of.emplace_back();
     for (int32_t g = 0; g < groups(); ++g) {
       if (pattern.runs(g, spec.kv_head, extent.kv_heads)) run_groups.push_back(g);
     }
   }
+  extent.heads /= share.of;
+  extent.kv_heads /= share.of;
   places_of.assign(classes.specs.size(), 0);
   for (const int32_t c : classes.class_of) ++places_of[c];
 }

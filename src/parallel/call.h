@@ -12,13 +12,20 @@
 
 namespace longstride::parallel {
 
+// The KV heads [at * n, (at + 1) * n), and the heads that they serve, where n is 1 / of of all.
+struct HeadShare {
+  int64_t of = 1;
+  int64_t at = 0;
+  bool operator==(const HeadShare&) const = default;
+};
+
 struct ShardedCall {
-  // Throws Error: what the pattern and the lengths refuse, shards that are not len_k tokens in all, and lengths with
-  // fewer queries than keys.
-  ShardedCall(Pattern, Extent, Shards);
+  // The extent is that of all heads. Throws Error: what the pattern and the lengths refuse, shards that are not len_k
+  // tokens in all, lengths with fewer queries than keys, and a share that does not divide the KV heads.
+  ShardedCall(Pattern, Extent, Shards, HeadShare = {});
 
   Pattern pattern;
-  Extent extent;
+  Extent extent;  // of the share
   Shards shards;
   // Those that compile() makes of pattern and lengths, for every (batch row, KV head): a *place*, counted row by row.
   plan::Classes classes;
@@ -42,7 +49,9 @@ struct RowShape {
   // K and V of one position and KV head, as they travel forward.
   int64_t forward_bytes() const { return 2 * dim * element_bytes(); }
   // Their gradients on the way back: float32, float64 of float64.
-  int64_t backward_bytes() const { return 2 * dim * (dtype == core::DType::kFloat64 ? 8 : 4); }
+  int64_t backward_bytes() const { return 2 * dim * wide_bytes(); }
+  // An element of these, and of lse.
+  int64_t wide_bytes() const { return dtype == core::DType::kFloat64 ? 8 : 4; }
 };
 
 }  // namespace longstride::parallel

@@ -26,25 +26,28 @@ class Model {
   Model(const ExchangePlan& plan, const ShardedCall& call, const Survey& all, const RowShape& shape,
         const Hardware& hardware, bool backward)
       : plan_(plan), call_(call), all_(all), shape_(shape), hardware_(hardware), backward_(backward) {
-    if (plan.kind == Exchange::kHeads || plan.kind == Exchange::kLadder) shared_ = shared_groups(call);
-    balance();
+    if (plan.kind == Exchange::kLadder) shared_ = shared_groups(call);
   }
 
-  Predicted of(const RankLoad& load) const {
+  Predicted of(int64_t rank) const {
+    const RankLoad& load =
+        plan_.kind == Exchange::kHeads ? all_.joined.at(plan_.heads)[rank / plan_.heads] : all_.ranks[rank];
     double local = 0, waiting = 0, computed = 0, merged = 0;
-    const std::vector<Volume> moved = volumes(plan_, call_, load, shape_);
+    const std::vector<Volume> moved = volumes(plan_, call_, all_, rank, shape_);
     for (int64_t s = 0; s < call_.sources(); ++s) {
       if (s == call_.groups() && call_.pattern.blocks().empty()) continue;
       const SourceLoad& source = load.sources[s];
-      const double t = seconds(balanced_[s].queries >= 0 ? balanced_[s] : source);
+      const double t = seconds(source) / static_cast<double>(plan_.heads);  // heads: a share of what u ranks have
       (source.alone == 0 ? local : waiting) += t + hardware_.launches.value * hardware_.launch_s.value;
       if (source.alone == 0) continue;
       computed += t;
       merged += merge_seconds(source);
     }
     if (plan_.kind == Exchange::kRing && load.rows > 0) return round(load, moved, local, waiting, computed, merged);
-    const double exchange = exchange_seconds(load, moved), exposed = std::max(0.0, exchange - local);
-    return {local + waiting + exposed, exchange, exposed};
+    const double exchange = exchange_seconds(load, moved);
+    const double turning = plan_.kind == Exchange::kHeads ? turning_seconds(moved) : 0;  // nothing runs meanwhile
+    const double exposed = turning + std::max(0.0, exchange - local);
+    return {local + waiting + exposed, turning + exchange, exposed};
   }
 
  private:
@@ -92,36 +95,20 @@ class Model {
   double bandwidth(int64_t ranks) const { return near(ranks) ? hardware_.near_bytes.value : hardware_.far_bytes.value; }
   double bytes(const Volume& v) const { return static_cast<double>(backward_ ? v.backward_bytes : v.forward_bytes); }
 
-  // Where the heads of a group are divided among all the ranks of its segments, each computes as much.
-  void balance() {
-    balanced_.assign(call_.sources(), {.queries = -1});
-    if (plan_.kind != Exchange::kHeads) return;
-    for (const SharedGroup& one : shared_) {
-      if (one.ranks > plan_.heads) continue;
-      SourceLoad mean;
-      for (const RankLoad& load : all_.ranks) {
-        mean.queries += load.sources[one.group].queries / static_cast<double>(all_.ranks.size());
-        mean.pairs += load.sources[one.group].pairs / static_cast<double>(all_.ranks.size());
-      }
-      balanced_[one.group] = mean;
-    }
-  }
-
   double exchange_seconds(const RankLoad& load, const std::vector<Volume>& moved) const {
     switch (plan_.kind) {
       case Exchange::kNone:
       case Exchange::kRing:
         return 0;
-      case Exchange::kDirect: {
+      case Exchange::kDirect:
+      case Exchange::kHeads: {
         if (load.rows == 0) return 0;
-        const int64_t ranks = widest(load);
+        const int64_t ranks = widest(load) * plan_.heads;
         return latency(ranks) + hardware_.message_s.value * static_cast<double>(load.peers) +
-               bytes(total(moved)) / bandwidth(ranks);
+               (bytes(total(moved)) - bytes(moved.back())) / bandwidth(ranks);
       }
       case Exchange::kLadder:
         return ladder_seconds();
-      case Exchange::kHeads:
-        return heads_seconds();
     }
     return 0;
   }
@@ -140,25 +127,11 @@ class Model {
     return seconds;
   }
 
-  // Two exchanges among the ranks that divide the heads, which sit side by side, and one among those of the same heads.
-  double heads_seconds() const {
-    const auto batch = static_cast<double>(call_.extent.batch);
-    int64_t widest = 1;
-    double exchanged = 0, gathered = 0;
-    for (const SharedGroup& one : shared_) {
-      const int64_t u = std::min(plan_.heads, one.ranks);
-      widest = std::max(widest, one.ranks);
-      exchanged += batch * static_cast<double>((u - 1) * one.rows * ((call_.extent.heads + call_.extent.kv_heads) / u) *
-                                               shape_.forward_bytes());
-      gathered += batch * static_cast<double>((one.ranks / u - 1) * one.rows * call_.extent.kv_heads *
-                                              (backward_ ? shape_.backward_bytes() : shape_.forward_bytes()));
-    }
-    const int64_t u = std::min(plan_.heads, widest);
-    const double turning = latency(u) + hardware_.message_s.value * static_cast<double>(u - 1);
-    const double first = 2 * turning + exchanged / bandwidth(u);
-    if (widest == u) return first;
-    return first + latency(widest) + hardware_.message_s.value * static_cast<double>(widest / u - 1) +
-           gathered / bandwidth(widest);
+  // Two messages one way and one the other, to each of the ranks that divide the heads and sit side by side.
+  double turning_seconds(const std::vector<Volume>& moved) const {
+    const int64_t u = plan_.heads;
+    return 3 * (latency(u) + hardware_.message_s.value * static_cast<double>(u - 1)) +
+           bytes(moved.back()) / bandwidth(u);
   }
 
   const ExchangePlan& plan_;
@@ -168,13 +141,12 @@ class Model {
   const Hardware& hardware_;
   const bool backward_;
   std::vector<SharedGroup> shared_;
-  std::vector<SourceLoad> balanced_;  // of each source; queries < 0: as the survey has it
 };
 
 Predicted slowest(const Model& model, const Survey& all) {
   Predicted worst;
-  for (const RankLoad& load : all.ranks) {
-    const Predicted predicted = model.of(load);
+  for (size_t rank = 0; rank < all.ranks.size(); ++rank) {
+    const Predicted predicted = model.of(static_cast<int64_t>(rank));
     if (predicted.total_s > worst.total_s) worst = predicted;
   }
   return worst;

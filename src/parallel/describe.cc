@@ -40,7 +40,7 @@ std::string byte_table(const Choice& choice, const ShardedCall& call, const Surv
   if (blocks) text += fmt::format("{:>16}", "blocks");
   text += fmt::format("{:>16}{:>16}\n", "forward", "backward");
   const auto line = [&](int64_t rank) {
-    const std::vector<Volume> moved = volumes(choice.plan, call, all.ranks[rank], shape);
+    const std::vector<Volume> moved = volumes(choice.plan, call, all, rank, shape);
     std::string cells = fmt::format("  {:<6}", rank);
     for (int64_t s = 0; s < call.groups() + blocks; ++s) cells += fmt::format("{:>16}", moved[s].forward_bytes);
     const Volume sum = total(moved);
@@ -50,12 +50,10 @@ std::string byte_table(const Choice& choice, const ShardedCall& call, const Surv
     for (int64_t rank = 0; rank < call.shards.ranks(); ++rank) text += line(rank);
     return text;
   }
-  const auto forward = [&](const RankLoad& load) {
-    return total(volumes(choice.plan, call, load, shape)).forward_bytes;
-  };
+  const auto forward = [&](int64_t rank) { return total(volumes(choice.plan, call, all, rank, shape)).forward_bytes; };
   int64_t worst = 0, most = -1, as_much = 0;
   for (int64_t rank = 0; rank < call.shards.ranks(); ++rank) {
-    const int64_t bytes = forward(all.ranks[rank]);
+    const int64_t bytes = forward(rank);
     if (bytes > most) worst = rank, most = bytes, as_much = 0;
     as_much += bytes == most;
   }

@@ -45,14 +45,19 @@ std::string not_nested_because(const ShardedCall& call, const std::vector<Shared
 std::string heads_infeasible_because(const ShardedCall& call, int64_t u) {
   if (u < 2) return "it divides heads among at least 2 ranks";
   if (call.extent.kv_heads % u != 0) return fmt::format("{} does not divide kv_heads ({})", u, call.extent.kv_heads);
-  if (u > call.shards.ranks()) return fmt::format("there are {} ranks", call.shards.ranks());
-  for (const SharedGroup& one : shared_groups(call)) {
-    // Of u and the ranks that share a segment the less must divide the other.
-    if (one.ranks >= u ? one.ranks % u != 0 : u % one.ranks != 0) {
-      return fmt::format("{} and the {} ranks that share a segment do not divide one another", u, one.ranks);
-    }
-  }
+  if (call.shards.ranks() % u != 0) return fmt::format("{} does not divide the {} ranks", u, call.shards.ranks());
   return "";
+}
+
+// q, k and v of the other ranks' rows for the heads of this one, and out and lse of its own rows for theirs; in the
+// backward gradients in their places.
+Volume turned(const ShardedCall& call, int64_t rank, int64_t u, const RowShape& shape) {
+  const int64_t own = call.shards.rows(rank), others = call.shards.joined(u).rows(rank / u) - own;
+  const int64_t heads = call.extent.heads / u, kv_heads = call.extent.kv_heads / u, element = shape.element_bytes();
+  const int64_t inputs = (heads + 2 * kv_heads) * shape.dim * element;
+  const int64_t results = heads * (shape.dim * element + shape.wide_bytes());
+  return {call.extent.batch * (others * inputs + own * (u - 1) * results),
+          call.extent.batch * (others * results + own * (u - 1) * inputs)};
 }
 
 }  // namespace
@@ -136,11 +141,11 @@ std::string infeasible_because(const ExchangePlan& plan, const ShardedCall& call
     }
     return "";
   }
+  if (plan.kind == Exchange::kHeads) return heads_infeasible_because(call, plan.heads);
   if (!anyone_receives(all)) return "nothing travels";
   const std::string uneven = uneven_because(call);
   if (!uneven.empty()) return uneven;
-  if (plan.kind == Exchange::kLadder) return not_nested_because(call, shared_groups(call));
-  return heads_infeasible_because(call, plan.heads);
+  return not_nested_because(call, shared_groups(call));
 }
 
 std::vector<ExchangePlan> feasible_plans(const ShardedCall& call, const Survey& all) {
@@ -153,10 +158,11 @@ std::vector<ExchangePlan> feasible_plans(const ShardedCall& call, const Survey& 
   return plans;
 }
 
-std::vector<Volume> volumes(const ExchangePlan& plan, const ShardedCall& call, const RankLoad& load,
+std::vector<Volume> volumes(const ExchangePlan& plan, const ShardedCall& call, const Survey& survey, int64_t rank,
                             const RowShape& shape) {
-  std::vector<Volume> all(call.sources());
-  const int64_t kv_heads = call.extent.kv_heads, batch = call.extent.batch;
+  std::vector<Volume> all(call.sources() + 1);
+  const RankLoad& load =
+      plan.kind == Exchange::kHeads ? survey.joined.at(plan.heads)[rank / plan.heads] : survey.ranks[rank];
   const auto rows = [&](int64_t source, int64_t count) {
     all[source] = {count * shape.forward_bytes(), count * shape.backward_bytes()};
   };
@@ -169,22 +175,14 @@ std::vector<Volume> volumes(const ExchangePlan& plan, const ShardedCall& call, c
     case Exchange::kLadder: {
       int64_t before = 1;
       for (const SharedGroup& one : shared_groups(call)) {
-        rows(one.group, batch * kv_heads * (one.ranks - before) * one.rows);
+        rows(one.group, call.extent.batch * call.extent.kv_heads * (one.ranks - before) * one.rows);
         before = one.ranks;
       }
       break;
     }
     case Exchange::kHeads:
-      for (const SharedGroup& one : shared_groups(call)) {
-        const int64_t u = std::min(plan.heads, one.ranks);
-        // q, k, v in and out back of the rows of u ranks, for the share of the heads that the rank takes on: forward
-        // and, with gradients in their place, backward. Then keys from the ranks that share the segment and those
-        // heads.
-        const int64_t exchanged = (u - 1) * one.rows * ((call.extent.heads + kv_heads) / u) * shape.forward_bytes();
-        const int64_t gathered = (one.ranks / u - 1) * one.rows * kv_heads;
-        all[one.group] = {batch * (exchanged + gathered * shape.forward_bytes()),
-                          batch * (exchanged + gathered * shape.backward_bytes())};
-      }
+      for (int64_t s = 0; s < call.sources(); ++s) rows(s, load.sources[s].added / plan.heads);
+      all.back() = turned(call, rank, plan.heads, shape);
       break;
     case Exchange::kRing:
       for (int64_t s = 0; s < call.sources(); ++s) {
@@ -196,12 +194,13 @@ std::vector<Volume> volumes(const ExchangePlan& plan, const ShardedCall& call, c
   return all;
 }
 
-bool runs(Exchange kind) { return kind != Exchange::kLadder && kind != Exchange::kHeads; }
+bool runs(Exchange kind) { return kind != Exchange::kLadder; }
 
 ExchangePlan plan_to_run(const std::string& given, const ShardedCall& call) {
   if (given == "auto") return {Exchange::kDirect};
   const ExchangePlan plan = exchange_from_name(given);
   if (plan.kind == Exchange::kNone || plan.kind == Exchange::kDirect || plan.kind == Exchange::kRing) return plan;
+  if (plan.kind == Exchange::kHeads && heads_infeasible_because(call, plan.heads).empty()) return plan;
   const Survey all = survey(call);
   const std::string because =
       runs(plan.kind) ? infeasible_because(plan, call, all) : "it is in the model of costs alone";
@@ -224,8 +223,8 @@ Volume total(const std::vector<Volume>& all) {
 
 Volume worst_volume(const ExchangePlan& plan, const ShardedCall& call, const Survey& all, const RowShape& shape) {
   Volume worst;
-  for (const RankLoad& load : all.ranks) {
-    const Volume volume = total(volumes(plan, call, load, shape));
+  for (int64_t rank = 0; rank < call.shards.ranks(); ++rank) {
+    const Volume volume = total(volumes(plan, call, all, rank, shape));
     if (volume.forward_bytes > worst.forward_bytes) worst = volume;
   }
   return worst;

@@ -16,7 +16,7 @@ enum class Exchange {
   kNone,    // nothing travels: every query sees keys of its own rank alone
   kDirect,  // one all-to-all of the rows that are needed, each once
   kLadder,  // recursive doubling: as many rows as direct, from log2 peers
-  kHeads,   // sampled q, k, v change hands so that a rank has few heads of many rows
+  kHeads,   // neighbouring ranks divide the heads and have the rows of all of them; then direct among the same heads
   kRing,    // the rows of direct, one distance between ranks at a time, each computed with while the next travels
 };
 // Whether cp_attention has it; the others are in the model of costs alone.
@@ -32,7 +32,7 @@ std::string name(const ExchangePlan&);                     // "none" | "direct" 
 ExchangePlan exchange_from_name(const std::string& name);  // throws Error with the nearest
 
 // A group whose segments are longer than a shard, where shards are even and segments and shards lie on each other's
-// ends: what ladder and heads are made for.
+// ends: what the ladder is made for.
 struct SharedGroup {
   int32_t group = 0;
   int64_t ranks = 1;  // that share a segment, c
@@ -60,8 +60,9 @@ struct Volume {
   int64_t backward_bytes = 0;
 };
 
-// For each source, of a plan that can be had.
-std::vector<Volume> volumes(const ExchangePlan&, const ShardedCall&, const RankLoad&, const RowShape&);
+// For each source, of a plan that can be had, to one rank; and last what is of no source: q, k, v and results that
+// change hands for heads. Of the keys that its heads need a rank is taken to receive as many as those of other ranks.
+std::vector<Volume> volumes(const ExchangePlan&, const ShardedCall&, const Survey&, int64_t rank, const RowShape&);
 Volume total(const std::vector<Volume>&);
 // Of the rank that receives most.
 Volume worst_volume(const ExchangePlan&, const ShardedCall&, const Survey&, const RowShape&);

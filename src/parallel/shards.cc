@@ -59,6 +59,15 @@ Shards Shards::of_lengths(const std::vector<int64_t>& lengths) {
   return {Layout::kContiguous, static_cast<int64_t>(lengths.size()), std::move(cuts)};
 }
 
+Shards Shards::joined(int64_t u) const {
+  if (u < 1 || ranks_ % u != 0)
+    core::refuse("ranks", fmt::format("must be a multiple of the {} that are taken as one", u),
+                 fmt::format("{}", ranks_));
+  std::vector<int64_t> cuts;
+  for (size_t n = 0; n < cuts_.size(); n += static_cast<size_t>(u)) cuts.push_back(cuts_[n]);
+  return {layout_, ranks_ / u, std::move(cuts)};
+}
+
 int64_t Shards::chunk_at(int64_t position) const {
   return std::upper_bound(cuts_.begin(), cuts_.end(), position) - cuts_.begin() - 1;
 }

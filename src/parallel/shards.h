@@ -44,6 +44,9 @@ class Shards {
   // 2 * ranks chunks, as even as can be.
   static Shards zigzag(int64_t len, int64_t ranks);
 
+  // Ranks u * i, ..., u * i + u - 1 as rank i. Throws Error if u does not divide the ranks.
+  Shards joined(int64_t u) const;
+
   Layout layout() const { return layout_; }
   int64_t ranks() const { return ranks_; }
   int64_t len() const { return cuts_.back(); }

@@ -144,12 +144,21 @@ RankLoad load_of(const ShardedCall& call, int64_t rank) {
   return load;
 }
 
+std::vector<RankLoad> loads_of(const ShardedCall& call) {
+  std::vector<RankLoad> loads;
+  loads.reserve(call.shards.ranks());
+  for (int64_t rank = 0; rank < call.shards.ranks(); ++rank) loads.push_back(load_of(call, rank));
+  return loads;
+}
+
 }  // namespace
 
 Survey survey(const ShardedCall& call) {
-  Survey result;
-  result.ranks.reserve(call.shards.ranks());
-  for (int64_t rank = 0; rank < call.shards.ranks(); ++rank) result.ranks.push_back(load_of(call, rank));
+  Survey result{.ranks = loads_of(call)};
+  for (int64_t u = 2; u <= std::min(call.extent.kv_heads, call.shards.ranks()); ++u) {
+    if (call.extent.kv_heads % u == 0 && call.shards.ranks() % u == 0)
+      result.joined[u] = loads_of({call.pattern, call.extent, call.shards.joined(u)});
+  }
   return result;
 }
 

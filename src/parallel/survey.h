@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "parallel/call.h"
@@ -28,6 +29,8 @@ struct RankLoad {
 
 struct Survey {
   std::vector<RankLoad> ranks;
+  // By u, for each u > 1 that divides ranks and KV heads: what u neighbouring ranks have as one, over all heads.
+  std::map<int64_t, std::vector<RankLoad>> joined;
 };
 
 // Costs a few operations a rank, class and group; of block patterns a few for each row of blocks.

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <functional>
 
 #include "longstride/error.h"
@@ -27,6 +28,15 @@ void for_each_case(int64_t random_count, bool with_float64, const std::function<
     o.alibi_slopes.clear();
     if (dtype != core::DType::kFloat64 || !with_float64) dtype = core::DType::kFloat32;
   });
+}
+
+void expect_refusal(const char* words, const std::function<void()>& call) {
+  try {
+    call();
+    ADD_FAILURE() << "not refused: " << words;
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr(words));
+  }
 }
 
 // 1 to 5 ranks for every case; by one exchange, or round the ring.
@@ -54,6 +64,29 @@ TEST(RankAttention, RoundTheRingOnTheReferenceEngine) {
 }
 
 TEST(RankAttention, RoundTheRingOnTheCpuEngine) { expect_the_whole(test::cpu_engine(), 100, {}, false, true); }
+
+// Each KV head by itself, with the rows that it samples and no other's.
+TEST(RankAttention, OfSharesOfTheHeads) {
+  int failures = 0, divided = 0;
+  for_each_case(200, true, [&](const Case& c) {
+    if (failures >= 5) return;
+    test::Draw draw(c.seed);
+    const test::Held held = test::draw_shards(c.options.len_k, draw, 3);
+    const int64_t shares = c.options.kv_heads;
+    divided += shares > 1;
+    const std::string wrong = test::against_oracle(
+        test::reference_engine(), c, test::run_ranks(test::reference_engine(), c, held, {}, false, shares));
+    failures += !wrong.empty();
+    EXPECT_EQ("", wrong) << held.words;
+  });
+  if (std::getenv("LONGSTRIDE_CASE") == nullptr) {
+    EXPECT_GT(divided, test::share(50));
+  }
+  const Extent e = test::square(12, 8);
+  expect_refusal("heads must be divided among ranks that divide kv_heads (12), got share 0 of 5", [&] {
+    ShardedCall(Pattern::dilated({8}, {1}), e, Shards::even(8, 5), {5, 0});
+  });
+}
 
 // Repeats, and threads, give the same bits.
 TEST(RankAttention, RepeatsBitForBit) {
@@ -97,15 +130,6 @@ TEST(RankAttention, OfFewBitsWithoutAnExchange) {
   for (int i = 0; i < 4; ++i) {
     EXPECT_EQ(1.0f, core::to_float(out[i]));
     EXPECT_NEAR(1 + std::log(4.0f), lse[i], 1e-6);
-  }
-}
-
-void expect_refusal(const char* words, const std::function<void()>& call) {
-  try {
-    call();
-    ADD_FAILURE() << "not refused: " << words;
-  } catch (const Error& e) {
-    EXPECT_THAT(e.what(), HasSubstr(words));
   }
 }
 

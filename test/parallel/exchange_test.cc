@@ -21,17 +21,15 @@ constexpr RowShape kShape{.dim = 64};
 
 Pattern fixed(bool causal) { return Pattern::dilated(test::kFixed, test::kDoubling, {.causal = causal}); }
 
-// Rows per head that the worst rank receives in forward: direct, did every group bring its own, and of the plans as
-// they are. heads() moves q and out too, which are counted by their bytes.
+// Rows per head that the worst rank receives in forward: did every group bring its own, and of the plans as they are.
 struct RowsPerHead {
   int64_t groups_alone = 0;
   int64_t direct = 0;
   int64_t ladder = 0;
-  double heads = 0;
   bool operator==(const RowsPerHead&) const = default;
 };
 std::ostream& operator<<(std::ostream& to, const RowsPerHead& r) {
-  return to << "{" << r.groups_alone << ", " << r.direct << ", " << r.ladder << ", " << r.heads << "}";
+  return to << "{" << r.groups_alone << ", " << r.direct << ", " << r.ladder << "}";
 }
 
 RowsPerHead rows_per_head(const Pattern& pattern, int64_t len, int64_t ranks) {
@@ -55,7 +53,6 @@ RowsPerHead rows_per_head(const Pattern& pattern, int64_t len, int64_t ranks) {
     return rows;
   }
   rows.ladder = static_cast<int64_t>(of({Exchange::kLadder}));
-  rows.heads = of({Exchange::kHeads, std::min<int64_t>(8, ranks)});
   return rows;
 }
 
@@ -65,17 +62,17 @@ TEST(ExchangeRows, OfTheGrowingConfiguration) {
     SCOPED_TRACE(len);
     for (const bool causal : {false, true}) {
       const Pattern pattern = test::growing(len, causal);
-      EXPECT_EQ((RowsPerHead{1024, 1024, 1024, 1024}), rows_per_head(pattern, len, 2));
-      EXPECT_EQ((RowsPerHead{4352, 3072, 3072, 2240}), rows_per_head(pattern, len, 8));
-      EXPECT_EQ((RowsPerHead{8256, 5120, 5120, 2896}), rows_per_head(pattern, len, 32));
-      EXPECT_EQ((RowsPerHead{10272, 6144, 6144, 3176}), rows_per_head(pattern, len, 64));
-      EXPECT_EQ((RowsPerHead{14344, 8192, 8192, 3706}), rows_per_head(pattern, len, 256));
+      EXPECT_EQ((RowsPerHead{1024, 1024, 1024}), rows_per_head(pattern, len, 2));
+      EXPECT_EQ((RowsPerHead{4352, 3072, 3072}), rows_per_head(pattern, len, 8));
+      EXPECT_EQ((RowsPerHead{8256, 5120, 5120}), rows_per_head(pattern, len, 32));
+      EXPECT_EQ((RowsPerHead{10272, 6144, 6144}), rows_per_head(pattern, len, 64));
+      EXPECT_EQ((RowsPerHead{14344, 8192, 8192}), rows_per_head(pattern, len, 256));
     }
   }
-  EXPECT_EQ((RowsPerHead{18434, 10240, 10240, 4222.5}),
+  EXPECT_EQ((RowsPerHead{18434, 10240, 10240}),
             rows_per_head(test::growing(test::kMillion, true), test::kMillion, 1024));
   const int64_t billion = 1024 * test::kMillion;
-  EXPECT_EQ((RowsPerHead{18434, 10240, 10240, 4222.5}), rows_per_head(test::growing(billion, true), billion, 1024));
+  EXPECT_EQ((RowsPerHead{18434, 10240, 10240}), rows_per_head(test::growing(billion, true), billion, 1024));
 }
 
 TEST(ExchangeRows, OfTheFixedConfiguration) {
@@ -84,9 +81,9 @@ TEST(ExchangeRows, OfTheFixedConfiguration) {
     for (const int64_t ranks : {1, 2, 32}) {
       EXPECT_EQ((RowsPerHead{}), rows_per_head(pattern, test::kMillion, ranks));
     }
-    EXPECT_EQ((RowsPerHead{1024, 1024, 1024, 1024}), rows_per_head(pattern, test::kMillion, 64));
-    EXPECT_EQ((RowsPerHead{4352, 3072, 3072, 2240}), rows_per_head(pattern, test::kMillion, 256));
-    EXPECT_EQ((RowsPerHead{8256, 5120, 5120, 2896}), rows_per_head(pattern, test::kMillion, 1024));
+    EXPECT_EQ((RowsPerHead{1024, 1024, 1024}), rows_per_head(pattern, test::kMillion, 64));
+    EXPECT_EQ((RowsPerHead{4352, 3072, 3072}), rows_per_head(pattern, test::kMillion, 256));
+    EXPECT_EQ((RowsPerHead{8256, 5120, 5120}), rows_per_head(pattern, test::kMillion, 1024));
     EXPECT_EQ((RowsPerHead{}), rows_per_head(pattern, 32 * test::kMillion, 1024));
   }
 }
@@ -124,6 +121,19 @@ TEST(ExchangeRows, AreTheFormulas) {
       const Volume ring = worst_volume({Exchange::kRing}, call, all, kShape);
       EXPECT_EQ(direct.forward_bytes, ring.forward_bytes);
       EXPECT_EQ(direct.forward_bytes + direct.backward_bytes, ring.backward_bytes);
+      for (int64_t u = 2; u <= std::min<int64_t>(4, ranks); u *= 2) {
+        // Of the segments beyond the shards of u ranks the rows of one share of the heads.
+        int64_t beyond = 0, last = u * shard;
+        for (size_t g = 0; g < segments.size(); ++g) {
+          if (segments[g] > last) beyond += (segments[g] - last) / rates[g], last = segments[g];
+        }
+        // q, k and v one way, out and lse the other: 8 heads, 4 of keys and of values.
+        const int64_t inputs = (8 + 4 + 4) / u * 64 * 2, results = 8 / u * (64 * 2 + 4);
+        const int64_t turned = 3 * (u - 1) * shard * (inputs + results);
+        const Volume heads = worst_volume({Exchange::kHeads, u}, call, all, kShape);
+        EXPECT_EQ(12 / u * beyond * 2 * 64 * 2 + turned, heads.forward_bytes);
+        EXPECT_EQ(12 / u * beyond * 2 * 64 * 4 + turned, heads.backward_bytes);
+      }
     }
   }
 }
@@ -153,21 +163,25 @@ TEST(ExchangePlans, ThatCanBeHad) {
   EXPECT_THAT(feasible(small(nested)), ElementsAre("direct", "ladder", "heads(2)", "heads(4)", "ring"));
   EXPECT_THAT(feasible(small(nested, 12, 1)), ElementsAre("none", "direct", "ring"));
   EXPECT_THAT(feasible(small(nested, 6, 4)), ElementsAre("direct", "ladder", "heads(2)", "ring"));
-  EXPECT_THAT(feasible(small(Pattern::dilated({128, 64}, {2, 1}))), ElementsAre("none", "direct", "ring"));
+  EXPECT_THAT(feasible(small(Pattern::dilated({128, 64}, {2, 1}))),
+              ElementsAre("none", "direct", "heads(2)", "heads(4)", "ring"));
   EXPECT_THAT(feasible(small(Pattern::dilated({256, 512}, {1, 4}), 8)),
               ElementsAre("direct", "heads(2)", "heads(4)", "heads(8)", "ring"));
   EXPECT_THAT(feasible(small(Pattern::dilated({256, 1024}, {1, 2}), 2)), ElementsAre("direct", "heads(2)", "ring"));
   EXPECT_THAT(feasible(small(nested.with_blocks({BlockPattern(16, LocalWindow{.window = 64})}))),
-              ElementsAre("direct", "ring"));
-  EXPECT_THAT(feasible({nested, test::square(4, 1000), Shards::even(1000, 8)}), ElementsAre("direct", "ring"));
-  EXPECT_THAT(feasible({nested, test::square(4, 1024), Shards::zigzag(1024, 8)}), ElementsAre("direct", "ring"));
-  EXPECT_THAT(feasible({nested, test::square(4, 0), Shards::even(0, 8)}), ElementsAre("none", "direct", "ring"));
+              ElementsAre("direct", "heads(2)", "heads(4)", "ring"));
+  EXPECT_THAT(feasible({nested, test::square(5, 1000), Shards::even(1000, 8)}), ElementsAre("direct", "ring"));
+  EXPECT_THAT(feasible({nested, test::square(6, 1024), Shards::zigzag(1024, 8)}),
+              ElementsAre("direct", "heads(2)", "ring"));
+  EXPECT_THAT(feasible({nested, test::square(2, 0), Shards::even(0, 8)}),
+              ElementsAre("none", "direct", "heads(2)", "ring"));
   Extent documents = test::square(4, 1024);
   documents.cu_seqlens = {0, 0, 1024, 1024};
   EXPECT_THAT(feasible({nested, documents, Shards::even(1024, 8)}),
               ElementsAre("direct", "ladder", "heads(2)", "heads(4)", "ring"));
   documents.cu_seqlens = {0, 100, 1024};
-  EXPECT_THAT(feasible({nested, documents, Shards::even(1024, 8)}), ElementsAre("direct", "ring"));
+  EXPECT_THAT(feasible({nested, documents, Shards::even(1024, 8)}),
+              ElementsAre("direct", "heads(2)", "heads(4)", "ring"));
 }
 
 TEST(ExchangePlans, NamesGoBothWays) {
@@ -200,8 +214,8 @@ TEST(ExchangePlans, RefuseWhatCannotBeHad) {
       "exchange must be one of [direct, ladder, heads(2), heads(4), ring] here, got heads(8); 8 does not "
       "divide kv_heads (12)",
       asked("heads(8)"));
-  expect_refusal("got heads(3); 3 and the 2 ranks that share a segment do not divide one another", asked("heads(3)"));
-  expect_refusal("got heads(12); there are 8 ranks", asked("heads(12)"));
+  expect_refusal("got heads(3); 3 does not divide the 8 ranks", asked("heads(3)"));
+  expect_refusal("got heads(12); 12 does not divide the 8 ranks", asked("heads(12)"));
   expect_refusal("got heads(1); it divides heads among at least 2 ranks", asked("heads(1)"));
   expect_refusal("got none; rank 0 needs 4608 rows of other ranks", asked("none"));
   expect_refusal("unknown exchange 'lader'", asked("lader"));
@@ -209,8 +223,10 @@ TEST(ExchangePlans, RefuseWhatCannotBeHad) {
   EXPECT_EQ((ExchangePlan{Exchange::kRing}), plan_to_run("ring", call));
   EXPECT_EQ((ExchangePlan{Exchange::kDirect}), plan_to_run("auto", call));
   EXPECT_EQ((ExchangePlan{Exchange::kNone}), plan_to_run("none", call));  // its rows are counted elsewhere
-  expect_refusal("exchange must be auto or one of [direct, ring] here, got ladder; it is in the model of costs alone",
-                 [&] { plan_to_run("ladder", call); });
+  EXPECT_EQ((ExchangePlan{Exchange::kHeads, 4}), plan_to_run("heads(4)", call));
+  const std::string those = "exchange must be auto or one of [direct, heads(2), heads(4), ring] here, got ";
+  expect_refusal(those + "ladder; it is in the model of costs alone", [&] { plan_to_run("ladder", call); });
+  expect_refusal(those + "heads(8); 8 does not divide kv_heads (12)", [&] { plan_to_run("heads(8)", call); });
   for (const char* word : {"heads(", "heads()", "heads(x)", "heads(2) ", "heads(99999999999999999999)", ""}) {
     expect_refusal("unknown exchange", asked(word));
   }

@@ -58,9 +58,10 @@ inline std::vector<int64_t> exchanges_of(const parallel::ShardedCall& call, bool
 class SimulatedRank {
  public:
   SimulatedRank(const Engine& engine, const Case& c, const Held& held, int64_t rank, const engine::Workspace& w,
-                bool ring)
+                bool ring, parallel::HeadShare share)
       : engine_(engine),
         c_(c),
+        share_(share),
         w_(w),
         positions_(held.positions[rank]),
         q_(tensor(c.options.heads, &c.q)),
@@ -72,11 +73,11 @@ class SimulatedRank {
         dk_(tensor(c.options.kv_heads, nullptr)),
         dv_(tensor(c.options.kv_heads, nullptr)) {
     const oracle::Options& o = c.options;
-    const parallel::ShardedCall call(c.pattern(), c.extent(), held.shards);
+    const parallel::ShardedCall call(c.pattern(), c.extent(), held.shards, share);
     for (const int64_t step : exchanges_of(call, ring)) parts_.emplace_back(c, parallel::Rank(call, rank, step));
-    lse_ = unset(o.batch * o.heads * rows());
-    for (int64_t line = 0; c.has_d_lse && line < o.batch * o.heads; ++line) {
-      for (const int64_t position : positions_) d_lse_.push_back(c.d_lse[line * o.len_k + position]);
+    lse_ = unset(o.batch * heads() * rows());
+    for (int64_t line = 0; c.has_d_lse && line < o.batch * heads(); ++line) {
+      for (const int64_t position : positions_) d_lse_.push_back(c.d_lse[of_all(line) * o.len_k + position]);
     }
     d_lse_bytes_ = unset(static_cast<int64_t>(d_lse_.size()));
     for (size_t i = 0; i < d_lse_.size(); ++i)
@@ -112,7 +113,7 @@ class SimulatedRank {
   Bytes backward_gathered(size_t n) {
     SimulatedPart& part = parts_[n];
     const parallel::HostMoves moves = this->moves(part);
-    part.d_queries = unset(c_.options.batch * c_.options.heads * part.rank.gathered.queries * c_.options.dim);
+    part.d_queries = unset(c_.options.batch * heads() * part.rank.gathered.queries * c_.options.dim);
     part.d_keys = unset(part.rank.places() * part.rank.gathered.keys * 2 * c_.options.dim);
     parallel::backward_gathered(part.rank, {part.transposed}, gradient(), part.keys.data(), part.d_queries.data(),
                                 part.d_keys.data(), moves, backward_engine());
@@ -136,9 +137,9 @@ class SimulatedRank {
     give_rows(dq_, o.heads, to.dq);
     give_rows(dk_, o.kv_heads, to.dk);
     give_rows(dv_, o.kv_heads, to.dv);
-    for (int64_t line = 0; line < o.batch * o.heads; ++line) {
+    for (int64_t line = 0; line < o.batch * heads(); ++line) {
       for (int64_t i = 0; i < rows(); ++i)
-        to.lse[line * o.len_k + positions_[i]] = read_element(lse_.data(), line * rows() + i, c_.dtype);
+        to.lse[of_all(line) * o.len_k + positions_[i]] = read_element(lse_.data(), line * rows() + i, c_.dtype);
     }
     to.strayed =
         to.strayed || !(out_.gaps_untouched() && dq_.gaps_untouched() && dk_.gaps_untouched() && dv_.gaps_untouched());
@@ -146,6 +147,12 @@ class SimulatedRank {
 
  private:
   int64_t rows() const { return static_cast<int64_t>(positions_.size()); }
+  int64_t heads() const { return c_.options.heads / share_.of; }
+  int64_t kv_heads() const { return c_.options.kv_heads / share_.of; }
+  // Of a (batch row, head) of the share its number among those of all heads.
+  int64_t of_all(int64_t line) const {
+    return line / heads() * c_.options.heads + share_.at * heads() + line % heads();
+  }
 
   // Elements that are NaN.
   Bytes unset(int64_t elements) const {
@@ -156,27 +163,29 @@ class SimulatedRank {
   }
 
   // The shard's rows of a dense tensor of the whole sequence; null: NaN.
-  TensorBuffer tensor(int64_t heads, const std::vector<double>* whole) const {
+  TensorBuffer tensor(int64_t of_all, const std::vector<double>* whole) const {
     const oracle::Options& o = c_.options;
+    const int64_t heads = of_all / share_.of;
     const int layout = c_.choice[kLayout];
     if (!whole) return {c_.dtype, o.batch, rows(), heads, o.dim, layout};
     std::vector<double> its;
     for (int64_t b = 0; b < o.batch; ++b) {
       for (const int64_t position : positions_) {
-        const auto row = whole->begin() + (b * o.len_k + position) * heads * o.dim;
+        const auto row = whole->begin() + ((b * o.len_k + position) * of_all + share_.at * heads) * o.dim;
         its.insert(its.end(), row, row + heads * o.dim);
       }
     }
     return {c_.dtype, o.batch, rows(), heads, o.dim, layout, its};
   }
 
-  void give_rows(const TensorBuffer& from, int64_t heads, std::vector<double>& to) const {
+  void give_rows(const TensorBuffer& from, int64_t of_all, std::vector<double>& to) const {
     const oracle::Options& o = c_.options;
+    const int64_t heads = of_all / share_.of;
     const std::vector<double> its = from.values();
     auto row = its.begin();
     for (int64_t b = 0; b < o.batch; ++b) {
       for (const int64_t position : positions_) {
-        std::copy_n(row, heads * o.dim, to.begin() + (b * o.len_k + position) * heads * o.dim);
+        std::copy_n(row, heads * o.dim, to.begin() + ((b * o.len_k + position) * of_all + share_.at * heads) * o.dim);
         row += heads * o.dim;
       }
     }
@@ -187,8 +196,8 @@ class SimulatedRank {
     engine::Problem p;
     p.dtype = c_.dtype;
     p.batch = o.batch;
-    p.heads = o.heads;
-    p.kv_heads = o.kv_heads;
+    p.heads = heads();
+    p.kv_heads = kv_heads();
     p.len_q = p.len_k = rows();
     p.dim = o.dim;
     p.scale = c_.scale();
@@ -219,6 +228,7 @@ class SimulatedRank {
 
   const Engine& engine_;
   const Case& c_;
+  const parallel::HeadShare share_;
   const engine::Workspace w_;
   const std::vector<int64_t> positions_;
   std::vector<SimulatedPart> parts_;
@@ -227,12 +237,12 @@ class SimulatedRank {
   std::vector<double> d_lse_;
 };
 
-// Runs a case of float32 or float64 without dropout on the ranks that hold it: by one exchange, or round the ring.
-inline Results run_ranks(const Engine& engine, const Case& c, const Held& held, const engine::Workspace& w = {},
-                         bool ring = false) {
+// The results of one share of the heads go where they belong.
+inline void run_share(const Engine& engine, const Case& c, const Held& held, const engine::Workspace& w, bool ring,
+                      parallel::HeadShare share, Results& results) {
   std::vector<std::unique_ptr<SimulatedRank>> ranks;
   for (size_t rank = 0; rank < held.positions.size(); ++rank)
-    ranks.push_back(std::make_unique<SimulatedRank>(engine, c, held, static_cast<int64_t>(rank), w, ring));
+    ranks.push_back(std::make_unique<SimulatedRank>(engine, c, held, static_cast<int64_t>(rank), w, ring, share));
   const size_t exchanges = ranks[0]->exchanges();
   std::vector<std::vector<parallel::RankLists>> lists(exchanges);
   for (size_t n = 0; n < exchanges; ++n) {
@@ -250,6 +260,13 @@ inline Results run_ranks(const Engine& engine, const Case& c, const Held& held, 
     const std::vector<Bytes> home = all_to_all(returned, lists[n], ranks[0]->row_bytes(), true);
     for (size_t rank = 0; rank < ranks.size(); ++rank) ranks[rank]->backward_pieces(n, home[rank]);
   }
+  for (const auto& rank : ranks) rank->give(results);
+}
+
+// Runs a case of float32 or float64 without dropout on the ranks that hold it: by one exchange, or round the ring; and
+// of all heads at once, or of each of so many shares by itself.
+inline Results run_ranks(const Engine& engine, const Case& c, const Held& held, const engine::Workspace& w = {},
+                         bool ring = false, int64_t shares = 1) {
   const oracle::Options& o = c.options;
   Results results;
   results.out.resize(c.q.size());
@@ -257,7 +274,7 @@ inline Results run_ranks(const Engine& engine, const Case& c, const Held& held, 
   results.dk.resize(c.k.size());
   results.dv.resize(c.v.size());
   results.lse.resize(o.batch * o.heads * o.len_k);
-  for (const auto& rank : ranks) rank->give(results);
+  for (int64_t at = 0; at < shares; ++at) run_share(engine, c, held, w, ring, {shares, at}, results);
   return results;
 }
 

@@ -1,6 +1,7 @@
 """cp_attention: a shard's attention over the whole sequence. The library computes; rows travel by torch.distributed."""
 
 import contextlib
+import re
 from types import ModuleType
 from typing import Any
 
@@ -12,14 +13,14 @@ from .._attention import NO_DROPOUT, Lengths, attention, numbers
 from .._pattern import Pattern
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
-from . import _direct, _ring
+from . import _direct, _heads, _ring
 from ._agreement import agree, check_validate, fingerprint
 from ._call import Call
 from ._ranks import Ranks, ranks_of
 from ._shards import Boundaries, boundaries_tensor, check_device, check_rows, pieces_of
 
 # Exchanges that run; the planner knows more (docs/parallel.md).
-EXCHANGES = ("auto", "none", "direct", "ring")
+EXCHANGES = ("auto", "none", "direct", "ring")  # and "heads(u)"
 
 
 def cp_attention(
@@ -66,6 +67,9 @@ def cp_attention(
         exchange: "direct": as above; "none": an error if a row would travel; "auto": whichever of the two it is.
             "ring": the same rows from one rank at a time, the next ones travelling while what has come is attended to,
             so that a rank has room for those of two others at most; the backward has them sent once more.
+            "heads(u)": u ranks that lie side by side divide the heads, u a divisor of both the ranks and kv_heads: each
+            attends to the rows of all u for its heads, and results go back; of all ranks (Ulysses) no keys travel
+            beside. One that cannot be had is an error that names those that can.
         validate: whether ranks compare their calls: "first": before the first one of its shapes and options;
             "always": before every one, at a wait for all ranks each.
         cu_seqlens, lengths: of the whole sequence, as in `attention`; the same on every rank.
@@ -155,6 +159,8 @@ def attend(
     """(out, lse), the device of q being the current one."""
     if ranks.size == 1:
         check_exchange(exchange)
+        if exchange not in EXCHANGES:
+            refuse("exchange", f"must be one of {', '.join(EXCHANGES)} on one rank", repr(exchange))
         check_options(dropout_p, gates)
         check_alone(q, boundaries, layout)
         lists: dict[str, Any] = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
@@ -187,7 +193,7 @@ def agreed(
         on_host = tuple(None if t is None else t.cpu() for t in (blocks, numbers(cu_seqlens), numbers(lengths)))
         arguments = (text, *on_host, scale, at, layout, ranks.size, ranks.rank)
         rows, joined = torch.ops.longstride.cp_counts(q, k, v, *arguments)
-        steps = torch.ops.longstride.cp_steps(exchange, q, k, v, *arguments)
+        steps, heads = torch.ops.longstride.cp_exchange(exchange, q, k, v, *arguments)
     except (ValueError, TypeError) as refused:
         error = refused
     if error is not None:
@@ -199,17 +205,18 @@ def agreed(
         refuse("exchange", f"must not be none where queries see keys of other ranks, {total} rows in all", "none",
                "take direct or auto, or shards that segments end on")  # fmt: skip
     return q, k, v, Call(
-        arguments, ranks, sent, received, joined, total > 0, steps.tolist(), description, validate
+        arguments, ranks, sent, received, joined, total > 0 or heads > 1, steps.tolist(), heads, description, validate
     )  # fmt: skip
 
 
 def check_exchange(exchange: str) -> None:
-    if exchange not in EXCHANGES:
-        refuse("exchange", f"must be one of {', '.join(EXCHANGES)}", repr(exchange))
+    of_heads = isinstance(exchange, str) and re.fullmatch(r"heads\(\d+\)", exchange)
+    if not of_heads and exchange not in EXCHANGES:
+        refuse("exchange", f"must be one of {', '.join(EXCHANGES)}, heads(u)", repr(exchange))
 
 
 def way_of(call: Call) -> ModuleType:
-    return _ring if call.steps else _direct
+    return _heads if call.heads > 1 else _ring if call.steps else _direct
 
 
 def check_alone(q: Tensor, boundaries: Boundaries, layout: str) -> None:

@@ -23,6 +23,7 @@ class Call:
     joined: bool  # parts of a row are joined, for which 16 bits are too few
     travels: bool  # whether any rank sends any row
     steps: list[int]  # of a ring, 0 first; none: all rows travel at once
+    heads: int  # so many neighbouring ranks divide the heads
     description: dict[str, Any]
     validate: str
 

@@ -32,14 +32,13 @@ std::tuple<Tensor, bool> counts(const RankCall& call) {
   return {made, parts && !call.moves().rounds()};
 }
 
-Tensor steps(const RankCall& call, const std::string& exchange) {
+std::tuple<Tensor, int64_t> exchange_of(const RankCall& call, const std::string& name) {
+  const parallel::ExchangePlan plan = parallel::plan_to_run(name, call.rank().call);
   std::vector<int64_t> numbers;
-  if (parallel::plan_to_run(exchange, call.rank().call).kind == parallel::Exchange::kRing) {
-    numbers = call.rank_of_step(0)->steps;
-  }
+  if (plan.kind == parallel::Exchange::kRing) numbers = call.rank_of_step(0)->steps;
   const Tensor made = empty(std::array{static_cast<int64_t>(numbers.size())}, ScalarType::Long, {});
   std::ranges::copy(numbers, static_cast<int64_t*>(made.mutable_data_ptr()));
-  return made;
+  return {made, plan.heads};
 }
 
 Tensor pack(const RankCall& call) {

@@ -28,8 +28,8 @@ Tensor pieces(const parallel::Shards&);
 std::tuple<Tensor, bool> counts(const RankCall&);
 
 // The exchange that runs by that name (parallel/exchange.h): int64 [n], the steps of a ring, the first of which is 0,
-// or none if all rows travel at once.
-Tensor steps(const RankCall&, const std::string& exchange);
+// or none if all rows travel at once; and among how many neighbouring ranks heads are divided.
+std::tuple<Tensor, int64_t> exchange_of(const RankCall&, const std::string& name);
 
 // What goes to others, in the dtype of k and v.
 Tensor pack(const RankCall&);

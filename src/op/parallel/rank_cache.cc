@@ -17,6 +17,8 @@ size_t RankKeyHash::operator()(const RankKey& key) const {
   add(key.shards.ranks());
   add(key.rank);
   add(key.step);
+  add(key.share.of);
+  add(key.share.at);
   for (int64_t n = 0; n < key.shards.chunks(); ++n) add(key.shards.chunk(n).end);
   return hash;
 }
@@ -24,7 +26,8 @@ size_t RankKeyHash::operator()(const RankKey& key) const {
 std::shared_ptr<const CachedRank> rank_of(const RankKey& key) {
   static KeptByRank<CachedRank> kept(kRankCacheBytes);
   return kept.get(key, [&] {
-    return parallel::Rank(parallel::ShardedCall(key.call.pattern, key.call.extent, key.shards), key.rank, key.step);
+    parallel::ShardedCall call(key.call.pattern, key.call.extent, key.shards, key.share);
+    return parallel::Rank(std::move(call), key.rank, key.step);
   });
 }
 

@@ -20,6 +20,7 @@ namespace longstride::op {
 struct RankKey {
   plan::PlanKey call;  // lengths of the whole sequence
   parallel::Shards shards = parallel::Shards::even(0, 1);
+  parallel::HeadShare share;  // the call has all heads
   int64_t rank = 0;
   int64_t step = parallel::Rank::kAllSteps;
   bool operator==(const RankKey&) const = default;

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <array>
+
 #include "core/refuse.h"
 #include "op/checks.h"
 #include "op/parallel/cuda/device_moves.h"
@@ -21,6 +23,8 @@ void check_rank(const ShardArguments& given) {
     refuse("ranks", fmt::format("must be in [1, {}]", parallel::Shards::kMostRanks), fmt::format("{}", given.ranks));
   if (given.rank < 0 || given.rank >= given.ranks)
     refuse("rank", fmt::format("must be in [0, {})", given.ranks), fmt::format("{}", given.rank));
+  if (given.heads_among < 1 || given.ranks % given.heads_among != 0)
+    refuse("heads_among", fmt::format("must divide the {} ranks", given.ranks), fmt::format("{}", given.heads_among));
 }
 
 }  // namespace
@@ -59,11 +63,42 @@ parallel::Shards shards_of(const ShardArguments& given) {
   return parallel::Shards::of_lengths(lengths);
 }
 
+namespace {
+
+// Views that have all heads where tensors have a share of them, as patterns know heads by their number among all. The
+// tensors' own memory is checked before: of these no more than the share may be read.
+struct AllHeads {
+  AllHeads(const Views<int64_t>& of_share, int64_t among) : views(of_share) {
+    if (among == 1) return;
+    const std::array<const char*, 3> names = {"q", "k", "v"};
+    const std::array<ArrayView<int64_t>*, 3> all = {&views.q, &views.k, &views.v};
+    for (size_t n = 0; n < 3; ++n) {
+      ArrayView<int64_t>& t = *all[n];
+      check_handed_in(names[n], t);
+      if (t.dim() != 4) continue;
+      sizes[n] = {t.sizes[0], t.sizes[1], t.sizes[2] * among, t.sizes[3]};
+      strides[n] = {t.strides[0], t.strides[1], 0, t.strides[3]};
+      t.sizes = sizes[n];
+      t.strides = strides[n];
+    }
+  }
+  AllHeads(const AllHeads&) = delete;
+  AllHeads& operator=(const AllHeads&) = delete;
+
+  Views<int64_t> views;
+  std::array<std::array<int64_t, 4>, 3> sizes, strides;
+};
+
+}  // namespace
+
 RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call, const ShardArguments& shards) {
-  const Views of = views_of(q, k, v);
+  const int64_t among = shards.heads_among;
+  const AllHeads of_all(views_of(q, k, v), among);
+  const Views<int64_t>& of = of_all.views;
   key_.call.pattern = *check_forward(of, call);
-  key_.shards = shards_of(shards);
-  key_.rank = shards.rank;
+  key_.shards = shards_of(shards).joined(among);
+  key_.rank = shards.rank / among;
+  key_.share = {among, shards.rank % among};
   key_.step = shards.step;
   const int64_t rows = key_.shards.rows(key_.rank);
   if (of.q.sizes[1] != rows)
@@ -83,6 +118,8 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
   dtype_ = of.q.dtype;
   problem_ = problem_of(dtype_of(dtype_), of.q.sizes[3], call, key_.call.pattern, extent);
   problem_.len_q = problem_.len_k = rows;
+  problem_.heads /= among;
+  problem_.kv_heads /= among;
   problem_.q = read(q);
   problem_.k = read(k);
   problem_.v = read(v);

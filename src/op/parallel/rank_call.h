@@ -21,6 +21,9 @@ struct ShardArguments {
   int64_t ranks = 1;
   int64_t rank = 0;
   int64_t step = parallel::Rank::kAllSteps;  // of a ring
+  // So many neighbouring ranks divide the heads: q, k and v have this rank's share of them and the rows of all of
+  // these, and its exchanges are those among the ranks of the same heads.
+  int64_t heads_among = 1;
 };
 // Throw Error.
 parallel::Shards shards_of(const ShardArguments&);

@@ -15,12 +15,12 @@ const std::string kShards = "Tensor boundaries, str layout, int ranks";
 const std::string kCall =
     "Tensor q, Tensor k, Tensor v, str pattern, Tensor? blocks, Tensor? cu_seqlens, "
     "Tensor? lengths, float? scale, " +
-    kShards + ", int rank, int step=-1";
+    kShards + ", int rank, int step=-1, int heads_among=1";
 
 const Definitions registered(
     Definitions::Kind::kFragment,
     {"cp_pieces(" + kShards + ") -> Tensor", "cp_counts(" + kCall + ") -> (Tensor rows, bool joined)",
-     "cp_steps(str exchange, " + kCall + ") -> Tensor", "cp_pack(" + kCall + ") -> Tensor",
+     "cp_exchange(str exchange, " + kCall + ") -> (Tensor steps, int heads)", "cp_pack(" + kCall + ") -> Tensor",
      "cp_forward_pieces(" + kCall + ") -> (Tensor out, Tensor lse)",
      "cp_forward_gathered(Tensor received, Tensor(a!) out, Tensor(b!) lse, " + kCall + ") -> Tensor",
      "cp_keys(Tensor received, " + kCall + ") -> Tensor",
@@ -33,20 +33,20 @@ const Definitions registered(
      "cp_add_returned(Tensor returned, Tensor(a!) dk, Tensor(b!) dv, " + kCall + ") -> ()"});
 
 ShardArguments shard_of(const Tensor& boundaries, StringHandle layout, int64_t ranks, int64_t rank,
-                        int64_t step = parallel::Rank::kAllSteps) {
-  return {boundaries_of(boundaries), take(layout), ranks, rank, step};
+                        int64_t step = parallel::Rank::kAllSteps, int64_t heads_among = 1) {
+  return {boundaries_of(boundaries), take(layout), ranks, rank, step, heads_among};
 }
 
 RankCall call_of(const Tensor& q, const Tensor& k, const Tensor& v, StringHandle pattern, MaybeTensor blocks,
                  MaybeTensor cu_seqlens, MaybeTensor lengths, std::optional<double> scale, Tensor boundaries,
-                 StringHandle layout, int64_t ranks, int64_t rank, int64_t step) {
+                 StringHandle layout, int64_t ranks, int64_t rank, int64_t step, int64_t heads_among) {
   Call call;
   call.pattern = take(pattern);
   call.blocks = std::move(blocks);
   call.cu_seqlens = std::move(cu_seqlens);
   call.lengths = std::move(lengths);
   call.scale = scale;
-  return {q, k, v, call, shard_of(boundaries, layout, ranks, rank, step)};
+  return {q, k, v, call, shard_of(boundaries, layout, ranks, rank, step, heads_among)};
 }
 
 // Functions of the operators' signatures around the kernels.
@@ -61,9 +61,9 @@ struct Unpack<RankCall(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
   static std::tuple<Tensor, bool> counts(Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::counts(call_of(q, k, v, std::move(rest)...));
   }
-  static Tensor steps(StringHandle exchange, Tensor q, Tensor k, Tensor v, Rest... rest) {
-    const std::string its = take(exchange);
-    return op::steps(call_of(q, k, v, std::move(rest)...), its);
+  static std::tuple<Tensor, int64_t> exchange(StringHandle name, Tensor q, Tensor k, Tensor v, Rest... rest) {
+    const std::string its = take(name);
+    return op::exchange_of(call_of(q, k, v, std::move(rest)...), its);
   }
   static Tensor pack(Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::pack(call_of(q, k, v, std::move(rest)...));
@@ -104,7 +104,7 @@ namespace {
 // All but cp_pieces, which has no tensor but boundaries, on the host.
 void add_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("cp_counts", TORCH_BOX(&Unpacked::counts));
-  library.impl("cp_steps", TORCH_BOX(&Unpacked::steps));
+  library.impl("cp_exchange", TORCH_BOX(&Unpacked::exchange));
   library.impl("cp_pack", TORCH_BOX(&Unpacked::pack));
   library.impl("cp_forward_pieces", TORCH_BOX(&Unpacked::forward_pieces));
   library.impl("cp_forward_gathered", TORCH_BOX(&Unpacked::forward_gathered));

@@ -58,6 +58,16 @@ std::vector<Case> cases(int64_t ranks) {
   options = {};
   all.push_back({"local segments", Pattern::dilated({4}, {1}), options, 12 * ranks});
   all.push_back({"bfloat16", groups(true), options, 12 * ranks, at::kBFloat16});
+  const size_t direct = all.size();
+  for (const std::string exchange : {"direct", "ring", "heads(2)"}) {
+    if (exchange == "heads(2)" && ranks != 2) continue;
+    for (size_t n = 0; n < direct; ++n) {
+      Case c = all[n];
+      c.name += ", " + exchange;
+      c.options.exchange = exchange;
+      all.push_back(std::move(c));
+    }
+  }
   return all;
 }
 
@@ -129,6 +139,18 @@ void check_refusals(const RankGroup& group) {
   expect_refused("layout must be \"contiguous\" or \"zigzag\"", [&] { call(x, cut); });
   expect_refused("unshard: other sizes of x must be the same on every rank",
                  [&] { unshard(rank == 1 ? x.narrow(3, 0, 4) : x, group); });
+  ShardedOptions by;
+  by.exchange = rank == 1 ? "ring" : "direct";
+  expect_refused("cp_attention: exchange must be the same on every rank, got direct on rank", [&] { call(x, by); });
+  by.exchange = "heads(5)";
+  expect_refused("here, got heads(5); 5 does not divide kv_heads (2)", [&] { call(x, by); });
+  by.exchange = "none";
+  expect_refused("exchange must not be none where queries see keys of other ranks, ", [&] { call(x, by); });
+  by.exchange = "rign";
+  expect_refused("unknown exchange 'rign'", [&] { call(x, by); });
+  by.exchange = "heads(2)";
+  expect_refused("exchange must be auto, none, direct or ring on one rank, got heads(2)",
+                 [&] { cp_attention(x, x, x, pattern, {}, by); });
   expect(call(x, {}).out.size(1) == 8, "works after refusals");
   expect(cp_attention(x, x, x, pattern, {}).out.equal(attention(x, x, x, pattern).out), "one rank is attention");
   expect_refused("boundaries must be given", [&] { shard_positions(group, {}); });

@@ -1,0 +1,262 @@
+// Direct, ring and heads, each in the order of its steps.
+#include "op/autograd/exchanges.h"
+
+#include <ATen/Functions.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "op/autograd/pieces.h"
+
+namespace longstride::op::autograd {
+namespace {
+
+using at::Tensor;
+using torch::autograd::variable_list;
+using Two = std::tuple<Tensor, Tensor>;
+using Three = std::tuple<Tensor, Tensor, Tensor>;
+using MaybeTensor = std::optional<Tensor>;
+
+Tensor no_rows(const Tensor& q) { return at::empty({0, 2 * q.size(3)}, q.options()); }
+
+// ---- all rows at once ----
+
+Attended direct(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call, Turn& turn) {
+  Turn::Rows posted;
+  if (call.travels) posted = turn.post(call.run<Tensor>("longstride::cp_pack", q, k, v), call.sent, call.received);
+  const Tensor wq = call.wide(q), wk = call.wide(k), wv = call.wide(v);
+  auto [out, lse] = call.run<Two>("longstride::cp_forward_pieces", wq, wk, wv);
+  const Tensor received = call.travels ? posted.wait() : no_rows(q);
+  const Tensor keys =
+      call.run<Tensor>("longstride::cp_forward_gathered", received.to(wq.scalar_type()), out, lse, wq, wk, wv);
+  out = out.to(q.scalar_type());
+  return {out, lse, {q, k, v, out, lse, keys}};
+}
+
+variable_list direct_backward(const Tensor& d_out, const MaybeTensor& d_lse, const variable_list& saved,
+                              const ShardedCall& call, Turn& turn) {
+  const at::ScalarType dtype = saved[0].scalar_type();
+  const Tensor q = call.wide(saved[0]), k = call.wide(saved[1]), v = call.wide(saved[2]);
+  const Tensor out = call.wide(saved[3]), &lse = saved[4], wide = call.wide(d_out);
+  auto [d_queries, d_keys, message] =
+      call.run<Three>("longstride::cp_backward_gathered", wide, d_lse, out, lse, saved[5], q, k, v);
+  Turn::Rows posted;
+  if (call.travels) posted = turn.post(message, call.received, call.sent);
+  auto [dq, dk, dv] =
+      call.run<Three>("longstride::cp_backward_pieces", wide, d_lse, out, lse, d_queries, d_keys, q, k, v);
+  if (call.travels) call.run<void>("longstride::cp_add_returned", posted.wait(), dk, dv, q, k, v);
+  return {dq.to(dtype), dk.to(dtype), dv.to(dtype)};
+}
+
+// ---- round a ring ----
+
+// The same call as far as the ranks that lie so far apart go.
+ShardedCall of_step(const ShardedCall& call, int64_t step) {
+  const auto ranks = static_cast<int64_t>(call.sent.size()), rank = static_cast<int64_t>(call.group->getRank());
+  const auto only = [](const std::vector<int64_t>& counts, int64_t kept) {
+    std::vector<int64_t> its(counts.size());
+    its[static_cast<size_t>(kept)] = counts[static_cast<size_t>(kept)];
+    return its;
+  };
+  ShardedCall its = call;
+  its.step = step;
+  its.sent = only(call.sent, (rank + step) % ranks);
+  its.received = only(call.received, (rank + ranks - step) % ranks);
+  return its;
+}
+
+// Visits every step with its call and the rows that came for it, which were posted one step ahead.
+template <class Visit>
+void for_each_step(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call, Turn& turn,
+                   const Visit& visit) {
+  std::vector<ShardedCall> steps;
+  for (const int64_t step : call.steps) steps.push_back(of_step(call, step));
+  const auto post = [&](const ShardedCall& its) {
+    return turn.post(its.run<Tensor>("longstride::cp_pack", q, k, v), its.sent, its.received);
+  };
+  Turn::Rows posted;
+  if (steps.size() > 1) posted = post(steps[1]);
+  visit(steps[0], no_rows(q));
+  for (size_t n = 1; n < steps.size(); ++n) {
+    const Tensor received = posted.wait();
+    posted = n + 1 < steps.size() ? post(steps[n + 1]) : Turn::Rows();
+    visit(steps[n], received);
+  }
+}
+
+Attended ring(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call, Turn& turn) {
+  const Tensor wq = call.wide(q), wk = call.wide(k), wv = call.wide(v);
+  Tensor out, lse;
+  for_each_step(q, k, v, call, turn, [&](const ShardedCall& its, const Tensor& received) {
+    if (its.step == 0) std::tie(out, lse) = its.run<Two>("longstride::cp_forward_pieces", wq, wk, wv);
+    its.run<Tensor>("longstride::cp_forward_gathered", received.to(wq.scalar_type()), out, lse, wq, wk, wv);
+  });
+  out = out.to(q.scalar_type());
+  return {out, lse, {q, k, v, out, lse}};
+}
+
+variable_list ring_backward(const Tensor& d_out, const MaybeTensor& d_lse, const variable_list& saved,
+                            const ShardedCall& call, Turn& turn) {
+  const at::ScalarType dtype = saved[0].scalar_type();
+  const Tensor q = call.wide(saved[0]), k = call.wide(saved[1]), v = call.wide(saved[2]);
+  const Tensor out = call.wide(saved[3]), &lse = saved[4], wide = call.wide(d_out);
+  Tensor dq, dk, dv;
+  std::optional<ShardedCall> returning;
+  Turn::Rows returned;
+  const auto add_returned = [&] {
+    if (returning) returning->run<void>("longstride::cp_add_returned", returned.wait(), dk, dv, q, k, v);
+  };
+  for_each_step(saved[0], saved[1], saved[2], call, turn, [&](const ShardedCall& its, const Tensor& received) {
+    const Tensor keys = its.run<Tensor>("longstride::cp_keys", received.to(q.scalar_type()), q, k, v);
+    auto [d_queries, d_keys, message] =
+        its.run<Three>("longstride::cp_backward_gathered", wide, d_lse, out, lse, keys, q, k, v);
+    if (its.step == 0) {
+      std::tie(dq, dk, dv) =
+          its.run<Three>("longstride::cp_backward_pieces", wide, d_lse, out, lse, d_queries, d_keys, q, k, v);
+      return;
+    }
+    its.run<void>("longstride::cp_add_gathered", d_queries, d_keys, dq, dk, dv, q, k, v);
+    add_returned();
+    returned = turn.post(message, its.received, its.sent);
+    returning = its;
+  });
+  add_returned();
+  return {dq.to(dtype), dk.to(dtype), dv.to(dtype)};
+}
+
+// ---- by heads ----
+
+// Between [batch, rows of the shard, heads, dim] and [batch, rows of u shards, heads / u, dim].
+class Turning {
+ public:
+  Turning(const ShardedCall& call, Turn& turn) : turn_(turn), u_(call.heads_among) {
+    const Tensor& cuts = call.boundaries;
+    const Sharding sharding{{cuts.const_data_ptr<int64_t>(), cuts.const_data_ptr<int64_t>() + cuts.numel()},
+                            call.layout};
+    const Pieces pieces(sharding, turn.ranks(), 0);
+    own_ = pieces.rows(turn.rank());
+    each_.assign(static_cast<size_t>(turn.ranks()), 0);
+    all_ = each_;
+    std::vector<std::pair<int64_t, Tensor>> where;  // begins of pieces, and where their rows stand rank by rank
+    const int64_t first = turn.rank() / u_ * u_;
+    for (int64_t rank = first, at = 0; rank < first + u_; ++rank) {
+      each_[static_cast<size_t>(rank)] = own_;
+      all_[static_cast<size_t>(rank)] = pieces.rows(rank);
+      for (const auto& [begin, end] : pieces.of[static_cast<size_t>(rank)]) {
+        where.emplace_back(begin, at::arange(at, at + end - begin));
+        at += end - begin;
+      }
+    }
+    const auto begins = [](const auto& a, const auto& b) { return a.first < b.first; };
+    if (std::ranges::is_sorted(where, begins)) return;
+    std::ranges::sort(where, begins);
+    variable_list rows;
+    for (const auto& [begin, its] : where) rows.push_back(its);
+    order_ = at::cat(rows);
+  }
+
+  variable_list to_heads(const variable_list& tensors) const {
+    variable_list rows;
+    for (const Tensor& t : tensors)
+      rows.push_back(t.unflatten(2, {u_, t.size(2) / u_}).permute({2, 1, 0, 3, 4}).flatten(2).flatten(0, 1));
+    Tensor came = travel(at::cat(rows, 1), each_, all_);
+    if (order_.defined()) came = came.index_select(0, order_);
+    variable_list turned;
+    int64_t column = 0;
+    for (size_t n = 0; n < tensors.size(); ++n) {
+      const Tensor& t = tensors[n];
+      turned.push_back(
+          came.narrow(1, column, rows[n].size(1)).unflatten(1, {t.size(0), t.size(2) / u_, t.size(3)}).transpose(0, 1));
+      column += rows[n].size(1);
+    }
+    return turned;
+  }
+
+  variable_list to_rows(const variable_list& tensors) const {
+    variable_list parts;
+    for (const Tensor& t : tensors) parts.push_back(t.transpose(0, 1).flatten(1));
+    Tensor rows = at::cat(parts, 1);
+    if (order_.defined()) rows = at::empty_like(rows).index_copy_(0, order_, rows);
+    const Tensor came = travel(rows, all_, each_).unflatten(0, {u_, own_});
+    variable_list turned;
+    int64_t column = 0;
+    for (const Tensor& t : tensors) {
+      const int64_t width = t.size(0) * t.size(2) * t.size(3);
+      turned.push_back(came.narrow(2, column, width)
+                           .unflatten(2, {t.size(0), t.size(2), t.size(3)})
+                           .permute({2, 1, 0, 3, 4})
+                           .flatten(2, 3));
+      column += width;
+    }
+    return turned;
+  }
+
+  // lse is [batch, heads, rows].
+  Tensor lse_to_heads(const Tensor& lse) const { return of_rows(to_heads({as_rows(lse)})[0]); }
+  Tensor lse_to_rows(const Tensor& lse) const { return of_rows(to_rows({as_rows(lse)})[0]); }
+
+ private:
+  static Tensor as_rows(const Tensor& lse) { return lse.transpose(1, 2).unsqueeze(3); }
+  static Tensor of_rows(const Tensor& rows) { return rows.squeeze(3).transpose(1, 2).contiguous(); }
+
+  Tensor travel(const Tensor& rows, const std::vector<int64_t>& sent, const std::vector<int64_t>& received) const {
+    if (rows.size(1) == 0)  // no batch
+      return at::empty({std::accumulate(received.begin(), received.end(), int64_t{0}), 0}, rows.options());
+    return turn_.post(rows, sent, received).wait();
+  }
+
+  Turn& turn_;
+  int64_t u_, own_ = 0;
+  std::vector<int64_t> each_, all_;  // of each rank: this one's rows, or its own, if it divides the heads with this one
+  Tensor order_;                     // defined if rows of ranks are not in the order of their positions
+};
+
+// The direct exchange among the ranks of the same heads.
+ShardedCall of_heads(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call) {
+  ShardedCall its = call;
+  its.share_of = std::exchange(its.heads_among, 1);
+  const auto [rows, joined] = its.run<std::tuple<Tensor, bool>>("longstride::cp_counts", q, k, v);
+  its.joined = joined;
+  std::ranges::fill(its.sent, 0);
+  std::ranges::fill(its.received, 0);
+  for (int64_t n = 0; n < rows.size(1); ++n) {
+    const auto rank = static_cast<size_t>(n * its.share_of + call.group->getRank() % its.share_of);
+    its.sent[rank] = rows.const_data_ptr<int64_t>()[n];
+    its.received[rank] = rows.const_data_ptr<int64_t>()[rows.size(1) + n];
+  }
+  its.travels = its.share_of < call.group->getSize();
+  return its;
+}
+
+Attended heads(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call, Turn& turn) {
+  const Turning turning(call, turn);
+  const variable_list own = turning.to_heads({q, k, v});
+  Attended of_share = direct(own[0], own[1], own[2], of_heads(own[0], own[1], own[2], call), turn);
+  return {turning.to_rows({of_share.out})[0], turning.lse_to_rows(of_share.lse), of_share.saved};
+}
+
+variable_list heads_backward(const Tensor& d_out, const MaybeTensor& d_lse, const variable_list& saved,
+                             const ShardedCall& call, Turn& turn) {
+  const Turning turning(call, turn);
+  // Another rank may have a gradient of lse.
+  const Tensor given = d_lse ? *d_lse : at::zeros({d_out.size(0), d_out.size(2), d_out.size(1)}, saved[4].options());
+  const Tensor its_out = turning.to_heads({d_out})[0], its_lse = turning.lse_to_heads(given);
+  const ShardedCall its = of_heads(saved[0], saved[1], saved[2], call);
+  return turning.to_rows(direct_backward(its_out, its_lse, saved, its, turn));
+}
+
+}  // namespace
+
+Attended attend(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call, Turn& turn) {
+  if (call.heads_among > 1) return heads(q, k, v, call, turn);
+  return call.steps.empty() ? direct(q, k, v, call, turn) : ring(q, k, v, call, turn);
+}
+
+variable_list attend_backward(const Tensor& d_out, const MaybeTensor& d_lse, const variable_list& saved,
+                              const ShardedCall& call, Turn& turn) {
+  if (call.heads_among > 1) return heads_backward(d_out, d_lse, saved, call, turn);
+  return call.steps.empty() ? direct_backward(d_out, d_lse, saved, call, turn)
+                            : ring_backward(d_out, d_lse, saved, call, turn);
+}
+
+}  // namespace longstride::op::autograd

@@ -1,0 +1,48 @@
+// A call of cp_attention that the ranks of a group have agreed on. Made by sharded.cc, run by exchanges.cc.
+#pragma once
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "longstride/parallel.h"
+#include "op/autograd/kernels.h"
+
+namespace longstride::op::autograd {
+
+// What follows q, k and v in the operators of a rank, and what the exchange is told; kept for the backward.
+struct ShardedCall {
+  Call call;
+  at::Tensor boundaries;
+  std::string layout;
+  RankGroup group;
+  std::string description;
+  std::vector<int64_t> sent, received;  // rows that go to each rank, and that come from each
+  bool joined = false;                  // parts of a row are joined, for which 16 bits are too few
+  bool travels = false;                 // whether any rank sends any row
+  std::vector<int64_t> steps;           // of a ring, 0 first; none: all rows travel at once
+  int64_t heads_among = 1;              // so many neighbouring ranks divide the heads
+  int64_t step = -1;                    // of the operators: all
+  int64_t share_of = 1;                 // of the operators: tensors have 1 / share_of of the heads
+
+  // The operator longstride::name of these tensors, q, k and v the last of them, and this call.
+  template <class Result, class... Tensors>
+  Result run(const char* name, const Tensors&... tensors) const {
+    using Maybe = const std::optional<at::Tensor>&;
+    using Signature = Result(const Tensors&..., std::string_view, Maybe, Maybe, Maybe, std::optional<double>,
+                             const at::Tensor&, std::string_view, int64_t, int64_t, int64_t, int64_t);
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>().call(
+        tensors..., call.pattern, call.blocks, call.cu_seqlens, call.lengths, call.scale, boundaries, layout,
+        group->getSize(), group->getRank(), step, share_of);
+  }
+
+  at::Tensor wide(const at::Tensor& t) const { return joined && t.scalar_type() != at::kDouble ? t.to(at::kFloat) : t; }
+};
+
+}  // namespace longstride::op::autograd
