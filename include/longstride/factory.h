@@ -7,3 +7,4 @@
 #include "longstride/factory/legacy.h"
 #include "longstride/factory/options.h"
 #include "longstride/factory/registry.h"
+#include "longstride/factory/rings.h"

@@ -9,8 +9,9 @@
 #include "factory/named_values.h"
 #include "factory/sparse_options.h"
 #include "factory/tensor_options.h"
-#include "longstride/factory/configs.h"
 #include "longstride/factory/registry.h"
+#include "longstride/factory/rings.h"
+#include "longstride/nn/placement.h"
 #include "nn/json_fields.h"
 
 namespace longstride {
@@ -98,13 +99,15 @@ struct Fields {
     }
     Draft draft = nn::options_of("option", given, defaults(), *this);
     if (blocks != Blocks::kNone) set_blocks(draft);
-    const int64_t ranks = placement == Placement::kHere ? 1 : ranks_of(draft.placement);
-    if (ranks > 1) {
-      core::refuse("group", "must have one rank, for this build runs each sequence in one process",
-                   fmt::format("one of {} ranks", ranks),
-                   "pass group \"none\" to let every rank run its own sequences");
-    }
+    if (placement != Placement::kHere) ranks_of(draft.placement);
     return draft;
+  }
+
+  // The module, on the ranks that share its sequences.
+  template <class Holder>
+  Holder placed(Holder module, const Draft& draft) const {
+    if (placement != Placement::kHere) place(*module, ring_of(draft.placement.ring()));
+    return module;
   }
 
   void set_blocks(Draft& draft) const {
@@ -129,7 +132,8 @@ AttentionBuilder builder(const char* summary, Blocks blocks, Placement placement
   b.summary = summary;
   b.options = plain.described();
   b.build = [plain](const NamedOptions& options) {
-    return DilatedAttention(plain.filled(options).multihead.attention);
+    const Draft draft = plain.filled(options);
+    return plain.placed(DilatedAttention(draft.multihead.attention), draft);
   };
   b.multihead_options = multihead.described();
   b.build_multihead = [multihead](const NamedOptions& options) {
@@ -138,7 +142,7 @@ AttentionBuilder builder(const char* summary, Blocks blocks, Placement placement
     const auto dtype = factory::dtype_of(draft.dtype);
     MultiheadDilatedAttention module(draft.multihead);
     module->to(device, dtype);
-    return module;
+    return multihead.placed(module, draft);
   };
   return b;
 }

@@ -1,22 +1,23 @@
-// Which process group a config names, and whether it is what the config says.
+// Which process group a config names, whether it is what the config says, and its rings.
 #include <fmt/format.h>
 
+#include <map>
+#include <mutex>
+#include <numeric>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <utility>
 
 #include "core/refuse.h"
-#include "longstride/factory/configs.h"
+#include "longstride/factory/rings.h"
 
 namespace longstride {
 namespace {
-
-using GroupHandle = c10::intrusive_ptr<c10d::ProcessGroup>;
 
 // The name under which torch.distributed registers its default group.
 constexpr const char* kDefaultGroup = "0";
 constexpr const char* kNoGroup = "none";
 
-GroupHandle find(const std::string& name) {
+RankGroup find(const std::string& name) {
   try {
     return c10d::resolve_process_group(name);
   } catch (const c10::Error&) {
@@ -24,9 +25,9 @@ GroupHandle find(const std::string& name) {
   }
 }
 
-GroupHandle group_of(const std::optional<std::string>& name) {
+RankGroup group_of(const std::optional<std::string>& name) {
   if (name == kNoGroup) return {};
-  GroupHandle group = find(name.value_or(kDefaultGroup));
+  RankGroup group = find(name.value_or(kDefaultGroup));
   if (name && !group) {
     core::refuse("group", "must be \"none\" or the name of a process group of this process", fmt::format("'{}'", *name),
                  "initialise it first, or leave group unset for the default one");
@@ -34,7 +35,7 @@ GroupHandle group_of(const std::optional<std::string>& name) {
   return group;
 }
 
-int64_t checked_ranks(const GroupHandle& group, const std::optional<int64_t>& ring_size) {
+int64_t checked_ranks(const RankGroup& group, const std::optional<int64_t>& ring_size) {
   const int64_t ranks = group ? group->getSize() : 1;
   if (ring_size && (*ring_size > ranks || ranks % *ring_size != 0)) {
     core::refuse("ring_size", fmt::format("must divide the {} ranks of the group", ranks), std::to_string(*ring_size),
@@ -49,7 +50,47 @@ void require_equal(const char* argument, const std::optional<int64_t>& said, int
                "leave it unset to take the group's");
 }
 
+// This rank's ring of `size` ranks.
+RankGroup split(const RankGroup& group, int64_t size) {
+  std::vector<int> members(static_cast<size_t>(size));
+  std::iota(members.begin(), members.end(), static_cast<int>(group->getRank() / size * size));
+  std::string why = "it gave none";
+  try {
+    // The store's keys have this prefix, so rings differ in it.
+    const std::string name = fmt::format("{}:ring of {} from {}", group->getGroupName(), size, members.front());
+    if (RankGroup ring = group->splitGroup(members, std::nullopt, std::nullopt, name, std::nullopt)) return ring;
+  } catch (const c10::Error& error) {
+    why = error.what_without_backtrace();
+  }
+  core::refuse("ring_size",
+               fmt::format("must be unset or {} where the group cannot be split ({})", group->getSize(), why),
+               std::to_string(size), "make the ring's own group and name it");
+}
+
+// One for each size that a group is cut into.
+struct Rings {
+  c10::weak_intrusive_ptr<c10d::ProcessGroup> group;
+  std::map<int64_t, RankGroup> by_size;
+};
+
 }  // namespace
+
+RankGroup ring_of(const RingAttentionConfig& config) {
+  const int64_t ranks = ranks_of(config);
+  const int64_t size = config.ring_size.value_or(ranks);
+  RankGroup group = group_of(config.group);
+  if (size == 1) return {};
+  if (size == ranks) return group;
+  // Kept until the process ends: at exit backends are past being taken down.
+  static std::mutex mutex;
+  static auto& all = *new std::map<c10d::ProcessGroup*, Rings>;
+  const std::lock_guard lock(mutex);
+  std::erase_if(all, [](const auto& one) { return one.second.group.expired(); });
+  Rings& rings = all.try_emplace(group.get(), Rings{c10::weak_intrusive_ptr(group), {}}).first->second;
+  RankGroup& ring = rings.by_size[size];
+  if (!ring) ring = split(group, size);
+  return ring;
+}
 
 int64_t ranks_of(const RingAttentionConfig& config) {
   config.validate();
@@ -58,7 +99,7 @@ int64_t ranks_of(const RingAttentionConfig& config) {
 
 int64_t ranks_of(const DistributedConfig& config) {
   config.validate();
-  const GroupHandle group = group_of(config.group);
+  const RankGroup group = group_of(config.group);
   const int64_t ranks = checked_ranks(group, config.ring_size);
   require_equal("world_size", config.world_size, ranks);
   require_equal("rank", config.rank, group ? group->getRank() : 0);

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <map>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "longstride/factory.h"
@@ -20,11 +21,21 @@ using nn_test::refusal;
 using testing::AllOf;
 using testing::HasSubstr;
 
+class Mute : public c10d::Backend {
+ public:
+  using Backend::Backend;
+  const std::string getBackendName() const override { return "mute"; }
+};
+
 // A process group that is registered while this lives; it has ranks, but nobody to talk to.
 class RegisteredGroup {
  public:
   RegisteredGroup(const std::string& name, int rank, int size) : name_(name) {
-    group_ = c10::make_intrusive<c10d::ProcessGroup>(rank, size);
+    group_ = c10::make_intrusive<c10d::ProcessGroup>(c10::make_intrusive<c10d::HashStore>(), rank, size);
+    group_->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM,
+                       c10::make_intrusive<Mute>(rank, size));
+    group_->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
+    group_->setGroupName(name);
     c10d::register_process_group(name, group_);
   }
   ~RegisteredGroup() { c10d::unregister_process_group(name_); }
@@ -33,6 +44,11 @@ class RegisteredGroup {
   std::string name_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
 };
+
+template <class Created>
+bool over_ranks(const Created& created) {
+  return created->placement() != nullptr;
+}
 
 TEST(Options, AreValuesOfEveryKind) {
   const NamedOptions options = {{"a", true}, {"b", 3}, {"c", 0.5}, {"d", "word"}, {"e", {1, 2}}, {"f", OptionValue()}};
@@ -293,7 +309,7 @@ TEST(Groups, OneProcessUnlessAGroupSaysOtherwise) {
   EXPECT_THAT(refusal([&] { ranks_of(backend); }), HasSubstr("backend must be unset without a process group"));
 }
 
-TEST(Groups, RanksOfAGroupAreCountedAndSeveralAreRefused) {
+TEST(Groups, RanksOfAGroupAreCounted) {
   const RegisteredGroup group("longstride-test-group", 1, 6);
   const std::string name = "longstride-test-group";
   EXPECT_EQ(ranks_of(RingAttentionConfig{name, std::nullopt}), 6);
@@ -313,11 +329,8 @@ TEST(Groups, RanksOfAGroupAreCountedAndSeveralAreRefused) {
               }),
               HasSubstr("rank must be that of the group, 1, got 0"));
   for (const char* type : {"ring", "distributed", "block_sparse_ring", "block_sparse_ring_distributed", "auto"}) {
-    EXPECT_THAT(refusal([&] {
-                  create_dilated_attention(type, {{"group", name}});
-                }),
-                AllOf(HasSubstr("one of 6 ranks"), HasSubstr("group \"none\"")))
-        << type;
+    EXPECT_TRUE(over_ranks(create_dilated_attention(type, {{"group", name}}))) << type;
+    EXPECT_FALSE(over_ranks(create_dilated_attention(type, {{"group", name}, {"ring_size", 1}}))) << type;
   }
   EXPECT_EQ(choose_attention({{"group", name}}).type, "ring");
   EXPECT_THAT(choose_attention({{"group", name}}).reason, HasSubstr("6 ranks share the sequence"));
@@ -327,9 +340,26 @@ TEST(Groups, TheDefaultGroupCountsWhereNoneIsNamed) {
   const RegisteredGroup group("0", 0, 2);
   EXPECT_EQ(ranks_of(RingAttentionConfig{}), 2);
   EXPECT_EQ(ranks_of(RingAttentionConfig{"none", std::nullopt}), 1);
-  EXPECT_THAT(refusal([] { create_dilated_attention("ring"); }), HasSubstr("one of 2 ranks"));
-  EXPECT_NO_THROW(create_dilated_attention("ring", {{"group", "none"}}));
-  EXPECT_NO_THROW(create_dilated_attention("standard"));
+  EXPECT_TRUE(over_ranks(create_dilated_attention("ring")));
+  EXPECT_TRUE(over_ranks(from_legacy_attention("RingDilatedAttentionV2", {{{4}, {1}}, {}})));
+  EXPECT_FALSE(over_ranks(create_dilated_attention("ring", {{"group", "none"}})));
+  EXPECT_FALSE(over_ranks(create_dilated_attention("standard")));
+  EXPECT_EQ(ring_of({})->getSize(), 2);
+  EXPECT_FALSE(ring_of({"none", {}}));
+  EXPECT_EQ(refusal([] {
+              create_dilated_attention("block_sparse_ring", {{"pattern", "learned"}});
+            }),
+            "module must be without learned blocks where the sequence lies with several ranks, got one that learns "
+            "them");
+}
+
+TEST(Groups, ARingOfABackendThatCannotBeSplitIsRefused) {
+  const RegisteredGroup group("longstride-whole", 3, 4);
+  EXPECT_THAT(refusal([] {
+                create_dilated_attention("ring", {{"group", "longstride-whole"}, {"ring_size", 2}});
+              }),
+              AllOf(HasSubstr("ring_size must be unset or 4 where the group cannot be split (Backend mute "),
+                    HasSubstr("), got 2; make the ring's own group and name it")));
 }
 
 }  // namespace

@@ -19,12 +19,13 @@ namespace longstride {
 using DilatedAttentionConfig = DilatedAttentionOptions;
 using MultiheadConfig = MultiheadDilatedAttentionOptions;
 
-// Where attention runs. This build runs every sequence in one process.
+// Where attention runs: over how many ranks a sequence lies, each of which has a shard of it (docs/parallel.md).
 struct RingAttentionConfig {
   // A process group by its name in c10d's registry; "none": this process by itself. Unset: the default group if one is
   // initialised, else this process by itself.
   std::optional<std::string> group;
-  // The ranks that share a sequence; unset: all of the group's. >= 1; must divide the ranks.
+  // The ranks that share a sequence; unset: all of the group's. >= 1; must divide the ranks. The group is cut into
+  // rings of so many consecutive ranks, each with sequences of its own (ring_of() of rings.h).
   std::optional<int64_t> ring_size;
 
   void validate() const;  // throws Error; what needs the group is checked by ranks_of()

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -24,6 +25,13 @@ class StoreBackend : public c10d::Backend {
       : Backend(rank, ranks), store_(std::move(store)) {}
 
   const std::string getBackendName() const override { return "store"; }
+
+  c10::intrusive_ptr<Options> getBackendOptions() override { return c10::make_intrusive<Options>("store"); }
+  c10::intrusive_ptr<Backend> split(const c10::intrusive_ptr<c10d::Store>& store, const std::vector<int>& ranks,
+                                    const c10::intrusive_ptr<Options>&) override {
+    const auto own = std::ranges::find(ranks, getRank()) - ranks.begin();
+    return c10::make_intrusive<StoreBackend>(store, static_cast<int>(own), static_cast<int>(ranks.size()));
+  }
 
   c10::intrusive_ptr<c10d::Work> _allgather_base(at::Tensor& out, at::Tensor& in,
                                                  const c10d::AllgatherOptions&) override {
