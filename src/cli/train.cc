@@ -39,6 +39,7 @@ constexpr const char* kFooter = R"(Examples:
   longstride train --preset demo /usr/lib/python3 --ext py --out runs/demo
   longstride train --resume runs/demo --minutes 10
   torchrun --nproc-per-node 2 --no-python longstride train ~/src --batch 8 --steps 500 --out runs/two
+  torchrun --nproc-per-node 4 --no-python longstride train ~/src --context-parallel 4 --context 262144 --steps 500
 
 Text is read as bytes. Folders are read to any depth; hidden entries, symbolic links and binary files are passed over.
 A share of the files, chosen by the hash of their names, is held out (of a single file, its tail) and never trained on.
@@ -51,10 +52,11 @@ budget that is spent: of --steps, or of --minutes of training time summed over a
 decides, so only a budget of --steps repeats bit for bit. A budget given with --resume replaces the old one, and
 the rate goes on at the share that is spent of the new one.
 
-Several processes (ranks) train one model where torchrun, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, says so. They
-share out the samples of each step, which is that of one process within rounding; --batch is that of all of them and must be a
-multiple of their number. All read the text, and what is resumed; rank 0 alone writes and shows anything. What was saved
-on some ranks goes on on any number of them. When a rank ends, the others do, and say which it was.
+Several processes (ranks) train one model where torchrun, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, says so. Each
+--context-parallel of them share a sequence, so that a context takes as much less memory of each; such sets share out the samples.
+A step is that of one process within rounding; --batch is that of all ranks and must be a multiple of the number of sets. All
+read the text, and what is resumed; rank 0 alone writes and shows anything. What was saved on some ranks goes on on any
+number of them. When a rank ends, the others do, and say which it was.
 
 Presets (single options given beside them win):
 )";
@@ -71,6 +73,7 @@ struct TrainCommand {
   std::string out = "longstride-run";
   CLI::Option* out_option = nullptr;
   std::string resume;
+  int64_t context_parallel = 1;
   double rank_timeout = 600;
   bool json = false;   // the summary as JSON on stdout
   bool quiet = false;  // no progress
@@ -237,6 +240,10 @@ void TrainCommand::add_sitting(CLI::App& app) {
   app.add_option("--stop-after", sitting.stop_after,
                  "save and stop after so many steps of this sitting; the schedule stays")
       ->transform(whole_number(0, kMostSteps));
+  app.add_option("--context-parallel", context_parallel,
+                 "ranks that share each sequence; the others of a run share the samples")
+      ->transform(whole_number(1, kMostWhole))
+      ->capture_default_str();
   app.add_option("--rank-timeout", rank_timeout, "seconds after which ranks give up one that does not answer")
       ->transform(positive_number(kMostRankTimeout))
       ->capture_default_str();
@@ -275,7 +282,10 @@ void show_start(const TrainStart& start, int64_t eval_windows) {
   if (eval_windows > 0 && start.eval_windows == 0) {
     tell("no held-out evaluation: the held-out text is shorter than the context");
   }
-  if (start.ranks > 1) tell("{} ranks share the samples of each step", start.ranks);
+  if (start.ranks > 1) {
+    tell("{} ranks: the samples of a step are cut in {}, each sequence in {}", start.ranks,
+         start.ranks / start.context_parallel, start.context_parallel);
+  }
   if (start.threads_before > 0) {
     tell("resumed behind step {}, {} of training so far", start.step, clock_text(start.seconds));
   }
@@ -352,7 +362,7 @@ TrainSettings TrainCommand::read_settings() {
 int TrainCommand::run() {
   const RankPlace place = rank_place();
   quiet = quiet || place.rank != 0;
-  sitting.ranks = join_ranks(place, 1, rank_timeout);
+  sitting.ranks = join_ranks(place, context_parallel, rank_timeout);
   TrainSettings settings;
   train::Ranks(sitting.ranks).together([&] { settings = read_settings(); });
   const TrainSummary summary = train_and_show(settings);

@@ -13,7 +13,16 @@ Batches::Batches(const Text& text, const TrainSettings& settings, const Ranks& r
     : text_(text), settings_(settings), ranks_(ranks), context_(settings.context) {
   if (settings.batch % ranks.parts() != 0) {
     core::refuse("--batch", fmt::format("must be a multiple of {}, among which samples are shared out", ranks.parts()),
-                 std::to_string(settings.batch), "give a larger batch");
+                 std::to_string(settings.batch),
+                 "give a larger batch, or several ranks to each sequence by --context-parallel");
+  }
+  const MultiheadDilatedAttentionOptions& attention = settings.model.layer.attention;
+  if (ranks.context_size() > 1 && attention.attention.attention_dropout > 0) {
+    core::refuse("--attention-dropout", "must be 0 with several ranks to a sequence",
+                 fmt::format("{}", attention.attention.attention_dropout), "take --dropout");
+  }
+  if (ranks.context_size() > 1 && attention.positions.kind == Positions::kAlibi) {
+    core::refuse("--positions", "must be rope, xpos or none with several ranks to a sequence", "alibi");
   }
   order_ = std::make_unique<WindowOrder>(text.bytes.size(), context_, settings.seed);
 }
@@ -31,7 +40,7 @@ Batch Batches::at(int64_t step, int64_t forward, int64_t context) {
   for (int64_t row = begin; row < end; ++row)
     starts.push_back(order_->start((step * settings_.accumulate + forward) * all + row));
   const at::Tensor samples = byte_tensor(text_, starts, context + 1);  // [rows, context + 1]
-  return {samples.slice(1, 0, context).contiguous(), samples.slice(1, 1).contiguous(),
+  return {ranks_.own(samples.slice(1, 0, context)), ranks_.own(samples.slice(1, 1)), ranks_.call(context),
           static_cast<double>(end - begin) / static_cast<double>(all)};
 }
 

@@ -10,13 +10,14 @@
 namespace longstride::train {
 
 struct Batch {
-  at::Tensor tokens, targets;  // int64 [rows of this rank, context]
-  double share = 1.0;          // of this rank's rows in those of all: what its mean loss weighs in theirs
+  at::Tensor tokens, targets;  // int64 [rows of this rank, its part of the context]
+  CallOptions call;
+  double share = 1.0;  // of its rows in those of all ranks: what the loss over them weighs in that over all
 };
 
 class Batches {
  public:
-  // All of them outlive this. Throws Error: a text that is too short, a batch that the ranks cannot share out.
+  // All of them outlive this. Throws Error: a text that is too short, settings that these ranks cannot run.
   Batches(const Text& text, const TrainSettings& settings, const Ranks& ranks);
   int64_t rows(int64_t context) const;  // of a forward, on all ranks
   Batch at(int64_t step, int64_t forward, int64_t context);

@@ -86,6 +86,17 @@ Ranks::Ranks(const TrainRanks& groups) : groups_(groups) {
   }
 }
 
+at::Tensor Ranks::own(const at::Tensor& tokens) const {
+  if (context_size_ == 1) return tokens.contiguous();
+  return shard(tokens, groups_.context, {{0, tokens.size(1)}, kLayout}).contiguous();
+}
+
+CallOptions Ranks::call(int64_t len) const {
+  CallOptions call;
+  if (context_size_ > 1) call.boundaries = {0, len};
+  return call;
+}
+
 // The mixing is splitmix64's.
 uint64_t Ranks::seed(uint64_t of_run, int64_t step) const {
   uint64_t mixed = of_run;

@@ -29,6 +29,13 @@ class Ranks {
   int64_t parts() const { return size_ / context_size_; }
   int64_t part() const { return rank_ / context_size_; }
 
+  // The layout of a sequence over the ranks that share it: under a causal mask all have as much to do.
+  static constexpr const char* kLayout = "zigzag";
+  const RankGroup& context() const { return groups_.context; }
+  // This rank's part of tokens [rows, len], and what a call of a model placed on context() takes with it.
+  at::Tensor own(const at::Tensor& tokens) const;
+  CallOptions call(int64_t len) const;
+
   // Of what this rank draws in a step, each for itself. A function of the step, so that a run goes on bit for bit
   // though only the first rank's generator is saved.
   uint64_t seed(uint64_t of_run, int64_t step) const;

@@ -22,21 +22,9 @@ size_t rows_a_forward(const ScoringPlan& plan) {
   return static_cast<size_t>(std::max<int64_t>(1, kBytesAForward / plan.context));
 }
 
-}  // namespace
-
-at::Tensor byte_tensor(const Text& text, const std::vector<size_t>& starts, int64_t size) {
-  at::Tensor samples = torch::empty({static_cast<int64_t>(starts.size()), size}, torch::kInt64);
-  int64_t* out = samples.data_ptr<int64_t>();
-  for (size_t start : starts) {
-    for (int64_t i = 0; i < size; ++i) {
-      *out++ = static_cast<unsigned char>(text.bytes[(start + static_cast<size_t>(i)) % text.bytes.size()]);
-    }
-  }
-  return samples;
-}
-
-std::vector<double> window_bits(LongNetLM& model, const Text& text, const ScoringPlan& plan,
-                                const std::function<bool(size_t)>& on_window) {
+// What `ranks` do of it: a rank of several that share the windows has its own tokens' part of the bits.
+std::vector<double> own_bits(LongNetLM& model, const Text& text, const ScoringPlan& plan, const Ranks& ranks,
+                             const std::function<bool(size_t)>& on_window) {
   const bool was_training = model->is_training();
   model->eval();
   torch::NoGradGuard no_grad;
@@ -52,10 +40,11 @@ std::vector<double> window_bits(LongNetLM& model, const Text& text, const Scorin
     // themselves.
     at::Tensor targets = samples.slice(1, 1).clone();
     targets.slice(1, 0, plan.context - plan.scored_bytes).fill_(LongNetLMImpl::kIgnored);
-    at::Tensor nats;  // [rows, context]
+    at::Tensor nats;  // [rows, its tokens]
     {
       AutocastGuard autocast(plan.bf16);
-      nats = model->token_losses(samples.slice(1, 0, plan.context).contiguous(), targets);
+      nats = model->token_losses(ranks.own(samples.slice(1, 0, plan.context)), ranks.own(targets),
+                                 ranks.call(plan.context));
     }
     const at::Tensor sums = nats.to(torch::kFloat64).sum(1);
     for (int64_t row = 0; row < sums.size(0); ++row) {
@@ -65,6 +54,24 @@ std::vector<double> window_bits(LongNetLM& model, const Text& text, const Scorin
   }
   model->train(was_training);
   return bits;
+}
+
+}  // namespace
+
+at::Tensor byte_tensor(const Text& text, const std::vector<size_t>& starts, int64_t size) {
+  at::Tensor samples = torch::empty({static_cast<int64_t>(starts.size()), size}, torch::kInt64);
+  int64_t* out = samples.data_ptr<int64_t>();
+  for (size_t start : starts) {
+    for (int64_t i = 0; i < size; ++i) {
+      *out++ = static_cast<unsigned char>(text.bytes[(start + static_cast<size_t>(i)) % text.bytes.size()]);
+    }
+  }
+  return samples;
+}
+
+std::vector<double> window_bits(LongNetLM& model, const Text& text, const ScoringPlan& plan,
+                                const std::function<bool(size_t)>& on_window) {
+  return own_bits(model, text, plan, Ranks({}), on_window);
 }
 
 std::vector<double> window_bits(LongNetLM& model, const Text& text, const ScoringPlan& plan, const Ranks& ranks,
@@ -77,7 +84,7 @@ std::vector<double> window_bits(LongNetLM& model, const Text& text, const Scorin
     const size_t end = std::min(all, begin + rows);
     ScoringPlan own = plan;
     own.starts = {plan.starts.begin() + static_cast<int64_t>(begin), plan.starts.begin() + static_cast<int64_t>(end)};
-    std::ranges::copy(window_bits(model, text, own), bits.begin() + static_cast<int64_t>(begin));
+    std::ranges::copy(own_bits(model, text, own, ranks, {}), bits.begin() + static_cast<int64_t>(begin));
     if (first + rows * parts < all && !go_on()) return {};
   }
   const at::Tensor sums = torch::tensor(bits, torch::kFloat64);

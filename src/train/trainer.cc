@@ -106,6 +106,7 @@ Run::Run(TrainSettings settings, const TrainSitting& sitting, const TrainObserve
 
 void Run::prepare() {
   sitting_.resumed() ? prepare_resumed() : prepare_fresh();
+  place(*model_, ranks_.context(), Ranks::kLayout);
   batches_ = std::make_unique<Batches>(corpus_.train, settings_, ranks_);
   if (sitting_.eval_windows > 0) {
     const size_t size = static_cast<size_t>(settings_.context) + 1;
@@ -247,7 +248,7 @@ bool Run::step() {
     at::Tensor loss;
     {
       AutocastGuard autocast(settings_.precision == "bf16");
-      loss = model_->loss(batch.tokens, batch.targets) * batch.share;
+      loss = model_->loss(batch.tokens, batch.targets, batch.call) * batch.share;
     }
     (loss / static_cast<double>(settings_.accumulate)).backward();
     loss_sum += loss.item<double>();

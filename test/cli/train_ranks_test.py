@@ -14,8 +14,8 @@ import time
 import program
 from program import ProgramTest
 
-ONE_THREAD = ["--dim", "24", "--layers", "2", "--heads", "3", "--segments", "32,128", "--rates", "1,4", "--context", "128",
-              "--threads", "1"]
+MODEL = ["--dim", "24", "--layers", "2", "--heads", "3", "--segments", "32,128", "--rates", "1,4", "--threads", "1"]
+ONE_THREAD = [*MODEL, "--context", "128"]
 # Ranks add the same products in another order. The sums of a few steps of AdamW differ by some units of float32's
 # roundoff; a sample that is lost, or counts twice, changes the second digit.
 CLOSE = 2e-5
@@ -62,10 +62,10 @@ class RanksTest(ProgramTest):
         self.assertEqual(codes, code if isinstance(code, list) else [code] * len(started), said)
         return said
 
-    def on_ranks(self, ranks, out, *words, steps=4, text=None, **more):
+    def on_ranks(self, ranks, out, *words, steps=4, model=ONE_THREAD):
         """The summary of a run, which rank 0 alone prints."""
-        words = [text or self.text, "--out", self.folder / out, *ONE_THREAD, "--steps", steps, *words]
-        return self.summary(self.finish(self.start(ranks, *words, "--json", **more)))
+        words = [self.text, "--out", self.folder / out, *model, "--steps", steps, *words]
+        return self.summary(self.finish(self.start(ranks, *words, "--json")))
 
     def summary(self, said):
         self.assertEqual([out for out, _ in said[1:]], [""] * (len(said) - 1))
@@ -75,8 +75,8 @@ class RanksTest(ProgramTest):
     def resume_on(self, ranks, out, *words):
         return self.summary(self.finish(self.start(ranks, "--resume", self.folder / out, "--json", *words)))
 
-    def one_process(self, out, *words, steps=4):
-        return self.json("train", self.text, "--out", self.folder / out, *ONE_THREAD, "--steps", steps, *words)
+    def one_process(self, out, *words, steps=4, model=ONE_THREAD):
+        return self.json("train", self.text, "--out", self.folder / out, *model, "--steps", steps, *words)
 
     def log(self, name):
         return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
@@ -148,6 +148,24 @@ class SameRun(RanksTest):
         self.assert_same_steps("one.log", "two.log")
         self.assert_same_run("one", "two")
 
+    def context_parallel(self, ranks, context, *options):
+        words, model = ["--eval-windows", "3", "--batch", "2", "--qk-norm", *options], [*MODEL, "--context", context]
+        one = self.one_process("one", *words, "--log", self.folder / "one.log", model=model)
+        many = self.on_ranks(ranks, "many", *words, "--context-parallel", 2, "--log", self.folder / "many.log", model=model)
+        for what in "loss", "held_out_bits_per_byte_before", "held_out_bits_per_byte":
+            self.assert_close(one[what], many[what], what)
+        self.assert_same_steps("one.log", "many.log")
+        self.assert_same_run("one", "many")
+        start = self.log("many.log")[0]
+        self.assertEqual((start["ranks"], start["context_parallel"]), (ranks, 2))
+
+    def test_two_ranks_share_a_sequence(self):
+        # A context that does not divide evenly, and one that is shorter at first; recomputed layers send their rows again.
+        self.context_parallel(2, 101, "--context-from", "27", "--checkpoint-activations")
+
+    def test_two_pairs_of_ranks(self):
+        self.context_parallel(4, 128, "--accumulate", "2")
+
     def test_a_run_goes_on_on_another_number_of_ranks(self):
         options = ["--batch", "2", "--eval-windows", "0"]
         self.one_process("once", *options, steps=6)
@@ -157,6 +175,9 @@ class SameRun(RanksTest):
         self.on_ranks(2, "down", *options, "--stop-after", "3", steps=6)
         self.assertEqual(self.json("train", "--resume", self.folder / "down")["steps"], 6)
         self.assert_same_run("once", "down")
+        self.one_process("shared", *options, "--stop-after", "3", steps=6)
+        self.assertEqual(self.resume_on(2, "shared", "--context-parallel", "2")["steps"], 6)
+        self.assert_same_run("once", "shared")
 
     def test_the_same_ranks_go_on_bit_for_bit(self):
         options = ["--batch", "2", "--dropout", "0.1", "--attention-dropout", "0.1", "--eval-windows", "0"]
@@ -181,9 +202,9 @@ class Stopped(RanksTest):
         return json.loads((self.folder / out / "latest/state.json").read_text())["position"]["step"]
 
     def test_ctrl_c_stops_all_at_one_step(self):
-        for name, signalled in ("all", (0, 1)), ("one", (1,)):
-            with self.subTest(signalled=signalled):
-                started = self.endless(2, name)
+        for name, signalled, shared in ("all", (0, 1), 1), ("one", (1,), 1), ("sequence", (1,), 2):
+            with self.subTest(name):
+                started = self.endless(2, name, "--context-parallel", shared)
                 for rank in signalled:
                     started[rank].send_signal(signal.SIGINT)
                 said = self.finish(started, code=130)
@@ -227,10 +248,10 @@ class Stopped(RanksTest):
 
 class Failures(RanksTest):
     def test_a_killed_rank_ends_the_others(self):
-        for killed in 1, 0:
-            with self.subTest(killed=killed):
-                name = f"killed{killed}"
-                started = self.endless(2, name, "--save-every", "1")
+        for killed, shared in (1, 1), (0, 1), (1, 2):
+            with self.subTest(killed=killed, shared=shared):
+                name = f"killed{killed}{shared}"
+                started = self.endless(2, name, "--save-every", "1", "--context-parallel", shared)
                 started[killed].kill()
                 _, err = started[1 - killed].communicate(timeout=1200)
                 self.assertEqual(started[1 - killed].returncode, 1, err)
@@ -292,30 +313,37 @@ class Refused(RanksTest):
         self.refused_by_all(2, self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--batch", "3",
                             says="--batch must be a multiple of 2, among which samples are shared out, got 3")
 
+    def test_ranks_that_do_not_share_evenly(self):
+        line = [self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--context-parallel"]
+        self.refused_by_all(2, *line, "3", says="--context-parallel must divide the number of ranks, 2, got 3")
+        self.refused("train", *line, "2", says="must divide the number of ranks, 1, got 2; start ranks by torchrun")
+        for option, value in ("--attention-dropout", "0.1"), ("--positions", "alibi"):
+            self.refused_by_all(2, *line, "2", option, value, says=f"{option} must be ")
+
     def test_what_every_rank_refuses_by_itself(self):
         self.refused_by_all(2, self.folder / "absent", "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--batch", "2",
                             says="absent")
 
     def test_ranks_that_differ(self):
         line = [self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--batch", "2"]
-        self.refused_by_all(2, *line, last=["--lr", "0.5"], says="lr must be the same on every rank, got 0.003 on rank 0 and 0.5 on rank 1")
-        self.refused_by_all(2, *line, last=["--eval-every", "3"], says="eval_every must be the same on every rank, got 0 on rank 0")
+        alike = "must be the same on every rank"
+        self.refused_by_all(2, *line, last=["--lr", "0.5"], says=f"lr {alike}, got 0.003 on rank 0 and 0.5 on rank 1")
+        self.refused_by_all(2, *line, last=["--eval-every", "3"], says=f"eval_every {alike}, got 0 on rank 0")
         other = self.folder / "other"
         program.write_text(other, files=3)
-        self.refused_by_all(2, *line[1:], first=[self.text], last=[other], says="text must be the same on every rank")
+        self.refused_by_all(2, *line[1:], first=[self.text], last=[other], says=f"text {alike}")
 
     def test_environments_that_make_no_sense(self):
         line = ["train", self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1"]
+        whole = "of the environment must be a whole number from"
         for changed, says in [({"WORLD_SIZE": None}, "lacks WORLD_SIZE; start them by torchrun"),
                               ({"MASTER_PORT": None}, "lacks MASTER_PORT"), ({"RANK": None}, "lacks RANK"),
-                              ({"RANK": "2"}, "RANK of the environment must be a whole number from 0 to 1, got '2'"),
-                              ({"WORLD_SIZE": "two"}, "WORLD_SIZE of the environment must be a whole number from 1"),
-                              ({"MASTER_PORT": "0"}, "MASTER_PORT of the environment must be a whole number from 1 to 65535")]:
+                              ({"RANK": "2"}, f"RANK {whole} 0 to 1, got '2'"), ({"WORLD_SIZE": "two"}, f"WORLD_SIZE {whole} 1"),
+                              ({"MASTER_PORT": "0"}, f"MASTER_PORT {whole} 1 to 65535")]:
             environment = {**self.environment(0, 2, 1), **changed}
             with self.subTest(**changed):
                 self.refused(*line, says=says, env={k: v for k, v in environment.items() if v is not None})
-        alone = {**self.environment(0, 1, 1)}
-        self.json(*line, env=alone)  # one rank of one needs nobody
+        self.json(*line, env=self.environment(0, 1, 1))  # one rank of one needs nobody
 
 
 if __name__ == "__main__":
