@@ -132,7 +132,7 @@ std::string rank_label() {
   }
 }
 
-TrainRanks join_ranks(const RankPlace& place, int64_t context_parallel, double timeout_seconds) {
+TrainRanks join_ranks(const RankPlace& place, int64_t context_parallel, [[maybe_unused]] double timeout_seconds) {
   if (context_parallel < 1 || place.ranks % context_parallel != 0) {
     core::refuse("--context-parallel", fmt::format("must divide the number of ranks, {}", place.ranks),
                  std::to_string(context_parallel),

@@ -109,13 +109,13 @@ class RanksTest(ProgramTest):
                 self.assert_close(mine[what], its[what], (what, mine, its))
 
     def wait_for_steps(self, log, steps, processes):
-        for _ in range(6000):
+        for _ in range(60000):
             if log.exists() and log.read_text().count('"event":"step"') >= steps:
                 return
             if all(p.poll() is not None for p in processes):
                 self.fail([p.communicate() for p in processes])
             time.sleep(0.02)
-        self.fail("the run made no steps in two minutes")
+        self.fail("the run made no steps in twenty minutes")
 
     def endless(self, ranks, out, *words, batch=4, **more):
         """A long run in the background that has made three steps; its processes."""
@@ -186,6 +186,15 @@ class SameRun(RanksTest):
         self.resume_on(2, "parts")
         for name in "model.safetensors", "training.safetensors":
             self.assertEqual(*((self.folder / out / "latest" / name).read_bytes() for out in ("once", "parts")))
+
+    def test_each_rank_draws_dropout_of_its_own(self):
+        # All samples are alike, so that ranks which drew alike would have the loss of one process with one sample.
+        self.text = self.folder / "alike.txt"
+        self.text.write_bytes(bytes(65 + i % 32 for i in range(4095)))
+        options = ["--dropout", "0.5", "--held-out-share", "0", "--eval-windows", "0"]
+        one = self.one_process("one", *options, steps=1)
+        two = self.on_ranks(2, "two", *options, "--batch", "2", steps=1)
+        self.assertGreater(abs(one["loss"] - two["loss"]), 1e-3)
 
     def test_torchrun(self):
         options = ["--batch", "2", "--eval-windows", "0"]
@@ -263,7 +272,7 @@ class Failures(RanksTest):
                 self.json("train", "--resume", self.folder / name, "--stop-after", "1", "--eval-windows", "0")
 
     def test_a_rank_that_stops_is_given_up(self):
-        started = self.endless(2, "run", "--save-every", "1", "--rank-timeout", "2")
+        started = self.endless(2, "run", "--save-every", "1", "--rank-timeout", "20")
         started[1].send_signal(signal.SIGSTOP)
         _, err = started[0].communicate(timeout=1200)
         self.assertEqual(started[0].returncode, 1, err)
