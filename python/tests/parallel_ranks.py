@@ -284,6 +284,7 @@ def refusals(rank, of_size):
         "length": lambda: call(length=25 if last else 24),
         "rows": lambda: call(length=None, rows=7 if last else 8),
         "scale": lambda: call(scale=0.5 if last else None),
+        "deterministic": lambda: call(deterministic=last),
         "documents": lambda: call(cu_seqlens=[0, 9 if last else 8, 24]),
         "layout": lambda: call(layout="zigzag" if last else "contiguous"),
         "own call": lambda: call(heads=3 if last else 4),

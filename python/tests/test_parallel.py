@@ -248,6 +248,7 @@ DIFFERENCES = {
     "length": SAME.format("boundaries", "[0, 24]", "[0, 25]"),
     "rows": SAME.format("boundaries", "[0, 24]", "[0, 21]"),
     "scale": SAME.format("scale", "null", 0.5),
+    "deterministic": SAME.format("deterministic", "false", "true"),
     "layout": SAME.format("layout", "contiguous", "zigzag"),
     "unshard": SAME.replace("cp_attention", "unshard").format("other sizes of x", "[2, 4]", "[2, 5]"),
     "dropout": "dropout_p must be 0 in cp_attention, got 0.5; drop pairs in attention(), on one rank",
@@ -306,7 +307,7 @@ PATTERN = Pattern.dilated([4, 16], [1, 2], causal=True)
 @pytest.mark.parametrize("layout", ("contiguous", "zigzag"))
 def test_one_rank_is_attention(layout):
     q, k, v = inputs(grad=True)
-    out, lse = parallel.cp_attention(q, k, v, PATTERN, layout=layout, return_lse=True, scale=0.3)
+    out, lse = parallel.cp_attention(q, k, v, PATTERN, layout=layout, return_lse=True, scale=0.3, deterministic=True)
     wanted = attention(q, k, v, PATTERN, return_lse=True, scale=0.3)
     assert torch.equal(out, wanted[0]) and torch.equal(lse, wanted[1]) and out.requires_grad
     assert torch.equal(parallel.cp_attention(q, k, v, PATTERN, "none", boundaries=[0, 24], scale=0.3), out)

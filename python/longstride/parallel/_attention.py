@@ -38,6 +38,7 @@ def cp_attention(
     lengths: Lengths = None,
     scale: float | None = None,
     dropout_p: float = NO_DROPOUT,
+    deterministic: bool = False,
     blocks: Tensor | None = None,
     gates: Tensor | None = None,
     return_lse: bool = False,
@@ -73,7 +74,7 @@ def cp_attention(
         validate: whether ranks compare their calls: "first": before the first one of its shapes and options;
             "always": before every one, at a wait for all ranks each.
         cu_seqlens, lengths: of the whole sequence, as in `attention`; the same on every rank.
-        scale, blocks: as in `attention`.
+        scale, blocks, deterministic: as in `attention`.
         dropout_p, gates: must be 0 and None.
         return_lse: whether to return (out, lse) in place of out.
     Returns:
@@ -84,8 +85,8 @@ def cp_attention(
     """
     given = {
         "boundaries": boundaries, "layout": layout, "exchange": exchange, "validate": validate, "cu_seqlens": cu_seqlens,
-        "lengths": lengths, "scale": scale, "dropout_p": dropout_p, "blocks": blocks, "gates": gates,
-        "return_lse": return_lse,
+        "lengths": lengths, "scale": scale, "dropout_p": dropout_p, "deterministic": deterministic,
+        "blocks": blocks, "gates": gates, "return_lse": return_lse,
     }  # fmt: skip
     if torch.compiler.is_compiling():
         return in_graph(q, k, v, pattern, group, **given)
@@ -100,14 +101,15 @@ def group_in_graph(group: Any) -> str:
 
 
 def in_graph(
-    q, k, v, pattern, group, *, boundaries, scale, dropout_p, blocks, gates, cu_seqlens, lengths, return_lse, **named
-):
+    q, k, v, pattern, group, *, boundaries, scale, dropout_p, deterministic, blocks, gates, cu_seqlens, lengths,
+    return_lse, **named,
+):  # fmt: skip
     """What can be traced of a call; all else, and every refusal, is the operator's (_graphs.py)."""
     name = group_in_graph(group)
     if name == "none":
         check_options(dropout_p, gates)
         lists = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
-        return attention(q, k, v, pattern, **lists, scale=scale, return_lse=return_lse)
+        return attention(q, k, v, pattern, **lists, scale=scale, deterministic=deterministic, return_lse=return_lse)
     text, blocks = pattern_arguments(pattern, blocks)
     differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     q, k, v = cast(q, k, v)
@@ -120,7 +122,7 @@ def in_graph(
         boundaries = list(boundaries)
     out, lse = torch.ops.longstride.cp_attention(
         q, k, v, text, blocks, gates, numbers(cu_seqlens), numbers(lengths), cuts, boundaries=boundaries, group=name,
-        scale=scale, dropout_p=dropout_p, gradient=differentiated, **named,
+        scale=scale, dropout_p=dropout_p, deterministic=deterministic, gradient=differentiated, **named,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 
@@ -128,11 +130,11 @@ def in_graph(
 @torch.compiler.disable
 def at_once(
     q, k, v, pattern, group, *, exchange, validate, cu_seqlens, lengths, blocks, boundaries, layout, scale, dropout_p,
-    gates, return_lse,
+    deterministic, gates, return_lse,
 ):  # fmt: skip
     ranks = ranks_of(group)
     check_validate(validate)
-    options = (dropout_p, gates, boundaries, layout, blocks, cu_seqlens, lengths, scale)
+    options = (dropout_p, deterministic, gates, boundaries, layout, blocks, cu_seqlens, lengths, scale)
     on_device = isinstance(q, Tensor) and q.is_cuda
     with torch.cuda.device(q.device) if on_device else contextlib.nullcontext():
         out, lse = attend(q, k, v, pattern, ranks, exchange, validate, *options)
@@ -148,6 +150,7 @@ def attend(
     exchange: str,
     validate: str,
     dropout_p: float,
+    deterministic: bool,
     gates: Tensor | None,
     boundaries: Boundaries,
     layout: str,
@@ -164,12 +167,12 @@ def attend(
         check_options(dropout_p, gates)
         check_alone(q, boundaries, layout)
         lists: dict[str, Any] = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
-        return attention(q, k, v, pattern, **lists, scale=scale, return_lse=True)
+        return attention(q, k, v, pattern, **lists, scale=scale, deterministic=deterministic, return_lse=True)
     differentiated = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (q, k, v))
     q, k, v, call = agreed(
         "cp_attention", q, k, v, pattern, ranks, exchange=exchange, validate=validate, cu_seqlens=cu_seqlens,
-        lengths=lengths, blocks=blocks, boundaries=boundaries, layout=layout, scale=scale, dropout_p=dropout_p, gates=gates,
-        also={"gradient": differentiated},
+        lengths=lengths, blocks=blocks, boundaries=boundaries, layout=layout, scale=scale, dropout_p=dropout_p,
+        deterministic=deterministic, gates=gates, also={"gradient": differentiated},
     )  # fmt: skip
     return RankAttention.apply(q, k, v, call)
 
@@ -177,7 +180,7 @@ def attend(
 def agreed(
     what: str, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern | str, ranks: Ranks, *, exchange: str, validate: str,
     cu_seqlens: Lengths, lengths: Lengths, blocks: Tensor | None, boundaries: Boundaries, layout: str,
-    scale: float | None, dropout_p: float, gates: Tensor | None, also: dict[str, Any],
+    scale: float | None, dropout_p: float, deterministic: bool, gates: Tensor | None, also: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor, Call]:  # fmt: skip
     """q, k and v as they are computed with, and the call that all ranks are about to make, `also` included."""
     error: Exception | None = None
@@ -191,7 +194,7 @@ def agreed(
         text, blocks = pattern_arguments(pattern, blocks)
         at = boundaries_tensor(q.size(1) * ranks.size if boundaries is None else boundaries)
         on_host = tuple(None if t is None else t.cpu() for t in (blocks, numbers(cu_seqlens), numbers(lengths)))
-        arguments = (text, *on_host, scale, at, layout, ranks.size, ranks.rank)
+        arguments = (text, *on_host, scale, at, layout, ranks.size, ranks.rank, bool(deterministic))
         rows, joined = torch.ops.longstride.cp_counts(q, k, v, *arguments)
         steps, heads = torch.ops.longstride.cp_exchange(exchange, q, k, v, *arguments)
     except (ValueError, TypeError) as refused:
@@ -261,7 +264,7 @@ def pattern_arguments(pattern: Pattern | str, blocks: Tensor | None) -> tuple[st
 
 def describe(q: Tensor, k: Tensor, arguments: tuple) -> dict[str, Any]:
     """What of tensors and options ranks must have alike."""
-    text, blocks, cu_seqlens, lengths, scale, boundaries, layout, *_ = arguments
+    text, blocks, cu_seqlens, lengths, scale, boundaries, layout, _, _, deterministic = arguments
     return {
         "pattern": text,
         "blocks": fingerprint(blocks),
@@ -270,6 +273,7 @@ def describe(q: Tensor, k: Tensor, arguments: tuple) -> dict[str, Any]:
         "scale": scale,
         "boundaries": boundaries.tolist(),
         "layout": layout,
+        "deterministic": deterministic,
         "batch": q.size(0),
         "heads of q": q.size(2),
         "heads of k": k.size(2),

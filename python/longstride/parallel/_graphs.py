@@ -14,7 +14,8 @@ from ._ranks import ranks_of
 LIBRARY = torch.library.Library("longstride", "FRAGMENT")
 CALL = (
     "str pattern, Tensor? blocks, Tensor? gates, Tensor? cu_seqlens, Tensor? lengths, Tensor? cuts, *, "
-    "SymInt[]? boundaries, str group, str layout, str exchange, str validate, float? scale, float dropout_p, bool gradient"
+    "SymInt[]? boundaries, str group, str layout, str exchange, str validate, float? scale, float dropout_p, "
+    "bool deterministic, bool gradient"
 )
 
 

@@ -48,6 +48,7 @@ std::string described(const RankCall& of, const Tensor& q, const Tensor& k, cons
                     {"boundaries", json_of(of.boundaries)},
                     {"layout", of.layout},
                     {"exchange", exchange},
+                    {"deterministic", call.deterministic},
                     {"batch", q.size(0)},
                     {"heads of q", q.size(2)},
                     {"heads of k", k.size(2)},
