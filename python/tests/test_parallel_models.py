@@ -113,7 +113,7 @@ def test_a_module_placed_on_one_rank_is_as_it_was():
     (
         (lambda: parallel.place(torch.nn.Linear(2, 2)), "module must have attention of longstride.nn in it, got Li"),
         (lambda: parallel.ContextParallel(layout="rows"), "layout must be \"contiguous\" or \"zigzag\", got 'rows'"),
-        (lambda: parallel.ContextParallel(exchange="ring"), "exchange must be one of auto, none, direct, got 'ring'"),
+        (lambda: parallel.ContextParallel(exchange="star"), r"exchange must be one of auto, .*, heads\(u\), got 'star'"),
         (lambda: parallel.ContextParallel(validate=1), 'validate must be "first" or "always", got 1'),
         (lambda: parallel.place(DilatedAttention([4], [1]), "g"), 'group must be "none" or the name of a process'),
         (
