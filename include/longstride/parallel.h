@@ -31,8 +31,12 @@ struct Sharding {
 struct ShardedOptions : CallOptions {  // of the whole sequence, alike on every rank
   Sharding sharding;
   std::optional<double> scale;  // of q.k; unset: 1 / sqrt(dim)
+  // As attention() has them, float32 [heads of all ranks], on the CPU, the same values on every rank. With them all
+  // ranks divide the heads, exchange "heads(ranks)": others give a rank rows of which its engine knows no distance.
+  std::optional<at::Tensor> alibi_slopes;
   // How rows travel. "direct": all that a rank needs at once; "ring": from one rank at a time; "heads(u)": u
-  // neighbouring ranks divide the heads; "none": an Error if any would travel; "auto": none or direct.
+  // neighbouring ranks divide the heads; "none": an Error if any would travel; "auto": none or direct, with slopes
+  // heads of all.
   std::string exchange = "auto";
 };
 

@@ -59,8 +59,14 @@ def heads(q, k, v, length, cuts):
     return parallel.cp_attention(q, k, v, UNION, boundaries=cuts, exchange="heads(2)", return_lse=True)
 
 
+def slopes(q, k, v, length, cuts):
+    its = torch.tensor([0.5, 0.0, -0.1, 3.0])
+    return parallel.cp_attention(q, k, v, UNION, boundaries=cuts, alibi_slopes=its, return_lse=True)
+
+
 CALLS = {
-    call.__name__: call for call in (by_number, by_list, by_tensor, zigzag, documents, of_local_segments, ring, heads)
+    call.__name__: call
+    for call in (by_number, by_list, by_tensor, zigzag, documents, of_local_segments, ring, heads, slopes)
 }
 
 

@@ -68,6 +68,34 @@ def heads_cases():
     return [call for call in dict.fromkeys(calls) if heads_of(*call[:2]) > 1]
 
 
+def whole_cases():
+    """Those with an option that takes whole sequences, which ranks have of their share of the heads."""
+    calls = []
+    for name in [*WHOLE_CASES, *(name for name, (_, _, given) in CASES.items() if "alibi_slopes" in given)]:
+        _, sizes, given = case_of(name)
+        if "query_start" not in given:
+            world = sizes.get("kv_heads", 2)
+            calls += [(name, world, layout, dtype) for layout in LAYOUTS for dtype in (F64, F32, BF16)]
+    return calls
+
+
+def slopes_of(heads):
+    return torch.linspace(3, -0.1, heads)
+
+
+# As many KV heads as ranks.
+WHOLE_CASES = {
+    "slopes, 3 ranks": (groups([4, 16], [1, 2], True), {"heads": 6, "kv_heads": 3}, {"alibi_slopes": slopes_of(6)}),
+    "slopes, 4 ranks": (
+        groups([5, 16], [1, 3], mixing="head_partition", padding="zero_keys"),
+        {"heads": 8, "kv_heads": 4, "length": 33},
+        {"alibi_slopes": slopes_of(16)[::2], "lengths": [33, 4]},
+    ),
+    "slopes, local segments": (groups([4], [1]), {"kv_heads": 4}, {"alibi_slopes": slopes_of(4)}),
+    "slopes, one token": (groups([4], [1]), {"kv_heads": 3, "heads": 3, "length": 1}, {"alibi_slopes": slopes_of(3)}),
+}
+
+
 # Beside those of one process: fewer tokens than ranks, and segments that end on even shards.
 MORE_CASES = {
     "fewer tokens than ranks": (groups([2, 8], [1, 2], True), {"length": 1}, {}),
@@ -81,7 +109,7 @@ LOW_PRECISION = ("causal", "zero keys", "documents", "sliding_window", "local se
 
 
 def case_of(name):
-    return CASES.get(name) or MORE_CASES[name]
+    return CASES.get(name) or MORE_CASES.get(name) or WHOLE_CASES[name]
 
 
 def cuts(length, chunks):
@@ -154,6 +182,10 @@ def divided(rank, of_size):
     return {call: attend(of_size[call[1]], rank, *call, exchange=f"heads({heads_of(*call[:2])})") for call in calls}
 
 
+def of_whole(rank, of_size):
+    return {call: attend(of_size[call[1]], rank, *call) for call in whole_cases() if rank < call[1]}
+
+
 class Counted:
     """Counts what goes through the exchange while it is there: bytes that a rank sends to others, call by call."""
 
@@ -183,6 +215,13 @@ def counted(rank, of_size):
                     with Counted() as calls:
                         attend(of_size[world], rank, name, world, "even", dtype, exchange=exchange)
                     found[exchange, name, dtype] = calls
+        # Of whole sequences: with slopes, and by name without.
+    for dtype in (F64, F32, BF16):
+        for exchange, more in (("auto", {"alibi_slopes": slopes_of(4)}), ("heads(2)", {"alibi_slopes": None})):
+            if rank < 2:
+                with Counted() as calls:
+                    attend(of_size[2], rank, "local segments", 2, "even", dtype, exchange=exchange, **more)
+                found["whole", exchange, dtype] = calls
     return found
 
 
@@ -271,8 +310,8 @@ def refusals(rank, of_size):
         return None
     causal, other = Pattern.dilated([4, 16], [1, 2], causal=True), Pattern.dilated([4, 16], [1, 2])
 
-    def call(pattern=causal, length=24, dim=8, dtype=F32, heads=4, rows=8, **options):
-        q, k, v = (torch.zeros(2, rows, h, dim, dtype=dtype) for h in (heads, 2, 2))
+    def call(pattern=causal, length=24, dim=8, dtype=F32, heads=4, kv_heads=2, rows=8, **options):
+        q, k, v = (torch.zeros(2, rows, h, dim, dtype=dtype) for h in (heads, kv_heads, kv_heads))
         return parallel.cp_attention(q, k, v, pattern, of_size[3], boundaries=length, **options)
 
     last = rank == 2
@@ -293,6 +332,16 @@ def refusals(rank, of_size):
         "exchange": lambda: call(exchange="rign"),
         "exchange of one rank": lambda: call(exchange="ring" if last else "direct"),
         "ladder": lambda: call(exchange="ladder"),
+        "slopes": lambda: call(kv_heads=3, heads=3, alibi_slopes=slopes_of(3) + 0.01 * last),
+        "slopes of few": lambda: call(alibi_slopes=slopes_of(4)),
+        "slopes of local segments": lambda: call(Pattern.dilated([4], [1]), alibi_slopes=slopes_of(4)),
+        "slopes round a ring": lambda: call(kv_heads=3, heads=3, alibi_slopes=slopes_of(3), exchange="ring"),
+        "slopes without rows": lambda: call(kv_heads=3, heads=3, alibi_slopes=slopes_of(3), exchange="none"),
+        "slopes of a share": lambda: call(kv_heads=3, heads=3, alibi_slopes=slopes_of(1)),
+        "slopes in float64": lambda: call(kv_heads=3, heads=3, alibi_slopes=slopes_of(3).double()),
+        "slopes with a gradient": lambda: call(kv_heads=3, heads=3, alibi_slopes=slopes_of(3).requires_grad_()),
+        "infinite slopes": lambda: call(kv_heads=3, heads=3, alibi_slopes=slopes_of(3) / 0),
+        "slopes in a list": lambda: call(kv_heads=3, heads=3, alibi_slopes=[1.0, 1.0, 1.0]),
         "heads": lambda: call(exchange="heads(2)"),
         "heads of few": lambda: call(exchange="heads(3)"),
         "none": lambda: call(exchange="none"),
@@ -319,7 +368,7 @@ def main(rank, folder):
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=9))
     of_size = {world: dist.new_group(range(world)) for world in WORLDS}
     pair = dist.new_group([3, 6])
-    found = {check.__name__: check(rank, of_size) for check in (attentions, rings, divided, counted, held, repeated, sharded, refusals)}
+    found = {check.__name__: check(rank, of_size) for check in (attentions, rings, divided, of_whole, counted, held, repeated, sharded, refusals)}
     found["other_members"] = other_members(rank, pair)
     torch.save(found, pathlib.Path(folder) / f"{rank}.pt")
     dist.barrier()

@@ -79,6 +79,7 @@ CALLS = work.attention_cases()
 
 RINGS = work.ring_cases()
 HEADS = work.heads_cases()
+WHOLE = work.whole_cases()
 CHECKS = {"attentions": CALLS, "rings": RINGS, "divided": HEADS}
 
 
@@ -99,11 +100,17 @@ def test_shards_are_the_whole_in_float64(ranks, name, check):
 def test_shards_err_as_one_process_does(ranks, name, dtype, check, world):
     for layout in work.LAYOUTS:
         got = whole(ranks, (name, world, layout, dtype), check)
-        for what, x, alone, wanted in zip(NAMES, got, of_one_process(name, dtype), by_definition(name, dtype)):
-            unit = torch.finfo(torch.float32 if what == "lse" else dtype).eps / 2
-            finite = wanted.isfinite()
-            assert torch.equal(x[~finite], wanted[~finite])
-            x, alone, wanted = (t.to(torch.float64)[finite] for t in (x, alone, wanted))
+        check_errors(got, name, dtype, layout)
+
+
+def check_errors(got, name, dtype, layout):
+    """Those of shards are within twice the worst of one process, and a rounding."""
+    for what, x, alone, wanted in zip(NAMES, got, of_one_process(name, dtype), by_definition(name, dtype)):
+        unit = torch.finfo(torch.float32 if what == "lse" else dtype).eps / 2
+        finite = wanted.isfinite()
+        assert torch.equal(x[~finite], wanted[~finite])
+        x, alone, wanted = (t.to(torch.float64)[finite] for t in (x, alone, wanted))
+        if finite.any():
             bound = 2 * (alone - wanted).abs().max() + 2 * unit * wanted.abs().clamp(min=1)
             assert ((x - wanted).abs() <= bound).all(), f"{what} of {layout}: {((x - wanted).abs() - bound).max()}"
 
@@ -125,6 +132,31 @@ def test_heads_of_all_ranks_are_those_of_one_process_bit_for_bit(ranks):
     for call in alike:
         for x, wanted in zip(whole(ranks, call, "divided"), of_one_process(call[0], call[3])):
             assert torch.equal(x, wanted.to(torch.float64)), call
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(call[0] for call in WHOLE))
+def test_options_of_whole_sequences_are_those_of_one_process(ranks, name):
+    calls = [call for call in WHOLE if call[0] == name]
+    assert {call[2] for call in calls} == set(work.LAYOUTS)
+    for call in calls:
+        got, dtype = whole(ranks, call, "of_whole"), call[3]
+        if dtype != torch.float64:  # of fewer heads a plan may be another
+            check_errors(got, name, dtype, call[2])
+            continue
+        for what, x, wanted in zip(NAMES, got, by_definition(name)):
+            say = functools.partial("{} of {}: {}".format, what, call)
+            torch.testing.assert_close(x, wanted, rtol=1e-12, atol=1e-12, msg=say)
+
+
+def test_options_of_whole_sequences_run_on_two_to_four_ranks():
+    assert {call[1] for call in WHOLE} == {2, 3, 4}
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16))
+def test_slopes_add_no_bytes_to_those_of_divided_heads(ranks, dtype):
+    for rank in ranks[:2]:
+        with_slopes, without = (rank["counted"]["whole", exchange, dtype] for exchange in ("auto", "heads(2)"))
+        assert with_slopes == without and len(without) == 6
 
 
 def test_repeats_are_bitwise_equal(ranks):
@@ -240,6 +272,10 @@ def test_shard_unshard_and_positions(ranks, world, layout):
 
 CAUSAL = '{"causal":true,"dilated":{"dilation_rates":[1,2],"segment_lengths":[4,16]}}'
 SAME = "cp_attention: {} must be the same on every rank, got {} on ranks 0, 1 and {} on rank 2"
+FEW = (
+    "alibi_slopes need exchange heads(3), for which 3 must divide kv_heads, got 2; take as many ranks as divide kv_heads, "
+    "or leave alibi_slopes out"
+)
 DIFFERENCES = {
     "pattern": SAME.format("pattern", CAUSAL, CAUSAL.replace("true", "false")),
     "dim": SAME.format("dim", 8, 16),
@@ -258,6 +294,18 @@ DIFFERENCES = {
     "heads": "exchange must be auto or one of [direct, ring] here, got heads(2); 2 does not divide the 3 ranks",
     "heads of few": "exchange must be auto or one of [direct, ring] here, got heads(3); 3 does not divide kv_heads (2)",
     "ladder": "exchange must be auto or one of [direct, ring] here, got ladder; it is in the model of costs alone",
+    "slopes of few": FEW,
+    "slopes of local segments": FEW,
+    "slopes round a ring": "exchange must be auto or heads(3) with alibi_slopes, which take whole sequences, got ring",
+    "slopes without rows": "exchange must be auto or heads(3) with alibi_slopes, which take whole sequences, got none",
+    "slopes of a share": "alibi_slopes must be Float with one entry a query head, 3, got Float of shape [1]; cast it "
+    "with .float(), repeat or cut it to the heads of q",
+    "slopes in float64": "alibi_slopes must be Float with one entry a query head, 3, got Double of shape [3]; cast it "
+    "with .float(), repeat or cut it to the heads of q",
+    "slopes with a gradient": "alibi_slopes must not require a gradient: they get none, got slopes that require one; "
+    "pass slopes.detach()",
+    "infinite slopes": "alibi_slopes must be finite, got inf for head 0; a slope of 0 leaves a head as it is",
+    "slopes in a list": "alibi_slopes must be a tensor, got list",
     "none": "exchange must not be none where queries see keys of other ranks, 16 rows in all, got none; take direct or "
     "auto, or shards that segments end on",
     "boundaries": "boundaries must be 0 and the length of the sequence where the layout is zigzag, whose shards are "
@@ -277,6 +325,12 @@ def test_documents_that_differ(ranks):
     wanted = re.escape(SAME.format("cu_seqlens", "LIST", "LIST")).replace("LIST", r"\[3\] \w{16}")
     for rank in ranks[:3]:
         assert re.fullmatch(wanted, rank["refusals"]["documents"])
+
+
+def test_slopes_that_differ(ranks):
+    wanted = re.escape(SAME.format("alibi_slopes", "LIST", "LIST")).replace("LIST", r"\[3\] \w{16}")
+    for rank in ranks[:3]:
+        assert re.fullmatch(wanted, rank["refusals"]["slopes"])
 
 
 def test_what_one_rank_refuses_all_do(ranks):
@@ -311,6 +365,9 @@ def test_one_rank_is_attention(layout):
     wanted = attention(q, k, v, PATTERN, return_lse=True, scale=0.3)
     assert torch.equal(out, wanted[0]) and torch.equal(lse, wanted[1]) and out.requires_grad
     assert torch.equal(parallel.cp_attention(q, k, v, PATTERN, "none", boundaries=[0, 24], scale=0.3), out)
+    slopes = work.slopes_of(4)
+    out = parallel.cp_attention(q, k, v, PATTERN, layout=layout, alibi_slopes=slopes)
+    assert torch.equal(out, attention(q, k, v, PATTERN, alibi_slopes=slopes))
 
 
 def test_one_rank_holds_all_tokens():

@@ -15,21 +15,10 @@
 #include "op/problem.h"
 #include "op/refs.h"
 #include "op/results.h"
+#include "op/slopes.h"
 
 namespace longstride::op {
 namespace {
-
-// The slopes of a call as an engine reads them. Their numbers are looked at where that waits for nothing: on the host.
-std::optional<Tensor> slopes_of(const Call& call) {
-  if (!given(call.alibi_slopes)) return std::nullopt;
-  Tensor slopes = contiguous(*call.alibi_slopes);
-  const auto* const first = static_cast<const float*>(slopes.const_data_ptr());
-  for (int64_t h = 0; slopes.is_cpu() && h < slopes.numel(); ++h)
-    if (!std::isfinite(first[h]))
-      core::refuse("alibi_slopes", "must be finite", fmt::format("{} for head {}", first[h], h),
-                   "a slope of 0 leaves a head as it is");
-  return slopes;
-}
 
 void attach(engine::Problem& problem, const Tensor& q, const Tensor& k, const Tensor& v, const Call& call,
             const std::optional<Tensor>& slopes) {

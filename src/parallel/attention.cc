@@ -31,8 +31,13 @@ void check(const Rank& rank, const RankPlans& plans, const Problem& p, const Mov
   }
   if (p.drops())
     core::refuse("dropout_p", "must be 0 where the sequence lies in shards", fmt::format("{}", p.dropout_p));
-  if (p.alibi) core::refuse("alibi_slopes", "must be unset where the sequence lies in shards", "slopes");
   const bool parts = !rank.gathered.empty() || !rank.lists.sends.empty();
+  // Engines take distances from numbers of rows, which are those of positions in a whole sequence alone.
+  const bool whole = !parts && rank.pieces.size() == 1 && rank.rows() == rank.call.extent.len_k;
+  if (p.alibi && !whole) {
+    core::refuse("alibi_slopes", "must be unset where a rank has no whole sequence", "slopes",
+                 "divide the heads among all ranks: exchange \"auto\"");
+  }
   if (parts && has_16_bits(p) && !moves.rounds()) {
     core::refuse("dtype", "must be float32 or float64 where keys are exchanged", core::name(p.dtype),
                  "convert the shard to float32, and held results back");

@@ -196,7 +196,27 @@ std::vector<Volume> volumes(const ExchangePlan& plan, const ShardedCall& call, c
 
 bool runs(Exchange kind) { return kind != Exchange::kLadder; }
 
-ExchangePlan plan_to_run(const std::string& given, const ShardedCall& call) {
+namespace {
+
+// All ranks divide the heads, so that each has whole sequences.
+ExchangePlan whole_sequences(const std::string& given, const ShardedCall& call, const std::string& option) {
+  const ExchangePlan plan{Exchange::kHeads, call.shards.ranks()};
+  if (given != "auto" && exchange_from_name(given) != plan) {
+    core::refuse("exchange", fmt::format("must be auto or {} with {}, which take whole sequences", name(plan), option),
+                 given);
+  }
+  if (call.extent.kv_heads % plan.heads != 0) {
+    core::refuse(option, fmt::format("need exchange {}, for which {} must divide kv_heads", name(plan), plan.heads),
+                 fmt::format("{}", call.extent.kv_heads),
+                 fmt::format("take as many ranks as divide kv_heads, or leave {} out", option));
+  }
+  return plan;
+}
+
+}  // namespace
+
+ExchangePlan plan_to_run(const std::string& given, const ShardedCall& call, const std::string& of_whole) {
+  if (!of_whole.empty() && call.shards.ranks() > 1) return whole_sequences(given, call, of_whole);
   if (given == "auto") return {Exchange::kDirect};
   const ExchangePlan plan = exchange_from_name(given);
   if (plan.kind == Exchange::kNone || plan.kind == Exchange::kDirect || plan.kind == Exchange::kRing) return plan;

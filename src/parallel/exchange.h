@@ -52,7 +52,10 @@ std::vector<ExchangePlan> feasible_plans(const ShardedCall&, const Survey&);
 // The plan that runs by that name; "auto": direct, as far as any row travels. Throws Error: an unknown name, a plan
 // that cannot be had or does not run, with the reason and those that can. Of `none` the rows of all ranks decide, which
 // each counts for itself: it is taken as it is.
-ExchangePlan plan_to_run(const std::string& name, const ShardedCall&);
+//
+// `of_whole` names an option of the call that engines honour on whole sequences alone, as it goes by positions that
+// gathered rows have not; "": none does. With one all ranks divide the heads, and "auto" is that.
+ExchangePlan plan_to_run(const std::string& name, const ShardedCall&, const std::string& of_whole = "");
 
 // Bytes that a rank receives.
 struct Volume {

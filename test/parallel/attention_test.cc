@@ -157,6 +157,9 @@ TEST(RankAttention, RefusesWhatItHasNot) {
   p.dtype = core::DType::kBFloat16;
   expect_refusal("dtype must be float32 or float64 where keys are exchanged, got bfloat16",
                  [&] { forward_of(forward); });
+  p.alibi = true;
+  expect_refusal("alibi_slopes must be unset where a rank has no whole sequence, got slopes; divide the heads",
+                 [&] { forward_of(forward); });
   p.dropout_p = 0.5;
   expect_refusal("dropout_p must be 0 where the sequence lies in shards", [&] { forward_of(forward); });
   expect_refusal("rank must be in [0, 2), got 2", [&] { Rank(rank.call, 2); });

@@ -41,6 +41,7 @@ def cp_attention(
     deterministic: bool = False,
     blocks: Tensor | None = None,
     gates: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`attention` over a sequence of which every rank of a process group holds a shard: its rows of out, exactly.
@@ -65,7 +66,8 @@ def cp_attention(
             have as many rows as this one.
         layout: "contiguous": rank i holds the i-th interval of tokens; "zigzag": the intervals i and 2 ranks - 1 - i of
             2 ranks, which under a causal mask leaves all ranks as much to do.
-        exchange: "direct": as above; "none": an error if a row would travel; "auto": whichever of the two it is.
+        exchange: "direct": as above; "none": an error if a row would travel; "auto": whichever of the two it is
+            (see alibi_slopes).
             "ring": the same rows from one rank at a time, the next ones travelling while what has come is attended to,
             so that a rank has room for those of two others at most; the backward has them sent once more.
             "heads(u)": u ranks that lie side by side divide the heads, u a divisor of both the ranks and kv_heads: each
@@ -75,6 +77,9 @@ def cp_attention(
             "always": before every one, at a wait for all ranks each.
         cu_seqlens, lengths: of the whole sequence, as in `attention`; the same on every rank.
         scale, blocks, deterministic: as in `attention`.
+        alibi_slopes: as in `attention`, of all heads: the same values on every rank, which compares them (and waits for
+            a device). With them all ranks divide the heads, exchange "heads(ranks)", which "auto" is then: others give
+            a rank rows of which its engine knows no distance.
         dropout_p, gates: must be 0 and None.
         return_lse: whether to return (out, lse) in place of out.
     Returns:
@@ -86,7 +91,7 @@ def cp_attention(
     given = {
         "boundaries": boundaries, "layout": layout, "exchange": exchange, "validate": validate, "cu_seqlens": cu_seqlens,
         "lengths": lengths, "scale": scale, "dropout_p": dropout_p, "deterministic": deterministic,
-        "blocks": blocks, "gates": gates, "return_lse": return_lse,
+        "blocks": blocks, "gates": gates, "alibi_slopes": alibi_slopes, "return_lse": return_lse,
     }  # fmt: skip
     if torch.compiler.is_compiling():
         return in_graph(q, k, v, pattern, group, **given)
@@ -101,15 +106,16 @@ def group_in_graph(group: Any) -> str:
 
 
 def in_graph(
-    q, k, v, pattern, group, *, boundaries, scale, dropout_p, deterministic, blocks, gates, cu_seqlens, lengths,
-    return_lse, **named,
+    q, k, v, pattern, group, *, boundaries, scale, dropout_p, deterministic, blocks, gates, alibi_slopes, cu_seqlens,
+    lengths, return_lse, **named,
 ):  # fmt: skip
     """What can be traced of a call; all else, and every refusal, is the operator's (_graphs.py)."""
     name = group_in_graph(group)
     if name == "none":
         check_options(dropout_p, gates)
-        lists = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
-        return attention(q, k, v, pattern, **lists, scale=scale, deterministic=deterministic, return_lse=return_lse)
+        given = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks, "alibi_slopes": alibi_slopes}
+        return attention(q, k, v, pattern, **given, scale=scale, deterministic=deterministic, return_lse=return_lse)
+    check_slopes(alibi_slopes)
     text, blocks = pattern_arguments(pattern, blocks)
     differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     q, k, v = cast(q, k, v)
@@ -121,8 +127,8 @@ def in_graph(
     elif boundaries is not None:
         boundaries = list(boundaries)
     out, lse = torch.ops.longstride.cp_attention(
-        q, k, v, text, blocks, gates, numbers(cu_seqlens), numbers(lengths), cuts, boundaries=boundaries, group=name,
-        scale=scale, dropout_p=dropout_p, deterministic=deterministic, gradient=differentiated, **named,
+        q, k, v, text, blocks, gates, alibi_slopes, numbers(cu_seqlens), numbers(lengths), cuts, boundaries=boundaries,
+        group=name, scale=scale, dropout_p=dropout_p, deterministic=deterministic, gradient=differentiated, **named,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 
@@ -130,11 +136,11 @@ def in_graph(
 @torch.compiler.disable
 def at_once(
     q, k, v, pattern, group, *, exchange, validate, cu_seqlens, lengths, blocks, boundaries, layout, scale, dropout_p,
-    deterministic, gates, return_lse,
+    deterministic, gates, alibi_slopes, return_lse,
 ):  # fmt: skip
     ranks = ranks_of(group)
     check_validate(validate)
-    options = (dropout_p, deterministic, gates, boundaries, layout, blocks, cu_seqlens, lengths, scale)
+    options = (dropout_p, deterministic, gates, alibi_slopes, boundaries, layout, blocks, cu_seqlens, lengths, scale)
     on_device = isinstance(q, Tensor) and q.is_cuda
     with torch.cuda.device(q.device) if on_device else contextlib.nullcontext():
         out, lse = attend(q, k, v, pattern, ranks, exchange, validate, *options)
@@ -152,6 +158,7 @@ def attend(
     dropout_p: float,
     deterministic: bool,
     gates: Tensor | None,
+    alibi_slopes: Tensor | None,
     boundaries: Boundaries,
     layout: str,
     blocks: Tensor | None,
@@ -166,13 +173,13 @@ def attend(
             refuse("exchange", f"must be one of {', '.join(EXCHANGES)} on one rank", repr(exchange))
         check_options(dropout_p, gates)
         check_alone(q, boundaries, layout)
-        lists: dict[str, Any] = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks}
-        return attention(q, k, v, pattern, **lists, scale=scale, deterministic=deterministic, return_lse=True)
+        given = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks, "alibi_slopes": alibi_slopes}
+        return attention(q, k, v, pattern, **given, scale=scale, deterministic=deterministic, return_lse=True)
     differentiated = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (q, k, v))
     q, k, v, call = agreed(
         "cp_attention", q, k, v, pattern, ranks, exchange=exchange, validate=validate, cu_seqlens=cu_seqlens,
         lengths=lengths, blocks=blocks, boundaries=boundaries, layout=layout, scale=scale, dropout_p=dropout_p,
-        deterministic=deterministic, gates=gates, also={"gradient": differentiated},
+        deterministic=deterministic, gates=gates, alibi_slopes=alibi_slopes, also={"gradient": differentiated},
     )  # fmt: skip
     return RankAttention.apply(q, k, v, call)
 
@@ -180,7 +187,8 @@ def attend(
 def agreed(
     what: str, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern | str, ranks: Ranks, *, exchange: str, validate: str,
     cu_seqlens: Lengths, lengths: Lengths, blocks: Tensor | None, boundaries: Boundaries, layout: str,
-    scale: float | None, dropout_p: float, deterministic: bool, gates: Tensor | None, also: dict[str, Any],
+    scale: float | None, dropout_p: float, deterministic: bool, gates: Tensor | None, alibi_slopes: Tensor | None,
+    also: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor, Call]:  # fmt: skip
     """q, k and v as they are computed with, and the call that all ranks are about to make, `also` included."""
     error: Exception | None = None
@@ -190,11 +198,14 @@ def agreed(
         if not isinstance(exchange, str):
             refuse("exchange", "must be a name", exchange)
         check_shard(q, k, v, ranks)
+        check_slopes(alibi_slopes)
+        # Kept for the backward as they are now.
+        slopes = None if alibi_slopes is None else alibi_slopes.clone()
         q, k, v = cast(q, k, v)
         text, blocks = pattern_arguments(pattern, blocks)
         at = boundaries_tensor(q.size(1) * ranks.size if boundaries is None else boundaries)
         on_host = tuple(None if t is None else t.cpu() for t in (blocks, numbers(cu_seqlens), numbers(lengths)))
-        arguments = (text, *on_host, scale, at, layout, ranks.size, ranks.rank, bool(deterministic))
+        arguments = (text, *on_host, scale, at, layout, ranks.size, ranks.rank, bool(deterministic), slopes)
         rows, joined = torch.ops.longstride.cp_counts(q, k, v, *arguments)
         steps, heads = torch.ops.longstride.cp_exchange(exchange, q, k, v, *arguments)
     except (ValueError, TypeError) as refused:
@@ -234,6 +245,12 @@ def check_options(dropout_p: float, gates: Tensor | None) -> None:
         refuse("gates", "must be None in cp_attention", "a tensor", "learn blocks with attention(), on one rank")
 
 
+def check_slopes(alibi_slopes: Tensor | None) -> None:
+    if alibi_slopes is not None and not isinstance(alibi_slopes, Tensor):
+        refuse("alibi_slopes", "must be a tensor", type(alibi_slopes).__name__)
+    _registration.refuse_gradients([alibi_slopes if name == "alibi_slopes" else None for name in _registration.TENSORS])
+
+
 def check_shard(q: Tensor, k: Tensor, v: Tensor, ranks: Ranks) -> None:
     """What the operators of a rank do not say: they know plain tensors alone."""
     for name, t in (("q", q), ("k", k), ("v", v)):
@@ -264,7 +281,7 @@ def pattern_arguments(pattern: Pattern | str, blocks: Tensor | None) -> tuple[st
 
 def describe(q: Tensor, k: Tensor, arguments: tuple) -> dict[str, Any]:
     """What of tensors and options ranks must have alike."""
-    text, blocks, cu_seqlens, lengths, scale, boundaries, layout, _, _, deterministic = arguments
+    text, blocks, cu_seqlens, lengths, scale, boundaries, layout, _, _, deterministic, slopes = arguments
     return {
         "pattern": text,
         "blocks": fingerprint(blocks),
@@ -274,6 +291,7 @@ def describe(q: Tensor, k: Tensor, arguments: tuple) -> dict[str, Any]:
         "boundaries": boundaries.tolist(),
         "layout": layout,
         "deterministic": deterministic,
+        "alibi_slopes": fingerprint(None if slopes is None else slopes.view(torch.int32)),
         "batch": q.size(0),
         "heads of q": q.size(2),
         "heads of k": k.size(2),

@@ -13,17 +13,21 @@ from ._ranks import ranks_of
 
 LIBRARY = torch.library.Library("longstride", "FRAGMENT")
 CALL = (
-    "str pattern, Tensor? blocks, Tensor? gates, Tensor? cu_seqlens, Tensor? lengths, Tensor? cuts, *, "
-    "SymInt[]? boundaries, str group, str layout, str exchange, str validate, float? scale, float dropout_p, "
-    "bool deterministic, bool gradient"
+    "str pattern, Tensor? blocks, Tensor? gates, Tensor? alibi_slopes, Tensor? cu_seqlens, Tensor? lengths, "
+    "Tensor? cuts, *, SymInt[]? boundaries, str group, str layout, str exchange, str validate, float? scale, "
+    "float dropout_p, bool deterministic, bool gradient"
 )
 
 
-def call_of(what: str, q, k, v, pattern, blocks, gates, cu_seqlens, lengths, cuts, *, boundaries, group, gradient, **named):
+def call_of(
+    what: str, q, k, v, pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, cuts, *, boundaries, group, gradient,
+    **named,
+):  # fmt: skip
     """(q, k, v, Call), on every rank or none."""
     return agreed(
-        what, q, k, v, pattern, ranks_of(group), blocks=blocks, gates=gates, cu_seqlens=cu_seqlens, lengths=lengths,
-        boundaries=boundaries if cuts is None else cuts, also={"gradient": gradient, "compiled": True}, **named,
+        what, q, k, v, pattern, ranks_of(group), blocks=blocks, gates=gates, alibi_slopes=alibi_slopes,
+        cu_seqlens=cu_seqlens, lengths=lengths, boundaries=boundaries if cuts is None else cuts,
+        also={"gradient": gradient, "compiled": True}, **named,
     )  # fmt: skip
 
 
@@ -65,7 +69,7 @@ def gradients(ctx, d_out: Tensor | None, d_lse: Tensor | None):
     found = torch.ops.longstride.cp_attention_backward(
         d_out, d_lse, q, k, v, out, lse, ctx.pattern, *tensors, **ctx.named
     )  # fmt: skip
-    return *found, *[None] * 6
+    return *found, *[None] * 7
 
 
 def register() -> None:

@@ -36,6 +36,11 @@ core::Json json_of(const std::optional<Tensor>& list) {
   return std::vector<int64_t>(flat.const_data_ptr<int64_t>(), flat.const_data_ptr<int64_t>() + flat.numel());
 }
 
+// Slopes as ranks compare them.
+core::Json bits_of(const std::optional<Tensor>& slopes) {
+  return slopes ? json_of(slopes->contiguous().view(at::kInt)) : core::Json();
+}
+
 // What ranks must have alike.
 std::string described(const RankCall& of, const Tensor& q, const Tensor& k, const std::string& exchange,
                       bool differentiated) {
@@ -49,6 +54,7 @@ std::string described(const RankCall& of, const Tensor& q, const Tensor& k, cons
                     {"layout", of.layout},
                     {"exchange", exchange},
                     {"deterministic", call.deterministic},
+                    {"alibi_slopes", bits_of(call.alibi_slopes)},
                     {"batch", q.size(0)},
                     {"heads of q", q.size(2)},
                     {"heads of k", k.size(2)},
@@ -56,6 +62,14 @@ std::string described(const RankCall& of, const Tensor& q, const Tensor& k, cons
                     {"dtype", at::toString(q.scalar_type())},
                     {"gradient", differentiated}}
       .dump();
+}
+
+AttentionOptions of_one_process(const ShardedOptions& options) {
+  AttentionOptions given;
+  static_cast<CallOptions&>(given) = options;
+  given.scale = options.scale;
+  given.alibi_slopes = options.alibi_slopes;
+  return given;
 }
 
 void check_tensors(const Tensor& q, const Tensor& k, const Tensor& v) {
@@ -81,10 +95,11 @@ RankCallPointer agreed(Turn& turn, const RankGroup& group, Tensor& q, Tensor& k,
       const at::ScalarType dtype = at::autocast::get_autocast_dtype(at::kCPU);
       for (Tensor* t : {&q, &k, &v}) *t = at::autocast::cached_cast(dtype, *t, at::kCPU);
     }
-    AttentionOptions given;
-    static_cast<CallOptions&>(given) = options;
-    given.scale = options.scale;
-    made->call = op::autograd::make_call(pattern, given);
+    made->call = op::autograd::make_call(pattern, of_one_process(options));
+    if (auto& slopes = made->call.alibi_slopes) {
+      op::checks::check_gradient_of_slopes(slopes->requires_grad());
+      slopes = slopes->clone();  // the backward has them as they are now
+    }
     made->group = group;
     made->layout = options.sharding.layout;
     const std::vector<int64_t>& cuts = options.sharding.boundaries;
@@ -155,10 +170,7 @@ AttentionResult cp_attention(const Tensor& q, const Tensor& k, const Tensor& v, 
     if (whole.end != q.size(1))
       core::refuse("boundaries", fmt::format("must end with the {} rows of q", q.size(1)),
                    fmt::format("{}", whole.end));
-    AttentionOptions given;
-    static_cast<CallOptions&>(given) = options;
-    given.scale = options.scale;
-    return attention(q, k, v, pattern, given);
+    return attention(q, k, v, pattern, of_one_process(options));
   }
   Turn turn("cp_attention", group);
   Tensor queries = q, keys = k, values = v;

@@ -35,11 +35,11 @@ struct ShardedCall {
   Result run(const char* name, const Tensors&... tensors) const {
     using Maybe = const std::optional<at::Tensor>&;
     using Signature = Result(const Tensors&..., std::string_view, Maybe, Maybe, Maybe, std::optional<double>,
-                             const at::Tensor&, std::string_view, int64_t, int64_t, bool, int64_t, int64_t);
+                             const at::Tensor&, std::string_view, int64_t, int64_t, bool, Maybe, int64_t, int64_t);
     const at::AutoDispatchBelowADInplaceOrView below;
     return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>().call(
         tensors..., call.pattern, call.blocks, call.cu_seqlens, call.lengths, call.scale, boundaries, layout,
-        group->getSize(), group->getRank(), call.deterministic, step, share_of);
+        group->getSize(), group->getRank(), call.deterministic, call.alibi_slopes, step, share_of);
   }
 
   at::Tensor wide(const at::Tensor& t) const { return joined && t.scalar_type() != at::kDouble ? t.to(at::kFloat) : t; }

@@ -33,7 +33,7 @@ std::tuple<Tensor, bool> counts(const RankCall& call) {
 }
 
 std::tuple<Tensor, int64_t> exchange_of(const RankCall& call, const std::string& name) {
-  const parallel::ExchangePlan plan = parallel::plan_to_run(name, call.rank().call);
+  const parallel::ExchangePlan plan = parallel::plan_to_run(name, call.rank().call, call.of_whole());
   std::vector<int64_t> numbers;
   if (plan.kind == parallel::Exchange::kRing) numbers = call.rank_of_step(0)->steps;
   const Tensor made = empty(std::array{static_cast<int64_t>(numbers.size())}, ScalarType::Long, {});

@@ -11,6 +11,7 @@
 #include "op/parallel/cuda/device_moves.h"
 #include "op/problem.h"
 #include "op/refs.h"
+#include "op/slopes.h"
 #include "parallel/host_moves.h"
 
 namespace longstride::op {
@@ -123,6 +124,10 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
   problem_.q = read(q);
   problem_.k = read(k);
   problem_.v = read(v);
+  if (const auto slopes = slopes_of(call)) {
+    problem_.alibi_slopes = static_cast<const float*>(slopes->const_data_ptr()) + key_.share.at * problem_.heads;
+    slopes_ = std::make_shared<Tensor>(*slopes);
+  }
   engine_ = &choose_engine(of.q.place, problem_);
   loan_ = lend(of.q.place);
   if (place_.is_cuda()) {

@@ -15,7 +15,7 @@ const std::string kShards = "Tensor boundaries, str layout, int ranks";
 const std::string kCall =
     "Tensor q, Tensor k, Tensor v, str pattern, Tensor? blocks, Tensor? cu_seqlens, "
     "Tensor? lengths, float? scale, " +
-    kShards + ", int rank, bool deterministic=False, int step=-1, int heads_among=1";
+    kShards + ", int rank, bool deterministic=False, Tensor? alibi_slopes=None, int step=-1, int heads_among=1";
 
 const Definitions registered(
     Definitions::Kind::kFragment,
@@ -39,8 +39,8 @@ ShardArguments shard_of(const Tensor& boundaries, StringHandle layout, int64_t r
 
 RankCall call_of(const Tensor& q, const Tensor& k, const Tensor& v, StringHandle pattern, MaybeTensor blocks,
                  MaybeTensor cu_seqlens, MaybeTensor lengths, std::optional<double> scale, Tensor boundaries,
-                 StringHandle layout, int64_t ranks, int64_t rank, bool deterministic, int64_t step,
-                 int64_t heads_among) {
+                 StringHandle layout, int64_t ranks, int64_t rank, bool deterministic, MaybeTensor alibi_slopes,
+                 int64_t step, int64_t heads_among) {
   Call call;
   call.pattern = take(pattern);
   call.blocks = std::move(blocks);
@@ -48,6 +48,7 @@ RankCall call_of(const Tensor& q, const Tensor& k, const Tensor& v, StringHandle
   call.lengths = std::move(lengths);
   call.scale = scale;
   call.deterministic = deterministic;
+  call.alibi_slopes = std::move(alibi_slopes);
   return {q, k, v, call, shard_of(boundaries, layout, ranks, rank, step, heads_among)};
 }
 

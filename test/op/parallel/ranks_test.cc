@@ -58,11 +58,21 @@ std::vector<Case> cases(int64_t ranks) {
   options = {};
   all.push_back({"local segments", Pattern::dilated({4}, {1}), options, 12 * ranks});
   all.push_back({"bfloat16", groups(true), options, 12 * ranks, at::kBFloat16});
+  if (ranks == 2) {  // who has whole sequences of its share of the 2 KV heads
+    options.alibi_slopes = at::tensor({0.5F, 0.0F, -0.1F, 3.0F});
+    for (const char* exchange : {"auto", "heads(2)"}) {
+      options.exchange = exchange;
+      all.push_back({fmt::format("slopes, {}", exchange), groups(true), options, 24});
+      all.push_back({fmt::format("slopes, bfloat16, {}", exchange), groups(true), options, 24, at::kBFloat16});
+    }
+    options = {};
+  }
   const size_t direct = all.size();
   for (const std::string exchange : {"direct", "ring", "heads(2)"}) {
     if (exchange == "heads(2)" && ranks != 2) continue;
     for (size_t n = 0; n < direct; ++n) {
       Case c = all[n];
+      if (c.options.alibi_slopes) continue;
       c.name += ", " + exchange;
       c.options.exchange = exchange;
       all.push_back(std::move(c));
@@ -80,6 +90,7 @@ void check_case(const Case& c, const RankGroup& group) {
   AttentionOptions alone;
   static_cast<CallOptions&>(alone) = c.options;
   alone.scale = c.options.scale;
+  alone.alibi_slopes = c.options.alibi_slopes;
   const AttentionResult whole = attention(q, k, v, c.pattern, alone);
   const auto loss = [](const AttentionResult& r, const Tensor& d_out, const Tensor& d_lse) {
     const Tensor seen = r.lse.isfinite();
@@ -148,6 +159,25 @@ void check_refusals(const RankGroup& group) {
   expect_refused("exchange must not be none where queries see keys of other ranks, ", [&] { call(x, by); });
   by.exchange = "rign";
   expect_refused("unknown exchange 'rign'", [&] { call(x, by); });
+  by.exchange = "auto";
+  by.alibi_slopes = at::tensor({0.5F, rank == 1 ? 0.25F : 0.5F});
+  if (ranks == 2) {
+    expect_refused("cp_attention: alibi_slopes must be the same on every rank, got [1056964608,1056964608] on rank 0",
+                   [&] { call(x, by); });
+  } else {
+    expect_refused(fmt::format("alibi_slopes need exchange heads({0}), for which {0} must divide kv_heads, got 2; take "
+                               "as many ranks as divide kv_heads, or leave alibi_slopes out",
+                               ranks),
+                   [&] { call(x, by); });
+  }
+  by.exchange = "ring";
+  expect_refused(
+      fmt::format("exchange must be auto or heads({}) with alibi_slopes, which take whole sequences, got ring", ranks),
+      [&] { call(x, by); });
+  by.exchange = "auto";
+  by.alibi_slopes->requires_grad_();
+  expect_refused("alibi_slopes must not require a gradient", [&] { call(x, by); });
+  by.alibi_slopes.reset();
   by.exchange = "heads(2)";
   expect_refused("exchange must be auto, none, direct or ring on one rank, got heads(2)",
                  [&] { cp_attention(x, x, x, pattern, {}, by); });
