@@ -97,6 +97,9 @@ MODELS = {
     "LongNetLM": (LongNetLM, LM, {}, language_model),
     "LongNetLM with checkpointing": (LongNetLM, LM, {"activation_checkpointing": True}, language_model),
     "LongNetLM without positions": (LongNetLM, LM, {"positions": "none"}, language_model),
+    "LongNetLM with alibi": (
+        LongNetLM, {**LM, "dim": 96, "heads": 12, "kv_heads": 12, "positions": "alibi"}, {}, language_model,
+    ),  # fmt: skip
     "LongNet": (LongNet, LONGNET, {}, encoder_decoder),
     "MultiheadDilatedAttention": (MultiheadDilatedAttention, ATTENTION, {}, multihead),
 }
@@ -164,9 +167,12 @@ def refusals(rank, of_size):
     model = parallel.place(made(LongNetLM, LM), of_size[2]).eval()
     short = parallel.place(made(LongNet, LONGNET), of_size[2])
     learning = made(MultiheadDilatedAttention, ATTENTION, learned={"density": 0.5, "block_size": 4})
-    biased = parallel.place(made(MultiheadDilatedAttention, {**ATTENTION, "positions": "alibi"}), of_size[2])
+    alibi = {**ATTENTION, "positions": "alibi"}
+    biased = parallel.place(made(MultiheadDilatedAttention, {**alibi, "num_heads": 1}), of_size[2])
+    by_ring = parallel.place(made(MultiheadDilatedAttention, alibi), of_size[2], exchange="ring")
     calls = {
         "slopes": lambda: biased(x),
+        "slopes by a ring": lambda: by_ring(x),
         "mask": lambda: attention(x, key_padding_mask=torch.zeros(2, 12, dtype=torch.bool)),
         "dropout": lambda: dropping(x),
         "decoding": lambda: model.generate(torch.zeros(1, 4, dtype=torch.int64), max_tokens=2),

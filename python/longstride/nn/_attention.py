@@ -166,14 +166,11 @@ class DilatedAttention(nn.Module):
             if query_start is not None:
                 remedy = 'decode in one process: longstride.parallel.place(module, "none")'
                 refuse("query_start", "must be None where the sequence lies with several ranks", query_start, remedy)
-            if alibi_slopes is not None:
-                remedy = 'take positions "rope" or "xpos"'
-                refuse("alibi_slopes", "must be None where the sequence lies with several ranks", "slopes", remedy)
             if choices is not None:
                 refuse("choices", "must be None where the sequence lies with several ranks", "a list", "leave it out")
             return ranks.attention(
                 q, k, v, self.pattern, boundaries=boundaries, cu_seqlens=cu_seqlens, lengths=lengths,
-                scale=self.softmax_scale, dropout_p=dropout_p,
+                deterministic=deterministic, alibi_slopes=alibi_slopes, scale=self.softmax_scale, dropout_p=dropout_p,
             )  # fmt: skip
         if boundaries is not None:
             remedy = "call longstride.parallel.place(module, group), on a group of several ranks"
