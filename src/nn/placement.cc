@@ -53,12 +53,12 @@ AttentionResult Placement::attention(const at::Tensor& q, const at::Tensor& k, c
   if (call.query_start)
     refuse_over_ranks("query_start", "unset", std::to_string(*call.query_start),
                       "decode in one process: place(*module, {})");
-  if (call.alibi_slopes) refuse_over_ranks("alibi_slopes", "unset", "slopes", "take positions rope or xpos");
   if (call.gates) refuse_over_ranks("gates", "unset", "a tensor", "leave it out");
   ShardedOptions options;
   static_cast<CallOptions&>(options) = call;
   options.sharding = {std::exchange(options.boundaries, {}), layout};
   options.scale = call.scale;
+  options.alibi_slopes = call.alibi_slopes;
   return cp_attention(q, k, v, pattern, group, options);
 }
 

@@ -93,11 +93,6 @@ TEST(Placement, WhatRanksCannotDoIsRefusedBeforeAnythingIsSent) {
   EXPECT_EQ(refusal([&] { placed(o)->forward(x); }),
             "attention_dropout must be 0 in training where the sequence lies with several ranks, got 0.1; set it to 0; "
             "other dropout works there");
-  o = options();
-  o.positions.kind = Positions::kAlibi;
-  EXPECT_EQ(refusal([&] { placed(o)->forward(x); }),
-            "alibi_slopes must be unset where the sequence lies with several ranks, got slopes; take positions rope or "
-            "xpos");
 
   DilatedAttention attention(options().attention);
   place(*attention, two_ranks());

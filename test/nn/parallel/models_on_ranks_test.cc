@@ -161,9 +161,14 @@ std::vector<Model> models() {
   checkpointing.activation_checkpointing = true;
   checkpointing.tied_head = true;
   without.layer.attention.positions.kind = Positions::kNone;
+  LongNetLMConfig alibi = plain;  // two or three ranks divide its heads
+  alibi.layer.attention.embed_dim = 48;
+  alibi.layer.attention.num_heads = alibi.layer.attention.kv_heads = 6;
+  alibi.layer.attention.positions.kind = Positions::kAlibi;
   return {{"LongNetLM", [=](const Where& w) { return language_model(plain, w); }},
           {"LongNetLM with checkpointing", [=](const Where& w) { return language_model(checkpointing, w); }},
           {"LongNetLM without positions", [=](const Where& w) { return language_model(without, w); }},
+          {"LongNetLM with alibi", [=](const Where& w) { return language_model(alibi, w); }},
           {"LongNetLM in float32", [=](const Where& w) { return language_model(plain, w, at::kFloat); }, 1e-5},
           {"LongNet", [](const Where& w) { return longnet(LongNetForm::kEncoderDecoder, w); }},
           {"LongNet, encoder", [](const Where& w) { return longnet(LongNetForm::kEncoder, w); }},
@@ -252,6 +257,12 @@ void check_refusals(const RankGroup& group) {
   expect_refused("tokens must not be longer than max_len 25, got 26; raise max_len in the config", [&] {
     model->forward(at::zeros({1, shard_positions(group, {{0, 26}}).size(0)}, at::kLong), {.boundaries = {0, 26}});
   });
+  LongNetLMConfig alibi = lm_config();
+  alibi.layer.attention.kv_heads = 1;
+  alibi.layer.attention.positions.kind = Positions::kAlibi;
+  LongNetLM of_one_head = Where{24, {}, group}.placed(seeded_model<LongNetLM>(alibi));
+  expect_refused(fmt::format("alibi_slopes need exchange heads({0}), for which {0} must divide kv_heads, got 1", ranks),
+                 [&] { of_one_head->forward(ids); });
   expect(model->loss(ids, ids).isfinite().item<bool>(), "works after refusals");
 }
 
