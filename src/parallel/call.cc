@@ -15,18 +15,18 @@ namespace {
 // The classes of a share's places.
 plan::Classes classes_of(const HeadShare& share, const Extent& e, plan::Classes all) {
   if (share.of == 1) return all;
-  plan::Classes its;
+  plan::Classes kept;
   std::map<int32_t, int32_t> number_of;
   const int64_t heads = e.kv_heads / share.of;
   for (int64_t b = 0; b < e.batch; ++b) {
     for (int64_t j = share.at * heads; j < (share.at + 1) * heads; ++j) {
       const int32_t c = all.class_of[b * e.kv_heads + j];
-      const auto [number, added] = number_of.try_emplace(c, static_cast<int32_t>(its.specs.size()));
-      if (added) its.specs.push_back(all.specs[c]);
-      its.class_of.push_back(number->second);
+      const auto [number, added] = number_of.try_emplace(c, static_cast<int32_t>(kept.specs.size()));
+      if (added) kept.specs.push_back(all.specs[c]);
+      kept.class_of.push_back(number->second);
     }
   }
-  return its;
+  return kept;
 }
 
 }  // namespace

@@ -24,13 +24,13 @@ class Turning:
         _, _, _, _, _, boundaries, layout, size, rank, *_ = call.arguments
         first = rank // self.u * self.u
         pieces = pieces_of(boundaries, layout, size)[first : first + self.u]
-        self.rows = [sum(end - begin for begin, end in its) for its in pieces]
+        self.rows = [sum(end - begin for begin, end in of_rank) for of_rank in pieces]
         self.own = self.rows[rank - first]
         self.counts = [0] * first + self.rows + [0] * (size - first - self.u)
         self.each = [0] * first + [self.own] * self.u + [0] * (size - first - self.u)
         # Rows of all, in the order of their positions: where they stand rank by rank.
         where, at = [], 0
-        for begin, end in (piece for its in pieces for piece in its):
+        for begin, end in (piece for of_rank in pieces for piece in of_rank):
             where.append((begin, torch.arange(at, at + end - begin)))
             at += end - begin
         begins = [begin for begin, _ in where]

@@ -54,15 +54,15 @@ variable_list direct_backward(const Tensor& d_out, const MaybeTensor& d_lse, con
 ShardedCall of_step(const ShardedCall& call, int64_t step) {
   const auto ranks = static_cast<int64_t>(call.sent.size()), rank = static_cast<int64_t>(call.group->getRank());
   const auto only = [](const std::vector<int64_t>& counts, int64_t kept) {
-    std::vector<int64_t> its(counts.size());
-    its[static_cast<size_t>(kept)] = counts[static_cast<size_t>(kept)];
-    return its;
+    std::vector<int64_t> only_kept(counts.size());
+    only_kept[static_cast<size_t>(kept)] = counts[static_cast<size_t>(kept)];
+    return only_kept;
   };
-  ShardedCall its = call;
-  its.step = step;
-  its.sent = only(call.sent, (rank + step) % ranks);
-  its.received = only(call.received, (rank + ranks - step) % ranks);
-  return its;
+  ShardedCall step_call = call;
+  step_call.step = step;
+  step_call.sent = only(call.sent, (rank + step) % ranks);
+  step_call.received = only(call.received, (rank + ranks - step) % ranks);
+  return step_call;
 }
 
 // Visits every step with its call and the rows that came for it, which were posted one step ahead.
@@ -71,8 +71,8 @@ void for_each_step(const Tensor& q, const Tensor& k, const Tensor& v, const Shar
                    const Visit& visit) {
   std::vector<ShardedCall> steps;
   for (const int64_t step : call.steps) steps.push_back(of_step(call, step));
-  const auto post = [&](const ShardedCall& its) {
-    return turn.post(its.run<Tensor>("longstride::cp_pack", q, k, v), its.sent, its.received);
+  const auto post = [&](const ShardedCall& step_call) {
+    return turn.post(step_call.run<Tensor>("longstride::cp_pack", q, k, v), step_call.sent, step_call.received);
   };
   Turn::Rows posted;
   if (steps.size() > 1) posted = post(steps[1]);
@@ -87,9 +87,9 @@ void for_each_step(const Tensor& q, const Tensor& k, const Tensor& v, const Shar
 Attended ring(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call, Turn& turn) {
   const Tensor wq = call.wide(q), wk = call.wide(k), wv = call.wide(v);
   Tensor out, lse;
-  for_each_step(q, k, v, call, turn, [&](const ShardedCall& its, const Tensor& received) {
-    if (its.step == 0) std::tie(out, lse) = its.run<Two>("longstride::cp_forward_pieces", wq, wk, wv);
-    its.run<Tensor>("longstride::cp_forward_gathered", received.to(wq.scalar_type()), out, lse, wq, wk, wv);
+  for_each_step(q, k, v, call, turn, [&](const ShardedCall& step_call, const Tensor& received) {
+    if (step_call.step == 0) std::tie(out, lse) = step_call.run<Two>("longstride::cp_forward_pieces", wq, wk, wv);
+    step_call.run<Tensor>("longstride::cp_forward_gathered", received.to(wq.scalar_type()), out, lse, wq, wk, wv);
   });
   out = out.to(q.scalar_type());
   return {out, lse, {q, k, v, out, lse}};
@@ -106,19 +106,19 @@ variable_list ring_backward(const Tensor& d_out, const MaybeTensor& d_lse, const
   const auto add_returned = [&] {
     if (returning) returning->run<void>("longstride::cp_add_returned", returned.wait(), dk, dv, q, k, v);
   };
-  for_each_step(saved[0], saved[1], saved[2], call, turn, [&](const ShardedCall& its, const Tensor& received) {
-    const Tensor keys = its.run<Tensor>("longstride::cp_keys", received.to(q.scalar_type()), q, k, v);
+  for_each_step(saved[0], saved[1], saved[2], call, turn, [&](const ShardedCall& step_call, const Tensor& received) {
+    const Tensor keys = step_call.run<Tensor>("longstride::cp_keys", received.to(q.scalar_type()), q, k, v);
     auto [d_queries, d_keys, message] =
-        its.run<Three>("longstride::cp_backward_gathered", wide, d_lse, out, lse, keys, q, k, v);
-    if (its.step == 0) {
+        step_call.run<Three>("longstride::cp_backward_gathered", wide, d_lse, out, lse, keys, q, k, v);
+    if (step_call.step == 0) {
       std::tie(dq, dk, dv) =
-          its.run<Three>("longstride::cp_backward_pieces", wide, d_lse, out, lse, d_queries, d_keys, q, k, v);
+          step_call.run<Three>("longstride::cp_backward_pieces", wide, d_lse, out, lse, d_queries, d_keys, q, k, v);
       return;
     }
-    its.run<void>("longstride::cp_add_gathered", d_queries, d_keys, dq, dk, dv, q, k, v);
+    step_call.run<void>("longstride::cp_add_gathered", d_queries, d_keys, dq, dk, dv, q, k, v);
     add_returned();
-    returned = turn.post(message, its.received, its.sent);
-    returning = its;
+    returned = turn.post(message, step_call.received, step_call.sent);
+    returning = step_call;
   });
   add_returned();
   return {dq.to(dtype), dk.to(dtype), dv.to(dtype)};
@@ -151,7 +151,7 @@ class Turning {
     if (std::ranges::is_sorted(where, begins)) return;
     std::ranges::sort(where, begins);
     variable_list rows;
-    for (const auto& [begin, its] : where) rows.push_back(its);
+    for (const auto& [begin, piece_rows] : where) rows.push_back(piece_rows);
     order_ = at::cat(rows);
   }
 
@@ -213,19 +213,19 @@ class Turning {
 
 // The direct exchange among the ranks of the same heads.
 ShardedCall of_heads(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call) {
-  ShardedCall its = call;
-  its.share_of = std::exchange(its.heads_among, 1);
-  const auto [rows, joined] = its.run<std::tuple<Tensor, bool>>("longstride::cp_counts", q, k, v);
-  its.joined = joined;
-  std::ranges::fill(its.sent, 0);
-  std::ranges::fill(its.received, 0);
+  ShardedCall share_call = call;
+  share_call.share_of = std::exchange(share_call.heads_among, 1);
+  const auto [rows, joined] = share_call.run<std::tuple<Tensor, bool>>("longstride::cp_counts", q, k, v);
+  share_call.joined = joined;
+  std::ranges::fill(share_call.sent, 0);
+  std::ranges::fill(share_call.received, 0);
   for (int64_t n = 0; n < rows.size(1); ++n) {
-    const auto rank = static_cast<size_t>(n * its.share_of + call.group->getRank() % its.share_of);
-    its.sent[rank] = rows.const_data_ptr<int64_t>()[n];
-    its.received[rank] = rows.const_data_ptr<int64_t>()[rows.size(1) + n];
+    const auto rank = static_cast<size_t>(n * share_call.share_of + call.group->getRank() % share_call.share_of);
+    share_call.sent[rank] = rows.const_data_ptr<int64_t>()[n];
+    share_call.received[rank] = rows.const_data_ptr<int64_t>()[rows.size(1) + n];
   }
-  its.travels = its.share_of < call.group->getSize();
-  return its;
+  share_call.travels = share_call.share_of < call.group->getSize();
+  return share_call;
 }
 
 Attended heads(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call, Turn& turn) {
@@ -240,9 +240,9 @@ variable_list heads_backward(const Tensor& d_out, const MaybeTensor& d_lse, cons
   const Turning turning(call, turn);
   // Another rank may have a gradient of lse.
   const Tensor given = d_lse ? *d_lse : at::zeros({d_out.size(0), d_out.size(2), d_out.size(1)}, saved[4].options());
-  const Tensor its_out = turning.to_heads({d_out})[0], its_lse = turning.lse_to_heads(given);
-  const ShardedCall its = of_heads(saved[0], saved[1], saved[2], call);
-  return turning.to_rows(direct_backward(its_out, its_lse, saved, its, turn));
+  const Tensor share_d_out = turning.to_heads({d_out})[0], share_d_lse = turning.lse_to_heads(given);
+  const ShardedCall share_call = of_heads(saved[0], saved[1], saved[2], call);
+  return turning.to_rows(direct_backward(share_d_out, share_d_lse, saved, share_call, turn));
 }
 
 }  // namespace

@@ -65,8 +65,8 @@ struct Unpack<RankCall(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
     return op::counts(call_of(q, k, v, std::move(rest)...));
   }
   static std::tuple<Tensor, int64_t> exchange(StringHandle name, Tensor q, Tensor k, Tensor v, Rest... rest) {
-    const std::string its = take(name);
-    return op::exchange_of(call_of(q, k, v, std::move(rest)...), its);
+    const std::string exchange_name = take(name);
+    return op::exchange_of(call_of(q, k, v, std::move(rest)...), exchange_name);
   }
   static Tensor pack(Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::pack(call_of(q, k, v, std::move(rest)...));
