@@ -249,16 +249,21 @@ class Held(TorchDispatchMode):
 
 
 def held(rank, of_size):
-    """Of shards that all have as many rows, and whose queries see every key of every rank."""
+    """Of shards that all have as many rows, and whose queries see every key of every rank.
+
+    The least of ten calls: Gloo's threads may let go of a message later than the call does.
+    """
     found = {}
     for exchange in ("direct", "ring"):
         for world in (4, 8):
             if rank < world:
                 q, k, v = (torch.randn(1, 64, 2, 16, dtype=F64, requires_grad=True) for _ in range(3))
-                with Held() as most:
-                    pattern = Pattern.dilated([64 * world], [1])
-                    parallel.cp_attention(q, k, v, pattern, of_size[world], exchange=exchange).sum().backward()
-                found[exchange, world] = most.most
+                pattern, most = Pattern.dilated([64 * world], [1]), []
+                for _ in range(10):
+                    with Held() as once:
+                        parallel.cp_attention(q, k, v, pattern, of_size[world], exchange=exchange).sum().backward()
+                    most.append(once.most)
+                found[exchange, world] = min(most)
     return found
 
 
