@@ -1,5 +1,5 @@
 // One sequence over many ranks: attention in which every process holds a shard of it and gets the keys that it needs,
-// over a process group of LibTorch (c10d). docs/parallel.md says what travels, and when. CPU tensors.
+// over a process group of LibTorch (c10d), of tensors that it moves. docs/parallel.md says what travels, and when.
 #pragma once
 
 #include <ATen/core/Tensor.h>

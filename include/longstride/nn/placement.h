@@ -1,5 +1,5 @@
 // Where the sequences of modules lie: with this process, or with the ranks of a group, each of which holds a shard of
-// each. On the CPU. docs/parallel.md has a training step.
+// each. docs/parallel.md has a training step.
 #pragma once
 
 #include <string>

@@ -160,7 +160,7 @@ class Turning {
     for (const Tensor& t : tensors)
       rows.push_back(t.unflatten(2, {u_, t.size(2) / u_}).permute({2, 1, 0, 3, 4}).flatten(2).flatten(0, 1));
     Tensor came = travel(at::cat(rows, 1), each_, all_);
-    if (order_.defined()) came = came.index_select(0, order_);
+    if (order_.defined()) came = came.index_select(0, order_.to(came.device()));
     variable_list turned;
     int64_t column = 0;
     for (size_t n = 0; n < tensors.size(); ++n) {
@@ -176,7 +176,7 @@ class Turning {
     variable_list parts;
     for (const Tensor& t : tensors) parts.push_back(t.transpose(0, 1).flatten(1));
     Tensor rows = at::cat(parts, 1);
-    if (order_.defined()) rows = at::empty_like(rows).index_copy_(0, order_, rows);
+    if (order_.defined()) rows = at::empty_like(rows).index_copy_(0, order_.to(rows.device()), rows);
     const Tensor came = travel(rows, all_, each_).unflatten(0, {u_, own_});
     variable_list turned;
     int64_t column = 0;

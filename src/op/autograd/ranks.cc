@@ -13,6 +13,8 @@
 #include <memory>
 
 #include "core/json.h"
+#include "longstride/parallel/work.h"
+#include "op/autograd/devices.h"
 
 namespace longstride::op::autograd {
 
@@ -109,9 +111,10 @@ void Turn::guarded(const std::function<void()>& body) {
 }
 
 Tensor Turn::gathered(const Tensor& own) {
-  Tensor in = own, out = at::empty({ranks() * own.size(0)}, own.options());
-  guarded([&] { group_->_allgather_base(out, in)->wait(); });
-  return out.view({ranks(), own.size(0)});
+  const at::Device host = host_of(group_);
+  Tensor in = own.to(host), out = at::empty({ranks() * own.size(0)}, in.options());
+  guarded([&] { await_work(*group_->_allgather_base(out, in), group_, host); });
+  return out.cpu().view({ranks(), own.size(0)});
 }
 
 int64_t Turn::agree(const std::string& description, const std::optional<Error>& error, int64_t rows) {
@@ -150,7 +153,7 @@ Turn::Rows Turn::post(const Tensor& rows, std::vector<int64_t> sent, std::vector
 }
 
 Tensor Turn::Rows::wait() {
-  turn_->guarded([&] { work_->wait(); });
+  turn_->guarded([&] { await_work(*work_, turn_->group_, bytes_.device()); });
   return bytes_.view(dtype_);
 }
 

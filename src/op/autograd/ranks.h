@@ -44,7 +44,7 @@ class Turn {
   struct State;
   // Runs `body`; what it throws marks the group as broken and is a CommError.
   void guarded(const std::function<void()>& body);
-  at::Tensor gathered(const at::Tensor& own);  // [ranks, n] of every rank's [n]
+  at::Tensor gathered(const at::Tensor& own);  // [ranks, n] of every rank's [n], on the CPU
 
   std::string what_;
   RankGroup group_;

@@ -7,6 +7,7 @@
 #include "core/json.h"
 #include "core/refuse.h"
 #include "longstride/parallel.h"
+#include "op/autograd/devices.h"
 #include "op/autograd/exchanges.h"
 #include "op/autograd/pieces.h"
 #include "op/autograd/tensor.h"
@@ -32,7 +33,7 @@ Tensor numbers_tensor(const std::vector<int64_t>& numbers) {
 
 core::Json json_of(const std::optional<Tensor>& list) {
   if (!list) return nullptr;
-  const Tensor flat = list->to(at::kLong).contiguous().view({-1});
+  const Tensor flat = list->to(at::kCPU, at::kLong).contiguous().view({-1});
   return std::vector<int64_t>(flat.const_data_ptr<int64_t>(), flat.const_data_ptr<int64_t>() + flat.numel());
 }
 
@@ -60,6 +61,7 @@ std::string described(const RankCall& of, const Tensor& q, const Tensor& k, cons
                     {"heads of k", k.size(2)},
                     {"dim", q.size(3)},
                     {"dtype", at::toString(q.scalar_type())},
+                    {"device", c10::DeviceTypeName(q.device().type(), true)},
                     {"gradient", differentiated}}
       .dump();
 }
@@ -72,13 +74,11 @@ AttentionOptions of_one_process(const ShardedOptions& options) {
   return given;
 }
 
-void check_tensors(const Tensor& q, const Tensor& k, const Tensor& v) {
+void check_tensors(const Tensor& q, const Tensor& k, const Tensor& v, const RankGroup& group) {
   for (const auto& [name, t] : {std::pair<const char*, const Tensor&>{"q", q}, {"k", k}, {"v", v}}) {
     if (!t.defined()) core::refuse(name, "must be a tensor", "an undefined tensor");
     op::check_dense(name, op::view_of(t));
-    if (!t.is_cpu())
-      core::refuse(name, "must be on the CPU where the sequence lies in shards", t.device().str(),
-                   "move it with .cpu()");
+    op::autograd::check_device(name, t, group);
     if (t.dim() != 4)
       core::refuse(name, "must have the 4 dimensions [batch, rows, heads, dim]", op::checks::shape(op::view_of(t)));
   }
@@ -90,16 +90,19 @@ RankCallPointer agreed(Turn& turn, const RankGroup& group, Tensor& q, Tensor& k,
   std::optional<Error> error;
   bool differentiated = false;
   try {
-    check_tensors(q, k, v);
-    if (at::autocast::is_autocast_enabled(at::kCPU)) {
-      const at::ScalarType dtype = at::autocast::get_autocast_dtype(at::kCPU);
-      for (Tensor* t : {&q, &k, &v}) *t = at::autocast::cached_cast(dtype, *t, at::kCPU);
+    check_tensors(q, k, v, group);
+    const at::DeviceType device = q.device().type();
+    if (at::autocast::is_autocast_enabled(device)) {
+      const at::ScalarType dtype = at::autocast::get_autocast_dtype(device);
+      for (Tensor* t : {&q, &k, &v}) *t = at::autocast::cached_cast(dtype, *t, device);
     }
     made->call = op::autograd::make_call(pattern, of_one_process(options));
     if (auto& slopes = made->call.alibi_slopes) {
       op::checks::check_gradient_of_slopes(slopes->requires_grad());
       slopes = slopes->clone();  // the backward has them as they are now
     }
+    for (auto* list : {&made->call.blocks, &made->call.cu_seqlens, &made->call.lengths})
+      if (*list) *list = (*list)->cpu();  // a rank's plan is made on the host
     made->group = group;
     made->layout = options.sharding.layout;
     const std::vector<int64_t>& cuts = options.sharding.boundaries;
@@ -139,6 +142,7 @@ struct RankAttention : torch::autograd::Function<RankAttention> {
     context->saved_data["call"] = c10::IValue::make_capsule(call);
     context->saved_data["out"] = out.sizes().vec();
     context->saved_data["dtype"] = out.scalar_type();
+    context->saved_data["device"] = out.device();
     context->set_materialize_grads(false);
     return {out, lse};
   }
@@ -150,7 +154,8 @@ struct RankAttention : torch::autograd::Function<RankAttention> {
     // Without a gradient too: other ranks may have one, and wait for this one's part.
     const Tensor d_out = grads[0].defined() ? grads[0]
                                             : at::zeros(context->saved_data["out"].toIntVector(),
-                                                        at::dtype(context->saved_data["dtype"].toScalarType()));
+                                                        at::dtype(context->saved_data["dtype"].toScalarType())
+                                                            .device(context->saved_data["device"].toDevice()));
     const std::optional<Tensor> d_lse = grads[1].defined() ? std::optional(grads[1]) : std::nullopt;
     variable_list found = op::autograd::attend_backward(d_out, d_lse, context->get_saved_variables(), *call, turn);
     found.resize(5);
@@ -165,7 +170,7 @@ AttentionResult cp_attention(const Tensor& q, const Tensor& k, const Tensor& v, 
   if (size_of(group) == 1) {
     if (const auto& name = options.exchange; name != "auto" && name != "none" && name != "direct" && name != "ring")
       core::refuse("exchange", "must be auto, none, direct or ring on one rank", name);
-    check_tensors(q, k, v);
+    check_tensors(q, k, v, group);
     const Pieces whole(options.sharding, 1, q.size(1));
     if (whole.end != q.size(1))
       core::refuse("boundaries", fmt::format("must end with the {} rows of q", q.size(1)),

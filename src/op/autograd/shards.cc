@@ -7,6 +7,7 @@
 #include "core/json.h"
 #include "core/refuse.h"
 #include "longstride/parallel.h"
+#include "op/autograd/devices.h"
 #include "op/autograd/pieces.h"
 #include "op/autograd/ranks.h"
 #include "op/autograd/tensor.h"
@@ -163,7 +164,7 @@ Tensor unshard(const Tensor& x, const RankGroup& group, const Sharding& sharding
   std::vector<int64_t> others = x.sizes().vec();
   others.erase(others.begin() + dim);
   try {
-    if (!x.is_cpu()) core::refuse("x", "must be on the CPU where the sequence lies in shards", x.device().str());
+    op::autograd::check_device("x", x, group);
     pieces = checked();
   } catch (const Error& refused) {
     error = refused;
@@ -171,6 +172,7 @@ Tensor unshard(const Tensor& x, const RankGroup& group, const Sharding& sharding
   turn.agree(core::Json{{"dim", dim},
                         {"other sizes of x", others},
                         {"dtype", at::toString(x.scalar_type())},
+                        {"device", c10::DeviceTypeName(x.device().type(), true)},
                         {"boundaries", sharding.boundaries},
                         {"layout", sharding.layout}}
                  .dump(),

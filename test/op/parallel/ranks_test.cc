@@ -9,6 +9,8 @@
 
 #include "longstride/attention.h"
 #include "longstride/parallel.h"
+#include "longstride/parallel/work.h"
+#include "op/autograd/devices.h"
 #include "test/op/parallel/processes.h"
 #include "test/op/parallel/store_backend.h"
 
@@ -208,11 +210,75 @@ void check_failures(const RankGroup& group) {
   expect(again == fmt::format("unshard {}: the group is broken since cp_attention backward failed", place), again);
 }
 
+// Work of a GPU as a group has it: never over, or over with an error.
+class Unfinished : public c10d::Work {
+ public:
+  bool isCompleted() override { return false; }
+};
+class Failed : public c10d::Work {
+ public:
+  bool isCompleted() override { return true; }
+  std::exception_ptr exception() const override { return std::make_exception_ptr(std::runtime_error("no cable")); }
+};
+class Finished : public c10d::Work {
+ public:
+  bool isCompleted() override { return ++asked == 3; }
+  bool wait(std::chrono::milliseconds) override { return waited = true; }
+  int asked = 0;
+  bool waited = false;
+};
+
+class Gpus : public c10d::Backend {
+ public:
+  Gpus() : Backend(0, 2) {}
+  const std::string getBackendName() const override { return "gpus"; }
+  c10::intrusive_ptr<Options> getBackendOptions() override {
+    return c10::make_intrusive<Options>("gpus", std::chrono::milliseconds(40));
+  }
+  void abort() override { ++aborted; }
+  int aborted = 0;
+};
+
+std::string what_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// There need not be a GPU: what is waited for is the group's own.
+void check_devices() {
+  const auto gpus = c10::make_intrusive<Gpus>();
+  const auto group = c10::make_intrusive<c10d::ProcessGroup>(0, 2);
+  group->setBackend(at::kCUDA, c10d::ProcessGroup::BackendType::CUSTOM, gpus);
+  expect(op::autograd::host_of(group).is_cuda(), "numbers travel where the group moves any");
+  const std::string refused = what_of([&] { op::autograd::check_device("q", at::zeros({1}), group); });
+  expect(
+      refused ==
+          "q must be on a device whose tensors the group moves, which has cuda by gpus, got cpu; move the tensors, or "
+          "take a group of another backend",
+      refused);
+  expect_refused("q must be on the CPU or a CUDA device where the sequence lies in shards, got meta",
+                 [&] { op::autograd::check_device("q", at::zeros({1}, at::kMeta), group); });
+  Finished finished;
+  await_work(finished, group, at::kCUDA);
+  expect(finished.asked == 3 && finished.waited && gpus->aborted == 0, "asks until it is over, then waits");
+  Failed failed;
+  const std::string error = what_of([&] { await_work(failed, group, at::kCUDA); });
+  expect(error == "no cable" && gpus->aborted == 1, error);
+  Unfinished unfinished;
+  const std::string late = what_of([&] { await_work(unfinished, group, at::kCUDA); });
+  expect(late == "not over within 0 s" && gpus->aborted == 2, late);
+}
+
 int of_rank(int rank, int ranks, const std::string& file) {
   const RankGroup group = group_of(file, rank, ranks, "ranks");
   for (const Case& c : cases(ranks)) check_case(c, group);
   check_shards(group);
   check_refusals(group);
+  check_devices();
   check_failures(group);
   return failures() == 0 ? 0 : 1;
 }
