@@ -39,7 +39,7 @@ core::Json json_of(const std::optional<Tensor>& list) {
 
 // Slopes as ranks compare them.
 core::Json bits_of(const std::optional<Tensor>& slopes) {
-  return slopes ? json_of(slopes->contiguous().view(at::kInt)) : core::Json();
+  return slopes ? json_of(slopes->cpu().contiguous().view(at::kInt)) : core::Json();
 }
 
 // What ranks must have alike.
