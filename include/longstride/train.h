@@ -68,7 +68,7 @@ struct TrainSettings {
 
 // The processes that share a run. Each calls train_language_model with the same settings and sitting; a step is that of
 // one process within rounding, its samples shared out. The first rank alone writes, checkpoints and the log; all read
-// the text, and a checkpoint that they go on from. Groups of c10d that take tensors of the CPU.
+// the text, and a checkpoint that they go on from. Groups of c10d that take tensors of the CPU, and of the device.
 struct TrainRanks {
   RankGroup world;  // all of them; empty: this process alone
   // Ranks 0 to c - 1 of `world`, c to 2 c - 1 and so on, this one among them: each has a part of the same sequences.
@@ -90,6 +90,9 @@ struct TrainSitting {
   int64_t keep = 2;            // checkpoints
   int64_t stop_after = 0;      // steps of this sitting; 0: no such limit
   std::string log;             // JSON lines; "": none
+  // "cpu", "cuda" (the first GPU) or "cuda:1": where the model, its gradients and AdamW's moments lie. Checkpoints do
+  // not say. On GPUs this has not been run yet.
+  std::string device = "cpu";
   TrainRanks ranks;
 
   bool resumed() const { return !from.empty(); }
@@ -153,6 +156,7 @@ struct TrainSummary {
   int64_t threads = 0;
   std::string checkpoint;
   int64_t log_lines_dropped = 0;
+  int64_t peak_device_bytes = 0;  // the most that tensors on the GPU took; 0: on the CPU
 };
 
 // Trains until the budget is spent, stop_after or should_stop. Throws Error for bad input before anything is written,

@@ -8,6 +8,7 @@
 
 #include "commands.h"
 #include "core/json_text.h"
+#include "device_option.h"
 #include "file_options.h"
 #include "longstride/error.h"
 #include "number_options.h"
@@ -15,6 +16,7 @@
 #include "progress_line.h"
 #include "standard_error.h"
 #include "train/checkpoint_store.h"
+#include "train/device.h"
 #include "train/machine.h"
 #include "train/run_checkpoint.h"
 #include "train/scoring.h"
@@ -43,6 +45,7 @@ struct EvalCommand {
   int64_t windows = 32;
   bool across_files = false;
   std::string precision = "fp32";
+  std::string device = "cpu";
   int64_t threads = 0;
   std::string curve;
   bool json = false;
@@ -96,6 +99,7 @@ nlohmann::json rows_json(const std::vector<Row>& rows) {
 }
 
 int EvalCommand::run() {
+  const at::Device where = train::use_device(device);
   std::sort(contexts.begin(), contexts.end());
   contexts.erase(std::unique(contexts.begin(), contexts.end()), contexts.end());
   if (!curve.empty()) picture::check_picture_path("--curve", curve);
@@ -107,6 +111,7 @@ int EvalCommand::run() {
   const std::filesystem::path folder = train::find_checkpoint(checkpoint);
   train::use_threads(threads);
   LongNetLM model = train::load_model(folder);
+  model->to(where);
   if (const int64_t most = model->config.layer.attention.positions.max_len; contexts.back() > most) {
     throw Error(fmt::format("--contexts must be at most the model's max_len of {}, got {}", most, contexts.back()));
   }
@@ -126,7 +131,7 @@ int EvalCommand::run() {
                                          : "give longer files, shorter contexts, or --across-files"));
   }
   if (!quiet) {
-    tell("{}", train::machine_line(model->config, contexts.back(), plan.bf16));
+    tell("{}", train::machine_line(model->config, contexts.back(), plan.bf16, where));
     tell("{} windows, the last {} bytes of each scored at every context", plan.starts.size(), scored);
   }
 
@@ -207,6 +212,7 @@ void add_eval(CLI::App& app, int& exit_code) {
   sub->add_option("--precision", c.precision, "fp32, or bf16 (autocast)")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  add_device(*sub, c.device);
   sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")
       ->transform(whole_number(1, kMostThreads));
   sub->add_option("--curve,--svg", c.curve, "write the curve as a picture: FILE.svg or FILE.png")->check(output_file());

@@ -12,6 +12,7 @@
 #include "core/input_file.h"
 #include "core/json_text.h"
 #include "core/text_stream.h"
+#include "device_option.h"
 #include "file_options.h"
 #include "longstride/error.h"
 #include "number_options.h"
@@ -20,6 +21,7 @@
 #include "train/autocast_guard.h"
 #include "train/checkpoint_store.h"
 #include "train/corpus.h"
+#include "train/device.h"
 #include "train/machine.h"
 #include "train/run_checkpoint.h"
 
@@ -50,6 +52,7 @@ struct GenerateCommand {
   bool echo = false;
   bool raw = false;
   std::string precision = "fp32";
+  std::string device = "cpu";
   int64_t threads = 0;
   bool json = false;
   bool quiet = false;
@@ -79,10 +82,12 @@ int GenerateCommand::run() {
   options.seed = seed_given ? seed : std::random_device{}();
   if (to_file_end) options.stop_token = static_cast<unsigned char>(train::kFileSeparator);
   options.validate();
+  const at::Device where = train::use_device(device);
   const std::filesystem::path folder = train::find_checkpoint(checkpoint);
   const std::string given = prompt_bytes();
   train::use_threads(threads);
   LongNetLM model = train::load_model(folder);
+  model->to(where);
   if (model->config.vocab != 256) {
     throw Error(fmt::format("'{}' is no model over bytes: its vocabulary has {} entries", folder.string(),
                             model->config.vocab));
@@ -96,7 +101,8 @@ int GenerateCommand::run() {
   }
   model->eval();
   if (!quiet && !json) {
-    tell("{}; seed {}", train::machine_line(model->config, static_cast<int64_t>(given.size()) + 1, precision == "bf16"),
+    tell("{}; seed {}",
+         train::machine_line(model->config, static_cast<int64_t>(given.size()) + 1, precision == "bf16", where),
          *options.seed);
   }
 
@@ -109,8 +115,8 @@ int GenerateCommand::run() {
   std::string bytes;
   const auto start = std::chrono::steady_clock::now();
   {
-    train::AutocastGuard autocast(precision == "bf16");
-    generate(model, tokens, options, [&](const std::vector<int64_t>& row) {
+    train::AutocastGuard autocast(precision == "bf16", where.type());
+    generate(model, tokens.to(where), options, [&](const std::vector<int64_t>& row) {
       if (options.stop_token && row[0] == *options.stop_token) return false;
       const unsigned char byte = static_cast<unsigned char>(row[0]);
       bytes.push_back(static_cast<char>(byte));
@@ -161,6 +167,7 @@ void add_generate(CLI::App& app, int& exit_code) {
   sub->add_option("--precision", c.precision, "fp32, or bf16 (autocast)")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  add_device(*sub, c.device);
   sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")
       ->transform(whole_number(1, kMostThreads));
   sub->add_flag("--json", c.json, "print one JSON object in place of the text");

@@ -1,5 +1,5 @@
 // Reads torchrun's environment and makes the groups (rank_groups.h). Gloo's headers are the system's (libgloo-dev),
-// since LibTorch brings none; Gloo itself is LibTorch's. NCCL is not asked for: the trainer computes on the CPU.
+// since LibTorch brings none; Gloo itself is LibTorch's, and so is NCCL, whose header comes with torch's wheels.
 #include "rank_groups.h"
 
 #include <c10/util/Logging.h>
@@ -20,9 +20,17 @@
 #endif
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #endif
+#ifdef LONGSTRIDE_NCCL
+#ifndef USE_C10D_NCCL
+#define USE_C10D_NCCL  // likewise
+#endif
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
 
 #include "core/refuse.h"
 #include "longstride/error.h"
+#include "train/device.h"
+#include "train/ranks.h"
 
 namespace longstride::cli {
 namespace {
@@ -101,6 +109,25 @@ RankGroup make_group(const c10::intrusive_ptr<c10d::Store>& place, const std::st
   return group;
 }
 
+// Tensors of this process's GPU, the current one, travel by NCCL from now on.
+void add_nccl(const RankGroup& group, [[maybe_unused]] const c10::intrusive_ptr<c10d::Store>& place,
+              [[maybe_unused]] std::chrono::milliseconds timeout) {
+#ifdef LONGSTRIDE_NCCL
+  // LibTorch's own watchdog would end the process where a rank is lost, before it has been said which.
+  setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
+  const std::string name = group->getGroupName();
+  const auto options = c10d::ProcessGroupNCCL::Options::create();
+  options->timeout = timeout;
+  const auto store = c10::make_intrusive<c10d::PrefixStore>("nccl/" + name, place);
+  group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL,
+                    c10::make_intrusive<c10d::ProcessGroupNCCL>(store, group->getRank(), group->getSize(), options));
+  group->setGroupName(name);  // the backend's too
+#else
+  core::refuse("--device", fmt::format("must be cpu on {} ranks: this build has no NCCL", group->getSize()), "cuda",
+               "build it against a LibTorch that has CUDA and with nccl.h, or start one process");
+#endif
+}
+
 #endif
 
 }  // namespace
@@ -132,7 +159,30 @@ std::string rank_label() {
   }
 }
 
-TrainRanks join_ranks(const RankPlace& place, int64_t context_parallel, [[maybe_unused]] double timeout_seconds) {
+std::string device_of_rank(const RankPlace& place, const std::string& device) {
+  if (train::device_named(device).is_cpu() || place.ranks == 1) return device;
+  if (device != "cuda") {
+    core::refuse("--device", "must be cpu or cuda on several ranks", device,
+                 "each takes the GPU of its LOCAL_RANK; CUDA_VISIBLE_DEVICES says which GPUs there are");
+  }
+  return fmt::format("cuda:{}", whole_variable("LOCAL_RANK", 0, kMostRanks));
+}
+
+NcclScope::~NcclScope() {
+#ifdef LONGSTRIDE_NCCL
+  for (const RankGroup& group : {ranks_.world, ranks_.context}) {
+    if (!group || group->getDeviceTypes().size() < 2) continue;
+    try {
+      group->getBackend(c10::DeviceType::CUDA)->abort();
+    } catch (const std::exception&) {
+      // What has failed has been said.
+    }
+  }
+#endif
+}
+
+TrainRanks join_ranks(const RankPlace& place, int64_t context_parallel, [[maybe_unused]] double timeout_seconds,
+                      [[maybe_unused]] const std::string& device) {
   if (context_parallel < 1 || place.ranks % context_parallel != 0) {
     core::refuse("--context-parallel", fmt::format("must divide the number of ranks, {}", place.ranks),
                  std::to_string(context_parallel),
@@ -143,20 +193,26 @@ TrainRanks join_ranks(const RankPlace& place, int64_t context_parallel, [[maybe_
   const std::chrono::milliseconds timeout(static_cast<int64_t>(1000 * timeout_seconds));
   const int size = static_cast<int>(context_parallel);
   const QuietLog quiet(place.rank > 0);
+  TrainRanks ranks;
   try {
-    TrainRanks ranks;
     ranks.store = meeting_place(place, timeout);
     ranks.world = make_group(ranks.store, "all ranks", place.rank, place.ranks, timeout);
     if (size > 1) {
       const std::string name = fmt::format("sequence {}", place.rank / size);
       ranks.context = make_group(ranks.store, name, place.rank % size, size, timeout);
     }
-    return ranks;
   } catch (const std::exception& error) {
     const std::string words = error.what();
     throw std::runtime_error(fmt::format("the {} ranks did not come together at {}:{}: {}", place.ranks, place.host,
                                          place.port, words.substr(0, words.find('\n'))));
   }
+  // Together: a rank without its GPU is told of on all, which would wait for it.
+  train::Ranks(ranks).together([&] {
+    if (train::use_device(device).is_cpu()) return;
+    for (const RankGroup& group : {ranks.world, ranks.context})
+      if (group) add_nccl(group, ranks.store, timeout);
+  });
+  return ranks;
 #else
   throw Error(
       fmt::format("this build cannot train on {} ranks, since Gloo's headers were missing when it was compiled; "

@@ -6,11 +6,11 @@
 
 #include <limits>
 #include <memory>
-#include <numbers>
 
 #include "commands.h"
 #include "core/json.h"
 #include "core/json_text.h"
+#include "device_option.h"
 #include "file_options.h"
 #include "interrupt.h"
 #include "longstride/error.h"
@@ -18,15 +18,14 @@
 #include "longstride/pattern/json.h"
 #include "number_options.h"
 #include "pattern_options.h"
-#include "picture/chart.h"
 #include "progress_line.h"
 #include "rank_groups.h"
 #include "standard_error.h"
 #include "train/checkpoint_store.h"
-#include "train/machine.h"
 #include "train/ranks.h"
 #include "train/settings.h"
 #include "train/trainer.h"
+#include "train_report.h"
 
 namespace longstride::cli {
 namespace {
@@ -40,13 +39,14 @@ constexpr const char* kFooter = R"(Examples:
   longstride train --resume runs/demo --minutes 10
   torchrun --nproc-per-node 2 --no-python longstride train ~/src --batch 8 --steps 500 --out runs/two
   torchrun --nproc-per-node 4 --no-python longstride train ~/src --context-parallel 4 --context 262144 --steps 500
+  torchrun --nproc-per-node 2 --no-python longstride train ~/src --device cuda --batch 8 --steps 500
 
 Text is read as bytes. Folders are read to any depth; hidden entries, symbolic links and binary files are passed over.
 A share of the files, chosen by the hash of their names, is held out (of a single file, its tail) and never trained on.
 
 A checkpoint is a folder OUT/step-N, written beside and then named by the link OUT/latest in one rename. Ctrl-C saves
 and stops with exit code 130, a second Ctrl-C kills. --resume goes on bit for bit on the same build, machine and number
-of threads: weights, AdamW, schedule, data position, generators. A checkpoint OUT/step-N goes on only as the newest of
+of threads (on a GPU within rounding): weights, AdamW, schedule, data position, generators. A checkpoint OUT/step-N goes on only as the newest of
 its run; an older one branches off with --resume OUT/step-N --out ANOTHER, which leaves OUT as it is. The learning rate is a function of the share of the
 budget that is spent: of --steps, or of --minutes of training time summed over all sittings. With --minutes the clock
 decides, so only a budget of --steps repeats bit for bit. A budget given with --resume replaces the old one, and
@@ -225,6 +225,7 @@ void TrainCommand::add_sitting(CLI::App& app) {
       "\"model\" takes the fields of the model's config that have no option");
   config_option->check(not_empty());
   resume_option->excludes(preset_option)->excludes(config_option);
+  add_device(app, sitting.device);
   app.add_option("--threads", sitting.threads, "threads to compute with [LibTorch's choice]")
       ->transform(whole_number(1, kMostThreads));
   app.add_option("--eval-every", sitting.eval_every, "steps between held-out evaluations [a tenth of the budget]")
@@ -265,60 +266,6 @@ core::Json TrainCommand::completed(core::Json config) const {
     if (config.contains(half) && !config.contains(other) && given.contains(other)) config[other] = given[other];
   }
   return config;
-}
-
-void show_start(const TrainStart& start, int64_t eval_windows) {
-  if (start.threads_before > 0 && start.threads != start.threads_before) {
-    tell("note: {} threads, the run had {}: it goes on, but not bit for bit", start.threads, start.threads_before);
-  }
-  tell("{}", start.machine);
-  const auto length = [](int64_t bytes) { return picture::length_label(static_cast<double>(bytes)); };
-  const std::string from =
-      start.context_from < start.context ? fmt::format("from {} to ", length(start.context_from)) : "";
-  tell("{:.2f}M parameters, context {}{}, {} bytes a step; text {:.1f} MB in {} files, held out {:.1f} MB in {}",
-       static_cast<double>(start.parameters) * 1e-6, from, length(start.context), length(start.bytes_per_step),
-       static_cast<double>(start.train_bytes) * 1e-6, start.train_files,
-       static_cast<double>(start.held_out_bytes) * 1e-6, start.held_out_files);
-  if (eval_windows > 0 && start.eval_windows == 0) {
-    tell("no held-out evaluation: the held-out text is shorter than the context");
-  }
-  if (start.ranks > 1) {
-    tell("{} ranks: the samples of a step are cut in {}, each sequence in {}", start.ranks,
-         start.ranks / start.context_parallel, start.context_parallel);
-  }
-  if (start.threads_before > 0) {
-    tell("resumed behind step {}, {} of training so far", start.step, clock_text(start.seconds));
-  }
-}
-
-std::string status_text(const TrainStep& step, const TrainStart& start) {
-  const int64_t steps = start.budget_steps;
-  const double left = steps > 0 ? step.step_seconds * static_cast<double>(steps - step.step)
-                                : 60.0 * start.budget_minutes - step.seconds;
-  // What matters least stands last, where a narrow terminal cuts it off.
-  const int64_t bytes = start.bytes_per_step / start.context * step.context;
-  return fmt::format("{} left  step {}{}  loss {:.3f}  {:.3f} bits/byte  {}B/s{}", clock_text(left), step.step,
-                     steps > 0 ? fmt::format("/{}", steps) : "", step.mean_loss, step.mean_loss / std::numbers::ln2,
-                     rate_text(static_cast<double>(bytes) / step.step_seconds),
-                     step.held_out ? fmt::format("  held out {:.3f}", *step.held_out) : "");
-}
-
-std::string evaluation_text(const TrainEvaluation& evaluation) {
-  return fmt::format("{:>8}  step {:<6} held out {:.3f} bits/byte{}", clock_text(evaluation.seconds), evaluation.step,
-                     evaluation.held_out,
-                     evaluation.training ? fmt::format("   training {:.3f}", *evaluation.training) : "");
-}
-
-void print_summary(const TrainSummary& summary) {
-  fmt::print("{} behind step {}: {} of training in all, {}B/s, peak memory {:.2f} GiB\n", summary.status, summary.steps,
-             clock_text(summary.seconds), rate_text(summary.bytes_per_second),
-             static_cast<double>(train::peak_memory_bytes()) / (1 << 30));
-  if (summary.held_out) {
-    fmt::print("held-out bits per byte: {}{:.3f}\n",
-               summary.held_out_before ? fmt::format("{:.3f} -> ", *summary.held_out_before) : "", *summary.held_out);
-  }
-  fmt::print("checkpoint: {}\n", summary.checkpoint);
-  if (summary.log_lines_dropped > 0) fmt::print("log: {} lines could not be written\n", summary.log_lines_dropped);
 }
 
 TrainSummary TrainCommand::train_and_show(const TrainSettings& settings) const {
@@ -362,7 +309,9 @@ TrainSettings TrainCommand::read_settings() {
 int TrainCommand::run() {
   const RankPlace place = rank_place();
   quiet = quiet || place.rank != 0;
-  sitting.ranks = join_ranks(place, context_parallel, rank_timeout);
+  sitting.device = device_of_rank(place, sitting.device);
+  sitting.ranks = join_ranks(place, context_parallel, rank_timeout, sitting.device);
+  const NcclScope nccl(sitting.ranks);
   TrainSettings settings;
   train::Ranks(sitting.ranks).together([&] { settings = read_settings(); });
   const TrainSummary summary = train_and_show(settings);

@@ -8,8 +8,9 @@
 
 namespace longstride::train {
 
-// "2 threads of 2, AVX512, LibTorch 2.13.0, engine cpu": `bf16` and the model decide the engine.
-std::string machine_line(const LongNetLMConfig& config, int64_t context, bool bf16);
+// "2 threads on 2 processors, AVX512, LibTorch 2.13.0, fp32, engine cpu", of a GPU "cuda:0 (NVIDIA H200), LibTorch
+// ...": the device, `bf16` and the model decide the engine.
+std::string machine_line(const LongNetLMConfig& config, int64_t context, bool bf16, at::Device device);
 
 // Sets LibTorch's threads; 0 leaves its own choice. Returns the number in use.
 int64_t use_threads(int64_t threads);

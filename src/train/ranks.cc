@@ -9,12 +9,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <ranges>
 #include <stdexcept>
 #include <thread>
 
 #include "core/json_text.h"
 #include "core/refuse.h"
 #include "longstride/error.h"
+#include "longstride/parallel/work.h"
 
 namespace longstride::train {
 namespace {
@@ -126,7 +128,8 @@ void Ranks::add_up(const std::vector<at::Tensor>& tensors) const {
       count += tensors[end].numel();
     }
     std::vector<at::Tensor> bucket = {at::cat(flat)};
-    guarded("the sum of the gradients over the ranks", [&] { groups_.world->allreduce(bucket)->wait(); });
+    guarded("the sum of the gradients over the ranks",
+            [&] { await_work(*groups_.world->allreduce(bucket), groups_.world, bucket[0].device()); });
     int64_t at = 0;
     for (size_t i = begin; i < end; ++i) {
       const at::Tensor part = bucket[0].narrow(0, at, tensors[i].numel());
@@ -169,6 +172,17 @@ void Ranks::together(const std::function<void()>& body) const {
     const std::string message = fmt::format("rank {} has failed: {}", i, word.substr(1));
     if (word[0] == 'i') throw Error(message);
     throw std::runtime_error(message);
+  }
+}
+
+void Ranks::check_device(at::Device device) const {
+  for (const RankGroup& group : {groups_.world, groups_.context}) {
+    if (!group) continue;
+    const auto moved = group->getDeviceTypes();
+    if (std::ranges::any_of(moved, [&](const at::Device& its) { return its.type() == device.type(); })) continue;
+    core::refuse("ranks", fmt::format("must be groups that move tensors of {}", device.str()),
+                 fmt::format("one of {}", fmt::join(moved | std::views::transform(&at::Device::str), ", ")),
+                 "give the group a backend for the device, such as NCCL");
   }
 }
 

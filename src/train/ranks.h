@@ -42,11 +42,13 @@ class Ranks {
 
   // Every rank's values [n] in the order of ranks: [ranks, n]. Throws CommError, as all below.
   at::Tensor gathered(const at::Tensor& own) const;
-  // Replaces each tensor by its sum over the ranks, which has the same bits on all of them.
+  // Replaces each tensor, all of one device, by its sum over the ranks, which has the same bits on all of them.
   void add_up(const std::vector<at::Tensor>& tensors) const;
   // Runs `body` here. Where it throws on any rank, throws on all: that rank's own exception, or one that names the
   // rank.
   void together(const std::function<void()>& body) const;
+  // Throws Error unless the groups move tensors of such a device.
+  void check_device(at::Device device) const;
   // Throws Error on every rank unless all have the same: values by name, whose difference it tells.
   void compare(const core::Json& own) const;
 

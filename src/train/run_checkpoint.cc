@@ -129,7 +129,7 @@ fs::path save_run(const fs::path& run, LongNetLM& model, torch::optim::AdamW& op
   return checkpoint;
 }
 
-LoadedRun load_run(const fs::path& checkpoint) {
+LoadedRun load_run(const fs::path& checkpoint, at::Device device) {
   LoadedRun loaded;
   const Json state = verified_state(checkpoint);
   try {
@@ -143,6 +143,7 @@ LoadedRun load_run(const fs::path& checkpoint) {
     throw Error(fmt::format("the checkpoint '{}' is corrupt: {}: {}", checkpoint.string(), kStateFile, error.what()));
   }
   loaded.model = longstride::load_model<LongNetLM>(checkpoint);
+  loaded.model->to(device);
   loaded.training = load_tensors(checkpoint / kTrainingFile).tensors;
   return loaded;
 }
@@ -163,8 +164,11 @@ void restore_training(const LoadedRun& loaded, LongNetLM& model, torch::optim::A
     if (!loaded.training.contains("step/" + item.key())) continue;
     auto state = std::make_unique<torch::optim::AdamWParamState>();
     state->step(tensor("step/" + item.key(), one_step).item<int64_t>());
-    state->exp_avg(tensor("exp_avg/" + item.key(), item.value()).clone());
-    state->exp_avg_sq(tensor("exp_avg_sq/" + item.key(), item.value()).clone());
+    const auto moment = [&](const char* name) {
+      return tensor(name + item.key(), item.value()).to(item.value().device(), /*non_blocking=*/false, /*copy=*/true);
+    };
+    state->exp_avg(moment("exp_avg/"));
+    state->exp_avg_sq(moment("exp_avg_sq/"));
     optimizer.state()[item.value().unsafeGetTensorImpl()] = std::move(state);
   }
   at::Generator generator = at::detail::getDefaultCPUGenerator();

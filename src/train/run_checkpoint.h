@@ -38,11 +38,12 @@ struct LoadedRun {
   std::map<std::string, at::Tensor> training;  // what restore_training puts back
 };
 
-// Reads and checks everything of `checkpoint` (a folder that find_checkpoint returned). Throws Error if anything is
-// amiss.
-LoadedRun load_run(const std::filesystem::path& checkpoint);
+// Reads and checks everything of `checkpoint` (a folder that find_checkpoint returned); the model comes to lie on
+// `device`. Throws Error if anything is amiss.
+LoadedRun load_run(const std::filesystem::path& checkpoint, at::Device device = at::kCPU);
 
-// Puts the moments into `optimizer`, which holds the parameters of `model`, and the generator's state into torch.
+// Puts the moments into `optimizer`, which holds the parameters of `model`, each on its parameter's device, and
+// the state of the CPU's generator into torch.
 void restore_training(const LoadedRun& loaded, LongNetLM& model, torch::optim::AdamW& optimizer);
 
 // The model of a checkpoint, checked against its digests if it carries them (a model directory of another program has

@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "train/autocast_guard.h"
+#include "train/device.h"
 
 namespace longstride::train {
 namespace {
@@ -28,6 +29,7 @@ std::vector<double> own_bits(LongNetLM& model, const Text& text, const ScoringPl
   const bool was_training = model->is_training();
   model->eval();
   torch::NoGradGuard no_grad;
+  const at::Device device = device_of(model);
   std::vector<double> bits;
   const size_t rows = rows_a_forward(plan);
   for (size_t first = 0; first < plan.starts.size(); first += rows) {
@@ -42,11 +44,11 @@ std::vector<double> own_bits(LongNetLM& model, const Text& text, const ScoringPl
     targets.slice(1, 0, plan.context - plan.scored_bytes).fill_(LongNetLMImpl::kIgnored);
     at::Tensor nats;  // [rows, its tokens]
     {
-      AutocastGuard autocast(plan.bf16);
-      nats = model->token_losses(ranks.own(samples.slice(1, 0, plan.context)), ranks.own(targets),
+      AutocastGuard autocast(plan.bf16, device.type());
+      nats = model->token_losses(ranks.own(samples.slice(1, 0, plan.context)).to(device), ranks.own(targets).to(device),
                                  ranks.call(plan.context));
     }
-    const at::Tensor sums = nats.to(torch::kFloat64).sum(1);
+    const at::Tensor sums = nats.to(torch::kFloat64).sum(1).cpu();
     for (int64_t row = 0; row < sums.size(0); ++row) {
       bits.push_back(sums[row].item<double>() / (static_cast<double>(plan.scored_bytes) * std::numbers::ln2));
     }

@@ -24,6 +24,7 @@ Json json_of(const TrainSummary& summary) {
                {"threads", summary.threads},
                {"peak_memory_bytes", peak_memory_bytes()},
                {"checkpoint", summary.checkpoint}};
+  if (summary.peak_device_bytes > 0) json["peak_device_bytes"] = summary.peak_device_bytes;
   if (summary.log_lines_dropped > 0) json["log_lines_dropped"] = summary.log_lines_dropped;
   return json;
 }

@@ -22,6 +22,7 @@
 #include "nn/json_fields.h"
 #include "train/autocast_guard.h"
 #include "train/batches.h"
+#include "train/device.h"
 #include "train/machine.h"
 #include "train/optimizer.h"
 #include "train/ranks.h"
@@ -67,6 +68,7 @@ class Run {
   const TrainSitting& sitting_;
   const TrainObserver& observer_;
   const Ranks& ranks_;
+  at::Device device_ = at::kCPU;
   Corpus corpus_;
   std::vector<size_t> eval_starts_;
   std::unique_ptr<Batches> batches_;
@@ -74,7 +76,6 @@ class Run {
   std::unique_ptr<torch::optim::AdamW> optimizer_;
   RunPosition position_;
   std::unique_ptr<RunLog> log_;
-
   std::chrono::steady_clock::time_point began_;
   double seconds_before_ = 0.0;  // this sitting
   double clock_ = 0.0;           // the first rank's seconds when ranks last agreed
@@ -82,12 +83,11 @@ class Run {
   int64_t saved_step_ = -1;      // the step that `latest` names
   int64_t first_step_ = 0;       // of this sitting
   int64_t evaluated_step_ = -1;
-  int64_t evaluations_ = 0;    // tenths of the budget that are evaluated
-  double step_seconds_ = 0.0;  // moving mean
-  double loss_ = std::numeric_limits<double>::quiet_NaN();
-  double mean_loss_ = std::numeric_limits<double>::quiet_NaN();  // moving mean
-  double trained_seconds_ = 0.0;                                 // in steps alone
-  int64_t trained_bytes_ = 0;                                    // this sitting
+  int64_t evaluations_ = 0;                                // tenths of the budget that are evaluated
+  double step_seconds_ = 0.0;                              // moving mean
+  double loss_ = std::nan(""), mean_loss_ = std::nan("");  // of the last step; moving mean
+  double trained_seconds_ = 0.0;                           // in steps alone
+  int64_t trained_bytes_ = 0;                              // this sitting
   int64_t threads_before_ = 0;
   bool stopped_ = false;
 };
@@ -105,6 +105,8 @@ Run::Run(TrainSettings settings, const TrainSitting& sitting, const TrainObserve
 }
 
 void Run::prepare() {
+  device_ = use_device(sitting_.device);
+  ranks_.check_device(device_);
   sitting_.resumed() ? prepare_resumed() : prepare_fresh();
   place(*model_, ranks_.context(), Ranks::kLayout);
   batches_ = std::make_unique<Batches>(corpus_.train, settings_, ranks_);
@@ -130,6 +132,7 @@ Json Run::in_common() const {
   all["save_every"] = sitting_.save_every;
   all["stop_after"] = sitting_.stop_after;
   all["context_parallel"] = ranks_.context_size();
+  all["device"] = c10::DeviceTypeName(device_.type(), /*lower_case=*/true);
   return all;
 }
 
@@ -142,6 +145,7 @@ void Run::prepare_fresh() {
   position_.threads = use_threads(sitting_.threads);
   torch::manual_seed(settings_.seed);
   model_ = LongNetLM(settings_.model);
+  model_->to(device_);
   optimizer_ = std::make_unique<torch::optim::AdamW>(make_optimizer(model_, settings_));
 }
 
@@ -154,7 +158,7 @@ void Run::prepare_resumed() {
   }
   const bool branches_off = sitting_.run != sitting_.from;
   if (branches_off) check_new_run(sitting_.run);
-  LoadedRun loaded = load_run(find_checkpoint(sitting_.from));
+  LoadedRun loaded = load_run(find_checkpoint(sitting_.from), device_);
   if (ranks_.first()) core::check_output_folder(branches_off ? "--out" : "--resume", sitting_.run);
   settings_ = settings_of(changes, loaded.settings);
   settings_.validate();
@@ -193,7 +197,7 @@ void Run::announce() {
   start.eval_windows = static_cast<int64_t>(eval_starts_.size());
   start.threads = position_.threads;
   start.threads_before = threads_before_;
-  start.machine = machine_line(model_->config, settings_.context, settings_.precision == "bf16");
+  start.machine = machine_line(model_->config, settings_.context, settings_.precision == "bf16", device_);
   start.ranks = ranks_.size();
   start.context_parallel = ranks_.context_size();
   tell(observer_.on_start, start);
@@ -233,6 +237,7 @@ bool Run::step() {
   at::Generator generator = at::detail::getDefaultCPUGenerator();
   if (!ranks_.alone()) generator.set_current_seed(ranks_.seed(settings_.seed, position_.step));
   const at::Tensor generator_before = generator.get_state();
+  seed_gpu(device_, ranks_.seed(settings_.seed, position_.step));
   const double begun = share();
   const double rate = learning_rate({settings_.lr, settings_.warmup, settings_.lr_floor}, begun);
   const int64_t context = context_at(settings_.context_from, settings_.context, begun);
@@ -247,8 +252,8 @@ bool Run::step() {
     const Batch batch = batches_->at(position_.step, forward, context);
     at::Tensor loss;
     {
-      AutocastGuard autocast(settings_.precision == "bf16");
-      loss = model_->loss(batch.tokens, batch.targets, batch.call) * batch.share;
+      AutocastGuard autocast(settings_.precision == "bf16", device_.type());
+      loss = model_->loss(batch.tokens.to(device_), batch.targets.to(device_), batch.call) * batch.share;
     }
     (loss / static_cast<double>(settings_.accumulate)).backward();
     loss_sum += loss.item<double>();
@@ -346,6 +351,7 @@ TrainSummary Run::summarize(const char* status) {
   summary.bytes_per_second = trained_seconds_ > 0.0 ? static_cast<double>(trained_bytes_) / trained_seconds_ : 0.0;
   summary.threads = position_.threads;
   summary.checkpoint = (fs::path(sitting_.run) / checkpoint_name(position_.step)).string();
+  summary.peak_device_bytes = peak_bytes_on(device_);
   Json end = json_of(summary);
   end["event"] = "end";
   log_->write(end);

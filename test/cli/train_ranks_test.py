@@ -333,6 +333,17 @@ class Refused(RanksTest):
         self.refused_by_all(2, self.folder / "absent", "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--batch", "2",
                             says="absent")
 
+    def test_a_gpu_that_is_not_there(self):
+        line = [self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--batch", "2", "--device"]
+        alike = {**self.environment(0, 2, 1), "LOCAL_RANK": "99"}
+        self.environment = lambda rank, ranks, port: {**alike, "RANK": str(rank), "MASTER_PORT": str(port)}
+        self.refused_by_all(2, *line, "cuda", says="--device must be ")
+        self.refused_by_all(2, *line, "cuda", says="got cuda:99")
+        self.refused_by_all(2, *line, "cuda:1", says="--device must be cpu or cuda on several ranks, got cuda:1")
+        self.refused_by_all(2, *line, "cdua", says="unknown --device 'cdua'; one of [cpu, cuda, cuda:1]; did you mean 'cuda'?")
+        del alike["LOCAL_RANK"]
+        self.refused_by_all(2, *line, "cuda", says="LOCAL_RANK of the environment must be a whole number from 0")
+
     def test_ranks_that_differ(self):
         line = [self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--batch", "2"]
         alike = "must be the same on every rank"

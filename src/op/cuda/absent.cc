@@ -1,5 +1,6 @@
 // Builds without LONGSTRIDE_CUDA: everything on a CUDA device is refused.
 #include "core/refuse.h"
+#include "longstride/attention/gpus.h"
 #include "op/cuda/cuda.h"
 
 namespace longstride::op::cuda {
@@ -15,3 +16,7 @@ Loan lend(Place) { return {}; }
 std::vector<EngineReport> reports() { return {{"cuda", false, "this build has no CUDA engine"}}; }
 
 }  // namespace longstride::op::cuda
+
+namespace longstride {
+std::string gpu_name(int) { return ""; }
+}  // namespace longstride

@@ -9,6 +9,7 @@
 #include "engine/cuda/device.h"
 #include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/sm90.h"
+#include "longstride/attention/gpus.h"
 #include "op/cuda/cuda.h"
 #include "op/later.h"
 #include "op/memory.h"
@@ -143,3 +144,7 @@ std::vector<EngineReport> reports() {
 }
 
 }  // namespace longstride::op::cuda
+
+namespace longstride {
+std::string gpu_name(int index) { return engine::cuda::device_name(index); }
+}  // namespace longstride
