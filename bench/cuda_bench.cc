@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -36,10 +37,11 @@ void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw Error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-enum class Kind { kLongNet, kDense, kWindow, kBlocks, kGlobal, kStrided };
+enum class Kind { kLongNet, kDense, kWindow, kBlocks, kGlobal, kStrided, kShort, kGigaPath };
 
 const char* kind_name(Kind kind) {
-  static constexpr const char* kNames[] = {"longnet", "dense", "window", "blocks", "global", "strided"};
+  static constexpr const char* kNames[] = {"longnet", "dense",   "window", "blocks",
+                                           "global",  "strided", "short",  "gigapath"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -57,19 +59,25 @@ struct Shape {
   int64_t queries = 0;    // the last ones; 0: all
   bool whole = false;     // no tile is cut into parts
   bool alibi = false;
+  int64_t batch = 1;
 
   std::string name() const {
-    return fmt::format("{}{}_{}_n{}_d{}{}{}{}{}{}_{}", kind_name(kind), queries > 0 ? "_decode" : "", core::name(dtype),
-                       len, dim, causal ? "_causal" : "",
-                       dropout_p > 0   ? "_dropout"
-                       : deterministic ? "_deterministic"
-                                       : "",
-                       alibi ? "_alibi" : "", portable ? "_sm80" : "", whole ? "_whole" : "",
-                       backward ? "backward" : "forward");
+    return fmt::format(
+        "{}{}_{}{}_n{}_d{}{}{}{}{}{}_{}", kind_name(kind), queries > 0 ? "_decode" : "", core::name(dtype),
+        batch > 1 ? fmt::format("_b{}", batch) : "", len, dim, causal ? "_causal" : "",
+        dropout_p > 0   ? "_dropout"
+        : deterministic ? "_deterministic"
+                        : "",
+        alibi ? "_alibi" : "", portable ? "_sm80" : "", whole ? "_whole" : "", backward ? "backward" : "forward");
   }
   int64_t len_q() const { return queries > 0 ? queries : len; }
   Extent extent() const {
-    return {.heads = heads, .kv_heads = heads, .len_q = len_q(), .len_k = len, .query_start = len - len_q()};
+    return {.batch = batch,
+            .heads = heads,
+            .kv_heads = heads,
+            .len_q = len_q(),
+            .len_k = len,
+            .query_start = len - len_q()};
   }
   Plan plan(const engine::Problem& p, Direction d) const {
     Geometry g = portable ? sm80::geometry(dtype, dim, d) : sm90::geometry(d);
@@ -91,6 +99,11 @@ struct Shape {
         return blocks(128, GlobalLocal{.window = 1024, .global_tokens = 256});
       case Kind::kStrided:
         return blocks(128, Strided{16});
+      case Kind::kShort:
+        return Pattern::dilated({len / 4, len / 2, len}, {1, 2, 4}, {.causal = causal});
+      case Kind::kGigaPath:
+        return Pattern::dilated({1024, 5792, 32768, 185363, 1048576}, {1, 2, 4, 8, 16},
+                                {.causal = causal, .head_offset = HeadOffset::kBlock, .padding = Padding::kZeroKeys});
     }
     return Pattern::dilated({len}, {1});
   }
@@ -166,17 +179,17 @@ void fill(void* to, int64_t count, DType dtype, uint32_t seed) {
 }
 
 void run(const Shape& s, int repeats) {
-  const int64_t count = s.len * s.heads * s.dim;  // of q too, which may have fewer rows
+  const int64_t count = s.batch * s.len * s.heads * s.dim;  // of q too, which may have fewer rows
   const auto tensor = [&] { return std::make_unique<Buffer>(count * core::size_bytes(s.dtype)); };
   const auto q = tensor(), k = tensor(), v = tensor(), out = tensor();
   uint32_t seed = 0;
   for (const auto* x : {&q, &k, &v}) fill((*x)->data, count, s.dtype, ++seed);
-  Buffer lse(s.len * s.heads * sizeof(float)), dropout_seed(sizeof(int64_t));
+  Buffer lse(s.batch * s.len * s.heads * sizeof(float)), dropout_seed(sizeof(int64_t));
   check(cudaMemset(dropout_seed.data, 1, sizeof(int64_t)), "seed");
 
   engine::ForwardProblem p;
   p.dtype = s.dtype;
-  p.batch = 1;
+  p.batch = s.batch;
   p.heads = p.kv_heads = s.heads;
   p.len_q = s.len_q();
   p.len_k = s.len;
@@ -206,7 +219,7 @@ void run(const Shape& s, int repeats) {
   Pool pool;
   const engine::Workspace w = pool.workspace();
   const Plan forward_plan = s.plan(p, Direction::kForward);
-  const engine::cuda::DevicePlan uploaded(forward_plan.view(), 1, s.heads, 1);
+  const engine::cuda::DevicePlan uploaded(forward_plan.view(), s.batch, s.heads, 1);
   std::function<void()> call = [&] { (s.portable ? sm80::forward : sm90::forward)(p, uploaded, w, nullptr); };
   PlanCounts counts = longstride::count(forward_plan.view(), extent);
   int64_t plan_bytes = uploaded.bytes();
@@ -225,7 +238,7 @@ void run(const Shape& s, int repeats) {
     g.dk = to(*dk);
     g.dv = to(*dv);
     const Plan plan = s.plan(p, Direction::kTransposed);
-    transposed = std::make_unique<engine::cuda::DevicePlan>(plan.view(), 1, s.heads, 1);
+    transposed = std::make_unique<engine::cuda::DevicePlan>(plan.view(), s.batch, s.heads, 1);
     counts = longstride::count(plan.view(), extent);
     plan_bytes = transposed->bytes();
     pool.held_bytes = 0;
@@ -237,9 +250,12 @@ void run(const Shape& s, int repeats) {
   for (int i = 0; i < 3; ++i) call();
   check(cudaDeviceSynchronize(), "warm-up");
   std::vector<float> times;
+  std::vector<double> host;  // until the call returns, the GPU idle before it
   for (int i = 0; i < repeats; ++i) {
     check(cudaEventRecord(begin), "event");
+    const auto began = std::chrono::steady_clock::now();
     call();
+    host.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began).count());
     check(cudaEventRecord(end), "event");
     check(cudaEventSynchronize(end), "kernels");
     times.push_back(0);
@@ -248,20 +264,22 @@ void run(const Shape& s, int repeats) {
   check(cudaEventDestroy(begin), "event");
   check(cudaEventDestroy(end), "event");
   std::sort(times.begin(), times.end());
+  std::sort(host.begin(), host.end());
   const double ms = times[times.size() / 2];
   const double rate = (s.backward ? 10.0 : 4.0) * static_cast<double>(s.dim) / (ms * 1e9);
   cudaDeviceProp device;
   check(cudaGetDeviceProperties(&device, 0), "device");
   fmt::print(
       "{{\"case\": \"{}\", \"device\": \"{}\", \"heads\": {}, \"median_ms\": {:.3f}, \"quartile1_ms\": {:.3f}, "
-      "\"quartile3_ms\": {:.3f}, \"plan_tflops\": {:.1f}, \"useful_tflops\": {:.1f}, \"nominal_tflops\": {:.1f}, "
+      "\"quartile3_ms\": {:.3f}, \"host_us\": {:.1f}, \"plan_tflops\": {:.1f}, \"useful_tflops\": {:.1f}, "
+      "\"nominal_tflops\": {:.1f}, "
       "\"keys_a_row\": {:.0f}, \"merged_rows\": {:.3f}, \"split_tiles\": {}, \"parts\": {}, \"workspace_mib\": {:.1f}, "
       "\"plan_mib\": {:.2f}, \"repeats\": "
       "{}}}\n",
-      s.name(), device.name, s.heads, ms, times[times.size() / 4], times[times.size() * 3 / 4],
+      s.name(), device.name, s.heads, ms, times[times.size() / 4], times[times.size() * 3 / 4], host[host.size() / 2],
       rate * static_cast<double>(counts.computed_pairs), rate * static_cast<double>(counts.seen_pairs),
       nominal_flops(s.pattern(), extent, s.dim) * (s.backward ? 2.5 : 1.0) / (ms * 1e9), counts.computed_per_row(),
-      static_cast<double>(counts.merged_rows) / static_cast<double>(s.len_q() * s.heads), counts.split_tiles,
+      static_cast<double>(counts.merged_rows) / static_cast<double>(s.batch * s.len_q() * s.heads), counts.split_tiles,
       counts.parts, static_cast<double>(pool.held_bytes) / 1048576, static_cast<double>(plan_bytes) / 1048576, repeats);
   std::fflush(stdout);
 }
@@ -291,6 +309,22 @@ std::vector<Shape> shapes() {
         all.push_back(s);
       }
     }
+  }
+  for (const bool backward : {false, true}) {
+    for (const auto& [batch, len, dim, causal] : {std::tuple{64, 512, 64, false},
+                                                  {32, 1024, 128, true},
+                                                  {64, 128, 64, false},
+                                                  {8, 1024, 64, true},
+                                                  {16, 2048, 128, false}}) {
+      for (const Kind kind : {Kind::kShort, Kind::kDense}) {
+        Shape s{len, dim, causal, kind, backward};
+        s.heads = 8;
+        s.batch = batch;
+        all.push_back(s);
+      }
+    }
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16})
+      all.push_back({10001, 48, false, Kind::kGigaPath, backward, dtype});
   }
   for (const int64_t len : {2048, 4096, 8192, 16384}) all.push_back({len, 128, false, Kind::kLongNet, false});
   for (const Kind kind : {Kind::kLongNet, Kind::kDense}) {

@@ -141,6 +141,7 @@ struct Geometry {
   double merge_columns = 64;        // price of one row of a partial level: as much as this many columns
   double run_columns =
       8;  // fixed price of one (run, residue, column block): as much as this many columns, times tile_rows
+  double tile_columns = 8;                       // fixed price of a tile: as much as this many columns, times tile_rows
   static constexpr int32_t kMostWorkers = 1024;  // a level has four parts a worker, and Tile::merge_count 16 bits
   int32_t workers = 1;       // that share the tiles of one level of one class; 1: no tile is cut into parts
   double part_columns = 64;  // fixed price of a part of a tile, beside merging its rows: as much as this many columns,

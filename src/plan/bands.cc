@@ -84,7 +84,7 @@ class TileCost {
 
   // Of a tile of `rows` rows in which the columns between `edges` are seen where `seen` says so.
   double operator()(int64_t rows, const std::vector<int64_t>& edges, const std::vector<Interval>& seen) const {
-    int64_t columns = 0, blocks = 1;
+    int64_t columns = 0, blocks = 0;
     size_t next = 0;
     for (size_t e = 0; e + 1 < edges.size(); ++e) {
       while (next < seen.size() && seen[next].end <= edges[e]) ++next;
@@ -93,8 +93,7 @@ class TileCost {
       columns += width;
       blocks += ceil_divide(width, geometry_.column_block);
     }
-    return static_cast<double>(rounded_rows(rows, geometry_) * columns) +
-           geometry_.run_columns * (geometry_.tile_rows * blocks);
+    return static_cast<double>(rounded_rows(rows, geometry_) * columns) + fixed_price(blocks, geometry_);
   }
 
  private:

@@ -100,6 +100,7 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
     hash.add(value);
   hash.add(g.merge_columns);
   hash.add(g.run_columns);
+  hash.add(g.tile_columns);
   hash.add(g.part_columns);
   hash.add(static_cast<int64_t>(key.direction));
   return hash.value();

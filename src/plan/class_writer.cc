@@ -172,14 +172,14 @@ void ClassWriter::add_line(Tiler& tiler, int64_t stride, int64_t begin, int64_t 
     tile.run_count = static_cast<uint32_t>(plan_.runs.size()) - tile.run_begin;
     tile.phantom_count = static_cast<uint16_t>(plan_.phantoms.size() - tile.phantom_begin);
     const int64_t padded_rows = rounded_rows(rows, scope_.geometry);
-    int64_t pairs = 0, blocks = 1;
+    int64_t pairs = 0, blocks = 0;
     for (size_t r = tile.run_begin; r < plan_.runs.size(); ++r) {
       const Run& run = plan_.runs[r];
       pairs += computed_pairs(run, padded_rows, scope_.transposed, scope_.geometry) * run.residues;
       if (scope_.geometry.workers > 1) blocks += begun_blocks(run, scope_.transposed, scope_.geometry);
     }
     costs_.push_back(pairs);
-    const double cost = static_cast<double>(pairs) + scope_.geometry.run_columns * (scope_.geometry.tile_rows * blocks);
+    const double cost = static_cast<double>(pairs) + fixed_price(blocks, scope_.geometry);
     longest_ = std::max(longest_, cost);
     total_ += cost;
     plan_.tiles.push_back(tile);

@@ -28,6 +28,7 @@ void check_geometry(const Geometry& geometry) {
   if (geometry.diagonal_rows < 1) refuse("diagonal_rows", geometry.diagonal_rows);
   if (!(geometry.merge_columns >= 0)) refuse("merge_columns", geometry.merge_columns);
   if (!(geometry.run_columns >= 0)) refuse("run_columns", geometry.run_columns);
+  if (!(geometry.tile_columns >= 0)) refuse("tile_columns", geometry.tile_columns);
   if (geometry.workers < 1 || geometry.workers > Geometry::kMostWorkers) refuse("workers", geometry.workers);
   if (!(geometry.part_columns >= 0)) refuse("part_columns", geometry.part_columns);
 }

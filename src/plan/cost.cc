@@ -125,12 +125,12 @@ class Pricer {
     runs_.clear();
     tiler_.emit(rows, runs_, nullptr);
     const int64_t padded_rows = rounded_rows(rows, geometry);
-    int64_t pairs = 0, blocks = 1;  // a tile itself is worth a block: its rows are read and written
+    int64_t pairs = 0, blocks = 0;
     for (const Run& run : runs_) {
       pairs += computed_pairs(run, padded_rows, scope_.transposed, geometry) * run.residues;
       blocks += begun_blocks(run, scope_.transposed, geometry);
     }
-    const double cost = static_cast<double>(pairs) + geometry.run_columns * (geometry.tile_rows * blocks);
+    const double cost = static_cast<double>(pairs) + fixed_price(blocks, geometry);
     const double a_row = cost / rows * r.share;
     const double bytes = static_cast<double>(sizeof(Tile) + runs_.size() * sizeof(Run)) / rows * r.share;
     total.as_base += a_row;

@@ -7,6 +7,8 @@
 #include <queue>
 #include <vector>
 
+#include "plan/run_cost.h"
+
 namespace longstride::plan {
 namespace {
 
@@ -39,7 +41,7 @@ class Schedule {
 
 double end_of(const Division& division, std::span<const TileCost> tiles, bool partial, const Geometry& geometry) {
   const double part_price = geometry.part_columns * geometry.tile_rows;
-  const double tile_price = geometry.run_columns * geometry.tile_rows;  // its rows are read and written
+  const double tile_price = fixed_price(0, geometry);
   Schedule parts(geometry.workers), rest(geometry.workers);
   double merging = 0;
   for (const TileCost& tile : tiles) {

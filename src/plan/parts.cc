@@ -40,7 +40,7 @@ class Cutter {
   Cutter(int64_t stride, const Scope& scope) : stride_(stride), scope_(scope) {}
 
   TileCost cost_of(const Tile& tile, std::span<const Run> runs, int64_t repeats) const {
-    TileCost sum{.cost = scope_.geometry.run_columns * scope_.geometry.tile_rows, .repeats = repeats};
+    TileCost sum{.cost = fixed_price(0, scope_.geometry), .repeats = repeats};
     double by_cost = 0, rows = 0;
     for (const Run& run : runs) {
       const double cost = cost_of(run, rounded_rows(tile.rows, scope_.geometry));

@@ -51,6 +51,11 @@ inline int64_t begun_blocks(const Run& run, bool transposed, const Geometry& geo
   return core::ceil_divide(columns, geometry.column_block) * run.residues;
 }
 
+// What a tile of so many blocks costs beside its pairs.
+inline double fixed_price(int64_t blocks, const Geometry& geometry) {
+  return geometry.tile_rows * (geometry.tile_columns + geometry.run_columns * static_cast<double>(blocks));
+}
+
 inline int64_t rounded_rows(int64_t rows, const Geometry& geometry) {
   return core::ceil_divide(rows, geometry.row_quantum) * geometry.row_quantum;
 }

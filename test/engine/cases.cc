@@ -176,7 +176,7 @@ Case make_case(const Choice& choice, uint64_t seed, Poison poison, const Adjust&
   c.geometry.column_block = static_cast<int32_t>(draw.one_of({4, 8, 16, 128}));
   c.geometry.row_quantum = static_cast<int32_t>(draw.one_of({1, 4, 16}));
   c.geometry.merge_columns = static_cast<double>(draw.one_of({0, 2, 16, 64}));
-  c.geometry.run_columns = static_cast<double>(draw.one_of({0, 2, 8}));
+  c.geometry.run_columns = c.geometry.tile_columns = static_cast<double>(draw.one_of({0, 2, 8}));
 
   oracle::Options& o = c.options;
   o.batch = 1 + draw.below(2);

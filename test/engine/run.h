@@ -36,7 +36,7 @@ struct Results {
 // A geometry whose plans have every long tile cut into parts: nothing costs but pairs.
 inline Geometry eager(Geometry g, int32_t workers) {
   g.workers = workers;
-  g.merge_columns = g.part_columns = g.run_columns = 0;
+  g.merge_columns = g.part_columns = g.run_columns = g.tile_columns = 0;
   return g;
 }
 

@@ -254,7 +254,7 @@ void expect_random_exact(uint64_t seed, int64_t scale) {
   geometry.column_block = static_cast<int32_t>(one_of({1, 4, 16, 128}));
   geometry.row_quantum = static_cast<int32_t>(one_of({1, 4, 16}));
   geometry.merge_columns = static_cast<double>(one_of({0, 1, 64}));
-  geometry.run_columns = static_cast<double>(one_of({0, 1, 8}));
+  geometry.run_columns = geometry.tile_columns = static_cast<double>(one_of({0, 1, 8}));
   SCOPED_TRACE("rerun: LONGSTRIDE_SEED=" + std::to_string(seed) + " plan_test --gtest_filter=Compile.Random*");
   expect_exact(Pattern::dilated(segments, rates, options), e, geometry);
 }
@@ -311,6 +311,22 @@ TEST(Compile, PermutedHeadsAndRowsHaveTheSameTiles) {
     }
     if (testing::Test::HasFailure()) return;
   }
+}
+
+// Where segments are shorter than a tile, one tile for several of them computes pairs in vain, which is cheaper than
+// more tiles when a tile has a price of its own.
+TEST(Compile, ATileHasAPrice) {
+  const Pattern pattern = Pattern::dilated({128, 256, 512}, {1, 2, 4});
+  const Extent e{.len_q = 512, .len_k = 512};
+  const auto tiles = [&](double price) {
+    const Plan plan = compile(pattern, e, {.row_quantum = 64, .tile_columns = price});
+    int64_t sum = 0;
+    for (const Section& s : plan.sections) sum += s.tile_count * s.repeats;
+    return sum;
+  };
+  EXPECT_GT(tiles(0), tiles(256));
+  expect_exact(pattern, e, {.row_quantum = 64, .tile_columns = 256});
+  EXPECT_THROW(tiles(-1), Error);
 }
 
 TEST(Compile, APatternThatShowsNothingIsRefused) {

@@ -148,11 +148,11 @@ TEST(Counts, RowsAtTheDiagonalAreComputedByBands) {
   EXPECT_THROW(compile(dense, e, geometry), Error);
 }
 
-// Two segments of 24 tokens in one tile of 48 rows, since runs are dear: each run serves the rows of its own segment.
+// Two segments of 24 tokens in one tile of 48 rows, since tiles are dear: each run serves the rows of its own segment.
 TEST(Counts, ARunCostsTheRowsThatItServes) {
   const Pattern dense = Pattern::dilated({24}, {1});
   const Extent e{.len_q = 48, .len_k = 48};
-  Geometry geometry{.tile_rows = 64, .column_block = 16, .run_columns = 1000};
+  Geometry geometry{.tile_rows = 64, .column_block = 16, .tile_columns = 1000};
   EXPECT_EQ(count(compile(dense, e, geometry).view(), e).computed_pairs, 48 * 48);
   geometry.run_row_quantum = 16;
   EXPECT_EQ(count(compile(dense, e, geometry).view(), e).computed_pairs, 2 * 32 * 24);

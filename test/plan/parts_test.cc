@@ -81,7 +81,7 @@ TEST(PlanParts, ShowWhatThePatternShows) {
   test::for_each_case(600, test::Poison::kNone, [&](const test::Case& c) {
     for (const Direction direction : kBoth) {
       Geometry g = c.geometry;
-      g.merge_columns = g.part_columns = g.run_columns = 0;
+      g.merge_columns = g.part_columns = g.run_columns = g.tile_columns = 0;
       const Plan whole = compile(c.pattern(), c.extent(), g, direction);
       for (const int32_t workers : {2, 5, 16}) {
         g.workers = workers;

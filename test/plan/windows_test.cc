@@ -27,7 +27,8 @@ Geometry geometry(Direction direction, bool causal) {
           .column_quantum = 32,
           .run_row_quantum = 16,
           .diagonal_rows = 32,
-          .run_columns = forward ? 400.0 / 256 : 400.0 / 128};
+          .run_columns = forward ? 400.0 / 256 : 400.0 / 128,
+          .tile_columns = forward ? 400.0 / 256 : 400.0 / 128};
 }
 
 Pattern alone(const BlockPattern& block, bool causal) { return Pattern::block_sparse({block}, causal); }

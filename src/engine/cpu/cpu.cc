@@ -21,6 +21,7 @@ Geometry geometry(core::DType, int64_t, bool causal, Direction direction) {
   g.column_quantum = kGroup;
   g.run_row_quantum = kRowQuantum;
   g.run_columns = 400.0 / g.tile_rows;  // a run costs as much as so many pairs; 1024 measured alike
+  g.tile_columns = g.run_columns;
   g.diagonal_rows = kDiagonalRows;
   return g;
 }

@@ -40,6 +40,7 @@ double blocks_of_launch(const PlanView& plan, const std::vector<double>& of_tile
 
 struct CutLevel {
   int32_t begin = 0, long_count = 0, count = 0;  // of PlanOrder::sections; the long ones first
+  bool has_runs = false;
 };
 
 CutLevel cut(const PlanView& plan, const Level& level, const std::vector<double>& of_tile, double longest,
@@ -47,6 +48,7 @@ CutLevel cut(const PlanView& plan, const Level& level, const std::vector<double>
   CutLevel result{.begin = static_cast<int32_t>(to.size())};
   std::vector<Section> rest;
   for (const Section& section : plan.sections_of(level)) {
+    for (const Tile& tile : plan.tiles_of(section)) result.has_runs = result.has_runs || tile.run_count > 0;
     int64_t count = 0;  // up to the last long tile
     for (int64_t n = 0; n < section.tile_count; ++n)
       if (of_tile[section.tile_begin + n] > longest) count = n + 1;
@@ -106,6 +108,7 @@ PlanOrder order_of(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_
         int32_t map = 0;
         LaunchOrder& launch =
             launch_of(plan.levels[n].partial ? order.partial : order.base, plan.levels[n].stride, map);
+        launch.merges_only = launch.merges_only && !level.has_runs;
         const int64_t before = launch.lanes.empty() ? 0 : launch.lanes.back().item_end;
         launch.lanes.push_back({before + tiles * group, plan.levels[n].stride, begin, count,
                                 static_cast<int32_t>(place / kv_heads), static_cast<int32_t>(place % kv_heads), map});

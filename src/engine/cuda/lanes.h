@@ -17,6 +17,7 @@ struct LaunchOrder {
   static constexpr int kMostStrides = 8;  // a launch is given the tensor maps of so many
   std::vector<Lane> lanes;
   std::vector<int64_t> strides;  // Lane::map indexes it
+  bool merges_only = true;       // no tile has runs
 };
 
 struct PlanOrder {

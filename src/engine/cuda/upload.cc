@@ -91,6 +91,7 @@ void DevicePlan::upload(const PlanView& plan) {
       to[n].count = static_cast<int32_t>(from[n].lanes.size());
       to[n].items = from[n].lanes.back().item_end;
       to[n].strides = from[n].strides;
+      to[n].merges_only = from[n].merges_only;
     }
   };
   add_launches(base_, order.base);

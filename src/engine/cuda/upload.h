@@ -15,6 +15,7 @@ struct LaunchLanes {
   int32_t count = 0;
   int64_t items = 0;             // tiles x query heads
   std::vector<int64_t> strides;  // Lane::map indexes it
+  bool merges_only = false;
 };
 
 class DevicePlan {

@@ -117,7 +117,7 @@ TEST(CudaHost, GeometryIsWhatTheKernelsTile) {
     const Geometry g = sm90::geometry(direction);
     EXPECT_EQ(g.tile_rows, 128);
     EXPECT_EQ(g.column_block, direction == Direction::kForward ? 128 : 64);
-    EXPECT_EQ(g.row_quantum, 64);
+    EXPECT_EQ(g.row_quantum, 128);
   }
 }
 
@@ -249,6 +249,25 @@ TEST(CudaHost, LongTilesOfAllHeadsComeFirst) {
     check_order(Pattern::block_sparse({strided}, true), extent, geometry, direction);
     check_order(groups.with_blocks({global}), extent, eager(geometry, 7), direction);
   }
+}
+
+// A base launch that only merges is known as such: a decoding step whose keys were cut into parts, and nothing else.
+TEST(CudaHost, LaunchesThatOnlyMergeAreKnown) {
+  const auto order = [](const Pattern& pattern, const Extent& extent, int32_t workers) {
+    Geometry geometry = sm90::geometry(Direction::kForward);
+    geometry.workers = workers;
+    const Plan plan = compile(pattern, extent, geometry, Direction::kForward);
+    return order_of(plan.view(), extent.batch, extent.kv_heads, 1, 132);
+  };
+  const Extent step{.heads = 4, .kv_heads = 4, .len_q = 1, .len_k = 8192, .query_start = 8191};
+  const Pattern dense = Pattern::dilated({8192}, {1}, {.causal = true});
+  const PlanOrder parts = order(dense, step, 8);
+  ASSERT_EQ(parts.partial.size(), 1);
+  EXPECT_FALSE(parts.partial[0].merges_only);
+  EXPECT_TRUE(parts.base[0].merges_only);
+  EXPECT_FALSE(order(dense, step, 1).base[0].merges_only);
+  const Extent whole{.heads = 4, .kv_heads = 4, .len_q = 8192, .len_k = 8192};
+  EXPECT_FALSE(order(Pattern::dilated({512, 8192}, {1, 16}, {.causal = true}), whole, 1).base[0].merges_only);
 }
 
 // Every item of a launch is found: its lane, level, section, repeat and member.

@@ -139,6 +139,8 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
     BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
     if constexpr (kAgain) {
       index = p.again[index];
+    } else if (p.items <= gridDim.x) {
+      index = p.items;  // and tickets were not made ready
     } else {
       if (first_lane) index = atomicAdd(p.ticket, 1ull) + gridDim.x;
       index = __shfl_sync(~0u, index, 0);
@@ -370,6 +372,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     init_barriers(s);
   }
   __syncthreads();
+  if (p.partial) asm volatile("griddepcontrol.launch_dependents;");  // a kernel of merges gets ready meanwhile
   constexpr int kFirst = 128 * Shape::kConsumers;
   if (threadIdx.x >= kFirst) {
     cutlass::arch::warpgroup_reg_dealloc<40>();

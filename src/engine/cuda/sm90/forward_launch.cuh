@@ -12,13 +12,13 @@
 #include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/forward.cuh"
 #include "engine/cuda/sm90/launches.h"
+#include "engine/cuda/sm90/merge_tiles.h"
 #include "longstride/error.h"
 
 namespace longstride::engine::cuda::sm90 {
 
 template <class Shape>
-void launch_levels(const ForwardProblem& p, const DevicePlan& plan, const LaunchLanes& lanes, bool partial,
-                   float* partial_out, float2* partial_softmax, unsigned long long* ticket, int64_t* again,
+void launch_levels(const ForwardProblem& p, const LaunchLanes& lanes, const ForwardParams& params,
                    cudaStream_t stream) {
   MapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
@@ -29,15 +29,21 @@ void launch_levels(const ForwardProblem& p, const DevicePlan& plan, const Launch
     maps.of_stride[i].v =
         make_maps(p.v, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kColumns, Shape::kBox);
   }
+  constexpr int kBytes = sizeof(ForwardStorage<Shape>);
+  static_assert(kBytes <= 227 * 1024);
+  auto* kernel = forward_kernel<Shape>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+        "shared memory of the forward kernel");
+  const int blocks = static_cast<int>(std::min<int64_t>(multiprocessors(), lanes.items));
+  kernel<<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
+  check(cudaGetLastError(), "launch of the forward kernel");
+}
+
+// What all launches of a problem share.
+inline ForwardParams forward_params(const ForwardProblem& p, const DevicePlan& plan) {
   ForwardParams params;
   params.plan = plan.arrays();
-  params.lanes = lanes.lanes;
-  params.lane_count = lanes.count;
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);
-  params.items = lanes.items;
-  params.ticket = ticket;
-  params.again = again;
-  params.partial = partial;
   params.query_start = static_cast<int32_t>(p.query_start);
   params.len_q = static_cast<int32_t>(p.len_q);
   params.len_k = static_cast<int32_t>(p.len_k);
@@ -56,34 +62,39 @@ void launch_levels(const ForwardProblem& p, const DevicePlan& plan, const Launch
   params.out_len_stride = p.out.len_stride;
   params.out_head_stride = p.out.head_stride;
   params.lse = static_cast<float*>(p.lse);
-  params.partial_out = partial_out;
-  params.partial_softmax = partial_softmax;
   params.partial_rows = plan.partial_rows();
-  constexpr int kBytes = sizeof(ForwardStorage<Shape>);
-  static_assert(kBytes <= 227 * 1024);
-  auto* kernel = forward_kernel<Shape>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-        "shared memory of the forward kernel");
-  const int blocks = static_cast<int>(std::min<int64_t>(multiprocessors(), lanes.items));
-  kernel<<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
-  check(cudaGetLastError(), "launch of the forward kernel");
+  return params;
 }
 
 template <class Tag, int kDim, class Calls>
 void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& scratch) {
   using Shape = ForwardShape<ElementOf<Tag>, kDim, Calls>;
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
-  auto* ticket = scratch.take<unsigned long long>(plan.launches());
-  auto* partial_out = scratch.take<float>(slots * Shape::kDim);
-  auto* partial_softmax = scratch.take<float2>(slots);
+  ForwardParams params = forward_params(p, plan);
+  params.ticket = scratch.take<unsigned long long>(plan.launches());
+  params.partial_out = scratch.take<float>(slots * Shape::kDim);
+  params.partial_softmax = scratch.take<float2>(slots);
   int64_t items = 0;
   for (const auto* levels : {&plan.partial(), &plan.base()})
     for (const LaunchLanes& lanes : *levels) items = std::max(items, lanes.items);
-  auto* again = scratch.take<int64_t>(items);
-  check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), scratch.stream()), "tickets");
-  for (const bool partial : {true, false})
-    for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base())
-      launch_levels<Shape>(p, plan, lanes, partial, partial_out, partial_softmax, ticket++, again, scratch.stream());
+  params.again = scratch.take<int64_t>(items);
+  if (items > multiprocessors())  // else no block of the grid takes a second item
+    check(cudaMemsetAsync(params.ticket, 0, plan.launches() * sizeof(*params.ticket), scratch.stream()), "tickets");
+  for (const bool partial : {true, false}) {
+    for (const LaunchLanes& lanes : partial ? plan.partial() : plan.base()) {
+      params.lanes = lanes.lanes;
+      params.lane_count = lanes.count;
+      params.items = lanes.items;
+      params.partial = partial;
+      if (!partial && lanes.merges_only) {
+        const bool early = &lanes == &plan.base().front() && !plan.partial().empty();
+        launch_merges<Tag>(params, kDim, early, scratch.stream());
+      } else {
+        launch_levels<Shape>(p, lanes, params, scratch.stream());
+      }
+      ++params.ticket;
+    }
+  }
 }
 
 }  // namespace longstride::engine::cuda::sm90
