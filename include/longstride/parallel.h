@@ -28,12 +28,11 @@ struct Sharding {
   std::string layout = "contiguous";
 };
 
-struct ShardedOptions : CallOptions {  // of the whole sequence, alike on every rank
+// Options of attention(), of the whole sequence, alike on every rank; an Error where dropout, gates or query_start is
+// set. alibi_slopes are those of all ranks' heads, on the CPU, the same values on every rank: with them all ranks
+// divide the heads, exchange "heads(ranks)", since others give a rank rows of which its engine knows no distance.
+struct ShardedOptions : AttentionOptions {
   Sharding sharding;
-  std::optional<double> scale;  // of q.k; unset: 1 / sqrt(dim)
-  // As attention() has them, float32 [heads of all ranks], on the CPU, the same values on every rank. With them all
-  // ranks divide the heads, exchange "heads(ranks)": others give a rank rows of which its engine knows no distance.
-  std::optional<at::Tensor> alibi_slopes;
   // How rows travel. "direct": all that a rank needs at once; "ring": from one rank at a time; "heads(u)": u
   // neighbouring ranks divide the heads; "none": an Error if any would travel; "auto": none or direct, with slopes
   // heads of all.

@@ -3,17 +3,15 @@
 import functools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import Any, Literal, TypedDict, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from . import _direct
 from ._pattern import Pattern
 from ._refusal import refuse
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 Lengths = Tensor | Sequence[int] | None
 # A default of dropout_p that is an integer: torch.compile makes an input of its graph of a float one.
@@ -38,6 +36,9 @@ class ListOptions(CallOptions, total=False):
 
     blocks: Tensor | None
     gates: Tensor | None
+
+
+LIST_OPTIONS = tuple(sorted(ListOptions.__optional_keys__))
 
 
 class GroupOptions(CallOptions, total=False):
@@ -133,24 +134,26 @@ def attention(
         ValueError: before any work, with the argument, what it must be, what it was and what to do.
     """
     call = call_of(
-        pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, scale, query_start, dropout_p, deterministic
-    )
+        pattern, cu_seqlens=cu_seqlens, lengths=lengths, scale=scale, alibi_slopes=alibi_slopes, query_start=query_start,
+        dropout_p=dropout_p, dropout_seed=dropout_seed, deterministic=deterministic, blocks=blocks, gates=gates,
+    )  # fmt: skip
     out, lse = _direct.attention(q, k, v, *call)
     return (out, lse) if return_lse else out
 
 
 def call_of(
     pattern: Pattern | str,
-    blocks: Tensor | None,
-    gates: Tensor | None,
-    alibi_slopes: Tensor | None,
-    cu_seqlens: Lengths,
-    lengths: Lengths,
-    dropout_seed: Tensor | None,
-    scale: float | None,
-    query_start: int | None,
-    dropout_p: float,
-    deterministic: bool,
+    *,
+    blocks: Tensor | None = None,
+    gates: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    cu_seqlens: Lengths = None,
+    lengths: Lengths = None,
+    dropout_seed: Tensor | None = None,
+    scale: float | None = None,
+    query_start: int | None = None,
+    dropout_p: float = NO_DROPOUT,
+    deterministic: bool = False,
 ) -> tuple[str, tuple[Tensor | None, ...], dict[str, Any]]:
     """The operator's arguments after q, k and v: the pattern's text, the tensors, the settings that are set."""
     if isinstance(pattern, Pattern):
@@ -248,22 +251,15 @@ def dilated_attention(
     mixing: str = "joint",
     average: bool = False,
     padding: str = "masked",
-    cu_seqlens: Lengths = None,
-    lengths: Lengths = None,
-    scale: float | None = None,
-    alibi_slopes: Tensor | None = None,
-    query_start: int | None = None,
-    dropout_p: float = NO_DROPOUT,
-    dropout_seed: Tensor | None = None,
-    deterministic: bool = False,
     return_lse: bool = False,
+    **options: "Unpack[CallOptions]",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """LongNet's dilated attention by its own arguments: `attention` with `Pattern.dilated` of these lists.
 
     Args:
         segment_lengths, dilation_rates, causal, head_offset, offsets, mixing, average, padding: as in
             `Pattern.dilated`.
-        q, k, v and the others: as in `attention`.
+        q, k, v, **options: as in `attention`.
     Returns:
         What `attention` returns.
     Raises:
@@ -280,21 +276,7 @@ def dilated_attention(
         average,
         padding,
     )
-    return attention(
-        q,
-        k,
-        v,
-        pattern,
-        cu_seqlens=cu_seqlens,
-        lengths=lengths,
-        scale=scale,
-        alibi_slopes=alibi_slopes,
-        query_start=query_start,
-        dropout_p=dropout_p,
-        dropout_seed=dropout_seed,
-        deterministic=deterministic,
-        return_lse=return_lse,
-    )
+    return attention(q, k, v, pattern, return_lse=return_lse, **options)
 
 
 @overload
@@ -317,50 +299,24 @@ def block_sparse_attention(
     block_size: int,
     *,
     causal: bool = False,
-    cu_seqlens: Lengths = None,
-    lengths: Lengths = None,
-    scale: float | None = None,
-    alibi_slopes: Tensor | None = None,
-    query_start: int | None = None,
-    dropout_p: float = NO_DROPOUT,
-    dropout_seed: Tensor | None = None,
-    deterministic: bool = False,
-    blocks: Tensor | None = None,
-    gates: Tensor | None = None,
     return_lse: bool = False,
     **fields: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Block-sparse attention by one rule of blocks: `attention` with `Pattern.block_sparse`.
 
     Args:
-        rule, block_size, causal, **fields: as in `Pattern.block_sparse`; a union of rules is a `Pattern`, for
-            `attention`.
-        blocks: of the rule "list", int32 [rows, 4] on any device.
-        q, k, v and the others: as in `attention`.
+        rule, block_size, causal, and the rule's fields: as in `Pattern.block_sparse`; a union of rules is a `Pattern`,
+            for `attention`.
+        q, k, v, and `attention`'s options among the fields: as there; `blocks` are those of the rule "list".
     Returns:
         What `attention` returns.
     Raises:
         ValueError: what both raise.
     """
+    options = {name: fields.pop(name) for name in LIST_OPTIONS if name in fields}
     make = traced_block_sparse if torch.compiler.is_compiling() else Pattern.block_sparse
     pattern = make(rule, constant(block_size), causal=causal, **{name: constant(v) for name, v in fields.items()})
-    return attention(
-        q,
-        k,
-        v,
-        pattern,
-        cu_seqlens=cu_seqlens,
-        lengths=lengths,
-        scale=scale,
-        alibi_slopes=alibi_slopes,
-        query_start=query_start,
-        dropout_p=dropout_p,
-        dropout_seed=dropout_seed,
-        deterministic=deterministic,
-        blocks=blocks,
-        gates=gates,
-        return_lse=return_lse,
-    )
+    return attention(q, k, v, pattern, return_lse=return_lse, **options)
 
 
 @overload
@@ -387,21 +343,14 @@ def sliding_window_attention(
     *,
     sink_tokens: int = 0,
     causal: bool = False,
-    cu_seqlens: Lengths = None,
-    lengths: Lengths = None,
-    scale: float | None = None,
-    alibi_slopes: Tensor | None = None,
-    query_start: int | None = None,
-    dropout_p: float = NO_DROPOUT,
-    dropout_seed: Tensor | None = None,
-    deterministic: bool = False,
     return_lse: bool = False,
+    **options: "Unpack[CallOptions]",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention within a window by token: `attention` with `Pattern.sliding_window`.
 
     Args:
         left, right, sink_tokens, causal: as in `Pattern.sliding_window`.
-        q, k, v and the others: as in `attention`.
+        q, k, v, **options: as in `attention`.
     Returns:
         What `attention` returns.
     Raises:
@@ -417,13 +366,6 @@ def sliding_window_attention(
         causal=causal,
         **sides,
         sink_tokens=constant(sink_tokens),
-        cu_seqlens=cu_seqlens,
-        lengths=lengths,
-        scale=scale,
-        alibi_slopes=alibi_slopes,
-        query_start=query_start,
-        dropout_p=dropout_p,
-        dropout_seed=dropout_seed,
-        deterministic=deterministic,
         return_lse=return_lse,
+        **options,
     )

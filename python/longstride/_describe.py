@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _registration
-from ._attention import NO_DROPOUT, Lengths, call_of
+from ._attention import ListOptions, Unpack, call_of
 from ._pattern import Pattern
 from ._refusal import refuse
 
@@ -60,33 +60,20 @@ def describe(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | str,
-    *,
-    cu_seqlens: Lengths = None,
-    lengths: Lengths = None,
-    scale: float | None = None,
-    alibi_slopes: Tensor | None = None,
-    query_start: int | None = None,
-    dropout_p: float = NO_DROPOUT,
-    dropout_seed: Tensor | None = None,
-    deterministic: bool = False,
-    blocks: Tensor | None = None,
-    gates: Tensor | None = None,
+    **options: "Unpack[ListOptions]",
 ) -> Description:
     """Which engine `attention` would take for these arguments, and its plans: tiles, runs, pairs, bytes. Nothing is run.
 
     Args:
         q, k, v: as in `attention`, on the CPU or a CUDA device. Their values are not read:
             `torch.empty(1, 1, 1, 64).expand(1, 1 << 20, 8, 64)` stands for a million tokens without their memory.
-        pattern and the others: as in `attention`.
+        pattern, **options: as in `attention`.
     Returns:
         A `Description`: print it, or read its numbers.
     Raises:
         ValueError: what `attention` raises; tensors on another device.
     """
-    call = call_of(
-        pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, dropout_seed, scale, query_start, dropout_p, deterministic
-    )
-    text, tensors, settings = call
+    text, tensors, settings = call_of(pattern, **options)
     _registration.refuse_gradients(tensors)
     if q.device.type not in ("cpu", "cuda"):
         refuse("q", "must be on the CPU or a CUDA device", q.device, "a plan is made for an engine")

@@ -180,6 +180,12 @@ def named(given: Sequence[Any], settings: dict[str, Any]) -> tuple[dict[str, Ten
     return tensors, {"query_start": None, "dropout_p": 0.0, **settings}
 
 
+def all_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Every setting of a call in the order of the schema, those that are not given at their defaults."""
+    arguments = torch.ops.longstride.attention.default._schema.arguments
+    return {a.name: given.get(a.name, a.default_value) for a in arguments if a.kwarg_only}
+
+
 def forward_fake(q, k, v, pattern, *given, **settings):
     check_call(q, k, v, *named(given, settings))
     return q.new_empty(q.shape), q.new_empty((q.size(0), q.size(2), q.size(1)), dtype=lse_dtype(q))

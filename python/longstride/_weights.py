@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._attention import Lengths, numbers
+from ._attention import ListOptions, Unpack, call_of
 from ._pattern import Pattern, text_of
 from ._refusal import refuse
 from ._registration import refuse_gradients
@@ -31,13 +31,7 @@ def attention_weights(
     q: Tensor,
     k: Tensor,
     pattern: Pattern | str,
-    *,
-    cu_seqlens: Lengths = None,
-    lengths: Lengths = None,
-    scale: float | None = None,
-    alibi_slopes: Tensor | None = None,
-    query_start: int | None = None,
-    blocks: Tensor | None = None,
+    **options: "Unpack[ListOptions]",
 ) -> Tensor:
     """P(q, k) = m e^(score - lse) of every pair, 0 where nothing is seen. The C++ function of this name; no gradient.
 
@@ -45,7 +39,8 @@ def attention_weights(
     row of weights, which adds up to 1, or the query sees nothing.
 
     Args:
-        q, k, pattern and the others: as in `attention`. bfloat16 and float16 are computed in float32.
+        q, k, pattern, **options: as in `attention`, without dropout and gates. bfloat16 and float16 are computed in
+            float32.
     Returns:
         [batch, heads, len_q, len_k], dtype of lse: float32, float64 for float64. At most 2^26 weights.
     Raises:
@@ -53,14 +48,17 @@ def attention_weights(
             have no column.
     """
     pattern = alone(pattern)
-    text, rows = pattern.call_arguments(blocks)
-    tensors = (rows, None, alibi_slopes, numbers(cu_seqlens), numbers(lengths), None)
+    text, tensors, settings = call_of(pattern, **options)
+    if "dropout_p" in settings:
+        remedy = "leave it out: weights are those that dropout has not touched"
+        refuse("dropout_p", "must be 0 for weights", settings["dropout_p"], remedy)
+    if options.get("gates") is not None:
+        refuse("gates", "must be None for weights", "gates", "leave them out: they are all 1")
     refuse_gradients(tensors)
-    settings = {} if query_start is None else {"query_start": query_start}
     call = torch.ops.longstride.attention
     with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         # What is wrong with these arguments is said of them, and not of those below.
-        _, lse = call(q, k, k, text, *tensors, **settings, scale=scale)
+        _, lse = call(q, k, k, text, *tensors, **settings)
         batch, len_k, kv_heads, dim = k.shape
         if lse.numel() * len_k > MOST_WEIGHTS:
             count = " x ".join(map(str, (*lse.shape, len_k)))
@@ -68,7 +66,7 @@ def attention_weights(
         columns = max(dim, LEAST_COLUMNS)
         # Zeros beside a row leave its products as they are.
         q, k = (torch.nn.functional.pad(t.to(lse.dtype), (0, columns - dim)) for t in (q, k))
-        settings["scale"] = 1 / math.sqrt(dim) if scale is None else scale
+        settings.setdefault("scale", 1 / math.sqrt(dim))
         weights = lse.new_empty(*lse.shape, len_k)
         for first in range(0, len_k, columns):
             last = min(first + columns, len_k)

@@ -82,12 +82,12 @@ class Ranks:
         as_tensor = [None if x is None else torch.tensor(x) for x in (cu_seqlens, lengths)]
         text, blocks = ls.Pattern.from_json(pattern).call_arguments(None) if isinstance(pattern, str) else pattern
         at = boundaries_tensor(boundaries)
-        options = (text, blocks, *as_tensor, scale, at, layout, ranks)
+        shards, call = (at, layout, ranks), (text, blocks, None, None, *as_tensor, None, scale)
         self.calls = []
         length = whole[0].size(1)
         for rank in range(ranks):
             own = positions_of(rank, length, ranks, "zigzag" if layout == "zigzag" else "even" if at.numel() == 2 else "uneven")
-            self.calls.append((own, options + (rank,)))
+            self.calls.append((own, (*shards, rank, *call)))
         self.whole, self.ranks = whole, ranks
         self.milliseconds = [0.0] * ranks
 

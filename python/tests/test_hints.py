@@ -71,19 +71,29 @@ def overloads():
     return found
 
 
+def options_of(annotation):
+    """Names of a typed dictionary that **options unpack."""
+    from longstride import _attention
+
+    return list(typing.get_type_hints(getattr(_attention, annotation.removeprefix("Unpack[").removesuffix("]"))))
+
+
 def test_overloads_take_what_the_functions_take():
     from longstride import _attention
 
     found = overloads()
     assert set(found) == {"attention", "dilated_attention", "block_sparse_attention", "sliding_window_attention"}
     for name, variants in found.items():
-        own = inspect.signature(getattr(_attention, name)).parameters
+        own = []
+        for parameter in inspect.signature(getattr(_attention, name)).parameters.values():
+            of_dict = parameter.kind is parameter.VAR_KEYWORD and parameter.annotation is not typing.Any
+            own += options_of(parameter.annotation) if of_dict else [parameter.name]
         returned = []
         for variant in variants:
             given = [argument.arg for argument in variant.args.args + variant.args.kwonlyargs]
             options = ast.unparse(variant.args.kwarg.annotation).strip("'")
             if options != "Any":
-                given += typing.get_type_hints(getattr(_attention, options.removeprefix("Unpack[").removesuffix("]")))
+                given += options_of(options)
                 assert sorted(given) == sorted(own)
             else:
                 assert set(given) <= set(own) and "fields" in own  # **fields may hold anything

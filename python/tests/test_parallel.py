@@ -387,6 +387,8 @@ def call(q, *arguments, **options):
     (
         (lambda q: call(q, boundaries=25), "q must have the 25 rows of the shard of rank 0"),
         (lambda q: call(q, dropout_p=0.1), "dropout_p must be 0 in cp_attention, got 0.1"),
+        (lambda q: call(q, dropout_seed=q), "dropout_seed must be None in cp_attention, got one"),
+        (lambda q: call(q, query_start=0), "query_start must be None in cp_attention, got 0; decode with attention"),
         (lambda q: call(q, exchange="rign"), "exchange must be one of auto, none, direct, ring, heads.u., got 'rign'"),
         (lambda q: call(q, exchange="heads(2)"), "exchange must be one of auto, none, direct, ring on one rank, got 'he"),
         (lambda q: call(q, validate=True), 'validate must be "first" or "always", got True'),
@@ -411,7 +413,7 @@ def test_refusals_of_one_rank(refused, text):
 def test_an_operator_checks_its_tensors():
     """Whoever calls a rank's operators by themselves: sizes are checked before memory is read."""
     q, k, v = inputs(length=8)
-    rank = (q, k, v, PATTERN.json(), None, None, None, None, torch.tensor([0, 24]), "contiguous", 3, 1)
+    rank = (q, k, v, torch.tensor([0, 24]), "contiguous", 3, 1, PATTERN.json())
     operators = torch.ops.longstride
     out, lse = operators.cp_forward_pieces(*rank)
     rows, joined = operators.cp_counts(*rank)
@@ -426,8 +428,12 @@ def test_an_operator_checks_its_tensors():
         (lambda: operators.cp_backward_gathered(out, lse[:1], out, lse, keys, *rank), "d_lse must have the shape"),
         (lambda: operators.cp_backward_pieces(out, None, out, lse, keys, keys, *rank), "d_queries must have the shape"),
         (lambda: operators.cp_add_returned(received, k, v, *rank), "returned must have the shape"),
-        (lambda: operators.cp_counts(*rank[:-1], 3), r"rank must be in \[0, 3\), got 3"),
-        (lambda: operators.cp_counts(*rank[:-2], 0, 0), "ranks must be in"),
+        (lambda: operators.cp_counts(*rank[:-2], 3, rank[-1]), r"rank must be in \[0, 3\), got 3"),
+        (lambda: operators.cp_counts(*rank[:-3], 0, 0, rank[-1]), "ranks must be in"),
+        (lambda: operators.cp_counts(*rank, dropout_p=0.5), "dropout_p must be 0 where the sequence lies in shards, got 0.5"),
+        (lambda: operators.cp_counts(*rank, dropout_seed=rows), "dropout_seed must be unset where the sequence lies in sh"),
+        (lambda: operators.cp_counts(*rank, gates=out), "gates must be unset where the sequence lies in shards, got a ten"),
+        (lambda: operators.cp_counts(*rank, query_start=1), "query_start must be unset where the sequence lies in shards"),
         (lambda: operators.cp_pack(q[:, 1:], k[:, 1:], v[:, 1:], *rank[3:]), "q must have the 8 rows of the shard of"),
     ):
         with pytest.raises(ValueError, match=text):

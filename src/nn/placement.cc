@@ -55,10 +55,8 @@ AttentionResult Placement::attention(const at::Tensor& q, const at::Tensor& k, c
                       "decode in one process: place(*module, {})");
   if (call.gates) refuse_over_ranks("gates", "unset", "a tensor", "leave it out");
   ShardedOptions options;
-  static_cast<CallOptions&>(options) = call;
+  static_cast<AttentionOptions&>(options) = call;
   options.sharding = {std::exchange(options.boundaries, {}), layout};
-  options.scale = call.scale;
-  options.alibi_slopes = call.alibi_slopes;
   return cp_attention(q, k, v, pattern, group, options);
 }
 

@@ -3,53 +3,12 @@
 // words for (autograd, shapes, autocast) op/autograd adds.
 #include "op/schema.h"
 
-#include <type_traits>
-
+#include "op/call_schema.h"
 #include "op/kernels.h"
 #include "op/library.h"
 
 namespace longstride::op {
 namespace {
-
-using MaybeTensor = std::optional<Tensor>;
-
-template <class Field>
-constexpr const char* schema_type() {
-  if constexpr (std::is_same_v<Field, std::string>) return "str";
-  if constexpr (std::is_same_v<Field, MaybeTensor>) return "Tensor?";
-  if constexpr (std::is_same_v<Field, std::optional<double>>) return "float?";
-  if constexpr (std::is_same_v<Field, std::optional<int64_t>>) return "SymInt?";
-  if constexpr (std::is_same_v<Field, double>) return "float";
-  if constexpr (std::is_same_v<Field, bool>) return "bool";
-}
-
-// Tensors stand before the star: torch.library registers no gradient for keyword-only ones.
-std::string call_schema() {
-  std::string text;
-  bool starred = false;
-  const Call call;
-  Call::fields(call, [&]<class Field>(const std::string& name, const std::string& otherwise, const Field&) {
-    const bool may_be_positional = std::is_same_v<Field, std::string> || std::is_same_v<Field, MaybeTensor>;
-    if (!may_be_positional && !starred) {
-      text += ", *";
-      starred = true;
-    }
-    text += std::string(", ") + schema_type<Field>() + " " + name + (otherwise.empty() ? "" : "=" + otherwise);
-  });
-  return text;
-}
-
-// A field as LibTorch hands it over, and from that.
-template <class Field>
-using Handed = std::conditional_t<std::is_same_v<Field, std::string>, StringHandle, Field>;
-template <class Field>
-Field taken(Handed<Field>& handed) {
-  if constexpr (std::is_same_v<Field, std::string>) {
-    return take(handed);
-  } else {
-    return std::move(handed);
-  }
-}
 
 // Functions of the operators' signatures around the kernels.
 template <class Arguments>

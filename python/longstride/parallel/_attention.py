@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _registration, _transforms
-from .._attention import NO_DROPOUT, Lengths, attention, numbers
+from .._attention import NO_DROPOUT, ListOptions, Unpack, attention, call_of
 from .._pattern import Pattern
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
@@ -21,6 +21,8 @@ from ._shards import Boundaries, boundaries_tensor, check_device, check_rows, pi
 
 # Exchanges that run; the planner knows more (docs/parallel.md).
 EXCHANGES = ("auto", "none", "direct", "ring")  # and "heads(u)"
+# Of a call's tensors those that a rank reads on the host.
+ON_HOST = ("blocks", "cu_seqlens", "lengths")
 
 
 def cp_attention(
@@ -34,15 +36,8 @@ def cp_attention(
     layout: str = "contiguous",
     exchange: str = "auto",
     validate: str = "first",
-    cu_seqlens: Lengths = None,
-    lengths: Lengths = None,
-    scale: float | None = None,
-    dropout_p: float = NO_DROPOUT,
-    deterministic: bool = False,
-    blocks: Tensor | None = None,
-    gates: Tensor | None = None,
-    alibi_slopes: Tensor | None = None,
     return_lse: bool = False,
+    **options: "Unpack[ListOptions]",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`attention` over a sequence of which every rank of a process group holds a shard: its rows of out, exactly.
 
@@ -75,27 +70,21 @@ def cp_attention(
             beside. One that cannot be had is an error that names those that can.
         validate: whether ranks compare their calls: "first": before the first one of its shapes and options;
             "always": before every one, at a wait for all ranks each.
-        cu_seqlens, lengths: of the whole sequence, as in `attention`; the same on every rank.
-        scale, blocks, deterministic: as in `attention`.
-        alibi_slopes: as in `attention`, of all heads: the same values on every rank, which compares them (and waits for
-            a device). With them all ranks divide the heads, exchange "heads(ranks)", which "auto" is then: others give
-            a rank rows of which its engine knows no distance.
-        dropout_p, gates: must be 0 and None.
         return_lse: whether to return (out, lse) in place of out.
+        **options: those of `attention` (cu_seqlens, lengths, scale, blocks, deterministic, ...), of the whole sequence and
+            the same on every rank; dropout_p must be 0, and gates and query_start None. With alibi_slopes, those of
+            all heads, which ranks compare (and wait for a device), all ranks divide the heads, exchange "heads(ranks)",
+            which "auto" is then: others give a rank rows of which its engine knows no distance.
     Returns:
         out [batch, rows, heads, dim], dtype of q; lse [batch, heads, rows], float32 (float64 for float64 inputs).
     Raises:
         ValueError: on every rank, before a row has travelled: what is wrong with a rank's call, or what differs.
         CommError: a rank has ended or is late.
     """
-    given = {
-        "boundaries": boundaries, "layout": layout, "exchange": exchange, "validate": validate, "cu_seqlens": cu_seqlens,
-        "lengths": lengths, "scale": scale, "dropout_p": dropout_p, "deterministic": deterministic,
-        "blocks": blocks, "gates": gates, "alibi_slopes": alibi_slopes, "return_lse": return_lse,
-    }  # fmt: skip
-    if torch.compiler.is_compiling():
-        return in_graph(q, k, v, pattern, group, **given)
-    return at_once(q, k, v, pattern, group, **given)
+    ways = {"boundaries": boundaries, "layout": layout, "exchange": exchange, "validate": validate}
+    run = in_graph if torch.compiler.is_compiling() else at_once
+    out, lse = run(q, k, v, pattern, group, options, **ways)
+    return (out, lse) if return_lse else out
 
 
 @torch.compiler.assume_constant_result
@@ -105,18 +94,14 @@ def group_in_graph(group: Any) -> str:
     return "none" if ranks.size == 1 else ranks.name
 
 
-def in_graph(
-    q, k, v, pattern, group, *, boundaries, scale, dropout_p, deterministic, blocks, gates, alibi_slopes, cu_seqlens,
-    lengths, return_lse, **named,
-):  # fmt: skip
+def in_graph(q, k, v, pattern, group, options, *, boundaries, **ways) -> tuple[Tensor, Tensor]:
     """What can be traced of a call; all else, and every refusal, is the operator's (_graphs.py)."""
     name = group_in_graph(group)
     if name == "none":
-        check_options(dropout_p, gates)
-        given = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks, "alibi_slopes": alibi_slopes}
-        return attention(q, k, v, pattern, **given, scale=scale, deterministic=deterministic, return_lse=return_lse)
-    check_slopes(alibi_slopes)
-    text, blocks = pattern_arguments(pattern, blocks)
+        check_options(**options)
+        return attention(q, k, v, pattern, **options, return_lse=True)
+    check_slopes(options.get("alibi_slopes"))
+    text, tensors, settings = call_of(pattern, **options)
     differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     q, k, v = cast(q, k, v)
     cuts = boundaries if isinstance(boundaries, Tensor) else None
@@ -126,86 +111,71 @@ def in_graph(
         boundaries = [0, boundaries]
     elif boundaries is not None:
         boundaries = list(boundaries)
-    out, lse = torch.ops.longstride.cp_attention(
-        q, k, v, text, blocks, gates, alibi_slopes, numbers(cu_seqlens), numbers(lengths), cuts, boundaries=boundaries,
-        group=name, scale=scale, dropout_p=dropout_p, deterministic=deterministic, gradient=differentiated, **named,
-    )  # fmt: skip
-    return (out, lse) if return_lse else out
+    return torch.ops.longstride.cp_attention(
+        q, k, v, text, *tensors, cuts, boundaries=boundaries, group=name, gradient=differentiated, **ways, **settings
+    )
 
 
 @torch.compiler.disable
-def at_once(
-    q, k, v, pattern, group, *, exchange, validate, cu_seqlens, lengths, blocks, boundaries, layout, scale, dropout_p,
-    deterministic, gates, alibi_slopes, return_lse,
-):  # fmt: skip
+def at_once(q, k, v, pattern, group, options, *, validate, **ways) -> tuple[Tensor, Tensor]:
     ranks = ranks_of(group)
     check_validate(validate)
-    options = (dropout_p, deterministic, gates, alibi_slopes, boundaries, layout, blocks, cu_seqlens, lengths, scale)
     on_device = isinstance(q, Tensor) and q.is_cuda
     with torch.cuda.device(q.device) if on_device else contextlib.nullcontext():
-        out, lse = attend(q, k, v, pattern, ranks, exchange, validate, *options)
-    return (out, lse) if return_lse else out
+        return attend(q, k, v, pattern, ranks, options, validate=validate, **ways)
 
 
 def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pattern: Pattern | str,
-    ranks: Ranks,
-    exchange: str,
-    validate: str,
-    dropout_p: float,
-    deterministic: bool,
-    gates: Tensor | None,
-    alibi_slopes: Tensor | None,
-    boundaries: Boundaries,
-    layout: str,
-    blocks: Tensor | None,
-    cu_seqlens: Lengths,
-    lengths: Lengths,
-    scale: float | None,
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern | str, ranks: Ranks, options: ListOptions, *,
+    boundaries: Boundaries, layout: str, exchange: str, validate: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(out, lse), the device of q being the current one."""
     if ranks.size == 1:
         check_exchange(exchange)
         if exchange not in EXCHANGES:
             refuse("exchange", f"must be one of {', '.join(EXCHANGES)} on one rank", repr(exchange))
-        check_options(dropout_p, gates)
+        check_options(**options)
         check_alone(q, boundaries, layout)
-        given = {"cu_seqlens": cu_seqlens, "lengths": lengths, "blocks": blocks, "alibi_slopes": alibi_slopes}
-        return attention(q, k, v, pattern, **given, scale=scale, deterministic=deterministic, return_lse=True)
+        return attention(q, k, v, pattern, **options, return_lse=True)
     differentiated = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (q, k, v))
     q, k, v, call = agreed(
-        "cp_attention", q, k, v, pattern, ranks, exchange=exchange, validate=validate, cu_seqlens=cu_seqlens,
-        lengths=lengths, blocks=blocks, boundaries=boundaries, layout=layout, scale=scale, dropout_p=dropout_p,
-        deterministic=deterministic, gates=gates, alibi_slopes=alibi_slopes, also={"gradient": differentiated},
+        "cp_attention", q, k, v, pattern, ranks, options, boundaries=boundaries, layout=layout, exchange=exchange,
+        validate=validate, also={"gradient": differentiated},
     )  # fmt: skip
     return RankAttention.apply(q, k, v, call)
 
 
 def agreed(
-    what: str, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern | str, ranks: Ranks, *, exchange: str, validate: str,
-    cu_seqlens: Lengths, lengths: Lengths, blocks: Tensor | None, boundaries: Boundaries, layout: str,
-    scale: float | None, dropout_p: float, deterministic: bool, gates: Tensor | None, alibi_slopes: Tensor | None,
-    also: dict[str, Any],
+    what: str, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern | str, ranks: Ranks, options: ListOptions, *,
+    boundaries: Boundaries, layout: str, exchange: str, validate: str, also: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor, Call]:  # fmt: skip
     """q, k and v as they are computed with, and the call that all ranks are about to make, `also` included."""
     error: Exception | None = None
     arguments: tuple[Any, ...] = ()
+    described: dict[str, Any] = {}
     try:
-        check_options(dropout_p, gates)
+        check_options(**options)
         if not isinstance(exchange, str):
             refuse("exchange", "must be a name", exchange)
         check_shard(q, k, v, ranks)
-        check_slopes(alibi_slopes)
-        # Kept for the backward as they are now.
-        slopes = None if alibi_slopes is None else alibi_slopes.clone()
+        check_slopes(options.get("alibi_slopes"))
         q, k, v = cast(q, k, v)
-        text, blocks = pattern_arguments(pattern, blocks)
+        text, tensors, settings = call_of(pattern, **options)
         at = boundaries_tensor(q.size(1) * ranks.size if boundaries is None else boundaries)
-        on_host = tuple(None if t is None else t.cpu() for t in (blocks, numbers(cu_seqlens), numbers(lengths)))
-        arguments = (text, *on_host, scale, at, layout, ranks.size, ranks.rank, bool(deterministic), slopes)
+        # Kept for the backward as they are now.
+        tensors = tuple(
+            None if t is None else t.cpu() if name in ON_HOST else t.clone()
+            for name, t in zip(_registration.TENSORS, tensors)
+        )
+        all_settings = _registration.all_settings(settings)
+        arguments = (at, layout, ranks.size, ranks.rank, text, *tensors, *all_settings.values())
+        described = {
+            "pattern": text,
+            **{name: fingerprint(bits(t)) for name, t in zip(_registration.TENSORS, tensors)},
+            **all_settings,
+            "boundaries": at.tolist(),
+            "layout": layout,
+        }
         rows, joined = torch.ops.longstride.cp_counts(q, k, v, *arguments)
         steps, heads = torch.ops.longstride.cp_exchange(exchange, q, k, v, *arguments)
     except (ValueError, TypeError) as refused:
@@ -213,7 +183,7 @@ def agreed(
     if error is not None:
         agree(what, ranks, {}, 0, error, validate)
     sent, received = rows.tolist()
-    description = {**describe(q, k, arguments), "exchange": exchange, "validate": validate, **also}
+    description = {**described, **shapes(q, k), "exchange": exchange, "validate": validate, **also}
     total = agree(what, ranks, description, sum(sent), None, validate)
     if exchange == "none" and total > 0:
         refuse("exchange", f"must not be none where queries see keys of other ranks, {total} rows in all", "none",
@@ -238,11 +208,18 @@ def check_alone(q: Tensor, boundaries: Boundaries, layout: str) -> None:
     check_rows("q", q, q.size(1), pieces, ranks_of("none"))
 
 
-def check_options(dropout_p: float, gates: Tensor | None) -> None:
+def check_options(
+    dropout_p: float = NO_DROPOUT, dropout_seed: Tensor | None = None, gates: Tensor | None = None,
+    query_start: int | None = None, **others: Any,
+) -> None:  # fmt: skip
     if dropout_p != 0:
         refuse("dropout_p", "must be 0 in cp_attention", dropout_p, "drop pairs in attention(), on one rank")
+    if dropout_seed is not None:
+        refuse("dropout_seed", "must be None in cp_attention", "one", "drop pairs in attention(), on one rank")
     if gates is not None:
         refuse("gates", "must be None in cp_attention", "a tensor", "learn blocks with attention(), on one rank")
+    if query_start is not None:
+        refuse("query_start", "must be None in cp_attention", query_start, "decode with attention(), on one rank")
 
 
 def check_slopes(alibi_slopes: Tensor | None) -> None:
@@ -271,27 +248,14 @@ def cast(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
     return _registration.autocast(q, k, v) if torch.is_autocast_enabled(q.device.type) else [q, k, v]
 
 
-def pattern_arguments(pattern: Pattern | str, blocks: Tensor | None) -> tuple[str, Tensor | None]:
-    if isinstance(pattern, Pattern):
-        return pattern.call_arguments(blocks)
-    if not isinstance(pattern, str):
-        refuse("pattern", "must be a Pattern or its JSON text", type(pattern).__name__)
-    return pattern, blocks
+def bits(t: Tensor | None) -> Tensor | None:
+    """Numbers that can be compared as integers."""
+    return t.view(torch.int32) if t is not None and t.dtype == torch.float32 else t
 
 
-def describe(q: Tensor, k: Tensor, arguments: tuple) -> dict[str, Any]:
-    """What of tensors and options ranks must have alike."""
-    text, blocks, cu_seqlens, lengths, scale, boundaries, layout, _, _, deterministic, slopes = arguments
+def shapes(q: Tensor, k: Tensor) -> dict[str, Any]:
+    """What of tensors ranks must have alike."""
     return {
-        "pattern": text,
-        "blocks": fingerprint(blocks),
-        "cu_seqlens": fingerprint(cu_seqlens),
-        "lengths": fingerprint(lengths),
-        "scale": scale,
-        "boundaries": boundaries.tolist(),
-        "layout": layout,
-        "deterministic": deterministic,
-        "alibi_slopes": fingerprint(None if slopes is None else slopes.view(torch.int32)),
         "batch": q.size(0),
         "heads of q": q.size(2),
         "heads of k": k.size(2),

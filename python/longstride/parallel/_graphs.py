@@ -7,27 +7,31 @@ tensors has to: the rows of keys travel once more. So ranks have to compile alik
 import torch
 from torch import Tensor
 
-from .._registration import lse_dtype
+from .._registration import TENSORS, lse_dtype
 from ._attention import agreed, way_of
+from ._call import Call
 from ._ranks import ranks_of
 
 LIBRARY = torch.library.Library("longstride", "FRAGMENT")
-CALL = (
-    "str pattern, Tensor? blocks, Tensor? gates, Tensor? alibi_slopes, Tensor? cu_seqlens, Tensor? lengths, "
-    "Tensor? cuts, *, SymInt[]? boundaries, str group, str layout, str exchange, str validate, float? scale, "
-    "float dropout_p, bool deterministic, bool gradient"
-)
+
+
+def call_schema() -> str:
+    """The arguments behind q, k and v: those of attention, and where its rows lie."""
+    text = str(torch.ops.longstride.attention.default._schema)
+    tensors, settings = text[text.index("str pattern") : text.rindex(") -> ")].split(", *, ")
+    ways = "SymInt[]? boundaries, str group, str layout, str exchange, str validate, bool gradient"
+    return f"{tensors}, Tensor? cuts=None, *, {ways}, {settings}"
 
 
 def call_of(
-    what: str, q, k, v, pattern, blocks, gates, alibi_slopes, cu_seqlens, lengths, cuts, *, boundaries, group, gradient,
-    **named,
-):  # fmt: skip
+    what: str, q, k, v, pattern, *tensors, boundaries, group, layout, exchange, validate, gradient, **settings
+) -> tuple[Tensor, Tensor, Tensor, Call]:
     """(q, k, v, Call), on every rank or none."""
+    *given, cuts = *tensors, *[None] * (len(TENSORS) + 1 - len(tensors))
     return agreed(
-        what, q, k, v, pattern, ranks_of(group), blocks=blocks, gates=gates, alibi_slopes=alibi_slopes,
-        cu_seqlens=cu_seqlens, lengths=lengths, boundaries=boundaries if cuts is None else cuts,
-        also={"gradient": gradient, "compiled": True}, **named,
+        what, q, k, v, pattern, ranks_of(group), {**dict(zip(TENSORS, given)), **settings},
+        boundaries=boundaries if cuts is None else cuts, layout=layout, exchange=exchange, validate=validate,
+        also={"gradient": gradient, "compiled": True},
     )  # fmt: skip
 
 
@@ -69,14 +73,15 @@ def gradients(ctx, d_out: Tensor | None, d_lse: Tensor | None):
     found = torch.ops.longstride.cp_attention_backward(
         d_out, d_lse, q, k, v, out, lse, ctx.pattern, *tensors, **ctx.named
     )  # fmt: skip
-    return *found, *[None] * 7
+    return *found, *[None] * (len(tensors) + 1)
 
 
 def register() -> None:
+    call = call_schema()
     tags = (torch.Tag.pt2_compliant_tag,)
     results = "Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse"
-    LIBRARY.define(f"cp_attention(Tensor q, Tensor k, Tensor v, {CALL}) -> (Tensor out, Tensor lse)", tags=tags)
-    LIBRARY.define(f"cp_attention_backward({results}, {CALL}) -> (Tensor dq, Tensor dk, Tensor dv)", tags=tags)
+    LIBRARY.define(f"cp_attention(Tensor q, Tensor k, Tensor v, {call}) -> (Tensor out, Tensor lse)", tags=tags)
+    LIBRARY.define(f"cp_attention_backward({results}, {call}) -> (Tensor dq, Tensor dk, Tensor dv)", tags=tags)
     for name, kernel, fake in (
         ("cp_attention", forward_kernel, forward_fake),
         ("cp_attention_backward", backward_kernel, backward_fake),

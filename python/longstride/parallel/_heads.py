@@ -21,7 +21,7 @@ class Turning:
 
     def __init__(self, call: Call):
         self.call, self.u = call, call.heads
-        _, _, _, _, _, boundaries, layout, size, rank, *_ = call.arguments
+        boundaries, layout, size, rank, *_ = call.arguments
         first = rank // self.u * self.u
         pieces = pieces_of(boundaries, layout, size)[first : first + self.u]
         self.rows = [sum(end - begin for begin, end in of_rank) for of_rank in pieces]

@@ -2,6 +2,7 @@
 // no words for. Every kernel takes the arguments after q, k, v as one Call.
 #include <torch/library.h>
 
+#include "op/autograd/handed.h"
 #include "op/autograd/kernels.h"
 #include "op/autograd/results.h"
 #include "op/checks.h"
@@ -12,28 +13,11 @@ namespace {
 
 using at::Tensor;
 using MaybeTensor = const std::optional<Tensor>&;
-
-// A field as the dispatcher hands it over.
-template <class Field>
-struct Handed {
-  using Type = Field;
-};
-template <>
-struct Handed<std::string> {
-  using Type = std::string_view;
-};
-template <>
-struct Handed<std::optional<Tensor>> {
-  using Type = MaybeTensor;
-};
-
-// Functions of the operators' signatures around the kernels, and a call as their arguments.
+// Functions of the operators' signatures around the kernels.
 template <class Arguments>
 struct Unpack;
 template <class... Owner, class... Field>
 struct Unpack<std::tuple<Argument<Owner, Field>...>> {
-  using Arguments = std::tuple<typename Handed<Field>::Type...>;
-
   template <Outputs (*kernel)(const Tensor&, const Tensor&, const Tensor&, const Call&)>
   static Outputs forward(const Tensor& q, const Tensor& k, const Tensor& v, typename Handed<Field>::Type... rest) {
     return kernel(q, k, v, Call::of(std::forward<typename Handed<Field>::Type>(rest)...));
@@ -43,9 +27,6 @@ struct Unpack<std::tuple<Argument<Owner, Field>...>> {
                              const Tensor& out, const Tensor& lse, typename Handed<Field>::Type... rest) {
     return kernel(BackwardInputs{d_out, d_lse, q, k, v, out, lse},
                   Call::of(std::forward<typename Handed<Field>::Type>(rest)...));
-  }
-  static Arguments arguments(const Call& call) {
-    return std::apply([&](const auto&... a) { return Arguments(call.*a.member...); }, Call::arguments());
   }
 };
 using Unpacked = Unpack<decltype(Call::arguments())>;
@@ -62,14 +43,14 @@ auto handle_of(const char* name) {
 
 Outputs dispatch_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
   static const auto handle = handle_of<decltype(Unpacked::forward<forward_meta>)>(kAttention);
-  return std::apply([&](auto&&... rest) { return handle.call(q, k, v, rest...); }, Unpacked::arguments(call));
+  return std::apply([&](auto&&... rest) { return handle.call(q, k, v, rest...); }, arguments_of(call));
 }
 
 InputGrads dispatch_backward(const BackwardInputs& in, const Call& call) {
   static const auto handle = handle_of<decltype(Unpacked::backward<backward_meta>)>(kAttentionBackward);
   return std::apply(
       [&](auto&&... rest) { return handle.call(in.d_out, in.d_lse, in.q, in.k, in.v, in.out, in.lse, rest...); },
-      Unpacked::arguments(call));
+      arguments_of(call));
 }
 
 Outputs forward_refused(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {

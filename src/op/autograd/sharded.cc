@@ -31,47 +31,36 @@ Tensor numbers_tensor(const std::vector<int64_t>& numbers) {
   return at::tensor(numbers, at::TensorOptions().dtype(at::kLong));
 }
 
-core::Json json_of(const std::optional<Tensor>& list) {
-  if (!list) return nullptr;
-  const Tensor flat = list->to(at::kCPU, at::kLong).contiguous().view({-1});
+core::Json json_of(const std::string& text) { return text; }
+core::Json json_of(double number) { return number; }
+core::Json json_of(bool set) { return set; }
+core::Json json_of(const c10::SymInt& n) { return n.expect_int(); }
+core::Json json_of(const Tensor& list) {
+  const Tensor of_bits = list.scalar_type() == at::kFloat ? list.contiguous().view(at::kInt) : list;
+  const Tensor flat = of_bits.to(at::kCPU, at::kLong).contiguous().view({-1});
   return std::vector<int64_t>(flat.const_data_ptr<int64_t>(), flat.const_data_ptr<int64_t>() + flat.numel());
 }
-
-// Slopes as ranks compare them.
-core::Json bits_of(const std::optional<Tensor>& slopes) {
-  return slopes ? json_of(slopes->cpu().contiguous().view(at::kInt)) : core::Json();
+template <class Value>
+core::Json json_of(const std::optional<Value>& value) {
+  return value ? json_of(*value) : core::Json();
 }
 
 // What ranks must have alike.
 std::string described(const RankCall& of, const Tensor& q, const Tensor& k, const std::string& exchange,
                       bool differentiated) {
-  const op::autograd::Call& call = of.call;
-  return core::Json{{"pattern", call.pattern},
-                    {"blocks", json_of(call.blocks)},
-                    {"cu_seqlens", json_of(call.cu_seqlens)},
-                    {"lengths", json_of(call.lengths)},
-                    {"scale", call.scale ? core::Json(*call.scale) : core::Json()},
-                    {"boundaries", json_of(of.boundaries)},
+  core::Json all = {{"boundaries", json_of(of.boundaries)},
                     {"layout", of.layout},
                     {"exchange", exchange},
-                    {"deterministic", call.deterministic},
-                    {"alibi_slopes", bits_of(call.alibi_slopes)},
                     {"batch", q.size(0)},
                     {"heads of q", q.size(2)},
                     {"heads of k", k.size(2)},
                     {"dim", q.size(3)},
                     {"dtype", at::toString(q.scalar_type())},
                     {"device", c10::DeviceTypeName(q.device().type(), true)},
-                    {"gradient", differentiated}}
-      .dump();
-}
-
-AttentionOptions of_one_process(const ShardedOptions& options) {
-  AttentionOptions given;
-  static_cast<CallOptions&>(given) = options;
-  given.scale = options.scale;
-  given.alibi_slopes = options.alibi_slopes;
-  return given;
+                    {"gradient", differentiated}};
+  op::autograd::Call::fields(of.call,
+                             [&](const char* name, const char*, const auto& field) { all[name] = json_of(field); });
+  return all.dump();
 }
 
 void check_tensors(const Tensor& q, const Tensor& k, const Tensor& v, const RankGroup& group) {
@@ -96,7 +85,8 @@ RankCallPointer agreed(Turn& turn, const RankGroup& group, Tensor& q, Tensor& k,
       const at::ScalarType dtype = at::autocast::get_autocast_dtype(device);
       for (Tensor* t : {&q, &k, &v}) *t = at::autocast::cached_cast(dtype, *t, device);
     }
-    made->call = op::autograd::make_call(pattern, of_one_process(options));
+    made->call = op::autograd::make_call(pattern, options);
+    op::checks::check_sharded(made->call, "in cp_attention");
     if (auto& slopes = made->call.alibi_slopes) {
       op::checks::check_gradient_of_slopes(slopes->requires_grad());
       slopes = slopes->clone();  // the backward has them as they are now
@@ -175,7 +165,8 @@ AttentionResult cp_attention(const Tensor& q, const Tensor& k, const Tensor& v, 
     if (whole.end != q.size(1))
       core::refuse("boundaries", fmt::format("must end with the {} rows of q", q.size(1)),
                    fmt::format("{}", whole.end));
-    return attention(q, k, v, pattern, of_one_process(options));
+    op::checks::check_sharded(op::autograd::make_call(pattern, options), "in cp_attention");
+    return attention(q, k, v, pattern, options);
   }
   Turn turn("cp_attention", group);
   Tensor queries = q, keys = k, values = v;

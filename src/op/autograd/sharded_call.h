@@ -8,10 +8,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "longstride/parallel.h"
-#include "op/autograd/kernels.h"
+#include "op/autograd/handed.h"
 
 namespace longstride::op::autograd {
 
@@ -33,16 +34,25 @@ struct ShardedCall {
   // The operator longstride::name of these tensors, q, k and v the last of them, and this call.
   template <class Result, class... Tensors>
   Result run(const char* name, const Tensors&... tensors) const {
-    using Maybe = const std::optional<at::Tensor>&;
-    using Signature = Result(const Tensors&..., std::string_view, Maybe, Maybe, Maybe, std::optional<double>,
-                             const at::Tensor&, std::string_view, int64_t, int64_t, bool, Maybe, int64_t, int64_t);
-    const at::AutoDispatchBelowADInplaceOrView below;
-    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>().call(
-        tensors..., call.pattern, call.blocks, call.cu_seqlens, call.lengths, call.scale, boundaries, layout,
-        group->getSize(), group->getRank(), call.deterministic, call.alibi_slopes, step, share_of);
+    return run_with<Result>(name, arguments_of(call), tensors...);
   }
 
   at::Tensor wide(const at::Tensor& t) const { return joined && t.scalar_type() != at::kDouble ? t.to(at::kFloat) : t; }
+
+ private:
+  template <class Result, class... Fields, class... Tensors>
+  Result run_with(const char* name, const std::tuple<Fields...>& of_call, const Tensors&... tensors) const {
+    using Signature =
+        Result(const Tensors&..., const at::Tensor&, std::string_view, int64_t, int64_t, Fields..., int64_t, int64_t);
+    const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return std::apply(
+        [&](const auto&... fields) {
+          return handle.call(tensors..., boundaries, layout, group->getSize(), group->getRank(), fields..., step,
+                             share_of);
+        },
+        of_call);
+  }
 };
 
 }  // namespace longstride::op::autograd

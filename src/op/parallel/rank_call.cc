@@ -94,6 +94,7 @@ struct AllHeads {
 
 RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call, const ShardArguments& shards) {
   const int64_t among = shards.heads_among;
+  checks::check_sharded(call, "where the sequence lies in shards");
   const AllHeads of_all(views_of(q, k, v), among);
   const Views<int64_t>& of = of_all.views;
   key_.call.pattern = *check_forward(of, call);

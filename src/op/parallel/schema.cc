@@ -1,21 +1,17 @@
 // The operators of a rank: schemas and kernels on the CPU and CUDA, registered through LibTorch's stable ABI. They
 // stand below autograd: who calls them (python/longstride/parallel) has the gradient.
-#include <optional>
+#include <type_traits>
 
-#include "op/library.h"
+#include "op/call_schema.h"
 #include "op/parallel/kernels.h"
 
 namespace longstride::op {
 namespace {
 
-using MaybeTensor = std::optional<Tensor>;
-
-// What follows the tensors of each operator.
+// What comes before and behind a call's own fields.
 const std::string kShards = "Tensor boundaries, str layout, int ranks";
 const std::string kCall =
-    "Tensor q, Tensor k, Tensor v, str pattern, Tensor? blocks, Tensor? cu_seqlens, "
-    "Tensor? lengths, float? scale, " +
-    kShards + ", int rank, bool deterministic=False, Tensor? alibi_slopes=None, int step=-1, int heads_among=1";
+    "Tensor q, Tensor k, Tensor v, " + kShards + ", int rank" + call_schema("") + ", int step=-1, int heads_among=1";
 
 const Definitions registered(
     Definitions::Kind::kFragment,
@@ -37,20 +33,17 @@ ShardArguments shard_of(const Tensor& boundaries, StringHandle layout, int64_t r
   return {boundaries_of(boundaries), take(layout), ranks, rank, step, heads_among};
 }
 
-RankCall call_of(const Tensor& q, const Tensor& k, const Tensor& v, StringHandle pattern, MaybeTensor blocks,
-                 MaybeTensor cu_seqlens, MaybeTensor lengths, std::optional<double> scale, Tensor boundaries,
-                 StringHandle layout, int64_t ranks, int64_t rank, bool deterministic, MaybeTensor alibi_slopes,
-                 int64_t step, int64_t heads_among) {
-  Call call;
-  call.pattern = take(pattern);
-  call.blocks = std::move(blocks);
-  call.cu_seqlens = std::move(cu_seqlens);
-  call.lengths = std::move(lengths);
-  call.scale = scale;
-  call.deterministic = deterministic;
-  call.alibi_slopes = std::move(alibi_slopes);
-  return {q, k, v, call, shard_of(boundaries, layout, ranks, rank, step, heads_among)};
-}
+// A call of a rank from the operators' arguments.
+template <class Arguments>
+struct Made;
+template <class... Owner, class... Field>
+struct Made<std::tuple<Argument<Owner, Field>...>> {
+  static RankCall call_of(const Tensor& q, const Tensor& k, const Tensor& v, Tensor boundaries, StringHandle layout,
+                          int64_t ranks, int64_t rank, Handed<Field>... fields, int64_t step, int64_t heads_among) {
+    return {q, k, v, Call::of(taken<Field>(fields)...), shard_of(boundaries, layout, ranks, rank, step, heads_among)};
+  }
+};
+constexpr auto* call_of = &Made<decltype(Call::arguments())>::call_of;
 
 // Functions of the operators' signatures around the kernels.
 Tensor unpacked_pieces(Tensor boundaries, StringHandle layout, int64_t ranks) {
@@ -60,7 +53,7 @@ Tensor unpacked_pieces(Tensor boundaries, StringHandle layout, int64_t ranks) {
 template <class Arguments>
 struct Unpack;
 template <class... Rest>
-struct Unpack<RankCall(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
+struct Unpack<RankCall (*)(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
   static std::tuple<Tensor, bool> counts(Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::counts(call_of(q, k, v, std::move(rest)...));
   }
@@ -98,7 +91,7 @@ struct Unpack<RankCall(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
     op::add_returned(call_of(q, k, v, std::move(rest)...), returned, dk, dv);
   }
 };
-using Unpacked = Unpack<decltype(call_of)>;
+using Unpacked = Unpack<std::remove_const_t<decltype(call_of)>>;
 
 }  // namespace
 

@@ -152,6 +152,15 @@ void check_refusals(const RankGroup& group) {
   expect_refused("layout must be \"contiguous\" or \"zigzag\"", [&] { call(x, cut); });
   expect_refused("unshard: other sizes of x must be the same on every rank",
                  [&] { unshard(rank == 1 ? x.narrow(3, 0, 4) : x, group); });
+  const auto refused = [&](const char* text, auto set) {
+    ShardedOptions options;
+    set(options);
+    expect_refused(text, [&] { call(x, options); });
+  };
+  refused("dropout_p must be 0 in cp_attention, got 0.5", [](ShardedOptions& o) { o.dropout_p = 0.5; });
+  refused("dropout_seed must be unset in cp_attention, got one", [&](ShardedOptions& o) { o.dropout_seed = x; });
+  refused("gates must be unset in cp_attention, got a tensor", [&](ShardedOptions& o) { o.gates = x; });
+  refused("query_start must be unset in cp_attention, got 0", [](ShardedOptions& o) { o.query_start = 0; });
   ShardedOptions by;
   by.exchange = rank == 1 ? "ring" : "direct";
   expect_refused("cp_attention: exchange must be the same on every rank, got direct on rank", [&] { call(x, by); });
