@@ -21,8 +21,13 @@ Batches::Batches(const Text& text, const TrainSettings& settings, const Ranks& r
     core::refuse("--attention-dropout", "must be 0 with several ranks to a sequence",
                  fmt::format("{}", attention.attention.attention_dropout), "take --dropout");
   }
-  if (ranks.context_size() > 1 && attention.positions.kind == Positions::kAlibi) {
-    core::refuse("--positions", "must be rope, xpos or none with several ranks to a sequence", "alibi");
+  // These go by positions in whole sequences, of which each rank then has a share of the heads.
+  const int64_t kv_heads = attention.key_value_heads();
+  if (attention.positions.kind == Positions::kAlibi && kv_heads % ranks.context_size() != 0) {
+    core::refuse("--context-parallel",
+                 fmt::format("must divide the {} heads of keys and values with --positions alibi", kv_heads),
+                 std::to_string(ranks.context_size()),
+                 "take a divisor, a --kv-heads that it divides, or other --positions");
   }
   order_ = std::make_unique<WindowOrder>(text.bytes.size(), context_, settings.seed);
 }

@@ -92,12 +92,16 @@ class RanksTest(ProgramTest):
     def assert_close(self, a, b, what):
         self.assertLessEqual(abs(a - b), CLOSE * max(1.0, abs(a)), what)
 
-    def assert_same_run(self, a, b):
-        """Checkpoints of the same run within rounding."""
+    def assert_same_run(self, a, b, key_bias=range(0)):
+        """Checkpoints of the same run within rounding. `key_bias`: where of a bias of q, k and v that of keys stands, if it
+        is added to all keys alike and so has no gradient: its steps are those of rounding errors."""
         self.assertEqual(*(sorted(p.name for p in (self.folder / out / "latest").iterdir()) for out in (a, b)))
         mine, its = (tensors(self.folder / out / "latest" / "model.safetensors") for out in (a, b))
         self.assertEqual(mine.keys(), its.keys())
         for name in mine:
+            if name.endswith("qkv_proj.bias"):
+                for weights in mine, its:
+                    weights[name] = [x for n, x in enumerate(weights[name]) if n not in key_bias]
             far = max(abs(x - y) for x, y in zip(mine[name], its[name], strict=True))
             self.assertLessEqual(far, CLOSE, name)
 
@@ -148,23 +152,30 @@ class SameRun(RanksTest):
         self.assert_same_steps("one.log", "two.log")
         self.assert_same_run("one", "two")
 
-    def context_parallel(self, ranks, context, *options):
-        words, model = ["--eval-windows", "3", "--batch", "2", "--qk-norm", *options], [*MODEL, "--context", context]
+    def context_parallel(self, ranks, context, *options, shared=2, model=MODEL, key_bias=range(0)):
+        words, model = ["--eval-windows", "3", "--batch", "2", *options], [*model, "--context", context]
         one = self.one_process("one", *words, "--log", self.folder / "one.log", model=model)
-        many = self.on_ranks(ranks, "many", *words, "--context-parallel", 2, "--log", self.folder / "many.log", model=model)
+        many = self.on_ranks(ranks, "many", *words, "--context-parallel", shared, "--log", self.folder / "many.log", model=model)
         for what in "loss", "held_out_bits_per_byte_before", "held_out_bits_per_byte":
             self.assert_close(one[what], many[what], what)
         self.assert_same_steps("one.log", "many.log")
-        self.assert_same_run("one", "many")
+        self.assert_same_run("one", "many", key_bias)
         start = self.log("many.log")[0]
-        self.assertEqual((start["ranks"], start["context_parallel"]), (ranks, 2))
+        self.assertEqual((start["ranks"], start["context_parallel"]), (ranks, shared))
 
     def test_two_ranks_share_a_sequence(self):
         # A context that does not divide evenly, and one that is shorter at first; recomputed layers send their rows again.
-        self.context_parallel(2, 101, "--context-from", "27", "--checkpoint-activations")
+        self.context_parallel(2, 101, "--qk-norm", "--context-from", "27", "--checkpoint-activations")
+
+    def test_three_ranks_divide_the_heads_with_alibi(self):
+        self.context_parallel(3, 101, "--positions", "alibi", "--context-from", "27", shared=3, key_bias=range(24, 48))
+
+    def test_two_pairs_of_ranks_divide_heads_of_three_queries_with_alibi(self):
+        model = ["6" if before == "--heads" else word for before, word in zip(["", *MODEL], MODEL)]
+        self.context_parallel(4, 96, "--positions", "alibi", "--kv-heads", "2", model=model, key_bias=range(24, 32))
 
     def test_two_pairs_of_ranks(self):
-        self.context_parallel(4, 128, "--accumulate", "2")
+        self.context_parallel(4, 128, "--qk-norm", "--accumulate", "2")
 
     def test_a_run_goes_on_on_another_number_of_ranks(self):
         options = ["--batch", "2", "--eval-windows", "0"]
@@ -326,8 +337,14 @@ class Refused(RanksTest):
         line = [self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--context-parallel"]
         self.refused_by_all(2, *line, "3", says="--context-parallel must divide the number of ranks, 2, got 3")
         self.refused("train", *line, "2", says="must divide the number of ranks, 1, got 2; start ranks by torchrun")
-        for option, value in ("--attention-dropout", "0.1"), ("--positions", "alibi"):
-            self.refused_by_all(2, *line, "2", option, value, says=f"{option} must be ")
+        self.refused_by_all(2, *line, "2", "--attention-dropout", "0.1", says="--attention-dropout must be ")
+
+    def test_ranks_that_do_not_divide_the_heads(self):
+        line = [self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--context-parallel", "2", "--positions", "alibi"]
+        for kv_heads, more in (3, []), (1, ["--kv-heads", "1"]):
+            says = (f"--context-parallel must divide the {kv_heads} heads of keys and values with --positions alibi, got 2; "
+                    "take a divisor, a --kv-heads that it divides, or other --positions")
+            self.refused_by_all(2, *line, *more, says=says)
 
     def test_what_every_rank_refuses_by_itself(self):
         self.refused_by_all(2, self.folder / "absent", "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--batch", "2",
