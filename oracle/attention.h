@@ -43,11 +43,17 @@ struct Options {
   std::optional<double> scale;
   double dropout_p = 0;
   uint64_t dropout_seed = 0;
+  int64_t all_heads = 0;   // of which `heads` are a share, that dropout counts them by; 0: there are no others
+  int64_t first_head = 0;  // of the share
   std::vector<double> alibi_slopes;  // one per head, or empty
 
   int64_t groups() const { return static_cast<int64_t>(segments.size()); }
   double scale_used() const { return scale ? *scale : 1.0 / std::sqrt(static_cast<double>(dim)); }
   int64_t kv_head(int64_t h) const { return h / (heads / kv_heads); }
+  // The pair of these positions, if there is dropout.
+  bool keeps(int64_t b, int64_t h, int64_t q, int64_t k) const {
+    return oracle::keeps(dropout_seed, dropout_p, all_heads == 0 ? heads : all_heads, b, first_head + h, q, k);
+  }
 };
 
 struct Forward {
@@ -201,7 +207,7 @@ inline Row softmax_row(const Options& o, const Sight& sight, const double* q, co
     entry.score = o.scale_used() * dot(query, key, o.dim);
     if (!o.alibi_slopes.empty()) entry.score -= o.alibi_slopes[h] * static_cast<double>(std::abs(position - p));
     if (o.dropout_p > 0) {
-      entry.kept = keeps(o.dropout_seed, o.dropout_p, o.heads, b, h, position, p) ? 1.0 / (1.0 - o.dropout_p) : 0.0;
+      entry.kept = o.keeps(b, h, position, p) ? 1.0 / (1.0 - o.dropout_p) : 0.0;
     }
     if (entry.score > top || std::isnan(entry.score)) top = entry.score;
     row.keys.push_back(entry);

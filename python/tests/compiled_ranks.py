@@ -24,6 +24,7 @@ RANKS = 2
 LENGTHS = (24, 37, 50, 64, 101)  # of the whole sequence
 UNION = Pattern.dilated([4, 32], [1, 2], causal=True) | Pattern.block_sparse("local_window", 4, window=8, causal=True)
 LOCAL = Pattern.dilated([2], [1])
+OWN_SEED = 5 + int(sys.argv[1]) if len(sys.argv) == 3 and __name__ == "__main__" else 5
 
 
 def by_number(q, k, v, length, _):
@@ -64,9 +65,14 @@ def slopes(q, k, v, length, cuts):
     return parallel.cp_attention(q, k, v, UNION, boundaries=cuts, alibi_slopes=its, return_lse=True)
 
 
+def dropout(q, k, v, length, cuts):
+    seed = torch.tensor(OWN_SEED)  # the first rank's counts
+    return parallel.cp_attention(q, k, v, UNION, boundaries=cuts, dropout_p=0.3, dropout_seed=seed, return_lse=True)
+
+
 CALLS = {
     call.__name__: call
-    for call in (by_number, by_list, by_tensor, zigzag, documents, of_local_segments, ring, heads, slopes)
+    for call in (by_number, by_list, by_tensor, zigzag, documents, of_local_segments, ring, heads, slopes, dropout)
 }
 
 

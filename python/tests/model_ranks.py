@@ -30,6 +30,8 @@ LM = {
     "blocks": [{"pattern": "local_window", "block_size": 4, "window": 8}],
     "sinks": True, "qk_norm": True,
 }  # fmt: skip
+# Two, three and four ranks divide its heads.
+DROPPING = {**LM, "dim": 96, "heads": 12, "kv_heads": 12, "attention_dropout": 0.3}
 LONGNET = {
     "num_encoder_layers": 1, "num_decoder_layers": 1, "d_model": 32, "nhead": 4, "segment_lengths": [4, 16],
     "dilation_rates": [1, 2], "dim_feedforward": 16, "positions": "xpos", "max_len": 25,
@@ -100,6 +102,10 @@ MODELS = {
     "LongNetLM with alibi": (
         LongNetLM, {**LM, "dim": 96, "heads": 12, "kv_heads": 12, "positions": "alibi"}, {}, language_model,
     ),  # fmt: skip
+    "LongNetLM with dropout of pairs": (LongNetLM, DROPPING, {}, language_model),
+    "LongNetLM with dropout of pairs and checkpointing": (
+        LongNetLM, DROPPING, {"activation_checkpointing": True}, language_model,
+    ),  # fmt: skip
     "LongNet": (LongNet, LONGNET, {}, encoder_decoder),
     "MultiheadDilatedAttention": (MultiheadDilatedAttention, ATTENTION, {}, multihead),
 }
@@ -115,6 +121,8 @@ def models(rank, of_size):
                 call, order = call_of(world, layout)
                 model = parallel.place(made(kind, options, **more), of_size[world], layout=order)
                 at = torch.tensor(positions_of(rank, LENGTH, world, layout), dtype=torch.int64)
+                if rank > 0:
+                    torch.manual_seed(rank)  # pairs are dropped by what the first rank draws
                 out, loss = run(at, model, **call)
                 dist.all_reduce(loss, group=of_size[world])
                 found[name, world, layout] = out, loss, gradients(model, of_size[world])
@@ -163,7 +171,8 @@ def refusals(rank, of_size):
         return None
     x = embeddings(1, 16)[:, :12]
     attention = parallel.place(made(MultiheadDilatedAttention, ATTENTION), of_size[2])
-    dropping = parallel.place(made(MultiheadDilatedAttention, ATTENTION, attention_dropout=0.1), of_size[2])
+    of_one_head = {**ATTENTION, "num_heads": 1}
+    dropping = parallel.place(made(MultiheadDilatedAttention, of_one_head, attention_dropout=0.1), of_size[2])
     model = parallel.place(made(LongNetLM, LM), of_size[2]).eval()
     short = parallel.place(made(LongNet, LONGNET), of_size[2])
     learning = made(MultiheadDilatedAttention, ATTENTION, learned={"density": 0.5, "block_size": 4})

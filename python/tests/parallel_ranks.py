@@ -83,6 +83,10 @@ def slopes_of(heads):
     return torch.linspace(3, -0.1, heads)
 
 
+def dropping(p, seed=5):
+    return {"dropout_p": p, "dropout_seed": torch.tensor(seed)}
+
+
 # As many KV heads as ranks.
 WHOLE_CASES = {
     "slopes, 3 ranks": (groups([4, 16], [1, 2], True), {"heads": 6, "kv_heads": 3}, {"alibi_slopes": slopes_of(6)}),
@@ -92,6 +96,15 @@ WHOLE_CASES = {
         {"alibi_slopes": slopes_of(16)[::2], "lengths": [33, 4]},
     ),
     "slopes, local segments": (groups([4], [1]), {"kv_heads": 4}, {"alibi_slopes": slopes_of(4)}),
+    "dropout, 2 ranks": (
+        groups([4, 16], [1, 2]), {}, {**dropping(0.3), "cu_seqlens": [0, 9, 24], "alibi_slopes": slopes_of(4)},
+    ),
+    "dropout, 3 ranks": (groups([4, 16], [1, 2], True), {"heads": 6, "kv_heads": 3}, dropping(0.5)),
+    "dropout, 4 ranks": (
+        groups([5, 16], [1, 3], mixing="head_partition", padding="zero_keys"),
+        {"heads": 8, "kv_heads": 4, "length": 33},
+        {**dropping(0.1), "lengths": [33, 4]},
+    ),
     "slopes, one token": (groups([4], [1]), {"kv_heads": 3, "heads": 3, "length": 1}, {"alibi_slopes": slopes_of(3)}),
 }
 
@@ -158,9 +171,12 @@ def attend(group, rank, name, world, layout, dtype, **more):
     length = whole[0].size(1)
     at = torch.tensor(positions_of(rank, length, world, layout), dtype=torch.int64)
     q, k, v = (t[:, at].requires_grad_() for t in whole)
+    options = {**options, **more}
+    if "dropout_seed" in options:  # the first rank's counts
+        options["dropout_seed"] = options["dropout_seed"] + 7 * rank
     out, lse = parallel.cp_attention(
         q, k, v, json.dumps(pattern), group, boundaries=boundaries_of(length, world, layout),
-        layout="zigzag" if layout == "zigzag" else "contiguous", return_lse=True, **{**options, **more},
+        layout="zigzag" if layout == "zigzag" else "contiguous", return_lse=True, **options,
     )  # fmt: skip
     loss_of(out, lse, d_out[:, at], d_lse[..., at]).backward()
     return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad)]
@@ -215,14 +231,23 @@ def counted(rank, of_size):
                     with Counted() as calls:
                         attend(of_size[world], rank, name, world, "even", dtype, exchange=exchange)
                     found[exchange, name, dtype] = calls
-        # Of whole sequences: with slopes, and by name without.
+        # Of whole sequences: with slopes or dropout, and by name without.
     for dtype in (F64, F32, BF16):
-        for exchange, more in (("auto", {"alibi_slopes": slopes_of(4)}), ("heads(2)", {"alibi_slopes": None})):
+        of_whole = {"slopes": {"alibi_slopes": slopes_of(4)}, "dropout": dropping(0.5), "none": {"exchange": "heads(2)"}}
+        for what, more in of_whole.items():
             if rank < 2:
                 with Counted() as calls:
-                    attend(of_size[2], rank, "local segments", 2, "even", dtype, exchange=exchange, **more)
-                found["whole", exchange, dtype] = calls
+                    attend(of_size[2], rank, "local segments", 2, "even", dtype, **more)
+                found["whole", what, dtype] = calls
     return found
+
+
+def dropped(rank, of_size):
+    """Out and gradients of one seed, of the same again, of another one, and of another share that is dropped."""
+    if rank >= 2:
+        return None
+    call = (of_size[2], rank, "local segments", 2, "zigzag", F64)
+    return [attend(*call, **given) for given in (dropping(0.3), dropping(0.3), dropping(0.3, 6), dropping(0.4))]
 
 
 class Held(TorchDispatchMode):
@@ -332,7 +357,13 @@ def refusals(rank, of_size):
         "documents": lambda: call(cu_seqlens=[0, 9 if last else 8, 24]),
         "layout": lambda: call(layout="zigzag" if last else "contiguous"),
         "own call": lambda: call(heads=3 if last else 4),
-        "dropout": lambda: call(dropout_p=0.5),
+        "dropout": lambda: call(**dropping(0.5)),
+        "dropout round a ring": lambda: call(kv_heads=3, heads=3, **dropping(0.5), exchange="ring"),
+        "dropout without a seed": lambda: call(kv_heads=3, heads=3, dropout_p=0.5),
+        "dropout of all": lambda: call(kv_heads=3, heads=3, **dropping(1.0)),
+        "another dropout": lambda: call(kv_heads=3, heads=3, **dropping(0.25 if last else 0.5)),
+        "two seeds": lambda: call(kv_heads=3, heads=3, dropout_p=0.5, dropout_seed=torch.tensor([5, 6])),
+        "a seed that is a number": lambda: call(kv_heads=3, heads=3, dropout_p=0.5, dropout_seed=5),
         "gates": lambda: call(gates=torch.ones(1)),
         "exchange": lambda: call(exchange="rign"),
         "exchange of one rank": lambda: call(exchange="ring" if last else "direct"),
@@ -373,7 +404,7 @@ def main(rank, folder):
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=9))
     of_size = {world: dist.new_group(range(world)) for world in WORLDS}
     pair = dist.new_group([3, 6])
-    found = {check.__name__: check(rank, of_size) for check in (attentions, rings, divided, of_whole, counted, held, repeated, sharded, refusals)}
+    found = {check.__name__: check(rank, of_size) for check in (attentions, rings, divided, of_whole, counted, dropped, held, repeated, sharded, refusals)}
     found["other_members"] = other_members(rank, pair)
     torch.save(found, pathlib.Path(folder) / f"{rank}.pt")
     dist.barrier()

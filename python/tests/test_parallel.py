@@ -34,9 +34,11 @@ def results_of(attend, name, dtype):
 
 @functools.cache
 def by_definition(name, dtype=torch.float64):
-    """In float64, of inputs that are of the dtype."""
+    """In float64, of inputs that are of the dtype. Where pairs are dropped it is one process, whose draws C++ tests."""
 
     def attend(q, k, v, pattern, options):
+        if "dropout_p" in options:
+            return attention(q, k, v, work.json.dumps(pattern), return_lse=True, **options)
         return definition.attention(q, k, v, pattern, **options)
 
     if dtype == torch.float64:
@@ -153,10 +155,20 @@ def test_options_of_whole_sequences_run_on_two_to_four_ranks():
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16))
-def test_slopes_add_no_bytes_to_those_of_divided_heads(ranks, dtype):
+def test_slopes_add_no_bytes_to_those_of_divided_heads_and_dropout_a_seed(ranks, dtype):
+    for n, rank in enumerate(ranks[:2]):
+        of_slopes, of_dropout, without = (rank["counted"]["whole", what, dtype] for what in ("slopes", "dropout", "none"))
+        assert of_slopes == without and len(without) == 6
+        assert of_dropout == [("cp_attention", 8 * (n == 0), int(n == 0)), *without]
+
+
+def test_what_is_dropped_follows_from_the_first_seed(ranks):
     for rank in ranks[:2]:
-        with_slopes, without = (rank["counted"]["whole", exchange, dtype] for exchange in ("auto", "heads(2)"))
-        assert with_slopes == without and len(without) == 6
+        first, again, other_seed, other_share = rank["dropped"]
+        assert all(torch.equal(a, b) for a, b in zip(first, again))
+        assert torch.equal(first[1], other_seed[1]) and torch.equal(first[1], other_share[1])  # lse knows of no dropout
+        for n in (0, 2, 3, 4):
+            assert (first[n] != other_seed[n]).any() and (first[n] != other_share[n]).any()
 
 
 def test_repeats_are_bitwise_equal(ranks):
@@ -273,7 +285,7 @@ def test_shard_unshard_and_positions(ranks, world, layout):
 CAUSAL = '{"causal":true,"dilated":{"dilation_rates":[1,2],"segment_lengths":[4,16]}}'
 SAME = "cp_attention: {} must be the same on every rank, got {} on ranks 0, 1 and {} on rank 2"
 FEW = (
-    "alibi_slopes need exchange heads(3), for which 3 must divide kv_heads, got 2; take as many ranks as divide kv_heads, "
+    "alibi_slopes must go by exchange heads(3), for which 3 must divide kv_heads, got 2; take as many ranks as divide kv_heads, "
     "or leave alibi_slopes out"
 )
 DIFFERENCES = {
@@ -287,7 +299,14 @@ DIFFERENCES = {
     "deterministic": SAME.format("deterministic", "false", "true"),
     "layout": SAME.format("layout", "contiguous", "zigzag"),
     "unshard": SAME.replace("cp_attention", "unshard").format("other sizes of x", "[2, 4]", "[2, 5]"),
-    "dropout": "dropout_p must be 0 in cp_attention, got 0.5; drop pairs in attention(), on one rank",
+    "dropout": FEW.replace("alibi_slopes", "dropout_p"),
+    "dropout round a ring": "exchange must be auto or heads(3) with dropout_p, for which ranks have whole sequences, got ring",
+    "dropout without a seed": "dropout_seed must be given when dropout_p > 0, got none; draw one with "
+    "draw_dropout_seed(device), or torch.randint(2**63 - 1, (), dtype=torch.int64)",
+    "dropout of all": "dropout_p must be in [0, 1), got 1",
+    "another dropout": SAME.format("dropout_p", 0.5, 0.25),
+    "two seeds": "dropout_seed must be one int64, got Long of shape [2]",
+    "a seed that is a number": "dropout_seed must be a tensor, got int",
     "gates": "gates must be None in cp_attention, got a tensor; learn blocks with attention(), on one rank",
     "exchange": "unknown exchange 'rign'; one of [none, direct, ladder, heads(2), ring]; did you mean 'ring'?",
     "exchange of one rank": SAME.format("exchange", "direct", "ring"),
@@ -296,8 +315,8 @@ DIFFERENCES = {
     "ladder": "exchange must be auto or one of [direct, ring] here, got ladder; it is in the model of costs alone",
     "slopes of few": FEW,
     "slopes of local segments": FEW,
-    "slopes round a ring": "exchange must be auto or heads(3) with alibi_slopes, which take whole sequences, got ring",
-    "slopes without rows": "exchange must be auto or heads(3) with alibi_slopes, which take whole sequences, got none",
+    "slopes round a ring": "exchange must be auto or heads(3) with alibi_slopes, for which ranks have whole sequences, got ring",
+    "slopes without rows": "exchange must be auto or heads(3) with alibi_slopes, for which ranks have whole sequences, got none",
     "slopes of a share": "alibi_slopes must be Float with one entry a query head, 3, got Float of shape [1]; cast it "
     "with .float(), repeat or cut it to the heads of q",
     "slopes in float64": "alibi_slopes must be Float with one entry a query head, 3, got Double of shape [3]; cast it "

@@ -59,11 +59,12 @@ def test_copies_compute_the_same(ranks):
 
 SEVERAL = "where the sequence lies with several ranks"
 REFUSALS = {
-    "slopes": "alibi_slopes need exchange heads(2), for which 2 must divide kv_heads, got 1; take as many ranks as "
+    "slopes": "alibi_slopes must go by exchange heads(2), for which 2 must divide kv_heads, got 1; take as many ranks as "
     "divide kv_heads, or leave alibi_slopes out",
-    "slopes by a ring": "exchange must be auto or heads(2) with alibi_slopes, which take whole sequences, got ring",
+    "slopes by a ring": "exchange must be auto or heads(2) with alibi_slopes, for which ranks have whole sequences, got ring",
     "mask": f"key_padding_mask must be None {SEVERAL}, got a mask; give lengths of the whole sequence",
-    "dropout": "dropout_p must be 0 in cp_attention, got 0.1; drop pairs in attention(), on one rank",
+    "dropout": "dropout_p must go by exchange heads(2), for which 2 must divide kv_heads, got 1; take as many ranks as "
+    "divide kv_heads, or leave dropout_p out",
     "decoding": f"query_start must be None {SEVERAL}, got 0; decode in one process: "
     'longstride.parallel.place(module, "none")',
     "max_len": "source must not be longer than max_len 25, got 26; raise max_len in the config",

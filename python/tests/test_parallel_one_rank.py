@@ -20,6 +20,9 @@ def test_one_rank_is_attention(layout):
     slopes = work.slopes_of(4)
     out = parallel.cp_attention(q, k, v, PATTERN, layout=layout, alibi_slopes=slopes)
     assert torch.equal(out, attention(q, k, v, PATTERN, alibi_slopes=slopes))
+    dropping = work.dropping(0.5)
+    out = parallel.cp_attention(q, k, v, PATTERN, layout=layout, **dropping)
+    assert torch.equal(out, attention(q, k, v, PATTERN, **dropping))
 
 
 def test_one_rank_holds_all_tokens():
@@ -38,8 +41,8 @@ def call(q, *arguments, **options):
     "refused, text",
     (
         (lambda q: call(q, boundaries=25), "q must have the 25 rows of the shard of rank 0"),
-        (lambda q: call(q, dropout_p=0.1), "dropout_p must be 0 in cp_attention, got 0.1"),
-        (lambda q: call(q, dropout_seed=q), "dropout_seed must be None in cp_attention, got one"),
+        (lambda q: call(q, dropout_p=0.1), "dropout_seed must be given when dropout_p > 0, got none"),
+        (lambda q: call(q, gates=q), "gates must be None in cp_attention, got a tensor"),
         (lambda q: call(q, query_start=0), "query_start must be None in cp_attention, got 0; decode with attention"),
         (lambda q: call(q, exchange="rign"), "exchange must be one of auto, none, direct, ring, heads.u., got 'rign'"),
         (lambda q: call(q, exchange="heads(2)"), "exchange must be one of auto, none, direct, ring on one rank, got 'he"),
@@ -82,8 +85,7 @@ def test_an_operator_checks_its_tensors():
         (lambda: operators.cp_add_returned(received, k, v, *rank), "returned must have the shape"),
         (lambda: operators.cp_counts(*rank[:-2], 3, rank[-1]), r"rank must be in \[0, 3\), got 3"),
         (lambda: operators.cp_counts(*rank[:-3], 0, 0, rank[-1]), "ranks must be in"),
-        (lambda: operators.cp_counts(*rank, dropout_p=0.5), "dropout_p must be 0 where the sequence lies in shards, got 0.5"),
-        (lambda: operators.cp_counts(*rank, dropout_seed=rows), "dropout_seed must be unset where the sequence lies in sh"),
+        (lambda: operators.cp_counts(*rank, dropout_p=0.5), "dropout_seed must be given when dropout_p > 0"),
         (lambda: operators.cp_counts(*rank, gates=out), "gates must be unset where the sequence lies in shards, got a ten"),
         (lambda: operators.cp_counts(*rank, query_start=1), "query_start must be unset where the sequence lies in shards"),
         (lambda: operators.cp_pack(q[:, 1:], k[:, 1:], v[:, 1:], *rank[3:]), "q must have the 8 rows of the shard of"),

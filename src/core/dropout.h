@@ -36,14 +36,16 @@ constexpr uint32_t dropout_draw(uint32_t query_word, uint32_t key_word) {
 }
 
 // D(b, h, q, k): q and k are row positions of the whole sequence, h is the query head. Undefined for p outside [0, 1);
-// p = 0 keeps everything.
+// p = 0 keeps everything. Of a call that has a share of all heads, h is a number in the share.
 class Dropout {
  public:
   constexpr Dropout() = default;
-  constexpr Dropout(double p, int64_t seed, int64_t heads)
+  // `heads` are all heads, `first_head` the number among them of the call's first.
+  constexpr Dropout(double p, int64_t seed, int64_t heads, int64_t first_head = 0)
       : seed_(seed),
         threshold_(static_cast<uint32_t>(p * 4294967296.0)),  // floor(p * 2^32); p < 1 keeps it below 2^32
         heads_(heads),
+        first_head_(first_head),
         gain_(1.0 / (1.0 - p)) {}
 
   constexpr bool active() const { return threshold_ != 0; }
@@ -58,9 +60,10 @@ class Dropout {
   constexpr uint32_t word(uint32_t stream, Side side, int64_t position) const {
     return dropout_word(salt(stream, side, position), static_cast<uint32_t>(position));
   }
+  constexpr uint32_t stream(int64_t b, int64_t h) const { return static_cast<uint32_t>(b * heads_ + first_head_ + h); }
   constexpr uint32_t draw(int64_t b, int64_t h, int64_t q, int64_t k) const {
-    const auto stream = static_cast<uint32_t>(b * heads_ + h);
-    return dropout_draw(word(stream, Side::kQuery, q), word(stream, Side::kKey, k));
+    const uint32_t of = stream(b, h);
+    return dropout_draw(word(of, Side::kQuery, q), word(of, Side::kKey, k));
   }
   constexpr bool keeps(int64_t b, int64_t h, int64_t q, int64_t k) const { return draw(b, h, q, k) >= threshold_; }
 
@@ -68,6 +71,7 @@ class Dropout {
   int64_t seed_ = 0;
   uint32_t threshold_ = 0;
   int64_t heads_ = 1;
+  int64_t first_head_ = 0;
   double gain_ = 1;
 };
 

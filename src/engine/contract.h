@@ -47,6 +47,10 @@ struct Problem {
   double dropout_p = 0;                   // in [0, 1)
   const int64_t* dropout_seed = nullptr;  // one element on the engine's device; required iff it drops
   bool drops() const { return dropout_p > 0; }
+  // Dropout goes by a head's number among all heads, of which the problem's may be a share: 0: they are all of them.
+  int64_t all_heads = 0;
+  int64_t first_head = 0;  // the number among all of the first one here
+  int64_t heads_of_all() const { return all_heads == 0 ? heads : all_heads; }
   // The score of a pair is scale * q.k - slope * |query - key|, positions as the plan counts them. Phantoms stand
   // nowhere: their score stays 0.
   bool alibi = false;

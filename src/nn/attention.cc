@@ -79,11 +79,11 @@ AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Ten
   if (options.learned) chosen = choose_blocks(q, k, call);
   call.scale = options.softmax_scale;
   const bool drops = is_training() && options.attention_dropout > 0;
-  if (placement_) return placement_->attention(q, k, v, options.pattern, call, drops ? options.attention_dropout : 0);
   if (drops && q.defined()) {
     call.dropout_p = options.attention_dropout;
     call.dropout_seed = draw_dropout_seed(q.device());
   }
+  if (placement_) return placement_->attention(q, k, v, options.pattern, call);
   if (!chosen) return attend_ ? attend_(q, k, v, call) : attention(q, k, v, options.pattern, call);
   // Gates are there for their gradient.
   if (chosen->gates.requires_grad()) call.gates = chosen->gates;

@@ -46,10 +46,7 @@ at::Tensor Placement::positions(const char* argument, int64_t rows, const CallOp
 }
 
 AttentionResult Placement::attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                     const Pattern& pattern, const AttentionOptions& call, double dropout_p) const {
-  if (dropout_p > 0)
-    refuse_over_ranks("attention_dropout", "0 in training", fmt::format("{}", dropout_p),
-                      "set it to 0; other dropout works there");
+                                     const Pattern& pattern, const AttentionOptions& call) const {
   if (call.query_start)
     refuse_over_ranks("query_start", "unset", std::to_string(*call.query_start),
                       "decode in one process: place(*module, {})");

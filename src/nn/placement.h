@@ -21,9 +21,9 @@ struct Placement {
 
   // Where this rank's rows stand in the sequence, int64 [rows]. Throws Error unless they are those of its shard.
   at::Tensor positions(const char* argument, int64_t rows, const CallOptions&) const;
-  // attention() over the shards; dropout_p is refused as other options are that several ranks have not. Throws Error.
+  // attention() over the shards. Throws Error, also for options that several ranks have not.
   AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pattern&,
-                            const AttentionOptions&, double dropout_p) const;
+                            const AttentionOptions&) const;
   // Of all ranks' numbers; an Error that one rank's throws is thrown on all.
   int64_t sum(const char* what, const std::function<int64_t()>& number) const;
 };

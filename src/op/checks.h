@@ -215,9 +215,6 @@ void check_like(const char* name, const ArrayView<Size>& t, const ArrayView<Size
 // What of a call no rank of several can do. `where`: "in cp_attention", say.
 template <class Tensor, class Size>
 void check_sharded(const CallOf<Tensor, Size>& call, const std::string& where) {
-  const char* const drop = "drop pairs in attention(), on one rank";
-  if (call.dropout_p != 0) refuse("dropout_p", "must be 0 " + where, fmt::format("{}", call.dropout_p), drop);
-  if (given(call.dropout_seed)) refuse("dropout_seed", "must be unset " + where, "one", drop);
   if (given(call.gates))
     refuse("gates", "must be unset " + where, "a tensor", "learn blocks with attention(), on one rank");
   if (call.query_start)

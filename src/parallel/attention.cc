@@ -29,13 +29,15 @@ void check(const Rank& rank, const RankPlans& plans, const Problem& p, const Mov
     core::refuse("problem", fmt::format("must be of the {} rows of rank {}'s shard", rank.rows(), rank.rank),
                  fmt::format("len_q {}, len_k {}, query_start {}", p.len_q, p.len_k, p.query_start));
   }
-  if (p.drops())
-    core::refuse("dropout_p", "must be 0 where the sequence lies in shards", fmt::format("{}", p.dropout_p));
   const bool parts = !rank.gathered.empty() || !rank.lists.sends.empty();
-  // Engines take distances from numbers of rows, which are those of positions in a whole sequence alone.
+  // Engines take distances and draws from numbers of rows, which are those of positions in a whole sequence alone.
   const bool whole = !parts && rank.pieces.size() == 1 && rank.rows() == rank.call.extent.len_k;
   if (p.alibi && !whole) {
     core::refuse("alibi_slopes", "must be unset where a rank has no whole sequence", "slopes",
+                 "divide the heads among all ranks: exchange \"auto\"");
+  }
+  if (p.drops() && !whole) {
+    core::refuse("dropout_p", "must be 0 where a rank has no whole sequence", fmt::format("{}", p.dropout_p),
                  "divide the heads among all ranks: exchange \"auto\"");
   }
   if (parts && has_16_bits(p) && !moves.rounds()) {

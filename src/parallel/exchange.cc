@@ -202,11 +202,13 @@ namespace {
 ExchangePlan whole_sequences(const std::string& given, const ShardedCall& call, const std::string& option) {
   const ExchangePlan plan{Exchange::kHeads, call.shards.ranks()};
   if (given != "auto" && exchange_from_name(given) != plan) {
-    core::refuse("exchange", fmt::format("must be auto or {} with {}, which take whole sequences", name(plan), option),
+    core::refuse("exchange",
+                 fmt::format("must be auto or {} with {}, for which ranks have whole sequences", name(plan), option),
                  given);
   }
   if (call.extent.kv_heads % plan.heads != 0) {
-    core::refuse(option, fmt::format("need exchange {}, for which {} must divide kv_heads", name(plan), plan.heads),
+    core::refuse(option,
+                 fmt::format("must go by exchange {}, for which {} must divide kv_heads", name(plan), plan.heads),
                  fmt::format("{}", call.extent.kv_heads),
                  fmt::format("take as many ranks as divide kv_heads, or leave {} out", option));
   }

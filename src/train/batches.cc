@@ -8,6 +8,22 @@
 #include "train/scoring.h"
 
 namespace longstride::train {
+namespace {
+
+// What goes by positions in whole sequences asks that each rank has these of a share of the heads.
+void check_heads(const MultiheadDilatedAttentionOptions& attention, int64_t ranks) {
+  const int64_t kv_heads = attention.key_value_heads();
+  if (kv_heads % ranks == 0) return;
+  const auto refuse_with = [&](const char* option, const char* or_else) {
+    core::refuse("--context-parallel",
+                 fmt::format("must divide the {} heads of keys and values with {}", kv_heads, option),
+                 std::to_string(ranks), fmt::format("take a divisor, a --kv-heads that it divides, or {}", or_else));
+  };
+  if (attention.positions.kind == Positions::kAlibi) refuse_with("--positions alibi", "other --positions");
+  if (attention.attention.attention_dropout > 0) refuse_with("--attention-dropout", "--dropout in its place");
+}
+
+}  // namespace
 
 Batches::Batches(const Text& text, const TrainSettings& settings, const Ranks& ranks)
     : text_(text), settings_(settings), ranks_(ranks), context_(settings.context) {
@@ -16,19 +32,7 @@ Batches::Batches(const Text& text, const TrainSettings& settings, const Ranks& r
                  std::to_string(settings.batch),
                  "give a larger batch, or several ranks to each sequence by --context-parallel");
   }
-  const MultiheadDilatedAttentionOptions& attention = settings.model.layer.attention;
-  if (ranks.context_size() > 1 && attention.attention.attention_dropout > 0) {
-    core::refuse("--attention-dropout", "must be 0 with several ranks to a sequence",
-                 fmt::format("{}", attention.attention.attention_dropout), "take --dropout");
-  }
-  // These go by positions in whole sequences, of which each rank then has a share of the heads.
-  const int64_t kv_heads = attention.key_value_heads();
-  if (attention.positions.kind == Positions::kAlibi && kv_heads % ranks.context_size() != 0) {
-    core::refuse("--context-parallel",
-                 fmt::format("must divide the {} heads of keys and values with --positions alibi", kv_heads),
-                 std::to_string(ranks.context_size()),
-                 "take a divisor, a --kv-heads that it divides, or other --positions");
-  }
+  check_heads(settings.model.layer.attention, ranks.context_size());
   order_ = std::make_unique<WindowOrder>(text.bytes.size(), context_, settings.seed);
 }
 

@@ -102,7 +102,9 @@ CallOptions Ranks::call(int64_t len) const {
 // The mixing is splitmix64's.
 uint64_t Ranks::seed(uint64_t of_run, int64_t step) const {
   uint64_t mixed = of_run;
-  for (const int64_t word : {step, rank_}) {
+  std::vector<int64_t> words = {step, part()};
+  if (const int64_t at = rank_ % context_size_; at > 0) words.push_back(at);
+  for (const int64_t word : words) {
     mixed += 0x9e3779b97f4a7c15 + static_cast<uint64_t>(word);
     mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
     mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;

@@ -37,7 +37,8 @@ class Ranks {
   CallOptions call(int64_t len) const;
 
   // Of what this rank draws in a step, each for itself. A function of the step, so that a run goes on bit for bit
-  // though only the first rank's generator is saved.
+  // though only the first rank's generator is saved. The first of the ranks that share a sequence, whose draws of
+  // attention dropout are those of all of them, draws as a rank does that has such a sequence alone.
   uint64_t seed(uint64_t of_run, int64_t step) const;
 
   // Every rank's values [n] in the order of ranks: [ranks, n]. Throws CommError, as all below.

@@ -15,6 +15,7 @@ import program
 from program import ProgramTest
 
 MODEL = ["--dim", "24", "--layers", "2", "--heads", "3", "--segments", "32,128", "--rates", "1,4", "--threads", "1"]
+SIX_HEADS = ["6" if before == "--heads" else word for before, word in zip(["", *MODEL], MODEL)]
 ONE_THREAD = [*MODEL, "--context", "128"]
 # Ranks add the same products in another order. The sums of a few steps of AdamW differ by some units of float32's
 # roundoff; a sample that is lost, or counts twice, changes the second digit.
@@ -171,8 +172,17 @@ class SameRun(RanksTest):
         self.context_parallel(3, 101, "--positions", "alibi", "--context-from", "27", shared=3, key_bias=range(24, 48))
 
     def test_two_pairs_of_ranks_divide_heads_of_three_queries_with_alibi(self):
-        model = ["6" if before == "--heads" else word for before, word in zip(["", *MODEL], MODEL)]
-        self.context_parallel(4, 96, "--positions", "alibi", "--kv-heads", "2", model=model, key_bias=range(24, 32))
+        self.context_parallel(4, 96, "--positions", "alibi", "--kv-heads", "2", model=SIX_HEADS, key_bias=range(24, 32))
+
+    def test_ranks_that_share_a_sequence_drop_the_pairs_of_one(self):
+        # By the draws of a rank of its own, as there is one in each of two pairs.
+        words = ["--batch", "2", "--kv-heads", "2", "--eval-windows", "2", "--checkpoint-activations"]
+        dropping, model = [*words, "--attention-dropout", "0.3"], [*SIX_HEADS, "--context", "101"]
+        for ranks, out, options in [(2, "two", dropping), (4, "pairs", [*dropping, "--context-parallel", 2]), (2, "none", words)]:
+            self.on_ranks(ranks, out, *options, "--log", self.folder / f"{out}.log", model=model)
+        self.assert_same_steps("two.log", "pairs.log")
+        self.assert_same_run("two", "pairs")
+        self.assertGreater(abs(self.steps_of("none.log")[0]["loss"] - self.steps_of("two.log")[0]["loss"]), 1e-4)
 
     def test_two_pairs_of_ranks(self):
         self.context_parallel(4, 128, "--qk-norm", "--accumulate", "2")
@@ -192,11 +202,13 @@ class SameRun(RanksTest):
 
     def test_the_same_ranks_go_on_bit_for_bit(self):
         options = ["--batch", "2", "--dropout", "0.1", "--attention-dropout", "0.1", "--eval-windows", "0"]
-        self.on_ranks(2, "once", *options, steps=6)
-        self.on_ranks(2, "parts", *options, "--stop-after", "3", steps=6)
-        self.resume_on(2, "parts")
-        for name in "model.safetensors", "training.safetensors":
-            self.assertEqual(*((self.folder / out / "latest" / name).read_bytes() for out in ("once", "parts")))
+        for ranks, shared in (2, []), (3, ["--context-parallel", "3"]):
+            once, parts = f"once{ranks}", f"parts{ranks}"
+            self.on_ranks(ranks, once, *options, *shared, steps=6)
+            self.on_ranks(ranks, parts, *options, *shared, "--stop-after", "3", steps=6)
+            self.resume_on(ranks, parts, *shared)
+            for name in "model.safetensors", "training.safetensors":
+                self.assertEqual(*((self.folder / out / "latest" / name).read_bytes() for out in (once, parts)))
 
     def test_each_rank_draws_dropout_of_its_own(self):
         # All samples are alike, so that ranks which drew alike would have the loss of one process with one sample.
@@ -337,13 +349,15 @@ class Refused(RanksTest):
         line = [self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--context-parallel"]
         self.refused_by_all(2, *line, "3", says="--context-parallel must divide the number of ranks, 2, got 3")
         self.refused("train", *line, "2", says="must divide the number of ranks, 1, got 2; start ranks by torchrun")
-        self.refused_by_all(2, *line, "2", "--attention-dropout", "0.1", says="--attention-dropout must be ")
 
     def test_ranks_that_do_not_divide_the_heads(self):
-        line = [self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--context-parallel", "2", "--positions", "alibi"]
-        for kv_heads, more in (3, []), (1, ["--kv-heads", "1"]):
-            says = (f"--context-parallel must divide the {kv_heads} heads of keys and values with --positions alibi, got 2; "
-                    "take a divisor, a --kv-heads that it divides, or other --positions")
+        line = [self.text, "--out", self.folder / "run", *ONE_THREAD, "--steps", "1", "--context-parallel", "2"]
+        alibi, dropout = ["--positions", "alibi"], ["--attention-dropout", "0.1"]
+        for kv_heads, option, more, instead in [(3, "--positions alibi", alibi, "other --positions"),
+                                                (1, "--positions alibi", [*alibi, "--kv-heads", "1"], "other --positions"),
+                                                (3, "--attention-dropout", dropout, "--dropout in its place")]:
+            says = (f"--context-parallel must divide the {kv_heads} heads of keys and values with {option}, got 2; "
+                    f"take a divisor, a --kv-heads that it divides, or {instead}")
             self.refused_by_all(2, *line, *more, says=says)
 
     def test_what_every_rank_refuses_by_itself(self):

@@ -87,6 +87,12 @@ using Adjust = std::function<void(core::DType&, oracle::Options&)>;
 // groups; query_start needs len_k >= 1; dropout seeds come from `seed`.
 Case make_case(const Choice& choice, uint64_t seed, Poison poison = Poison::kUnread, const Adjust& adjust = {});
 
+// Makes the heads of a case a share of more, as ranks have them that divide the heads.
+inline void share_heads(oracle::Options& o) {
+  o.first_head = 1 + static_cast<int64_t>(o.dropout_seed % 5);
+  o.all_heads = o.first_head + o.heads + static_cast<int64_t>(o.dropout_seed % 3);
+}
+
 // x rounded to dtype.
 double rounded(double x, core::DType dtype);
 // Half the distance from 1 to the next number: what one rounding may do, relatively.

@@ -41,8 +41,7 @@ class PlainHead {
         scores.push_back(scale * dot(c_.q, query, c_.k, keys.back()) - static_cast<Sum>(bias));
         raise(peer_.sizes.lse, std::abs(o_.scale_used()) * terms(c_.q, query, c_.k, keys.back()) + std::abs(bias));
         weights.push_back(static_cast<Sum>(m));
-        const bool kept =
-            o_.dropout_p == 0 || oracle::keeps(o_.dropout_seed, o_.dropout_p, o_.heads, b, h, o_.query_start + i, p);
+        const bool kept = o_.dropout_p == 0 || o_.keeps(b, h, o_.query_start + i, p);
         gains.push_back(kept ? static_cast<Sum>(1.0 / (1.0 - o_.dropout_p)) : Sum{0});
         top = std::max(top, scores.back());
       }

@@ -231,6 +231,8 @@ Results run_case(const Engine& engine, const Case& c, const Plan& forward, const
   p.out_scale = c.pattern().out_scale();
   p.dropout_p = o.dropout_p;
   p.dropout_seed = o.dropout_p > 0 ? &seed : nullptr;
+  p.all_heads = o.all_heads;
+  p.first_head = o.first_head;
   const std::vector<float> slopes(o.alibi_slopes.begin(), o.alibi_slopes.end());
   p.alibi = !slopes.empty();
   p.alibi_slopes = p.alibi ? slopes.data() : nullptr;

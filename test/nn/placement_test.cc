@@ -88,12 +88,6 @@ TEST(Placement, WhatRanksCannotDoIsRefusedBeforeAnythingIsSent) {
   const at::NoGradGuard no_grad;
   EXPECT_EQ(refusal([&] { module->forward(x, call); }), decoding);
 
-  MultiheadDilatedAttentionOptions o = options();
-  o.attention.attention_dropout = 0.1;
-  EXPECT_EQ(refusal([&] { placed(o)->forward(x); }),
-            "attention_dropout must be 0 in training where the sequence lies with several ranks, got 0.1; set it to 0; "
-            "other dropout works there");
-
   DilatedAttention attention(options().attention);
   place(*attention, two_ranks());
   const Tensor q = at::randn({1, 8, 2, 8});

@@ -161,7 +161,9 @@ TEST(RankAttention, RefusesWhatItHasNot) {
   expect_refusal("alibi_slopes must be unset where a rank has no whole sequence, got slopes; divide the heads",
                  [&] { forward_of(forward); });
   p.dropout_p = 0.5;
-  expect_refusal("dropout_p must be 0 where the sequence lies in shards", [&] { forward_of(forward); });
+  p.alibi = false;
+  expect_refusal("dropout_p must be 0 where a rank has no whole sequence, got 0.5; divide the heads among all ranks",
+                 [&] { forward_of(forward); });
   expect_refusal("rank must be in [0, 2), got 2", [&] { Rank(rank.call, 2); });
   expect_refusal("step must be in [0, 2), got 2", [&] { Rank(rank.call, 0, 2); });
 }

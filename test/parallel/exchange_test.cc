@@ -228,13 +228,14 @@ TEST(ExchangePlans, RefuseWhatCannotBeHad) {
   expect_refusal(those + "ladder; it is in the model of costs alone", [&] { plan_to_run("ladder", call); });
   expect_refusal(those + "heads(8); 8 does not divide kv_heads (12)", [&] { plan_to_run("heads(8)", call); });
   expect_refusal(
-      "slopes need exchange heads(8), for which 8 must divide kv_heads, got 12; take as many ranks as divide "
+      "slopes must go by exchange heads(8), for which 8 must divide kv_heads, got 12; take as many ranks as divide "
       "kv_heads, or leave slopes out",
       [&] { plan_to_run("auto", call, "slopes"); });
-  expect_refusal("slopes need exchange heads(8)", [&] { plan_to_run("heads(8)", call, "slopes"); });
+  expect_refusal("slopes must go by exchange heads(8)", [&] { plan_to_run("heads(8)", call, "slopes"); });
   for (const char* other : {"none", "direct", "ring", "ladder", "heads(4)"})
     expect_refusal(
-        std::string("exchange must be auto or heads(8) with slopes, which take whole sequences, got ") + other,
+        std::string("exchange must be auto or heads(8) with slopes, for which ranks have whole sequences, got ") +
+            other,
         [&] { plan_to_run(other, call, "slopes"); });
   expect_refusal("unknown exchange 'rign'", [&] { plan_to_run("rign", call, "slopes"); });
   for (const char* word : {"heads(", "heads()", "heads(x)", "heads(2) ", "heads(99999999999999999999)", ""}) {

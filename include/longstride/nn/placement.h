@@ -21,9 +21,12 @@ namespace longstride {
 // An empty group, or one of one rank: each sequence lies with this process. Configs and checkpoints say nothing of it;
 // a clone stays where its source is. Not to be called between a forward and its backward.
 //
-// Refused over several ranks: here learned blocks, and an AttentionFn of the module's own; in a call attention dropout
-// while training, ALiBi, a key_padding_mask, gates and decoding. Throws Error, also if there is no attention in the
-// module, before anything is changed.
+// Positions "alibi", and attention dropout while training, take ranks that divide the KV heads; pairs are dropped by a
+// seed that the first rank draws from its generator.
+//
+// Refused over several ranks: here learned blocks, and an AttentionFn of the module's own; in a call a
+// key_padding_mask, gates and decoding. Throws Error, also if there is no attention in the module, before anything is
+// changed.
 void place(torch::nn::Module& module, const RankGroup& group, const std::string& layout = "contiguous");
 
 }  // namespace longstride

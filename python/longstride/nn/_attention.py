@@ -171,6 +171,7 @@ class DilatedAttention(nn.Module):
             return ranks.attention(
                 q, k, v, self.pattern, boundaries=boundaries, cu_seqlens=cu_seqlens, lengths=lengths,
                 deterministic=deterministic, alibi_slopes=alibi_slopes, scale=self.softmax_scale, dropout_p=dropout_p,
+                dropout_seed=draw_dropout_seed(q.device) if drops else None,
             )  # fmt: skip
         if boundaries is not None:
             remedy = "call longstride.parallel.place(module, group), on a group of several ranks"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _registration, _transforms
-from .._attention import NO_DROPOUT, ListOptions, Unpack, attention, call_of
+from .._attention import ListOptions, Unpack, attention, call_of
 from .._pattern import Pattern
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
@@ -72,9 +72,11 @@ def cp_attention(
             "always": before every one, at a wait for all ranks each.
         return_lse: whether to return (out, lse) in place of out.
         **options: those of `attention` (cu_seqlens, lengths, scale, blocks, deterministic, ...), of the whole sequence and
-            the same on every rank; dropout_p must be 0, and gates and query_start None. With alibi_slopes, those of
-            all heads, which ranks compare (and wait for a device), all ranks divide the heads, exchange "heads(ranks)",
-            which "auto" is then: others give a rank rows of which its engine knows no distance.
+            the same on every rank; gates and query_start must be None. alibi_slopes are those of all heads, which
+            ranks compare (and wait for a device). Of their dropout_seeds, which may differ, the first rank's is taken:
+            the pairs that are dropped are those of one process with that seed. With slopes or dropout all ranks divide
+            the heads, exchange "heads(ranks)", which "auto" is then: others give a rank rows of which its engine knows
+            no distance.
     Returns:
         out [batch, rows, heads, dim], dtype of q; lse [batch, heads, rows], float32 (float64 for float64 inputs).
     Raises:
@@ -100,7 +102,7 @@ def in_graph(q, k, v, pattern, group, options, *, boundaries, **ways) -> tuple[T
     if name == "none":
         check_options(**options)
         return attention(q, k, v, pattern, **options, return_lse=True)
-    check_slopes(options.get("alibi_slopes"))
+    check_tensors(**options)
     text, tensors, settings = call_of(pattern, **options)
     differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     q, k, v = cast(q, k, v)
@@ -158,7 +160,7 @@ def agreed(
         if not isinstance(exchange, str):
             refuse("exchange", "must be a name", exchange)
         check_shard(q, k, v, ranks)
-        check_slopes(options.get("alibi_slopes"))
+        check_tensors(**options)
         q, k, v = cast(q, k, v)
         text, tensors, settings = call_of(pattern, **options)
         at = boundaries_tensor(q.size(1) * ranks.size if boundaries is None else boundaries)
@@ -171,7 +173,7 @@ def agreed(
         arguments = (at, layout, ranks.size, ranks.rank, text, *tensors, *all_settings.values())
         described = {
             "pattern": text,
-            **{name: fingerprint(bits(t)) for name, t in zip(_registration.TENSORS, tensors)},
+            **{n: fingerprint(bits(t)) for n, t in zip(_registration.TENSORS, tensors) if n != "dropout_seed"},
             **all_settings,
             "boundaries": at.tolist(),
             "layout": layout,
@@ -208,23 +210,17 @@ def check_alone(q: Tensor, boundaries: Boundaries, layout: str) -> None:
     check_rows("q", q, q.size(1), pieces, ranks_of("none"))
 
 
-def check_options(
-    dropout_p: float = NO_DROPOUT, dropout_seed: Tensor | None = None, gates: Tensor | None = None,
-    query_start: int | None = None, **others: Any,
-) -> None:  # fmt: skip
-    if dropout_p != 0:
-        refuse("dropout_p", "must be 0 in cp_attention", dropout_p, "drop pairs in attention(), on one rank")
-    if dropout_seed is not None:
-        refuse("dropout_seed", "must be None in cp_attention", "one", "drop pairs in attention(), on one rank")
+def check_options(gates: Tensor | None = None, query_start: int | None = None, **others: Any) -> None:
     if gates is not None:
         refuse("gates", "must be None in cp_attention", "a tensor", "learn blocks with attention(), on one rank")
     if query_start is not None:
         refuse("query_start", "must be None in cp_attention", query_start, "decode with attention(), on one rank")
 
 
-def check_slopes(alibi_slopes: Tensor | None) -> None:
-    if alibi_slopes is not None and not isinstance(alibi_slopes, Tensor):
-        refuse("alibi_slopes", "must be a tensor", type(alibi_slopes).__name__)
+def check_tensors(alibi_slopes: Tensor | None = None, dropout_seed: Tensor | None = None, **others: Any) -> None:
+    for name, t in (("alibi_slopes", alibi_slopes), ("dropout_seed", dropout_seed)):
+        if t is not None and not isinstance(t, Tensor):
+            refuse(name, "must be a tensor", type(t).__name__)
     _registration.refuse_gradients([alibi_slopes if name == "alibi_slopes" else None for name in _registration.TENSORS])
 
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
 
+from .. import _registration
 from ._exchange import Posted, turn
 from ._ranks import Ranks
 from ._shards import wide_dtype
@@ -43,6 +45,23 @@ class Call:
         received = [n if other == before else 0 for other, n in enumerate(self.received)]
         return dataclasses.replace(self, arguments=(*self.arguments, step), sent=sent, received=received)
 
+    @property
+    def seed(self) -> Tensor | None:
+        """What dropped pairs follow from; None: none are dropped."""
+        return self.arguments[place_of("dropout_seed")] if self.arguments[place_of("dropout_p")] > 0 else None
+
+    def with_seed(self, seed: Tensor | None) -> "Call":
+        at = place_of("dropout_seed")
+        before, after = self.arguments[:at], self.arguments[at + 1 :]
+        return dataclasses.replace(self, arguments=(*before, seed, *after))
+
     def wide(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """In the type that parts are computed in."""
         return tuple(t.to(wide_dtype(t.dtype)) if self.joined else t for t in tensors)
+
+
+@functools.cache
+def place_of(name: str) -> int:
+    """Where an option of attention stands among the arguments of a call."""
+    of_shards = ("boundaries", "layout", "ranks", "rank", "pattern")
+    return (*of_shards, *_registration.TENSORS, *_registration.all_settings({})).index(name)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import _direct
 from ._call import Call
+from ._exchange import Posted
 from ._shards import pieces_of
 
 FORWARD, BACKWARD = _direct.FORWARD, _direct.BACKWARD
@@ -77,31 +78,49 @@ def of_heads(q: Tensor, k: Tensor, v: Tensor, call: Call) -> Call:
     )
 
 
+def post_seed(what: str, call: Call) -> Posted | None:
+    """The first rank's seed of dropout on its way to all, who drop the same pairs whatever seeds they have."""
+    if call.seed is None:
+        return None
+    size = call.ranks.size
+    to_each = 1 if call.ranks.rank == 0 else 0
+    counts = {"sent": [to_each] * size, "received": [1] + [0] * (size - 1)}
+    return dataclasses.replace(call, **counts).post(what, call.seed.reshape(1, 1).repeat(to_each * size, 1))
+
+
+def seeded(call: Call, posted: Posted | None) -> Call:
+    return call if posted is None else call.with_seed(posted.wait())
+
+
 def as_tensor(lse: Tensor) -> Tensor:
     """[batch, heads, rows] as [batch, rows, heads, 1]; back by the same, but for the last dimension."""
     return lse.transpose(1, 2).unsqueeze(3)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """(out, lse, what the backward wants: q, k, v, out, lse and the gathered keys, of these heads)."""
-    turning = Turning(call)
+    """(out, lse, what the backward wants: q, k, v, out, lse and the gathered keys, of these heads, and the seed)."""
+    turning, posted = Turning(call), post_seed(FORWARD, call)
     q, k, v = turning.to_heads(FORWARD, q, k, v)
+    call = seeded(call, posted)
     out, lse, saved = _direct.forward(q, k, v, of_heads(q, k, v, call))
     (out,) = turning.to_rows(FORWARD, out)
     (lse,) = turning.to_rows(FORWARD, as_tensor(lse))
-    return out, lse.squeeze(3).transpose(1, 2).contiguous(), saved
+    return out, lse.squeeze(3).transpose(1, 2).contiguous(), (*saved, call.seed)
 
 
 def again(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call) -> tuple[Tensor, ...]:
-    turning = Turning(call)
+    turning, posted = Turning(call), post_seed(BACKWARD, call)
     q, k, v, out = turning.to_heads(BACKWARD, q, k, v, out)
     (lse,) = turning.to_heads(BACKWARD, as_tensor(lse))
-    return _direct.again(q, k, v, out, lse.squeeze(3).transpose(1, 2).contiguous(), of_heads(q, k, v, call))
+    call = seeded(call, posted)
+    saved = _direct.again(q, k, v, out, lse.squeeze(3).transpose(1, 2).contiguous(), of_heads(q, k, v, call))
+    return *saved, call.seed
 
 
 def backward(d_out: Tensor, d_lse: Tensor | None, saved: tuple[Tensor, ...], call: Call) -> tuple[Tensor, ...]:
     """(dq, dk, dv)"""
-    turning = Turning(call)
+    *saved, seed = saved
+    turning, call = Turning(call), call.with_seed(seed)
     q, k, v, _, lse, _ = saved
     if d_lse is None:  # another rank may have one
         d_lse = lse.new_zeros(d_out.size(0), d_out.size(2), d_out.size(1))

@@ -8,7 +8,6 @@
 #include <limits>
 #include <numbers>
 
-#include "core/dropout.h"
 #include "engine/cpu/backward_scratch.h"
 #include "engine/cpu/checks.h"
 #include "engine/cpu/chunks.h"
@@ -17,6 +16,7 @@
 #include "engine/cpu/packing.h"
 #include "engine/cpu/team.h"
 #include "engine/cpu/tiles.h"
+#include "engine/dropout.h"
 
 namespace longstride::engine::cpu {
 namespace {
@@ -33,7 +33,7 @@ class Backward {
         dim_padded_(products_.padded(p.dim)),
         tile_rows_((plan.tile_rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum),
         queries_per_key_(p.heads / p.kv_heads),
-        dropout_(p.dropout_p > 0 ? core::Dropout(p.dropout_p, *p.dropout_seed, p.heads) : core::Dropout()),
+        dropout_(engine::dropout_of(p)),
         gain_(static_cast<float>(p.out_scale * (dropout_.active() ? dropout_.gain() : 1.0))) {
     for (const PlanClass& c : plan.classes) {
       int32_t packings = 0;  // parts of the base are one with it
@@ -171,7 +171,7 @@ class Backward {
       chunk.ld = kBlock;
       chunk.stride = level.stride;
       chunk.slope = p_.alibi ? p_.alibi_slopes[query_head] : 0.0f;
-      if (dropout_.active()) chunk.drop = DropoutChunk(dropout_, static_cast<uint32_t>(b * p_.heads + query_head));
+      if (dropout_.active()) chunk.drop = DropoutChunk(dropout_, dropout_.stream(b, query_head));
       for (const Run& run : plan_.runs_of(*at.tile)) {
         chunk.weight_log2 = std::log2(static_cast<float>(run.weight));
         for (int32_t k = 0; k < run.residues; ++k) {

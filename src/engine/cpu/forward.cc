@@ -9,7 +9,6 @@
 #include <span>
 #include <utility>
 
-#include "core/dropout.h"
 #include "engine/cpu/bias_bound.h"
 #include "engine/cpu/checks.h"
 #include "engine/cpu/chunks.h"
@@ -18,6 +17,7 @@
 #include "engine/cpu/packing.h"
 #include "engine/cpu/team.h"
 #include "engine/cpu/tiles.h"
+#include "engine/dropout.h"
 
 namespace longstride::engine::cpu {
 namespace {
@@ -58,7 +58,7 @@ class Forward {
         cell_(products_.cell()),
         dim_padded_(products_.padded(p.dim)),
         queries_per_key_(p.heads / p.kv_heads),
-        dropout_(p.dropout_p > 0 ? core::Dropout(p.dropout_p, *p.dropout_seed, p.heads) : core::Dropout()),
+        dropout_(engine::dropout_of(p)),
         unit_(unit_of(p.scale)),
         scale_(std::abs(static_cast<float>(p.scale)) / unit_),
         scale_log2_(static_cast<float>(static_cast<double>(scale_) * std::numbers::log2e)) {
@@ -197,7 +197,7 @@ class Forward {
     chunk.scale_log2 = scale_log2_;
     chunk.loose = std::min(16 / scale_log2_, std::numeric_limits<float>::max());
     chunk.ld = kBlock;
-    if (dropout_.active()) chunk.drop = DropoutChunk(dropout_, static_cast<uint32_t>(b * p_.heads + query_head));
+    if (dropout_.active()) chunk.drop = DropoutChunk(dropout_, dropout_.stream(b, query_head));
     PackedBlock block;
     int64_t held = -1;  // which it is
     const auto compute = [&](const Run& run, const Piece& piece, int64_t column0) {

@@ -46,9 +46,9 @@ void add(const float* from, int64_t count, float* to);
 // Whose draws the pairs of a chunk take.
 struct DropoutChunk {
   DropoutChunk() = default;
-  DropoutChunk(const core::Dropout& of, uint32_t b_and_h)
+  DropoutChunk(const core::Dropout& of, uint32_t its_stream)
       : dropout(&of),
-        stream(b_and_h),
+        stream(its_stream),
         query_salt(of.salt(stream, core::Side::kQuery, 0)),
         key_salt(of.salt(stream, core::Side::kKey, 0)) {}
 
@@ -58,7 +58,7 @@ struct DropoutChunk {
   }
 
   const core::Dropout* dropout = nullptr;  // null: keep everything
-  uint32_t stream = 0;                     // b * heads + h
+  uint32_t stream = 0;                     // of the batch row and query head
   // Of positions below 2^32. A chunk of its own salts would spend a twentieth of its draws on them.
   uint32_t query_salt = 0;
   uint32_t key_salt = 0;

@@ -24,6 +24,11 @@ struct DropoutValues {
   const int64_t* seed = nullptr;  // on the device
   uint32_t threshold = 0;         // a pair is kept iff its draw is not below
   float gain = 1;                 // 1 / (1 - p)
+  uint32_t heads = 0;             // all of them, of which a launch may have a share
+  uint32_t first_head = 0;        // of the launch among all
+
+  // Whose draws the pairs of a batch row and query head of the launch take.
+  constexpr uint32_t stream(uint32_t batch, uint32_t head) const { return batch * heads + first_head + head; }
 };
 
 struct AlibiValues {
@@ -39,7 +44,8 @@ inline AlibiValues alibi_values(const Problem& p) {
 inline DropoutValues dropout_values(const Problem& p) {
   if (p.dropout_p <= 0) return {};
   return {p.dropout_seed, static_cast<uint32_t>(std::floor(p.dropout_p * 4294967296.0)),
-          static_cast<float>(1.0 / (1.0 - p.dropout_p))};
+          static_cast<float>(1.0 / (1.0 - p.dropout_p)), static_cast<uint32_t>(p.heads_of_all()),
+          static_cast<uint32_t>(p.first_head)};
 }
 
 }  // namespace longstride::engine::cuda

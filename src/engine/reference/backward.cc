@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "core/dropout.h"
+#include "engine/dropout.h"
 #include "engine/gates.h"
 #include "engine/reference/elements.h"
 #include "engine/reference/heads.h"
@@ -28,7 +28,7 @@ class KvHeadBackward {
         dv_(p.len_k * p.dim),
         key_dk_(p.dim),
         key_dv_(p.dim) {
-    if (p.dropout_p > 0) dropout_ = core::Dropout(p.dropout_p, *p.dropout_seed, p.heads);
+    dropout_ = engine::dropout_of(p);
   }
 
   void run() {

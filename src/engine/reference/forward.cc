@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/dropout.h"
+#include "engine/dropout.h"
 #include "engine/reference/elements.h"
 #include "engine/reference/heads.h"
 #include "engine/reference/reference.h"
@@ -46,7 +46,7 @@ class RowSoftmax {
  public:
   RowSoftmax(const Problem& p, const PlanView& plan, int64_t b, int64_t h)
       : p_(p), plan_(plan), b_(b), h_(h), kv_head_(h / (p.heads / p.kv_heads)) {
-    if (p.dropout_p > 0) dropout_ = core::Dropout(p.dropout_p, *p.dropout_seed, p.heads);
+    dropout_ = engine::dropout_of(p);
   }
 
   Part run(const PlacedRow& at) {

@@ -228,10 +228,37 @@ ShardedCall of_heads(const Tensor& q, const Tensor& k, const Tensor& v, const Sh
   return share_call;
 }
 
+// The first rank's seed of dropout for all: whatever the others were given or have drawn, all drop the same pairs.
+class Seed {
+ public:
+  Seed(const ShardedCall& call, Turn& turn) {
+    if (call.call.dropout_p == 0) return;
+    const int64_t ranks = turn.ranks(), to_each = turn.rank() == 0 ? 1 : 0;
+    std::vector<int64_t> received(static_cast<size_t>(ranks));
+    received[0] = 1;
+    posted_ = turn.post(call.call.dropout_seed->reshape({1, 1}).repeat({to_each * ranks, 1}),
+                        std::vector<int64_t>(static_cast<size_t>(ranks), to_each), received);
+  }
+  // Undefined without dropout.
+  Tensor wait() { return posted_ ? posted_->wait() : Tensor(); }
+
+ private:
+  std::optional<Turn::Rows> posted_;
+};
+
+ShardedCall with_seed(ShardedCall call, const Tensor& seed) {
+  if (seed.defined()) call.call.dropout_seed = seed;
+  return call;
+}
+
 Attended heads(const Tensor& q, const Tensor& k, const Tensor& v, const ShardedCall& call, Turn& turn) {
   const Turning turning(call, turn);
+  Seed posted(call, turn);
   const variable_list own = turning.to_heads({q, k, v});
-  Attended of_share = direct(own[0], own[1], own[2], of_heads(own[0], own[1], own[2], call), turn);
+  const Tensor seed = posted.wait();
+  const ShardedCall share_call = of_heads(own[0], own[1], own[2], with_seed(call, seed));
+  Attended of_share = direct(own[0], own[1], own[2], share_call, turn);
+  of_share.saved.push_back(seed);
   return {turning.to_rows({of_share.out})[0], turning.lse_to_rows(of_share.lse), of_share.saved};
 }
 
@@ -241,7 +268,7 @@ variable_list heads_backward(const Tensor& d_out, const MaybeTensor& d_lse, cons
   // Another rank may have a gradient of lse.
   const Tensor given = d_lse ? *d_lse : at::zeros({d_out.size(0), d_out.size(2), d_out.size(1)}, saved[4].options());
   const Tensor share_d_out = turning.to_heads({d_out})[0], share_d_lse = turning.lse_to_heads(given);
-  const ShardedCall share_call = of_heads(saved[0], saved[1], saved[2], call);
+  const ShardedCall share_call = of_heads(saved[0], saved[1], saved[2], with_seed(call, saved.back()));
   return turning.to_rows(direct_backward(share_d_out, share_d_lse, saved, share_call, turn));
 }
 

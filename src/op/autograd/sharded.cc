@@ -58,8 +58,9 @@ std::string described(const RankCall& of, const Tensor& q, const Tensor& k, cons
                     {"dtype", at::toString(q.scalar_type())},
                     {"device", c10::DeviceTypeName(q.device().type(), true)},
                     {"gradient", differentiated}};
-  op::autograd::Call::fields(of.call,
-                             [&](const char* name, const char*, const auto& field) { all[name] = json_of(field); });
+  op::autograd::Call::fields(of.call, [&](const char* name, const char*, const auto& field) {
+    if (name != std::string_view("dropout_seed")) all[name] = json_of(field);  // the first rank's is taken
+  });
   return all.dump();
 }
 

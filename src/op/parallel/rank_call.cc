@@ -120,7 +120,9 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
   dtype_ = of.q.dtype;
   problem_ = problem_of(dtype_of(dtype_), of.q.sizes[3], call, key_.call.pattern, extent);
   problem_.len_q = problem_.len_k = rows;
+  problem_.all_heads = problem_.heads;
   problem_.heads /= among;
+  problem_.first_head = key_.share.at * problem_.heads;
   problem_.kv_heads /= among;
   problem_.q = read(q);
   problem_.k = read(k);
@@ -128,6 +130,10 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
   if (const auto slopes = slopes_of(call)) {
     problem_.alibi_slopes = static_cast<const float*>(slopes->const_data_ptr()) + key_.share.at * problem_.heads;
     slopes_ = std::make_shared<Tensor>(*slopes);
+  }
+  if (problem_.drops()) {
+    problem_.dropout_seed = static_cast<const int64_t*>(call.dropout_seed->const_data_ptr());
+    seed_ = std::make_shared<Tensor>(*call.dropout_seed);
   }
   engine_ = &choose_engine(of.q.place, problem_);
   loan_ = lend(of.q.place);

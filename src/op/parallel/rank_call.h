@@ -23,7 +23,7 @@ struct ShardArguments {
   int64_t step = parallel::Rank::kAllSteps;  // of a ring
   // So many neighbouring ranks divide the heads: q, k and v have this rank's share of them and the rows of all of
   // these, and its exchanges are those among the ranks of the same heads.
-  int64_t heads_among = 1;  // slopes of ALiBi are those of all heads still
+  int64_t heads_among = 1;  // slopes of ALiBi are those of all heads still; dropout goes by a head's number among all
 };
 // Throw Error.
 parallel::Shards shards_of(const ShardArguments&);
@@ -41,7 +41,7 @@ class RankCall {
   std::shared_ptr<const parallel::Rank> rank_of_step(int64_t step) const;
   const Engine& engine() const { return *engine_; }
   // The option of the call that takes whole sequences (parallel/exchange.h); "": none.
-  std::string of_whole() const { return problem_.alibi ? "alibi_slopes" : ""; }
+  std::string of_whole() const { return problem_.alibi ? "alibi_slopes" : problem_.drops() ? "dropout_p" : ""; }
   const engine::Problem& problem() const { return problem_; }  // of the shard
   const engine::Workspace& workspace() const { return loan_.workspace; }
   const Loan& loan() const { return loan_; }
@@ -62,7 +62,8 @@ class RankCall {
   std::shared_ptr<const CachedRank> rank_;
   const Engine* engine_ = nullptr;
   engine::Problem problem_;
-  std::shared_ptr<const void> slopes_;  // of all heads; kept for the problem, which points at its share
+  // Kept for the problem, which points at them: at its share of the slopes of all heads.
+  std::shared_ptr<const void> slopes_, seed_;
   Loan loan_;
   std::unique_ptr<const parallel::Moves> moves_;
   ScalarType dtype_ = ScalarType::Undefined;

@@ -36,8 +36,8 @@ std::string name_of(const testing::TestParamInfo<Kind>& info) {
 }
 
 // The grid's own dtype and dim stand in for what a case's factors ask for.
-void check_grid(const Engine& engine, const Kind& kind, int64_t random_count,
-                const std::function<bool(const Case&)>& wanted, int32_t workers = 1) {
+void check_grid(const Engine& engine, const Kind& kind, int64_t random_count, const std::function<bool(Case&)>& wanted,
+                int32_t workers = 1) {
   int64_t checked = 0;
   for_each_case(
       random_count, Poison::kUnread,
@@ -61,6 +61,16 @@ TEST_P(CudaGrid, WithoutDropout) {
 
 TEST_P(CudaGrid, WithDropout) {
   check_grid(GetParam().engine(), GetParam(), 30, [](const Case& c) { return c.options.dropout_p > 0; });
+}
+
+// Of heads that are a share of all: dropout goes by their numbers among these.
+TEST_P(CudaGrid, WithDropoutOfAShareOfTheHeads) {
+  for (const bool deterministic : {false, true}) {
+    check_grid(GetParam().engine(deterministic), GetParam(), 30, [](Case& c) {
+      share_heads(c.options);
+      return c.options.dropout_p > 0;
+    });
+  }
 }
 
 TEST_P(CudaGrid, Deterministic) {

@@ -94,6 +94,7 @@ LongNetLMConfig lm_config() {
 
 Found language_model(const LongNetLMConfig& config, const Where& where, at::ScalarType dtype = at::kDouble) {
   LongNetLM model = where.placed(seeded_model<LongNetLM>(config, dtype));
+  if (where.group && where.group->getRank() > 0) torch::manual_seed(where.group->getRank());  // the first one's counts
   const auto [ids, targets] = tokens(where.len, 1);
   const CallOptions call = where.call();
   const Tensor out = model->forward(where.part(ids), call);
@@ -165,10 +166,17 @@ std::vector<Model> models() {
   alibi.layer.attention.embed_dim = 48;
   alibi.layer.attention.num_heads = alibi.layer.attention.kv_heads = 6;
   alibi.layer.attention.positions.kind = Positions::kAlibi;
+  LongNetLMConfig dropping = alibi, dropped_again = alibi;
+  dropping.layer.attention.positions.kind = Positions::kRope;
+  for (LongNetLMConfig* config : {&dropping, &dropped_again}) config->layer.attention.attention.attention_dropout = 0.3;
+  dropped_again.activation_checkpointing = true;
   return {{"LongNetLM", [=](const Where& w) { return language_model(plain, w); }},
           {"LongNetLM with checkpointing", [=](const Where& w) { return language_model(checkpointing, w); }},
           {"LongNetLM without positions", [=](const Where& w) { return language_model(without, w); }},
           {"LongNetLM with alibi", [=](const Where& w) { return language_model(alibi, w); }},
+          {"LongNetLM with dropout of pairs", [=](const Where& w) { return language_model(dropping, w); }},
+          {"LongNetLM with dropout of pairs and checkpointing",
+           [=](const Where& w) { return language_model(dropped_again, w); }},
           {"LongNetLM in float32", [=](const Where& w) { return language_model(plain, w, at::kFloat); }, 1e-5},
           {"LongNet", [](const Where& w) { return longnet(LongNetForm::kEncoderDecoder, w); }},
           {"LongNet, encoder", [](const Where& w) { return longnet(LongNetForm::kEncoder, w); }},
@@ -261,8 +269,17 @@ void check_refusals(const RankGroup& group) {
   alibi.layer.attention.kv_heads = 1;
   alibi.layer.attention.positions.kind = Positions::kAlibi;
   LongNetLM of_one_head = Where{24, {}, group}.placed(seeded_model<LongNetLM>(alibi));
-  expect_refused(fmt::format("alibi_slopes need exchange heads({0}), for which {0} must divide kv_heads, got 1", ranks),
-                 [&] { of_one_head->forward(ids); });
+  expect_refused(
+      fmt::format("alibi_slopes must go by exchange heads({0}), for which {0} must divide kv_heads, got 1", ranks),
+      [&] { of_one_head->forward(ids); });
+  alibi.layer.attention.positions.kind = Positions::kNone;
+  alibi.layer.attention.attention.attention_dropout = 0.1;
+  LongNetLM dropping = Where{24, {}, group}.placed(seeded_model<LongNetLM>(alibi));
+  expect_refused(
+      fmt::format("dropout_p must go by exchange heads({0}), for which {0} must divide kv_heads, got 1", ranks),
+      [&] { dropping->forward(ids); });
+  dropping->eval();
+  expect(dropping->forward(ids).size(1) == 4, "drops nothing in eval");
   expect(model->loss(ids, ids).isfinite().item<bool>(), "works after refusals");
 }
 

@@ -30,6 +30,7 @@ struct Case {
   ShardedOptions options;
   int64_t len;
   at::ScalarType dtype = at::kDouble;
+  int64_t kv_heads = 2;
 };
 
 Pattern groups(bool causal) { return Pattern::dilated({4, 16, 64}, {1, 2, 4}, {.causal = causal}); }
@@ -70,6 +71,12 @@ std::vector<Case> cases(int64_t ranks) {
     options = {};
   }
   const size_t direct = all.size();
+  options.dropout_p = 0.3;  // of a share of as many KV heads as ranks
+  for (const at::ScalarType dtype : {at::kDouble, at::kBFloat16})
+    all.push_back({fmt::format("dropout, {}", at::toString(dtype)), groups(true), options, 12 * ranks, dtype, ranks});
+  options.sharding = {{0, len}, "zigzag"};
+  options.exchange = fmt::format("heads({})", ranks);
+  all.push_back({"dropout, " + options.exchange, groups(false), options, len, at::kDouble, 2 * ranks});
   for (const std::string exchange : {"direct", "ring", "heads(2)"}) {
     if (exchange == "heads(2)" && ranks != 2) continue;
     for (size_t n = 0; n < direct; ++n) {
@@ -87,12 +94,19 @@ void check_case(const Case& c, const RankGroup& group) {
   const auto make = [&](int64_t seed, int64_t heads) {
     return drawn(seed, {2, c.len, heads, 8}, c.dtype).requires_grad_();
   };
-  const Tensor q = make(1, 4), k = make(2, 2), v = make(3, 2);
-  const Tensor d_out = drawn(4, {2, c.len, 4, 8}, c.dtype), d_lse = drawn(5, {2, 4, c.len}, at::kDouble);
+  const int64_t heads = 2 * c.kv_heads;
+  const Tensor q = make(1, heads), k = make(2, c.kv_heads), v = make(3, c.kv_heads);
+  const Tensor d_out = drawn(4, {2, c.len, heads, 8}, c.dtype), d_lse = drawn(5, {2, heads, c.len}, at::kDouble);
   AttentionOptions alone;
   static_cast<CallOptions&>(alone) = c.options;
   alone.scale = c.options.scale;
   alone.alibi_slopes = c.options.alibi_slopes;
+  ShardedOptions options = c.options;
+  alone.dropout_p = options.dropout_p;
+  if (options.dropout_p > 0) {  // the first rank's seed counts
+    alone.dropout_seed = at::full({}, 5, at::kLong);
+    options.dropout_seed = at::full({}, 5 + 7 * group->getRank(), at::kLong);
+  }
   const AttentionResult whole = attention(q, k, v, c.pattern, alone);
   const auto loss = [](const AttentionResult& r, const Tensor& d_out, const Tensor& d_lse) {
     const Tensor seen = r.lse.isfinite();
@@ -105,7 +119,7 @@ void check_case(const Case& c, const RankGroup& group) {
   if (at.boundaries.empty()) at.boundaries = {0, c.len};
   const auto part = [&](const Tensor& t, int64_t dim = 1) { return shard(t.detach(), group, at, dim).clone(); };
   const Tensor sq = part(q).requires_grad_(), sk = part(k).requires_grad_(), sv = part(v).requires_grad_();
-  const auto run = [&] { return cp_attention(sq, sk, sv, c.pattern, group, c.options); };
+  const auto run = [&] { return cp_attention(sq, sk, sv, c.pattern, group, options); };
   const AttentionResult own = run();
   loss(own, part(d_out), part(d_lse, 2)).backward();
   const double tolerance = c.dtype == at::kDouble ? 1e-12 : 2e-2;
@@ -118,6 +132,9 @@ void check_case(const Case& c, const RankGroup& group) {
   expect_near(sk.grad(), part(k.grad()), tolerance, c.name + ": dk");
   expect_near(sv.grad(), part(v.grad()), tolerance, c.name + ": dv");
   expect(run().out.equal(own.out), c.name + ": repeats");
+  if (options.dropout_p == 0) return;
+  options.dropout_seed = at::full({}, 6, at::kLong);
+  expect(run().out.equal(own.out) == (sq.numel() == 0), c.name + ": another seed drops others");
 }
 
 void check_shards(const RankGroup& group) {
@@ -157,8 +174,6 @@ void check_refusals(const RankGroup& group) {
     set(options);
     expect_refused(text, [&] { call(x, options); });
   };
-  refused("dropout_p must be 0 in cp_attention, got 0.5", [](ShardedOptions& o) { o.dropout_p = 0.5; });
-  refused("dropout_seed must be unset in cp_attention, got one", [&](ShardedOptions& o) { o.dropout_seed = x; });
   refused("gates must be unset in cp_attention, got a tensor", [&](ShardedOptions& o) { o.gates = x; });
   refused("query_start must be unset in cp_attention, got 0", [](ShardedOptions& o) { o.query_start = 0; });
   ShardedOptions by;
@@ -176,19 +191,35 @@ void check_refusals(const RankGroup& group) {
     expect_refused("cp_attention: alibi_slopes must be the same on every rank, got [1056964608,1056964608] on rank 0",
                    [&] { call(x, by); });
   } else {
-    expect_refused(fmt::format("alibi_slopes need exchange heads({0}), for which {0} must divide kv_heads, got 2; take "
-                               "as many ranks as divide kv_heads, or leave alibi_slopes out",
-                               ranks),
-                   [&] { call(x, by); });
+    expect_refused(
+        fmt::format("alibi_slopes must go by exchange heads({0}), for which {0} must divide kv_heads, got 2; take "
+                    "as many ranks as divide kv_heads, or leave alibi_slopes out",
+                    ranks),
+        [&] { call(x, by); });
   }
   by.exchange = "ring";
   expect_refused(
-      fmt::format("exchange must be auto or heads({}) with alibi_slopes, which take whole sequences, got ring", ranks),
+      fmt::format(
+          "exchange must be auto or heads({}) with alibi_slopes, for which ranks have whole sequences, got ring",
+          ranks),
       [&] { call(x, by); });
   by.exchange = "auto";
   by.alibi_slopes->requires_grad_();
   expect_refused("alibi_slopes must not require a gradient", [&] { call(x, by); });
   by.alibi_slopes.reset();
+  by.dropout_p = 0.5;
+  expect_refused("dropout_seed must be given when dropout_p > 0, got none", [&] { call(x, by); });
+  by.dropout_seed = at::full({}, 5, at::kLong);
+  if (ranks == 2) {
+    if (rank == 1) by.dropout_p = 0.25;
+    expect_refused("cp_attention: dropout_p must be the same on every rank, got 0.5 on rank 0", [&] { call(x, by); });
+  } else {
+    expect_refused(fmt::format("dropout_p must go by exchange heads({0}), for which {0} must divide kv_heads, got 2; "
+                               "take as many ranks as divide kv_heads, or leave dropout_p out",
+                               ranks),
+                   [&] { call(x, by); });
+  }
+  by.dropout_p = 0;
   by.exchange = "heads(2)";
   expect_refused("exchange must be auto, none, direct or ring on one rank, got heads(2)",
                  [&] { cp_attention(x, x, x, pattern, {}, by); });

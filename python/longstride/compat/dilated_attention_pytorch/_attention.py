@@ -106,13 +106,13 @@ class Attention(nn.Module):
         refuse_mask("attention_mask", attention_mask)
         drops = self.training and self.dropout > 0
         pattern = self.causal_pattern if is_causal or self.causal else self.pattern
-        options = {"lengths": lengths, "scale": self.softmax_scale, "dropout_p": self.dropout if drops else 0}
+        options = {
+            "lengths": lengths, "scale": self.softmax_scale, "dropout_p": self.dropout if drops else 0,
+            "dropout_seed": draw_dropout_seed(query.device) if drops else None,
+        }  # fmt: skip
         if (ranks := self.over_ranks) is not None:
             return ranks.attention(query, key, value, pattern, boundaries=None, **options)[0]
-        return attention(
-            query, key, value, pattern, **options,
-            dropout_seed=draw_dropout_seed(query.device) if drops else None, **chosen,
-        )  # fmt: skip
+        return attention(query, key, value, pattern, **options, **chosen)
 
 
 class Legacy(Attention):

@@ -45,7 +45,7 @@ __device__ __forceinline__ void softmax_step(const Values& p, const ColumnBlock&
   most = fmaxf(most, before);
   DropoutSalts salts = {};
   if (p.dropout.seed)
-    salts = dropout_salts(p.dropout, uint32_t(place.batch * p.heads + place.kv_head * p.group + place.member));
+    salts = dropout_salts(p.dropout, p.dropout.stream(place.batch, place.kv_head * p.group + place.member));
   float sum = 0;
   for (int i = lane; i < Shape::kColumns; i += kLanes) {
     float x = exp_below(p, scores[i], most, weight);

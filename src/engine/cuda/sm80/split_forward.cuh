@@ -66,7 +66,7 @@ __device__ __forceinline__ void softmax_step_rows(const Values& p, const ColumnB
     state.sum[half] = fmaf(state.sum[half], factor[half], sum[half]);
   }
   if (!p.dropout.seed) return;
-  const DropoutSalts salts = dropout_salts(p.dropout, uint32_t(place.batch * p.heads + query_head(p, place)));
+  const DropoutSalts salts = dropout_salts(p.dropout, p.dropout.stream(place.batch, query_head(p, place)));
   uint32_t kept = 0;
 #pragma unroll 1
   for (int i = 0; i < kCount; ++i) {

@@ -138,7 +138,7 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
         if (p.dropout.seed)
           kept =
               draw<Shape::kColumns>(p.dropout, false, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
-                                    item.stride, uint32_t(item.batch * p.heads + b.head));
+                                    item.stride, p.dropout.stream(item.batch, b.head));
       }
       auto dropped = [&](float x, int i) {
         if constexpr (Shape::Calls::kDrops) return kept.at(i) ? x : 0.f;

@@ -310,7 +310,7 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
       if (!Shape::Calls::kAlibi || p.dropout.seed) {
         const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item->row0 + row0 * item->stride,
                                                 b.column0 + 2 * (thread % 4) * item->stride, item->stride,
-                                                uint32_t(item->batch * p.heads + item->head));
+                                                p.dropout.stream(item->batch, item->head));
 #pragma unroll
         for (int i = 0; i < size(scores); ++i) scores[i] = kept.at(i) ? scores[i] : 0.f;
       }

@@ -296,7 +296,7 @@ __device__ __forceinline__ void consume_gradient(const GradientParams& p, Gradie
         kept = Kept<Shape::kColumns>::all();
         if (p.dropout.seed)
           kept = draw<Shape::kColumns>(p.dropout, kQueries, row, b.column0 + column0 * item.stride, item.stride,
-                                       uint32_t(item.batch * p.heads + b.head));
+                                       p.dropout.stream(item.batch, b.head));
       }
       auto dropped = [&](float x, int i) {
         if constexpr (Shape::Calls::kDrops) return kept.at(i) ? x : 0.f;

@@ -38,7 +38,7 @@ __device__ __forceinline__ void differentiate(const Values& p, const ColumnBlock
   static_assert(kCount <= 32);
   uint32_t kept = ~0u;
   if (p.dropout.seed) {
-    const DropoutSalts salts = dropout_salts(p.dropout, uint32_t(place.batch * p.heads + head));
+    const DropoutSalts salts = dropout_salts(p.dropout, p.dropout.stream(place.batch, head));
 #pragma unroll 1
     for (int i = 0; i < kCount; ++i) {
       const uint32_t at_row = row0 + int(cute::get<0>(of(i))) * place.stride;
