@@ -378,7 +378,7 @@ def refusals(rank, of_size):
         "slopes with a gradient": lambda: call(kv_heads=3, heads=3, alibi_slopes=slopes_of(3).requires_grad_()),
         "infinite slopes": lambda: call(kv_heads=3, heads=3, alibi_slopes=slopes_of(3) / 0),
         "slopes in a list": lambda: call(kv_heads=3, heads=3, alibi_slopes=[1.0, 1.0, 1.0]),
-        "heads": lambda: call(exchange="heads(2)"),
+        "heads among ranks": lambda: call(exchange="heads(2)"),
         "heads of few": lambda: call(exchange="heads(3)"),
         "none": lambda: call(exchange="none"),
         "none of local segments": lambda: call(Pattern.dilated([4], [1]), exchange="none").shape,

@@ -310,7 +310,7 @@ DIFFERENCES = {
     "gates": "gates must be None in cp_attention, got a tensor; learn blocks with attention(), on one rank",
     "exchange": "unknown exchange 'rign'; one of [none, direct, ladder, heads(2), ring]; did you mean 'ring'?",
     "exchange of one rank": SAME.format("exchange", "direct", "ring"),
-    "heads": "exchange must be auto or one of [direct, ring] here, got heads(2); 2 does not divide the 3 ranks",
+    "heads among ranks": "exchange must be auto or one of [direct, ring] here, got heads(2); 2 does not divide the 3 ranks",
     "heads of few": "exchange must be auto or one of [direct, ring] here, got heads(3); 3 does not divide kv_heads (2)",
     "ladder": "exchange must be auto or one of [direct, ring] here, got ladder; it is in the model of costs alone",
     "slopes of few": FEW,
