@@ -59,7 +59,7 @@ def line_chart(title: str, subtitle: str, x_label: str, y_label: str, lines: Seq
     drawing = Drawing(WIDTH)
     drawing.words(LEFT, 26, title, 15)
     drawing.words(LEFT, 44, subtitle, 11, GREY)
-    top, at = TOP + 6, LEFT
+    top, at = TOP + 6, float(LEFT)
     for i, line in enumerate(lines):
         width = 48 + 7.2 * len(line.label)
         if at > LEFT and at + width > WIDTH - RIGHT:

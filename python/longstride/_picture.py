@@ -68,12 +68,12 @@ class Drawing:
         self.marks: list[str] = []
 
     def box(self, x: float, y: float, width: float, height: float, fill: str) -> None:
-        x, y, width, height = map(number, (x, y, width, height))
-        self.marks.append(f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{fill}"/>')
+        left, top, across, down = map(number, (x, y, width, height))
+        self.marks.append(f'<rect x="{left}" y="{top}" width="{across}" height="{down}" fill="{fill}"/>')
 
     def frame(self, x: float, y: float, width: float, height: float) -> None:
-        x, y, width, height = map(number, (x, y, width, height))
-        self.marks.append(f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="none" stroke="{FAINT}"/>')
+        left, top, across, down = map(number, (x, y, width, height))
+        self.marks.append(f'<rect x="{left}" y="{top}" width="{across}" height="{down}" fill="none" stroke="{FAINT}"/>')
 
     def line(self, points: list[tuple[float, float]], colour: str, width: float = 1, dashed: bool = False) -> None:
         path = " ".join(f"{number(x)},{number(y)}" for x, y in points)
@@ -89,10 +89,10 @@ class Drawing:
         """(x, y) is where the baseline starts, is centred ("middle") or ends ("end"); `up`: read from bottom to top."""
         # XML takes no control characters, which names of processors and devices might have.
         text = escape("".join(c if c.isprintable() else "?" for c in text))
-        x, y = number(x), number(y)
-        turned = f' transform="rotate(-90 {x} {y})"' if up else ""
+        left, base = number(x), number(y)
+        turned = f' transform="rotate(-90 {left} {base})"' if up else ""
         self.marks.append(
-            f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}" text-anchor="{anchor}"{turned}>{text}</text>'
+            f'<text x="{left}" y="{base}" font-size="{size}" fill="{colour}" text-anchor="{anchor}"{turned}>{text}</text>'
         )
 
     def cells(self, x: float, y: float, side: float, runs: dict[str, list[tuple[int, int, int, int]]], across: int) -> None:
@@ -107,9 +107,9 @@ class Drawing:
         self.marks.append("</g>")
 
     def svg(self, height: float) -> str:
-        width, height = number(self.width), number(height)
+        across, down = number(self.width), number(height)
         head = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}" font-family="DejaVu Sans, Verdana, sans-serif">'
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{across}" height="{down}" '
+            f'viewBox="0 0 {across} {down}" font-family="DejaVu Sans, Verdana, sans-serif">'
         )
-        return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#ffffff"/>', *self.marks, "</svg>\n"])
+        return "\n".join([head, f'<rect width="{across}" height="{down}" fill="#ffffff"/>', *self.marks, "</svg>\n"])

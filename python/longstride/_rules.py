@@ -180,6 +180,7 @@ def filled(block: Mapping[str, Any]) -> dict[str, Any]:
     said = {"density" if key == "sparsity_ratio" else key for key in block}
     if said.intersection(rule.one_of):
         said.update(rule.one_of)
+    assert rule.usual is not None  # NAMED has none of those
     usual = {**defaults(block["pattern"]), **rule.usual(size)}
     return {**{key: value for key, value in usual.items() if key not in said}, "block_size": size, **block}
 

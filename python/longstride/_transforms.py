@@ -71,7 +71,7 @@ def widened_rows(blocks: Tensor | None, size: int, batch: int) -> Tensor | None:
 
 
 def folded_call(
-    info: Any, dims: dict[str, int | None], pattern: str, tensors: dict[str, Tensor | None], settings: dict, batch: int
+    info: Any, dims: dict[str, Any], pattern: str, tensors: dict[str, Tensor | None], settings: dict, batch: int
 ) -> tuple:
     """The pattern and the tensors behind it for the folded batch."""
     size = info.batch_size
@@ -85,7 +85,7 @@ def folded_call(
         if info.randomness != "different":
             wanted = "must be 0 under vmap, whose entries drop different pairs, unless it is told so"
             refuse("dropout_p", wanted, settings["dropout_p"], "call vmap(..., randomness='different')")
-        if dims["dropout_seed"] is not None:
+        if seed is not None and dims["dropout_seed"] is not None:
             seed = seed.sum()  # modulo 2^64: of all the entries' seeds; the pairs follow from it and the batch row
     own = {
         "blocks": widened_rows(tensors["blocks"], size, batch),

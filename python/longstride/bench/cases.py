@@ -134,7 +134,7 @@ def once(case: Case, attend: Attend, inputs: Sequence[Tensor]) -> list[Tensor]:
     leaves = [x.detach().requires_grad_() for x in inputs[:3]]
     out = attend(*leaves)
     out.backward(inputs[3])
-    return [out.detach(), *(x.grad for x in leaves)]
+    return [out.detach(), *(x.grad for x in leaves if x.grad is not None)]
 
 
 def first_words(error: Exception) -> str:

@@ -87,7 +87,7 @@ def official(
     outs, lses = [], []
     for segment, rate in zip(segment_lengths, dilation_rates):
         split = Split(q.shape, min(segment, q.size(1)), rate, rule)
-        out, lse = dense(*(split.gathered(x) for x in (q, k, v)), causal)
+        out, lse = dense(split.gathered(q), split.gathered(k), split.gathered(v), causal)
         outs.append(split.scattered(out))
         with torch.no_grad():
             lse = split.scattered(lse[..., None])
@@ -97,5 +97,7 @@ def official(
         weights = [(lse - top).exp() for lse in lses]
         total = torch.stack(weights).sum(0)
         weights = [weight / total for weight in weights]
-    mixed = sum(out * weight.to(out.dtype) for out, weight in zip(outs, weights))
+    mixed, *others = [out * weight.to(out.dtype) for out, weight in zip(outs, weights)]
+    for other in others:
+        mixed = mixed + other
     return mixed.transpose(1, 2)

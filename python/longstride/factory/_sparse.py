@@ -137,6 +137,6 @@ class SparseAttentionConfig(RuleOptions):
         for name in ("hidden", "temperature"):
             if getattr(self, name) is not None:
                 learned[name] = getattr(self, name)
-        learned = _learned.filled(learned)
-        _learned.validate(learned)
-        return learned
+        filled = _learned.filled(learned)
+        _learned.validate(filled)
+        return filled

@@ -115,7 +115,7 @@ class DilatedAttention(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """Every option by name, as in config.json: the constructor's arguments."""
-        own = {"softmax_scale": self.softmax_scale, "attention_dropout": self.attention_dropout, "learned": None}
+        own: dict[str, Any] = {"softmax_scale": self.softmax_scale, "attention_dropout": self.attention_dropout, "learned": None}
         if self.scorer is not None:
             own |= {"blocks": [], "learned": dict(self.scorer.options)}
         return {**flat(self.pattern), **own}

@@ -27,7 +27,8 @@ def own_fields(made: type) -> dict[str, inspect.Parameter]:
 def has_type(value: Any, annotation: str) -> bool:
     if isinstance(value, bool):
         return annotation == "bool"
-    return isinstance(value, {"int": int, "float": (int, float), "bool": bool, "str": str}[annotation])
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    return isinstance(value, kinds[annotation])
 
 
 def require_types(made: type, values: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ Pre-LN with sub-LN in attention and feed-forward, as in MAGNETO (Wang et al., ar
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -178,6 +178,11 @@ class TransformerLayer(nn.Module):
 
 
 DilatedTransformerEncoderLayer = TransformerLayer
+
+
+def layers_of(stack: nn.ModuleList) -> Sequence[TransformerLayer]:
+    """A stack's layers, which type checkers take for any modules."""
+    return cast(Sequence[TransformerLayer], stack)
 
 
 class DilatedTransformerDecoderLayer(TransformerLayer):

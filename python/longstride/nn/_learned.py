@@ -170,6 +170,11 @@ class BlockScorer(nn.Module):
         ValueError: values outside these ranges.
     """
 
+    query_in: nn.Parameter
+    query_out: nn.Parameter
+    key_in: nn.Parameter
+    key_out: nn.Parameter
+
     def __init__(
         self,
         head_dim: int,

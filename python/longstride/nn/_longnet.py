@@ -13,7 +13,7 @@ from .._refusal import refuse, shape
 from ..parallel._shards import Boundaries
 from ._checks import attention_dtype, check_input, require_gain, require_positive
 from ._config import flat, refuse_unknown, require_alone, require_types
-from ._layers import DilatedTransformerDecoderLayer, TransformerLayer, run_layers
+from ._layers import DilatedTransformerDecoderLayer, TransformerLayer, layers_of, run_layers
 
 FORMS = ("encoder", "decoder", "encoder_decoder")
 
@@ -77,7 +77,7 @@ class LongNet(nn.Module):
         self.sizes = {name: given[name] for name in ("num_encoder_layers", "num_decoder_layers", "d_model", "nhead")}
         self.gains = {name: given[name] for name in ("encoder_gamma_init", "decoder_gamma_init")}
         self.causal = {name: given[name] for name in ("encoder_causal", "decoder_causal", "memory_causal")}
-        layer = {
+        layer: dict[str, Any] = {
             "embed_dim": d_model, "num_heads": nhead, "segment_lengths": segment_lengths,
             "dilation_rates": dilation_rates, "dim_feedforward": dim_feedforward, "dropout": dropout,
             "activation": activation, "max_len": max_len,
@@ -87,11 +87,14 @@ class LongNet(nn.Module):
             layer.update(flat(pattern))
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         shared = {**layer_options, **made}
-        self.encoder_layers = self.encoder_norm = self.decoder_layers = self.decoder_norm = None
+        self.encoder_layers: nn.ModuleList | None = None
+        self.encoder_norm: nn.LayerNorm | None = None
+        self.decoder_layers: nn.ModuleList | None = None
+        self.decoder_norm: nn.LayerNorm | None = None
         if self.has_encoder:
             layer.update(gamma_init=self.encoder_gamma, causal=encoder_causal)
             self.encoder_layers = nn.ModuleList(TransformerLayer(**layer, **shared) for _ in range(num_encoder_layers))
-            self.encoder_norm = nn.LayerNorm(d_model, self.encoder_layers[0].attention_norm.eps, **made)
+            self.encoder_norm = nn.LayerNorm(d_model, layers_of(self.encoder_layers)[0].attention_norm.eps, **made)
         if self.has_decoder:
             kind: type[TransformerLayer] = TransformerLayer
             layer.update(gamma_init=self.decoder_gamma, causal=decoder_causal)
@@ -99,7 +102,7 @@ class LongNet(nn.Module):
                 kind = DilatedTransformerDecoderLayer
                 layer["memory_causal"] = memory_causal
             self.decoder_layers = nn.ModuleList(kind(**layer, **shared) for _ in range(num_decoder_layers))
-            self.decoder_norm = nn.LayerNorm(d_model, self.decoder_layers[0].attention_norm.eps, **made)
+            self.decoder_norm = nn.LayerNorm(d_model, layers_of(self.decoder_layers)[0].attention_norm.eps, **made)
 
     @property
     def has_encoder(self) -> bool:
@@ -108,6 +111,12 @@ class LongNet(nn.Module):
     @property
     def has_decoder(self) -> bool:
         return self.form != "encoder"
+
+    def stack(self, encoder: bool) -> tuple[nn.ModuleList, nn.LayerNorm]:
+        """Layers and last norm of the encoder or the decoder, which the form must have."""
+        layers, norm = (self.encoder_layers, self.encoder_norm) if encoder else (self.decoder_layers, self.decoder_norm)
+        assert layers is not None and norm is not None
+        return layers, norm
 
     @property
     def encoder_gamma(self) -> float:
@@ -127,7 +136,7 @@ class LongNet(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """Every option by name, as in config.json: the constructor's arguments."""
-        layer = (self.encoder_layers if self.has_encoder else self.decoder_layers)[0].config
+        layer = layers_of(self.stack(self.has_encoder)[0])[0].config
         for name in ("embed_dim", "num_heads", "causal", "gamma_init", "learned"):
             del layer[name]
         checkpointing = {"activation_checkpointing": self.activation_checkpointing}
@@ -135,17 +144,18 @@ class LongNet(nn.Module):
 
     def reset_parameters(self) -> None:
         """MAGNETO's initialisation from torch's generator."""
-        for layer in (*(self.encoder_layers or ()), *(self.decoder_layers or ())):
-            layer.reset_parameters()
+        for stack in (self.encoder_layers, self.decoder_layers):
+            for layer in () if stack is None else layers_of(stack):
+                layer.reset_parameters()
         for norm in (self.encoder_norm, self.decoder_norm):
             if norm is not None:
                 norm.reset_parameters()
 
     def check(self, name: str, x: Tensor, boundaries: Boundaries) -> None:
-        norm = self.encoder_norm if self.has_encoder else self.decoder_norm
+        layers, norm = self.stack(self.has_encoder)
         check_input(name, x, self.sizes["d_model"], norm.weight)
-        layers, length = self.encoder_layers if self.has_encoder else self.decoder_layers, x.size(1)
-        if (ranks := layers[0].attention.attention.over_ranks) is not None:
+        length = x.size(1)
+        if (ranks := layers_of(layers)[0].attention.attention.over_ranks) is not None:
             length = ranks.length(length, boundaries)
         if length > self.max_len:
             remedy = "raise max_len in the config"
@@ -153,7 +163,7 @@ class LongNet(nn.Module):
 
     def run(self, layers: nn.ModuleList, x: Tensor, *memory: Tensor, **call: Any) -> Tensor:
         dtype, boundaries = attention_dtype(x), call.get("boundaries")
-        rotary = layers[0].attention.rotary_factors(0, x.size(1), dtype, x.device, boundaries)
+        rotary = layers_of(layers)[0].attention.rotary_factors(0, x.size(1), dtype, x.device, boundaries)
         return run_layers(layers, x, *memory, checkpointing=self.activation_checkpointing, rotary=rotary, **call)
 
     def encode(self, source: Tensor, **call: Any) -> Tensor:
@@ -161,7 +171,8 @@ class LongNet(nn.Module):
         if not self.has_encoder:
             refuse("encode()", "needs a form with an encoder", self.form, "call forward()")
         self.check("source", source, call.get("boundaries"))
-        return self.encoder_norm(self.run(self.encoder_layers, source, **call))
+        layers, norm = self.stack(True)
+        return norm(self.run(layers, source, **call))
 
     def decode(self, target: Tensor, memory: Tensor, **call: Any) -> Tensor:
         """The decoder's part of forward(), over what encode() gave. Raises ValueError in the other forms."""
@@ -170,7 +181,8 @@ class LongNet(nn.Module):
         self.check("target", target, call.get("boundaries"))
         self.check("memory", memory, call.get("boundaries"))
         self.check_shapes(target, memory)
-        return self.decoder_norm(self.run(self.decoder_layers, target, memory, **call))
+        layers, norm = self.stack(False)
+        return norm(self.run(layers, target, memory, **call))
 
     def check_shapes(self, target: Tensor, source: Tensor) -> None:
         if target.shape != source.shape:
@@ -197,7 +209,7 @@ class LongNet(nn.Module):
         Raises:
             ValueError: a target in another form; shapes, dtypes, devices that do not fit; input longer than max_len.
         """
-        call = {"lengths": lengths, "cu_seqlens": cu_seqlens, "deterministic": deterministic, "boundaries": boundaries}
+        call: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens, "deterministic": deterministic, "boundaries": boundaries}
         if self.form != "encoder_decoder" and target is not None:
             remedy = "use the form encoder_decoder, or pass one sequence"
             refuse("target", f"must be None in the form {self.form}", shape(target), remedy)
@@ -205,7 +217,8 @@ class LongNet(nn.Module):
         if self.form == "encoder":
             return self.encode(source, **call)
         if self.form == "decoder":
-            return self.decoder_norm(self.run(self.decoder_layers, source, **call))
+            layers, norm = self.stack(False)
+            return norm(self.run(layers, source, **call))
         target = source if target is None else target
         self.check_shapes(target, source)
         return self.decode(target, self.encode(source, **call), **call)

@@ -21,7 +21,7 @@ from ._cache import KeyValueCache
 from ._checks import attention_dtype, require_gain, require_positive
 from ._config import flat, require_alone, require_types
 from ._generate import generate
-from ._layers import TransformerLayer, run_layers
+from ._layers import TransformerLayer, layers_of, run_layers
 
 # Logits of one chunk of the loss: 2^22 float32 make 16 MiB, a few of which live at a time.
 CHUNK_LOGITS = 1 << 22
@@ -128,16 +128,16 @@ class LongNetLM(nn.Module):
         self.embedding = nn.Embedding(vocab, dim, **made)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(TransformerLayer(dim, heads, **of_layer, **layer_options) for _ in range(layers))
-        require_steady(self.layers[0].attention.attention.config["blocks"])
+        require_steady(layers_of(self.layers)[0].attention.attention.config["blocks"])
         self.heads = heads
-        self.final_norm = nn.LayerNorm(dim, self.layers[0].attention_norm.eps, **made)
+        self.final_norm = nn.LayerNorm(dim, layers_of(self.layers)[0].attention_norm.eps, **made)
         self.head = None if tied_head else nn.Linear(dim, vocab, bias=False, **made)
         self.reset_own_parameters()
 
     @property
     def config(self) -> dict[str, Any]:
         """Every option by name, as in config.json: the constructor's arguments."""
-        layer = self.layers[0].config
+        layer = layers_of(self.layers)[0].config
         for name in ("embed_dim", "num_heads", "causal", "learned"):
             del layer[name]
         sizes = {"vocab": self.vocab, "dim": self.dim, "layers": len(self.layers), "heads": self.heads}
@@ -156,7 +156,7 @@ class LongNetLM(nn.Module):
     def reset_parameters(self) -> None:
         """Draws all weights anew, from torch's generator."""
         self.reset_own_parameters()
-        for layer in self.layers:
+        for layer in layers_of(self.layers):
             layer.reset_parameters()
 
     def check_ids(self, name: str, ids: Tensor, also: int | None = None) -> None:
@@ -178,7 +178,7 @@ class LongNetLM(nn.Module):
         return self.dropout(self.embedding(tokens) * math.sqrt(self.dim))
 
     def factors(self, x: Tensor, position0: int, boundaries: Boundaries = None) -> tuple[Tensor, Tensor] | None:
-        attention = self.layers[0].attention
+        attention = layers_of(self.layers)[0].attention
         return attention.rotary_factors(position0, x.size(1), attention_dtype(x), x.device, boundaries)
 
     def hidden(self, tokens: Tensor, **call: Any) -> Tensor:
@@ -197,7 +197,7 @@ class LongNetLM(nn.Module):
     @property
     def over_ranks(self) -> ContextParallel | None:
         """Where its sequences lie, if it is with more than this process (`longstride.parallel.place`)."""
-        return self.layers[0].attention.attention.over_ranks
+        return layers_of(self.layers)[0].attention.attention.over_ranks
 
     @property
     def head_weight(self) -> Tensor:
@@ -265,7 +265,7 @@ class LongNetLM(nn.Module):
         chunk = max(1, CHUNK_LOGITS // self.vocab)
         parts = zip(h.split(chunk), targets.flatten().split(chunk))
         weight = self.head_weight
-        kept = {"use_reentrant": False, "preserve_rng_state": False}
+        kept: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         return torch.cat([checkpoint(losses, *part, weight, **kept) for part in parts]).view(targets.shape)
 
     def loss(self, tokens: Tensor, targets: Tensor, **call: Any) -> Tensor:
@@ -286,7 +286,7 @@ class LongNetLM(nn.Module):
         if not 0 < capacity <= self.max_len:
             remedy = "ask for fewer tokens, or raise max_len in the config" if capacity > 0 else ""
             refuse("capacity", f"must be in [1, max_len {self.max_len}]", capacity, remedy)
-        return DecodeState([layer.attention.make_cache(batch, capacity) for layer in self.layers], 0, capacity)
+        return DecodeState([layer.attention.make_cache(batch, capacity) for layer in layers_of(self.layers)], 0, capacity)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, state: DecodeState) -> Tensor:

@@ -62,6 +62,11 @@ class MultiheadDilatedAttention(nn.Module):
         ValueError: sizes that do not fit, and what `DilatedAttention` refuses.
     """
 
+    q_proj: nn.Linear | None  # these three or qkv_proj
+    k_proj: nn.Linear | None
+    v_proj: nn.Linear | None
+    sinks: nn.Parameter | None
+
     def __init__(
         self,
         embed_dim: int,
@@ -105,7 +110,7 @@ class MultiheadDilatedAttention(nn.Module):
         self.embed_dim, self.num_heads, self.kv_heads = embed_dim, num_heads, kv_heads or num_heads
         self.head_dim = embed_dim // num_heads
         self.gamma_init = gamma_init
-        self.set_positions(positions, rope_base, xpos_scale_base, max_len, self.own["alibi_slopes"])
+        self.set_positions(positions, rope_base, xpos_scale_base, max_len, list(alibi_slopes))
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         key_value = self.kv_heads * self.head_dim
         self.parts = (embed_dim, key_value, key_value)
@@ -210,6 +215,7 @@ class MultiheadDilatedAttention(nn.Module):
             if self.qkv_proj is not None:
                 q, k, v = self.qkv_proj.weight.split(self.parts)  # each part has the fans of its own projection
             else:
+                assert self.q_proj is not None and self.k_proj is not None and self.v_proj is not None
                 q, k, v = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
             nn.init.xavier_uniform_(q)
             nn.init.xavier_uniform_(k)
@@ -227,15 +233,17 @@ class MultiheadDilatedAttention(nn.Module):
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.qkv_proj is None:
-            parts = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+            assert self.q_proj is not None and self.k_proj is not None and self.v_proj is not None
+            parts = [self.q_proj(query), self.k_proj(key), self.v_proj(value)]
         elif query is key and query is value:
             # Views of one product: attention takes any strides with dim contiguous.
-            parts = self.qkv_proj(query).split(self.parts, 2)
+            parts = list(self.qkv_proj(query).split(self.parts, 2))
         else:
             weights = self.qkv_proj.weight.split(self.parts)
             biases = (None,) * 3 if self.qkv_proj.bias is None else self.qkv_proj.bias.split(self.parts)
             parts = [nn.functional.linear(*of) for of in zip((query, key, value), weights, biases)]
-        return tuple(part.unflatten(2, (-1, self.head_dim)) for part in parts)
+        q, k, v = (part.unflatten(2, (-1, self.head_dim)) for part in parts)
+        return q, k, v
 
     def forward(
         self,
@@ -305,7 +313,7 @@ class MultiheadDilatedAttention(nn.Module):
             wanted = "must be None in a module whose positions are not rope or xpos"
             refuse("rotary", wanted, "factors", "set positions")
         q, k, v = self.project(query, key, value)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is None:
             before = position0 if cache is None else position0 + cache.length

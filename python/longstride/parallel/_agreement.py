@@ -79,7 +79,7 @@ def agree(what: str, ranks: Ranks, call: dict[str, Any], rows: int, error: Excep
 
 
 def compare(
-    what: str, ranks: Ranks, call: dict[str, Any], rows: int, error: ValueError | None, kept: Agreed, digest: bytes
+    what: str, ranks: Ranks, call: dict[str, Any], rows: int, error: Exception | None, kept: Agreed, digest: bytes
 ) -> int:
     kept.comparisons += 1
     place = f"the agreement before {what}"

@@ -4,9 +4,12 @@ What the forward has gathered is not kept for the backward, since its size does 
 tensors has to: the rows of keys travel once more. So ranks have to compile alike, and compare whether they do.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
+from .._attention import ListOptions
 from .._registration import TENSORS, lse_dtype
 from ._attention import agreed, way_of
 from ._call import Call
@@ -27,10 +30,10 @@ def call_of(
     what: str, q, k, v, pattern, *tensors, boundaries, group, layout, exchange, validate, gradient, **settings
 ) -> tuple[Tensor, Tensor, Tensor, Call]:
     """(q, k, v, Call), on every rank or none."""
-    *given, cuts = *tensors, *[None] * (len(TENSORS) + 1 - len(tensors))
+    *given, cuts = [*tensors, *[None] * (len(TENSORS) + 1 - len(tensors))]
+    options = cast(ListOptions, {**dict(zip(TENSORS, given)), **settings})
     return agreed(
-        what, q, k, v, pattern, ranks_of(group), {**dict(zip(TENSORS, given)), **settings},
-        boundaries=boundaries if cuts is None else cuts, layout=layout, exchange=exchange, validate=validate,
+        what, q, k, v, pattern, ranks_of(group), options, boundaries=boundaries if cuts is None else cuts, layout=layout, exchange=exchange, validate=validate,
         also={"gradient": gradient, "compiled": True},
     )  # fmt: skip
 

@@ -57,8 +57,9 @@ class ContextParallel:
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, pattern: Any, **call: Any) -> tuple[Tensor, Tensor]:
         """(out, lse) of `cp_attention`."""
-        own = {"layout": self.layout, "exchange": self.exchange, "validate": self.validate}
-        return cp_attention(q, k, v, pattern, self.group, **own, **call, return_lse=True)
+        own: dict[str, Any] = {"layout": self.layout, "exchange": self.exchange, "validate": self.validate}
+        out, lse = cp_attention(q, k, v, pattern, self.group, **own, **call, return_lse=True)
+        return out, lse
 
     def sum(self, what: str, number: int) -> int:
         """Of all ranks."""

@@ -22,6 +22,7 @@ def rows_by_step(what: str, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Iter
     posted = post(steps[0]) if steps else None
     yield first, q.new_empty(0, 2 * q.size(3))
     for n, step in enumerate(steps):
+        assert posted is not None
         received = posted.wait()
         posted = None  # its message has gone
         if n + 1 < len(steps):

@@ -7,6 +7,7 @@ did. Those that did not are the ones to look for.
 
 import json
 import time
+from typing import Any
 
 from ._ranks import Ranks, dist
 
@@ -32,7 +33,7 @@ class Roll:
         key = f"longstride/{kind}/{rank}"
         return json.loads(self.store.get(key)) if self.store.check([key]) else None
 
-    def words(self, kind: str) -> dict[int, object]:
+    def words(self, kind: str) -> dict[int, Any]:
         """Of the other ranks, those that there are."""
         others = [rank for rank in range(self.ranks.size) if rank != self.ranks.rank]
         return {rank: word for rank in others if (word := self.read(kind, rank)) is not None}

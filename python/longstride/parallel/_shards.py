@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ def boundaries_tensor(boundaries: Boundaries) -> Tensor:
     if isinstance(boundaries, Tensor):
         return boundaries
     try:
-        if hasattr(boundaries, "__index__") and not isinstance(boundaries, bool):
+        if boundaries is None or isinstance(boundaries, bool):
+            raise TypeError
+        if isinstance(boundaries, SupportsIndex):
             return torch.tensor([0, operator.index(boundaries)], device="cpu")
         return torch.tensor([operator.index(b) for b in boundaries], dtype=torch.int64, device="cpu")
     except TypeError:

@@ -61,7 +61,7 @@ class Attention(nn.Module):
         context_parallel: where its sequences lie (`longstride.parallel.place`); None: each with this process.
     """
 
-    def __init__(self, made: nn.Module):
+    def __init__(self, made: Placed):
         """Args: made: a `longstride.nn.DilatedAttention`, whose options it takes."""
         super().__init__()
         self.pattern, self.causal = made.pattern.with_causal(False), made.pattern.causal
@@ -106,7 +106,7 @@ class Attention(nn.Module):
         refuse_mask("attention_mask", attention_mask)
         drops = self.training and self.dropout > 0
         pattern = self.causal_pattern if is_causal or self.causal else self.pattern
-        options = {
+        options: dict[str, Any] = {
             "lengths": lengths, "scale": self.softmax_scale, "dropout_p": self.dropout if drops else 0,
             "dropout_seed": draw_dropout_seed(query.device) if drops else None,
         }  # fmt: skip

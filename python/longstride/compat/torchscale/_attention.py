@@ -138,7 +138,7 @@ class DilatedAttention(nn.Module):
         self.inner_attn_ln = self.part(nn.LayerNorm, embed_dim, epsilon) if subln and self_attention else None
         self.xpos = self.positions() if _arguments.setting(args, "xpos_rel_pos") and self_attention else None
 
-    def part(self, kind: type[nn.Module], *of: Any) -> nn.Module:
+    def part(self, kind: type[nn.Module], *of: Any) -> Any:
         if _arguments.setting(self.args, "multiway"):
             return _parts.MultiwayNetwork(lambda: kind(*of))
         return kind(*of)
