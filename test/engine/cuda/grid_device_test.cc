@@ -138,7 +138,8 @@ INSTANTIATE_TEST_SUITE_P(Portable, CudaGrid,
                          testing::Values(Kind{DType::kFloat32, 1, true}, Kind{DType::kFloat32, 33, true},
                                          Kind{DType::kFloat32, 64, true}, Kind{DType::kFloat32, 128, true},
                                          Kind{DType::kFloat32, 256, true}, Kind{DType::kBFloat16, 64, true},
-                                         Kind{DType::kBFloat16, 96, true}, Kind{DType::kFloat16, 48, true},
+                                         Kind{DType::kBFloat16, 96, true}, Kind{DType::kFloat16, 20, true},
+                                         Kind{DType::kFloat16, 48, true}, Kind{DType::kFloat16, 128, true},
                                          Kind{DType::kFloat16, 256, true}),
                          name_of);
 

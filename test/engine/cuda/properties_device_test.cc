@@ -136,7 +136,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, CudaNonFinite,
                          testing::Values(Kind{DType::kBFloat16, 64}, Kind{DType::kFloat16, 128},
                                          Kind{DType::kBFloat16, 256}, Kind{DType::kFloat32, 16, true},
                                          Kind{DType::kFloat32, 64, true}, Kind{DType::kFloat32, 128, true},
-                                         Kind{DType::kFloat32, 256, true}, Kind{DType::kBFloat16, 64, true}),
+                                         Kind{DType::kFloat32, 256, true}, Kind{DType::kBFloat16, 64, true},
+                                         Kind{DType::kFloat16, 128, true}),
                          [](const testing::TestParamInfo<Kind>& info) {
                            return std::string(info.param.portable ? "sm80_" : "sm90_") + core::name(info.param.dtype) +
                                   "_" + std::to_string(info.param.dim);

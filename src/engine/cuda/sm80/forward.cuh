@@ -1,185 +1,290 @@
-// The portable forward kernel: one tile of queries against its runs of keys, one block of the grid each. Scores pass
-// through shared memory, where a few threads a row make the softmax. Launched by launch.cuh.
+// The forward up to dim 128: a tile of queries, 16 or twice 16 a warp, against its runs of keys. Scores, probabilities
+// and out stay in registers. What differs between numbers of 16 bits and floats is how operands come: Whole and Split.
+// Launched by launch.cuh.
 #pragma once
 
-#include <cmath>
-
+#include "engine/cuda/sm80/load.cuh"
+#include "engine/cuda/sm80/product.cuh"
+#include "engine/cuda/sm80/queue.cuh"
+#include "engine/cuda/sm80/store.cuh"
 #include "engine/cuda/tile/alibi.cuh"
 #include "engine/cuda/tile/dropout.cuh"
-#include "engine/cuda/tile/shape.cuh"
 
 namespace longstride::engine::cuda::sm80 {
 
+// 32 queries a warp: each fragment of keys that is read from shared memory is multiplied twice, and so the tensor cores
+// wait for it no longer.
+template <class Element, int kDim>
+struct ForwardShape : RowShape<Element, kDim, 4, 2, 64, 2> {};
+template <int kDim>
+struct ForwardShape<float, kDim> : RowShape<float, kDim, 4, 1, 32, kDim <= 64 ? 3 : 2> {
+  static constexpr int kRowPairs = 1, kPairs = 1;
+};
+
+// Queries of 16 bits are read from shared memory at every use. K and V come as they are, each while the other is used.
+template <class Shape>
+struct WholeOperands {
+  Planes<1, Shape::kRows, Shape::kDim> q;
+  Planes<1, Shape::kColumns, Shape::kDim> k, v;
+};
+// Floats: K and V come while the block before is used and are then split for all warps.
+template <class Shape>
+struct SplitOperands {
+  Staged<Shape::kColumns, Shape::kDim> staged_k, staged_v;
+  Planes<3, Shape::kColumns, Shape::kDim> k, v;
+};
+
 template <class Shape>
 struct ForwardStorage {
-  using Element = typename Shape::Element;
-  alignas(16) Element q[Shape::kRows * Shape::kPitch];
-  alignas(16) Element k[Shape::kColumns * Shape::kPitch];
-  alignas(16) Element v[Shape::kColumns * Shape::kPitch];
-  alignas(16) float scores[Shape::kRows * (Shape::kColumns + 1)];
-  alignas(16) Element probabilities[Shape::kRows * Shape::kScorePitch];
-  float most[Shape::kRows];    // greatest score of a row so far, as the product left it (negated if scale < 0)
-  float sum[Shape::kRows];     // of weight * exp(scale * (score - most))
-  float factor[Shape::kRows];  // what out so far is multiplied with
-  float other[Shape::kRows];   // what a partial result is multiplied with
+  std::conditional_t<Shape::kParts == 1, WholeOperands<Shape>, SplitOperands<Shape>> operands;
+  BlockQueue queue;
+  // At the end, for merge_partials() and store_rows().
+  float most[Shape::kRows], sum[Shape::kRows], factor[Shape::kRows], other[Shape::kRows];
   int64_t slot[Shape::kRows];
 };
 
-// weight * exp(scale * (x - most)), for rows that have seen nothing (most = -inf) too. NaN stays NaN.
-__device__ __forceinline__ float exp_below(const Values& p, float x, float most, float weight_log2 = 0) {
-  return exp2_unit(fmaf(x - (most == -INFINITY ? 0.f : most), p.scale_log2, weight_log2));
+template <class Shape, class To>
+__device__ __forceinline__ void stage_keys(const Values& p, const TilePlace& place, const ColumnBlock& b,
+                                           const Input& t, To& to) {
+  if (b.columns == 0) return;
+  stage_columns<Shape>(t.head<const typename Shape::Element>(place.batch, place.kv_head), t, b.column0, place.stride, b,
+                       p.dim, to);
 }
 
-// One row's softmax by kLanes threads, `lane` of them.
+// The scores' operands as they come: begin() before the first block, keys() and values() before a product with those of
+// block n, in which all warps take part.
 template <class Shape>
-__device__ __forceinline__ void softmax_step(const Values& p, const ColumnBlock& b, const TilePlace& place, int row0,
-                                             ForwardStorage<Shape>& s) {
-  constexpr int kLanes = Shape::kThreads / Shape::kRows;
-  const int row = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  const float* scores = s.scores + row * (Shape::kColumns + 1);
-  float most = -INFINITY;
-  for (int i = lane; i < Shape::kColumns; i += kLanes) most = fmaxf(most, scores[i]);
+class Whole {
+ public:
+  __device__ __forceinline__ Whole(const Values& p, BlockQueue& queue, WholeOperands<Shape>& s)
+      : p_(p), queue_(queue), s_(s) {}
+
+  __device__ __forceinline__ void begin(const Tile& tile) {
+    const TilePlace& place = queue_.place;
+    load_tile<Shape>(p_.q.head<const typename Shape::Element>(place.batch, query_head(p_, place)), p_.q,
+                     first_row(place, tile) - p_.query_start, place.stride, tile.rows, p_.dim, s_.q);
+    stage_keys<Shape>(p_, place, queue_.block[0], p_.k, s_.k);
+    if (p_.scale >= 0) return;
+    await_copies();
+    __syncthreads();
+    for (int i = threadIdx.x; i < Shape::kRows * s_.q.kPitch; i += Shape::kThreads) s_.q.part[0][i] ^= 0x8000;
+  }
+  __device__ __forceinline__ void keys(int n) {
+    await_copies();
+    __syncthreads();  // all warps are through with the values before
+    stage_keys<Shape>(p_, queue_.place, queue_.block[n % 3], p_.v, s_.v);
+  }
+  __device__ __forceinline__ auto scores() const { return multiply_rows<Shape, Rows::kQueries>(s_.q, s_.k); }
+  __device__ __forceinline__ void values(int n) {
+    await_copies();
+    __syncthreads();  // all warps are through with the keys
+    stage_keys<Shape>(p_, queue_.place, queue_.block[(n + 1) % 3], p_.k, s_.k);
+  }
+
+ private:
+  const Values& p_;
+  BlockQueue& queue_;
+  WholeOperands<Shape>& s_;
+};
+
+template <class Shape>
+class Split {
+ public:
+  __device__ __forceinline__ Split(const Values& p, BlockQueue& queue, SplitOperands<Shape>& s)
+      : p_(p), queue_(queue), s_(s) {}
+
+  __device__ __forceinline__ void begin(const Tile& tile) {
+    const TilePlace& place = queue_.place;
+    stage(0);
+    load_tile<Shape>(p_.q.head<const float>(place.batch, query_head(p_, place)), p_.q,
+                     first_row(place, tile) - p_.query_start, place.stride, tile.rows, p_.dim, copysignf(1.f, p_.scale),
+                     q_);
+  }
+  __device__ __forceinline__ void keys(int n) {
+    await_copies();
+    __syncthreads();  // all warps are through with the block before
+    spread_columns<Shape>(s_.staged_k, s_.k);
+    spread_columns<Shape>(s_.staged_v, s_.v);
+    __syncthreads();
+    stage(n + 1);
+  }
+  __device__ __forceinline__ auto scores() const { return multiply_rows<Shape, Rows::kQueries>(q_, s_.k); }
+  __device__ __forceinline__ void values(int) {}
+
+ private:
+  __device__ __forceinline__ void stage(int n) {
+    stage_keys<Shape>(p_, queue_.place, queue_.block[n % 3], p_.k, s_.staged_k);
+    stage_keys<Shape>(p_, queue_.place, queue_.block[n % 3], p_.v, s_.staged_v);
+  }
+
+  const Values& p_;
+  BlockQueue& queue_;
+  SplitOperands<Shape>& s_;
+  RowFragment<3> q_[Shape::kDim / 16];
+};
+
+// Of a thread's rows: the greatest score so far, as the product left it (negated if scale < 0), and this thread's share
+// of the sum of weight * exp(scale * (score - most)).
+template <class Shape>
+struct RowState {
+  float most[kThreadRows<Shape>], sum[kThreadRows<Shape>];
+};
+
+// Scores of pairs that are none.
+template <class Shape, class Places, class Scores>
+__device__ __forceinline__ void mask_scores(const ColumnBlock& b, const Places& of, Scores& scores) {
+  if (!b.masked) return;
+  int2 seen[kThreadRows<Shape>];  // columns [x, y)
 #pragma unroll
-  for (int step = kLanes / 2; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
-  const float before = s.most[row], weight = weight_log2(b);
-  most = fmaxf(most, before);
-  DropoutSalts salts = {};
-  if (p.dropout.seed)
-    salts = dropout_salts(p.dropout, p.dropout.stream(place.batch, place.kv_head * p.group + place.member));
+  for (int i = 0; i < kThreadRows<Shape>; ++i) {
+    const int row = row_of_thread<Shape>(i);
+    const bool within = row >= (b.rows & 0xffff) && row < b.rows >> 16;
+    seen[i] = make_int2(row + b.diagonals.begin(), within ? min(b.columns, row + b.diagonals.end()) : -(1 << 30));
+  }
+#pragma unroll
+  for (int i = 0; i < cute::size(scores); ++i) {
+    const int column = cute::get<1>(of(i));
+    const int2 range = seen[row_of_element<Shape>(i)];
+    if (column < range.x || column >= range.y) scores(i) = -INFINITY;
+  }
+}
+
+// Scores become probabilities, dropped ones 0, and the state what it is after them. What so far is in out is multiplied
+// with factor.
+template <class Shape, class Places, class Scores>
+__device__ __forceinline__ void softmax_step_rows(const Values& p, const ColumnBlock& b, const TilePlace& place,
+                                                  const Tile& tile, const Places& of, Scores& scores,
+                                                  RowState<Shape>& state, Factors<Shape>& factor) {
+  constexpr int kCount = decltype(cute::size(scores))::value, kRows = kThreadRows<Shape>;
+  const float weight = weight_log2(b);
+  float most[kRows], sum[kRows];
+  mask_scores<Shape>(b, of, scores);
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) most[row] = -INFINITY, sum[row] = 0.f;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) most[row_of_element<Shape>(i)] = fmaxf(most[row_of_element<Shape>(i)], scores(i));
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) {
+    most[row] = fmaxf(most[row], __shfl_xor_sync(~0u, most[row], 1));
+    most[row] = fmaxf(most[row], __shfl_xor_sync(~0u, most[row], 2));
+    most[row] = fmaxf(most[row], state.most[row]);
+    factor.of_row[row] = exp_below(p, state.most[row], most[row]);
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    scores(i) = exp_below(p, scores(i), most[row_of_element<Shape>(i)], weight);
+    sum[row_of_element<Shape>(i)] += scores(i);
+  }
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) {
+    state.most[row] = most[row];
+    state.sum[row] = fmaf(state.sum[row], factor.of_row[row], sum[row]);
+  }
+  if (!p.dropout.seed) return;
+  const DropoutSalts salts = dropout_salts(p.dropout, p.dropout.stream(place.batch, query_head(p, place)));
+#pragma unroll
+  for (int first = 0; first < kCount; first += 32) {
+    const uint32_t kept =
+        kept_pairs(p.dropout, salts, false, first_row(place, tile), b.column0, place.stride, of, first);
+#pragma unroll
+    for (int i = first; i < first + 32 && i < kCount; ++i)
+      if (!(kept >> i % 32 & 1)) scores(i) = 0.f;
+  }
+}
+
+// Scores that the parts of floats have no number for, infinities among q and k, are summed again as they are.
+template <class Shape, class Places, class Scores>
+__device__ __forceinline__ void mend_scores(const Values& p, const ColumnBlock& b, const TilePlace& place,
+                                            const Tile& tile, const Places& of, Scores& scores) {
+  if constexpr (Shape::kParts == 1) return;
   float sum = 0;
-  for (int i = lane; i < Shape::kColumns; i += kLanes) {
-    float x = exp_below(p, scores[i], most, weight);
-    sum += x;
-    if (p.dropout.seed && is_dropped(p.dropout, salts, row0 + row * place.stride, b.column0 + i * place.stride)) x = 0;
-    s.probabilities[row * Shape::kScorePitch + i] = typename Shape::Element(x);
-  }
 #pragma unroll
-  for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  __syncwarp();  // all lanes of the row have read s.most
-  if (lane == 0) {
-    const float factor = exp_below(p, before, most);
-    s.most[row] = most;
-    s.sum[row] = s.sum[row] * factor + sum;
-    s.factor[row] = factor;
+  for (int i = 0; i < cute::size(scores); ++i) sum += scores(i);
+  if (sum == sum) return;
+  const float* const q = p.q.head<const float>(place.batch, query_head(p, place));
+  const float* const k = p.k.head<const float>(place.batch, place.kv_head);
+  const int2 seen = seen_columns(b);
+#pragma unroll
+  for (int i = 0; i < cute::size(scores); ++i) {
+    const int row = cute::get<0>(of(i)), column = cute::get<1>(of(i));
+    if (scores(i) == scores(i) || row >= tile.rows || column < seen.x || column >= seen.y) continue;
+    const float* const from_q =
+        q + (first_row(place, tile) - p.query_start + int64_t(row) * place.stride) * p.q.len_stride;
+    const float* const from_k = k + (b.column0 + int64_t(column) * place.stride) * p.k.len_stride;
+    sum = 0;
+#pragma unroll 1
+    for (int x = 0; x < p.dim; ++x) sum = fmaf(from_q[x], from_k[x], sum);
+    scores(i) = copysignf(1.f, p.scale) * sum;
   }
 }
 
-// Adds the partial results of a base tile's rows to out and the rows' sums.
-template <class Shape, class Out, class Places, class Storage>
-__device__ __forceinline__ void merge_partials(const Values& p, const Tile& tile, const TilePlace& place, int64_t head,
-                                               const Places& of, Out& out, Storage& s) {
-  for (int n = 0; n < tile.merge_count; ++n) {
-    const Merge m = p.plan.merges[tile.merge_begin + n];
-    __syncthreads();
-    if (threadIdx.x < Shape::kRows) {
-      const int row = threadIdx.x;
-      const int64_t slot = row < tile.rows ? m.slot_of_row(row, place.repeat) : -1;
-      s.slot[row] = slot < 0 ? -1 : head * p.partial_rows + slot;
-      const float2 theirs = slot < 0 ? make_float2(-INFINITY, 0.f) : p.partial_softmax[s.slot[row]];
-      const float most = fmaxf(s.most[row], theirs.x);
-      s.factor[row] = exp_below(p, s.most[row], most);
-      s.other[row] = theirs.y * exp_below(p, theirs.x, most);
-      s.sum[row] = s.sum[row] * s.factor[row] + s.other[row];
-      s.most[row] = most;
-    }
-    __syncthreads();
+// The thread's shares become the rows' sums, where merge_partials() and store_rows() look for them.
+template <class Shape>
+__device__ __forceinline__ void keep_state(const RowState<Shape>& state, ForwardStorage<Shape>& s) {
 #pragma unroll
-    for (int i = 0; i < cute::size(out); ++i) {
-      const int row = cute::get<0>(of(i));
-      if (s.slot[row] >= 0)
-        out(i) = out(i) * s.factor[row] + s.other[row] * p.partial_a[s.slot[row] * Shape::kDim + cute::get<1>(of(i))];
-    }
-  }
-}
-
-// A tile's rows to their slots (partial), or to out and lse. Rows' sums are of undropped probabilities, and so is the
-// lse.
-template <class Shape, class Places, class Out, class Storage>
-__device__ __forceinline__ void store_rows(const Values& p, const Tile& tile, const TilePlace& place, int head,
-                                           int64_t head_of_all, int row0, const Places& of_out, const Out& out,
-                                           const Storage& s) {
-  using Element = typename Shape::Element;
-  const float gain = p.partial ? 1.f : p.out_scale * p.dropout.gain;
-#pragma unroll
-  for (int i = 0; i < cute::size(out); ++i) {
-    const int row = cute::get<0>(of_out(i)), x = cute::get<1>(of_out(i));
-    if (row >= tile.rows) continue;
-    const float value = s.sum[row] == 0.f ? 0.f : out(i) / s.sum[row] * gain;
-    if (p.partial) {
-      p.partial_a[(head_of_all * p.partial_rows + place.slot + row) * Shape::kDim + x] = value;
-    } else if (x < p.dim) {
-      const int64_t at = row0 - p.query_start + int64_t(row) * place.stride;
-      store_element<Element>(p, p.out, place.batch, head, at * p.out.len_stride + x, value);
-    }
-  }
-  if (int(threadIdx.x) < tile.rows) {
-    const float most = s.most[threadIdx.x], sum = s.sum[threadIdx.x];
-    if (p.partial) {
-      p.partial_softmax[head_of_all * p.partial_rows + place.slot + threadIdx.x] = make_float2(most, sum);
-    } else {
-      p.lse[head_of_all * p.len_q + row0 - p.query_start + int64_t(threadIdx.x) * place.stride] =
-          sum == 0.f ? -INFINITY : row_lse(most, fabsf(p.scale), sum);
-    }
+  for (int i = 0; i < kThreadRows<Shape>; ++i) {
+    float sum = state.sum[i];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (threadIdx.x % 4) continue;
+    s.most[row_of_thread<Shape>(i)] = state.most[i];
+    s.sum[row_of_thread<Shape>(i)] = sum;
   }
 }
 
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
-    forward_kernel(const __grid_constant__ Values p) {
-  using Element = typename Shape::Element;
-  extern __shared__ __align__(16) unsigned char memory[];
-  auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);
-  const TilePlace place = locate(p.lanes, p.lane_count, p.group, blockIdx.x, p.plan);
-  const Tile& tile = p.plan.tiles[place.tile];
-  const int row0 = static_cast<int>(tile.row0) + place.shift;
-  const int head = place.kv_head * p.group + place.member;
-  const int64_t head_of_all = int64_t(place.batch) * p.heads + head;
-  load_rows<Shape, Shape::kRows>(p.q.head<const Element>(place.batch, head), p.q, row0 - p.query_start, place.stride, 0,
-                                 tile.rows, p.dim, s.q);
-  if (threadIdx.x < Shape::kRows) {
+__device__ __forceinline__ RowState<Shape> first_state(const Values& p, const Tile& tile) {
+  RowState<Shape> state;
+#pragma unroll
+  for (int i = 0; i < kThreadRows<Shape>; ++i) {
+    const int row = row_of_thread<Shape>(i);
     int64_t phantoms = 0;
     for (int n = 0; n < tile.phantom_count; ++n) {
       const Phantoms& f = p.plan.phantoms[tile.phantom_begin + n];
-      if (int(threadIdx.x) >= f.row_begin && int(threadIdx.x) < f.row_end) phantoms += f.count;
+      if (row >= f.row_begin && row < f.row_end) phantoms += f.count;
     }
-    s.most[threadIdx.x] = phantoms > 0 ? 0.f : -INFINITY;
-    s.sum[threadIdx.x] = static_cast<float>(phantoms);
+    state.most[i] = phantoms > 0 ? 0.f : -INFINITY;
+    state.sum[i] = threadIdx.x % 4 ? 0.f : static_cast<float>(phantoms);
   }
+  return state;
+}
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) forward_kernel(const __grid_constant__ Values p) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);
+  const TilePlace& place = s.queue.place;
+  begin_blocks<Shape>(p, p.group, Direction::kForward, 1, s.queue);
+  const Tile& tile = p.plan.tiles[place.tile];
+  std::conditional_t<Shape::kParts == 1, Whole<Shape>, Split<Shape>> operands(p, s.queue, s.operands);
+  operands.begin(tile);
+  RowState<Shape> state = first_state<Shape>(p, tile);
   auto out = accumulator<Shape, Shape::kRows, Shape::kDim>();
-  const auto of_out = places<Shape, Shape::kRows, Shape::kDim>();
-  const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
-  BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
-  for (; !walk.done(); walk.advance()) {
-    const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
-    const int2 seen = seen_columns(b);
-    __syncthreads();
-    load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(place.batch, place.kv_head), p.k, b.column0, place.stride,
-                                      seen.x, seen.y, p.dim, s.k);
-    load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(place.batch, place.kv_head), p.v, b.column0, place.stride,
-                                      seen.x, seen.y, p.dim, s.v);
-    arrived();
-    auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
-    multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.q),
-                    matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.k), scores);
-    add_alibi(p.alibi, head, row0, b.column0, place.stride, of_scores, scores);
-#pragma unroll
-    for (int i = 0; i < cute::size(scores); ++i) {
-      const int row = cute::get<0>(of_scores(i)), column = cute::get<1>(of_scores(i));
-      s.scores[row * (Shape::kColumns + 1) + column] =
-          b.masked && !pair(b, row, column) ? -INFINITY : copysignf(1.f, p.scale) * scores(i);
+  for (int n = 0; s.queue.block[n % 3].columns > 0; ++n) {
+    operands.keys(n);
+    take_block<Shape>(p, Direction::kForward, 1, n + 2, s.queue);
+    const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
+    const ColumnBlock& b = s.queue.block[n % 3];
+    Factors<Shape> factor;
+    ColumnTerms<Shape> probabilities;
+    {
+      auto scores = operands.scores();
+      operands.values(n);
+      mend_scores<Shape>(p, b, place, tile, of_scores, scores);
+      add_alibi(p.alibi, query_head(p, place), first_row(place, tile), b.column0, place.stride, of_scores, scores);
+      softmax_step_rows<Shape>(p, b, place, tile, of_scores, scores, state, factor);
+      to_rows<Shape>(scores, probabilities);
     }
-    __syncthreads();
-    softmax_step<Shape>(p, b, place, row0, s);
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < cute::size(out); ++i) out(i) *= s.factor[cute::get<0>(of_out(i))];
-    multiply<Shape>(matrix<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.probabilities),
-                    transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.v), out);
+    multiply_columns<Shape>(probabilities, s.operands.v, out, factor);
   }
+  await_copies();
+  keep_state<Shape>(state, s);
   __syncthreads();
+  const auto of_out = places<Shape, Shape::kRows, Shape::kDim>();
+  const int64_t head = query_head(p, place), head_of_all = int64_t(place.batch) * p.heads + head;
   if (!p.partial) merge_partials<Shape>(p, tile, place, head_of_all, of_out, out, s);
   __syncthreads();
-  store_rows<Shape>(p, tile, place, head, head_of_all, row0, of_out, out, s);
+  store_rows<Shape>(p, tile, place, head, head_of_all, first_row(place, tile), of_out, out, s);
 }
 
 }  // namespace longstride::engine::cuda::sm80

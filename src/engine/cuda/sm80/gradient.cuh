@@ -1,164 +1,234 @@
-// The portable backward, of rows made ready (lse, delta): dQ through the forward plan and dK, dV through the transposed
-// one, each a tile a block of the grid and in a fixed order of additions. Launched by launch.cuh.
+// The backward up to dim 128, of rows made ready (lse, delta): dQ of a tile of queries through the forward plan, dK and
+// dV of a tile of keys through the transposed one, each a block of the grid and in a fixed order of additions. P and dS
+// stay in registers. What differs between numbers of 16 bits and floats is how operands come: WholeTiles and
+// SplitTiles. Launched by launch.cuh.
 #pragma once
 
+#include "engine/cuda/sm80/load.cuh"
+#include "engine/cuda/sm80/product.cuh"
+#include "engine/cuda/sm80/queue.cuh"
+#include "engine/cuda/sm80/store.cuh"
 #include "engine/cuda/tile/differentiate.cuh"
 
 namespace longstride::engine::cuda::sm80 {
 
-template <class Shape, class Places, class Scores>
-__device__ __forceinline__ void keep_scores(const Places& of, const Scores& from, typename Shape::Element* to) {
-#pragma unroll
-  for (int i = 0; i < cute::size(from); ++i)
-    to[cute::get<0>(of(i)) * Shape::kScorePitch + cute::get<1>(of(i))] = typename Shape::Element(from(i));
-}
+// As in the forward, 32 rows a warp; but where two gradients of as many rows are more than registers hold, 16 of twice
+// as many warps.
+constexpr bool holds_two(int dim) { return dim <= 64; }
+template <class Element, int kDim>
+struct QueryGradientShape : RowShape<Element, kDim, 4, 2, holds_two(kDim) ? 64 : 32, 2> {};
+template <class Element, int kDim>
+struct KeyGradientShape
+    : RowShape<Element, kDim, holds_two(kDim) ? 4 : 8, holds_two(kDim) ? 2 : 1, 32, holds_two(kDim) ? 2 : 1> {};
+
+// Two blocks of the grid on a multiprocessor of Hopper's, and one on Ampere's, by shared memory: at dim 128 narrow
+// blocks of columns, and rows that each warp splits when it uses them.
+template <int kDim>
+struct SplitGradientShape : RowShape<float, kDim, 4, 1, kDim <= 64 ? 32 : 16, 2> {
+  static constexpr int kRowPairs = SplitGradientShape::kColumns / 16;
+  static constexpr int kPairs = kDim % 32 == 0 && kDim <= 64 ? 2 : 1;
+};
+template <int kDim>
+struct QueryGradientShape<float, kDim> : SplitGradientShape<kDim> {};
+template <int kDim>
+struct KeyGradientShape<float, kDim> : SplitGradientShape<kDim> {};
+
+// Operands a and b of the tile's rows, Q and dO or K and V, and those of a block of columns, K and V or Q and dO.
+// begin() comes before the first block; turn() makes a block ready, for all warps at once; after done_with_b() its b
+// and its queries' (lse, delta), if columns are queries, are read no more. stage_a(n, to) brings operand a of block n.
+
+// 16 bits. The first operand of a block is used first and last, so that the next one needs a place of its own.
+template <class Shape>
+struct WholeTiles {
+  Planes<1, Shape::kRows, Shape::kDim> rows_a, rows_b;
+  Planes<1, Shape::kColumns, Shape::kDim> a[2], b;
+  float2 query[Shape::kRows];  // (lse, delta)
+
+  template <class StageA, class StageB>
+  __device__ __forceinline__ void begin(const StageA& stage_a, const StageB& stage_b) {
+    stage_a(0, a[0]);
+    stage_b(0, b, query);
+  }
+  template <class StageA, class StageB>
+  __device__ __forceinline__ void turn(int n, bool, const StageA& stage_a, const StageB&) {
+    await_copies();
+    __syncthreads();  // all warps are through with the block before
+    stage_a(n + 1, a[(n + 1) % 2]);
+  }
+  __device__ __forceinline__ const auto& columns_a(int n) const { return a[n % 2]; }
+  __device__ __forceinline__ const auto& columns_b() const { return b; }
+  template <class StageB>
+  __device__ __forceinline__ void done_with_b(int n, const StageB& stage_b) {
+    __syncthreads();
+    stage_b(n + 1, b, query);
+  }
+};
+
+// Floats come while the block before is used, and are split for all warps.
+template <class Shape>
+struct SplitTiles {
+  using RowTile =
+      std::conditional_t<(Shape::kDim <= 64), Planes<3, Shape::kRows, Shape::kDim>, Floats<Shape::kRows, Shape::kDim>>;
+  RowTile rows_a, rows_b;
+  Planes<3, Shape::kColumns, Shape::kDim> a, b;
+  Staged<Shape::kColumns, Shape::kDim> staged_a, staged_b;
+  float2 query[Shape::kRows];  // (lse, delta)
+  float2 staged_query[Shape::kColumns];
+
+  template <class StageA, class StageB>
+  __device__ __forceinline__ void begin(const StageA& stage_a, const StageB& stage_b) {
+    stage_a(0, staged_a);
+    stage_b(0, staged_b, staged_query);
+  }
+  template <class StageA, class StageB>
+  __device__ __forceinline__ void turn(int n, bool queries, const StageA& stage_a, const StageB& stage_b) {
+    await_copies();
+    __syncthreads();  // all warps are through with the block before
+    spread_columns<Shape>(staged_a, a);
+    spread_columns<Shape>(staged_b, b);
+    if (queries && int(threadIdx.x) < Shape::kColumns) query[threadIdx.x] = staged_query[threadIdx.x];
+    __syncthreads();
+    stage_a(n + 1, staged_a);
+    stage_b(n + 1, staged_b, staged_query);
+  }
+  __device__ __forceinline__ const auto& columns_a(int) const { return a; }
+  __device__ __forceinline__ const auto& columns_b() const { return b; }
+  template <class StageB>
+  __device__ __forceinline__ void done_with_b(int, const StageB&) {}
+};
 
 template <class Shape>
 struct GradientStorage {
-  using Element = typename Shape::Element;
-  alignas(16) Element rows_a[Shape::kRows * Shape::kPitch];                       // Q, or K
-  alignas(16) Element rows_b[Shape::kRows * Shape::kPitch];                       // dO, or V
-  alignas(16) Element columns_a[Shape::kColumns * Shape::kPitch];                 // K, or Q
-  alignas(16) Element columns_b[Shape::kColumns * Shape::kPitch];                 // V, or dO
-  alignas(16) Element scores[Shape::kRows * Shape::kScorePitch];                  // P and dS in turn
-  float2 query[Shape::kRows > Shape::kColumns ? Shape::kRows : Shape::kColumns];  // (lse, delta)
+  std::conditional_t<Shape::kParts == 1, WholeTiles<Shape>, SplitTiles<Shape>> tiles;
   int64_t slot[Shape::kRows];
+  BlockQueue queue;
 };
 
-// A tile's gradient to its slots (partial), or with what the slots of earlier levels hold to where it belongs.
-template <class Shape, class Places, class Grad, class Storage>
-__device__ __forceinline__ void store_gradient(const Values& p, const Tile& tile, const TilePlace& place,
-                                               int64_t head_of_all, const Places& of, Grad& grad, float* partial,
-                                               const Output& to, int head, int64_t position, float scale, Storage& s) {
-  float* const slots = partial + head_of_all * p.partial_rows * Shape::kDim;
-  for (int n = 0; !p.partial && n < tile.merge_count; ++n) {
-    const Merge m = p.plan.merges[tile.merge_begin + n];
-    __syncthreads();
-    if (threadIdx.x < Shape::kRows)
-      s.slot[threadIdx.x] = int(threadIdx.x) < tile.rows ? m.slot_of_row(threadIdx.x, place.repeat) : -1;
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < cute::size(grad); ++i) {
-      const int64_t slot = s.slot[cute::get<0>(of(i))];
-      if (slot >= 0) grad(i) += slots[slot * Shape::kDim + cute::get<1>(of(i))];
-    }
+// (lse, delta) of a block's queries, as stage_columns() does it.
+template <class Shape>
+__device__ __forceinline__ void stage_rows_info(const Values& p, const TilePlace& place, const ColumnBlock& b, int head,
+                                                float2* to) {
+  const int i = threadIdx.x;
+  if (i < b.columns) {
+    const float2* const from = p.rows + (int64_t(place.batch) * p.heads + head) * p.len_q + b.column0 - p.query_start +
+                               int64_t(i) * place.stride;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(cute::cast_smem_ptr_to_uint(to + i)), "l"(from)
+                 : "memory");
+  } else if (i < Shape::kColumns) {
+    to[i] = make_float2(INFINITY, 0.f);
   }
-#pragma unroll
-  for (int i = 0; i < cute::size(grad); ++i) {
-    const int row = cute::get<0>(of(i)), x = cute::get<1>(of(i));
-    if (row >= tile.rows) continue;
-    if (p.partial) {
-      slots[(place.slot + row) * Shape::kDim + x] = grad(i);
-    } else if (x < p.dim) {
-      const int64_t at = position + int64_t(row) * place.stride;
-      store_element<typename Shape::Element>(p, to, place.batch, head, at * to.len_stride + x, grad(i) * scale);
-    }
-  }
+}
+
+// Q, dO and (lse, delta) of a tile of queries.
+template <class Shape, class Tiles>
+__device__ __forceinline__ void load_queries(const Values& p, const TilePlace& place, const Tile& tile, Tiles& s) {
+  using Element = typename Shape::Element;
+  const int head = query_head(p, place), position = first_row(place, tile) - p.query_start;
+  load_tile<Shape>(p.q.head<const Element>(place.batch, head), p.q, position, place.stride, tile.rows, p.dim, s.rows_a);
+  load_tile<Shape>(p.d_out.head<const Element>(place.batch, head), p.d_out, position, place.stride, tile.rows, p.dim,
+                   s.rows_b);
+  const float2* const rows = p.rows + (int64_t(place.batch) * p.heads + head) * p.len_q + position;
+  for (int i = threadIdx.x; i < Shape::kRows; i += Shape::kThreads)
+    s.query[i] = i < tile.rows ? rows[int64_t(i) * place.stride] : make_float2(INFINITY, 0.f);
 }
 
 // dQ of a tile of queries. Forward plan.
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     query_gradient_kernel(const __grid_constant__ Values p) {
-  using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);
-  const TilePlace place = locate(p.lanes, p.lane_count, p.group, blockIdx.x, p.plan);
+  auto& tiles = s.tiles;
+  const TilePlace& place = s.queue.place;
+  begin_blocks<Shape>(p, p.group, Direction::kForward, 1, s.queue);
   const Tile& tile = p.plan.tiles[place.tile];
-  const int row0 = static_cast<int>(tile.row0) + place.shift, position = row0 - p.query_start;
-  const int head = place.kv_head * p.group + place.member;
-  const int64_t head_of_all = int64_t(place.batch) * p.heads + head;
-  load_rows<Shape, Shape::kRows>(p.q.head<const Element>(place.batch, head), p.q, position, place.stride, 0, tile.rows,
-                                 p.dim, s.rows_a);
-  load_rows<Shape, Shape::kRows>(p.d_out.head<const Element>(place.batch, head), p.d_out, position, place.stride, 0,
-                                 tile.rows, p.dim, s.rows_b);
-  for (int i = threadIdx.x; i < Shape::kRows; i += Shape::kThreads)
-    s.query[i] = i < tile.rows ? p.rows[head_of_all * p.len_q + position + int64_t(i) * place.stride]
-                               : make_float2(INFINITY, 0.f);
+  const auto stage = [&](int n, const Input& t, auto& to) {
+    const ColumnBlock& b = s.queue.block[n % 3];
+    if (b.columns > 0)
+      stage_columns<Shape>(t.head<const typename Shape::Element>(place.batch, place.kv_head), t, b.column0,
+                           place.stride, b, p.dim, to);
+  };
+  const auto stage_a = [&](int n, auto& to) { stage(n, p.k, to); };
+  const auto stage_b = [&](int n, auto& to, float2*) { stage(n, p.v, to); };
+  tiles.begin(stage_a, stage_b);
+  load_queries<Shape>(p, place, tile, tiles);
   auto dq = accumulator<Shape, Shape::kRows, Shape::kDim>();
-  const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
-  BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
-  for (; !walk.done(); walk.advance()) {
-    const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
-    const int2 seen = seen_columns(b);
-    __syncthreads();
-    load_rows<Shape, Shape::kColumns>(p.k.head<const Element>(place.batch, place.kv_head), p.k, b.column0, place.stride,
-                                      seen.x, seen.y, p.dim, s.columns_a);
-    load_rows<Shape, Shape::kColumns>(p.v.head<const Element>(place.batch, place.kv_head), p.v, b.column0, place.stride,
-                                      seen.x, seen.y, p.dim, s.columns_b);
-    arrived();
-    auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
-    auto dp = accumulator<Shape, Shape::kRows, Shape::kColumns>();
-    multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_a),
-                    matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
-    multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
-                    matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
-    differentiate<Shape>(
-        p, b, place, row0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
-    keep_scores<Shape>(of_scores, dp, s.scores);
-    __syncthreads();
-    multiply<Shape>(matrix<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores),
-                    transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dq);
+  for (int n = 0; s.queue.block[n % 3].columns > 0; ++n) {
+    tiles.turn(n, false, stage_a, stage_b);
+    take_block<Shape>(p, Direction::kForward, 1, n + 2, s.queue);
+    ColumnTerms<Shape> ds;
+    {
+      auto scores = multiply_rows<Shape, Rows::kQueries>(tiles.rows_a, tiles.columns_a(n));
+      auto dp = multiply_rows<Shape, Rows::kQueries>(tiles.rows_b, tiles.columns_b());
+      tiles.done_with_b(n, stage_b);
+      differentiate<Shape>(
+          p, s.queue.block[n % 3], place, first_row(place, tile), query_head(p, place), false,
+          [&](int row, int) { return tiles.query[row]; }, places<Shape, Shape::kRows, Shape::kColumns>(), scores, dp);
+      to_rows<Shape>(dp, ds);
+    }
+    multiply_columns<Shape>(ds, tiles.columns_a(n), dq, AsItIs());
   }
-  store_gradient<Shape>(p, tile, place, head_of_all, places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a, p.dq,
-                        head, position, p.result_scale, s);
+  await_copies();
+  const int head = query_head(p, place), position = first_row(place, tile) - p.query_start;
+  store_gradient<Shape>(p, tile, place, int64_t(place.batch) * p.heads + head,
+                        places<Shape, Shape::kRows, Shape::kDim>(), dq, p.partial_a, p.dq, head, position,
+                        p.result_scale, s);
 }
 
 // dK and dV of a tile of keys, over all query heads of its KV head. Transposed plan.
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     key_gradient_kernel(const __grid_constant__ Values p) {
   using Element = typename Shape::Element;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GradientStorage<Shape>*>(memory);
-  const TilePlace place = locate(p.lanes, p.lane_count, 1, blockIdx.x, p.plan);
+  auto& tiles = s.tiles;
+  const TilePlace& place = s.queue.place;
+  begin_blocks<Shape>(p, 1, Direction::kTransposed, p.group, s.queue);
   const Tile& tile = p.plan.tiles[place.tile];
-  const int row0 = static_cast<int>(tile.row0) + place.shift;
-  load_rows<Shape, Shape::kRows>(p.k.head<const Element>(place.batch, place.kv_head), p.k, row0, place.stride, 0,
-                                 tile.rows, p.dim, s.rows_a);
-  load_rows<Shape, Shape::kRows>(p.v.head<const Element>(place.batch, place.kv_head), p.v, row0, place.stride, 0,
-                                 tile.rows, p.dim, s.rows_b);
+  const auto head_of = [&](int n) { return place.kv_head * p.group + s.queue.member[n % 3]; };
+  const auto stage = [&](int n, const Input& t, auto& to) {
+    const ColumnBlock& b = s.queue.block[n % 3];
+    stage_columns<Shape>(t.head<const Element>(place.batch, head_of(n)), t, b.column0 - p.query_start, place.stride, b,
+                         p.dim, to);
+  };
+  const auto stage_a = [&](int n, auto& to) {
+    if (s.queue.block[n % 3].columns > 0) stage(n, p.q, to);
+  };
+  const auto stage_b = [&](int n, auto& to, float2* query) {
+    if (s.queue.block[n % 3].columns == 0) return;
+    stage(n, p.d_out, to);
+    stage_rows_info<Shape>(p, place, s.queue.block[n % 3], head_of(n), query);
+  };
+  tiles.begin(stage_a, stage_b);
+  load_tile<Shape>(p.k.head<const Element>(place.batch, place.kv_head), p.k, first_row(place, tile), place.stride,
+                   tile.rows, p.dim, tiles.rows_a);
+  load_tile<Shape>(p.v.head<const Element>(place.batch, place.kv_head), p.v, first_row(place, tile), place.stride,
+                   tile.rows, p.dim, tiles.rows_b);
   auto dk = accumulator<Shape, Shape::kRows, Shape::kDim>();
   auto dv = accumulator<Shape, Shape::kRows, Shape::kDim>();
-  const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
-  for (int member = 0; member < p.group; ++member) {
-    const int head = place.kv_head * p.group + member;
-    const float2* rows = p.rows + (int64_t(place.batch) * p.heads + head) * p.len_q;
-    BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kTransposed, Shape::kColumns);
-    for (; !walk.done(); walk.advance()) {
-      const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
-      const int position = b.column0 - p.query_start;
-      const int2 seen = seen_columns(b);
-      __syncthreads();
-      load_rows<Shape, Shape::kColumns>(p.q.head<const Element>(place.batch, head), p.q, position, place.stride, seen.x,
-                                        seen.y, p.dim, s.columns_a);
-      load_rows<Shape, Shape::kColumns>(p.d_out.head<const Element>(place.batch, head), p.d_out, position, place.stride,
-                                        seen.x, seen.y, p.dim, s.columns_b);
-      for (int i = threadIdx.x; i < Shape::kColumns; i += Shape::kThreads)
-        s.query[i] = i < b.columns ? rows[position + int64_t(i) * place.stride] : make_float2(INFINITY, 0.f);
-      arrived();
-      auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
-      auto dp = accumulator<Shape, Shape::kRows, Shape::kColumns>();
-      multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_a),
-                      matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), scores);
-      multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
-                      matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
-      differentiate<Shape>(
-          p, b, place, row0, head, true, [&](int, int column) { return s.query[column]; }, of_scores, scores, dp);
-      keep_scores<Shape>(of_scores, scores, s.scores);
-      __syncthreads();
-      const auto kept = matrix<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores);
-      multiply<Shape>(kept, transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dv);
-      __syncthreads();
-      keep_scores<Shape>(of_scores, dp, s.scores);
-      __syncthreads();
-      multiply<Shape>(kept, transposed<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_a), dk);
-    }
+  for (int n = 0; s.queue.block[n % 3].columns > 0; ++n) {
+    tiles.turn(n, true, stage_a, stage_b);
+    take_block<Shape>(p, Direction::kTransposed, p.group, n + 2, s.queue);
+    auto scores = multiply_rows<Shape, Rows::kKeys>(tiles.rows_a, tiles.columns_a(n));
+    auto dp = multiply_rows<Shape, Rows::kKeys>(tiles.rows_b, tiles.columns_b());
+    differentiate<Shape>(
+        p, s.queue.block[n % 3], place, first_row(place, tile), head_of(n), true,
+        [&](int, int column) { return tiles.query[column]; }, places<Shape, Shape::kRows, Shape::kColumns>(), scores,
+        dp);
+    ColumnTerms<Shape> rows;
+    to_rows<Shape>(scores, rows);
+    multiply_columns<Shape>(rows, tiles.columns_b(), dv, AsItIs());
+    tiles.done_with_b(n, stage_b);
+    to_rows<Shape>(dp, rows);
+    multiply_columns<Shape>(rows, tiles.columns_a(n), dk, AsItIs());
   }
+  await_copies();
   const int64_t head_of_all = int64_t(place.batch) * p.kv_heads + place.kv_head;
   const auto of = places<Shape, Shape::kRows, Shape::kDim>();
-  store_gradient<Shape>(p, tile, place, head_of_all, of, dk, p.partial_a, p.dk, place.kv_head, row0, p.result_scale, s);
-  store_gradient<Shape>(p, tile, place, head_of_all, of, dv, p.partial_b, p.dv, place.kv_head, row0,
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dk, p.partial_a, p.dk, place.kv_head, first_row(place, tile),
+                        p.result_scale, s);
+  store_gradient<Shape>(p, tile, place, head_of_all, of, dv, p.partial_b, p.dv, place.kv_head, first_row(place, tile),
                         p.out_scale * p.dropout.gain, s);
 }
 

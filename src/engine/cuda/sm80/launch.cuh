@@ -3,14 +3,15 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <limits>
 #include <string>
 
 #include "engine/cuda/sm80/forward.cuh"
 #include "engine/cuda/sm80/gradient.cuh"
 #include "engine/cuda/sm80/launches.h"
-#include "engine/cuda/sm80/split_forward.cuh"
-#include "engine/cuda/sm80/split_gradient.cuh"
+#include "engine/cuda/sm80/wide_forward.cuh"
+#include "engine/cuda/sm80/wide_gradient.cuh"
 #include "engine/cuda/tile/launch.cuh"
 #include "longstride/error.h"
 
@@ -27,19 +28,26 @@ struct Kernels {
 };
 template <class Element, int kDim>
 constexpr Kernels kKernels = [] {
-  if constexpr (std::is_same_v<Element, float> && kDim <= kMostSplitDim) {
-    using Forward = SplitForward<kDim>;
-    using Gradient = SplitGradient<kDim>;
-    constexpr int kBytes = sizeof(SplitGradientStorage<Gradient>);
-    return Kernels{{split_forward_kernel<Forward>, Forward::kThreads, sizeof(SplitForwardStorage<Forward>)},
-                   {split_query_gradient_kernel<Gradient>, Gradient::kThreads, kBytes},
-                   {split_key_gradient_kernel<Gradient>, Gradient::kThreads, kBytes}};
+  if constexpr (kDim <= kMostRowDim) {
+    using Forward = ForwardShape<Element, kDim>;
+    using QueryGradient = QueryGradientShape<Element, kDim>;
+    using KeyGradient = KeyGradientShape<Element, kDim>;
+    constexpr int kRows = most_rows(sizeof(Element), kDim);
+    static_assert(Forward::kRows == kRows && QueryGradient::kRows == kRows && KeyGradient::kRows == kRows);
+    // Of cards from Ampere on the smallest give a block 99 KiB; floats have always asked for more.
+    static_assert(sizeof(Element) == 4 ||
+                  std::max({sizeof(ForwardStorage<Forward>), sizeof(GradientStorage<QueryGradient>),
+                            sizeof(GradientStorage<KeyGradient>)}) <= 99 * 1024);
+    return Kernels{
+        {forward_kernel<Forward>, Forward::kThreads, sizeof(ForwardStorage<Forward>)},
+        {query_gradient_kernel<QueryGradient>, QueryGradient::kThreads, sizeof(GradientStorage<QueryGradient>)},
+        {key_gradient_kernel<KeyGradient>, KeyGradient::kThreads, sizeof(GradientStorage<KeyGradient>)}};
   } else {
     using Shape = cuda::Shape<Element, kDim>;
-    constexpr int kBytes = sizeof(GradientStorage<Shape>);
-    return Kernels{{forward_kernel<Shape>, Shape::kThreads, sizeof(ForwardStorage<Shape>)},
-                   {query_gradient_kernel<Shape>, Shape::kThreads, kBytes},
-                   {key_gradient_kernel<Shape>, Shape::kThreads, kBytes}};
+    constexpr int kBytes = sizeof(WideGradientStorage<Shape>);
+    return Kernels{{wide_forward_kernel<Shape>, Shape::kThreads, sizeof(WideForwardStorage<Shape>)},
+                   {wide_query_gradient_kernel<Shape>, Shape::kThreads, kBytes},
+                   {wide_key_gradient_kernel<Shape>, Shape::kThreads, kBytes}};
   }
 }();
 

@@ -1,16 +1,25 @@
-// The launchers that are built, one template each, instantiated by bfloat16.cu, float16.cu and float32.cu for the dims
-// of the table in sm80.cc.
+// The launchers that are built, one template each, instantiated by bfloat16.cu, float16.cu, float32.cu and wide.cu for
+// the dims of the table in sm80.cc.
 #pragma once
 
 #include "core/half.h"
 #include "engine/contract.h"
 #include "engine/cuda/scratch.h"
+#include "engine/cuda/tile/values.h"
 #include "engine/cuda/upload.h"
 
 namespace longstride::engine::cuda::sm80 {
 
 using core::BFloat16;
 using core::Float16;
+
+// Dims up to this run on kernels whose warps have rows whole (fragment.cuh), others on those of wide_*.cuh.
+constexpr int kMostRowDim = 128;
+
+// Rows of a tile of either plan.
+constexpr int most_rows(int64_t element_bytes, int64_t dim) {
+  return element_bytes == 2 && dim <= kMostRowDim ? 128 : tile_rows(element_bytes, dim);
+}
 
 template <class Element, int kDim>
 void launch_forward(const ForwardProblem&, const DevicePlan&, Scratch&);

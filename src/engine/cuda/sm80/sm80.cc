@@ -24,11 +24,15 @@ struct Instance {
 
 constexpr Instance kInstances[] = {
     {DType::kBFloat16, 32, launch_forward<BFloat16, 32>, launch_backward<BFloat16, 32>},
+    {DType::kBFloat16, 48, launch_forward<BFloat16, 48>, launch_backward<BFloat16, 48>},
     {DType::kBFloat16, 64, launch_forward<BFloat16, 64>, launch_backward<BFloat16, 64>},
+    {DType::kBFloat16, 96, launch_forward<BFloat16, 96>, launch_backward<BFloat16, 96>},
     {DType::kBFloat16, 128, launch_forward<BFloat16, 128>, launch_backward<BFloat16, 128>},
     {DType::kBFloat16, 256, launch_forward<BFloat16, 256>, launch_backward<BFloat16, 256>},
     {DType::kFloat16, 32, launch_forward<Float16, 32>, launch_backward<Float16, 32>},
+    {DType::kFloat16, 48, launch_forward<Float16, 48>, launch_backward<Float16, 48>},
     {DType::kFloat16, 64, launch_forward<Float16, 64>, launch_backward<Float16, 64>},
+    {DType::kFloat16, 96, launch_forward<Float16, 96>, launch_backward<Float16, 96>},
     {DType::kFloat16, 128, launch_forward<Float16, 128>, launch_backward<Float16, 128>},
     {DType::kFloat16, 256, launch_forward<Float16, 256>, launch_backward<Float16, 256>},
     {DType::kFloat32, 32, launch_forward<float, 32>, launch_backward<float, 32>},
@@ -56,7 +60,7 @@ void require(const Problem& p) {
 
 Geometry geometry(DType dtype, int64_t dim, Direction) {
   Geometry g;
-  g.tile_rows = tile_rows(core::size_bytes(dtype), dim);
+  g.tile_rows = most_rows(core::size_bytes(dtype), dim);
   g.column_block = tile_columns(core::size_bytes(dtype));
   g.row_quantum = g.tile_rows;
   return g;

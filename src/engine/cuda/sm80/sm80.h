@@ -1,5 +1,5 @@
-// The portable CUDA engine, for anything from Ampere on: cp.async and mma.sync, float32 included. Plain kernels, one
-// block of the grid a tile; correct first, sm90 is the one that is tuned.
+// The portable CUDA engine, for anything from Ampere on: cp.async and mma.sync, float32 included. One block of the grid
+// a tile; up to dim 128 what is made of scores stays in registers.
 #pragma once
 
 #include "engine/contract.h"
@@ -13,7 +13,7 @@ Geometry geometry(core::DType, int64_t dim, Direction);
 constexpr int64_t kMostDim = 256;
 
 // What the kernels take; forward and backward throw Error with the reason for the rest. Products are the tensor cores',
-// float32 accumulation; float32 ones of three numbers of bfloat16 a float (split.cuh), above dim 128 plain float32
+// float32 accumulation; float32 ones of three numbers of bfloat16 a float (product.cuh), above dim 128 plain float32
 // multiply-adds; no TF32. Any strides with dim contiguous are read in place. Nothing waits for the device, but for
 // gates (gates.h).
 Capability capability(const Problem&);

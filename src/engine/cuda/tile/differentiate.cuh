@@ -35,19 +35,14 @@ __device__ __forceinline__ void differentiate(const Values& p, const ColumnBlock
   add_alibi(p.alibi, head, row0, b.column0, place.stride, of, scores);
   const float weight = weight_log2(b), gain = p.out_scale * p.dropout.gain;
   constexpr int kCount = decltype(cute::size(scores))::value;
-  static_assert(kCount <= 32);
-  uint32_t kept = ~0u;
+  uint32_t kept[(kCount + 31) / 32];
   if (p.dropout.seed) {
     const DropoutSalts salts = dropout_salts(p.dropout, p.dropout.stream(place.batch, head));
-#pragma unroll 1
-    for (int i = 0; i < kCount; ++i) {
-      const uint32_t at_row = row0 + int(cute::get<0>(of(i))) * place.stride;
-      const uint32_t at_column = b.column0 + int(cute::get<1>(of(i))) * place.stride;
-      if (is_dropped(p.dropout, salts, transposed ? at_column : at_row, transposed ? at_row : at_column))
-        kept &= ~(1u << i);
-    }
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) dp(i) = kept >> i & 1 ? dp(i) : 0.f;
+    for (int first = 0; first < kCount; first += 32)
+      kept[first / 32] = kept_pairs(p.dropout, salts, transposed, row0, b.column0, place.stride, of, first);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) dp(i) = kept[i / 32] >> i % 32 & 1 ? dp(i) : 0.f;
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
@@ -60,7 +55,7 @@ __device__ __forceinline__ void differentiate(const Values& p, const ColumnBlock
   }
   if (p.dropout.seed) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) scores(i) = kept >> i & 1 ? scores(i) : 0.f;
+    for (int i = 0; i < kCount; ++i) scores(i) = kept[i / 32] >> i % 32 & 1 ? scores(i) : 0.f;
   }
   if (!b.masked) return;
 #pragma unroll
