@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "engine/contract.h"
+#include "engine/cuda/device_plan.h"
 
 namespace longstride::engine::cuda {
 
@@ -47,5 +48,15 @@ inline DropoutValues dropout_values(const Problem& p) {
           static_cast<float>(1.0 / (1.0 - p.dropout_p)), static_cast<uint32_t>(p.heads_of_all()),
           static_cast<uint32_t>(p.first_head)};
 }
+
+// A part of what every kernel is given: an option of calls that scores or probabilities depend on stands here, and not
+// in the values of each kernel.
+struct CallValues {
+  DropoutValues dropout;
+  AlibiValues alibi;
+  LONGSTRIDE_DEVICE bool adjusts_scores() const { return alibi.slopes != nullptr; }  // the kernel, which then scales
+};
+inline bool adjusts_scores(const Problem& p) { return p.alibi; }
+inline CallValues call_values(const Problem& p) { return {dropout_values(p), alibi_values(p)}; }
 
 }  // namespace longstride::engine::cuda

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "engine/contract.h"
+#include "engine/cuda/extras.h"
 
 namespace longstride::engine::cuda {
 
@@ -17,13 +17,13 @@ inline float scale_log2(double scale) {
   return static_cast<float>(std::copysign(std::clamp<double>(size, FLT_MIN, FLT_MAX), scale));
 }
 
-// Of the scores that exponents are made of: q . k, or with slopes what add_alibi() makes of it, which is scaled
-// already.
+// Of the scores that exponents are made of: q . k, or where the call adjusts scores what its kernel makes of it, which
+// is scaled already.
 struct ScoreFactors {
   float scale, log2;
 };
 inline ScoreFactors score_factors(const Problem& p) {
-  const double scale = p.alibi ? 1.0 : p.scale;
+  const double scale = adjusts_scores(p) ? 1.0 : p.scale;
   return {static_cast<float>(scale), scale_log2(scale)};
 }
 

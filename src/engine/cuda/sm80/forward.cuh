@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) forward_kerne
       auto scores = operands.scores();
       operands.values(n);
       mend_scores<Shape>(p, b, place, tile, of_scores, scores);
-      add_alibi(p.alibi, query_head(p, place), first_row(place, tile), b.column0, place.stride, of_scores, scores);
+      adjust_scores(p, query_head(p, place), first_row(place, tile), b.column0, place.stride, of_scores, scores);
       softmax_step_rows<Shape>(p, b, place, tile, of_scores, scores, state, factor);
       to_rows<Shape>(scores, probabilities);
     }

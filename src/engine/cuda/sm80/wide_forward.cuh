@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
     auto scores = accumulator<Shape, Shape::kRows, Shape::kColumns>();
     multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.q),
                     matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.k), scores);
-    add_alibi(p.alibi, head, row0, b.column0, place.stride, of_scores, scores);
+    adjust_scores(p, head, row0, b.column0, place.stride, of_scores, scores);
 #pragma unroll
     for (int i = 0; i < cute::size(scores); ++i) {
       const int row = cute::get<0>(of_scores(i)), column = cute::get<1>(of_scores(i));

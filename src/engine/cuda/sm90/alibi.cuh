@@ -5,11 +5,12 @@
 
 namespace longstride::engine::cuda::sm90 {
 
-// Scores become scale * score - slope * distance. Accumulator rows stand at row + {0, 8} * stride, columns at
-// column + (8 * n + c) * stride. Distances below 2^24 are exact, and all come out alike in forward and backward.
+// With slopes, scores become scale * score - slope * distance. Accumulator rows stand at row + {0, 8} * stride, columns
+// at column + (8 * n + c) * stride. Distances below 2^24 are exact, and all come out alike in forward and backward.
 template <int kWidth, class Scores>
-__device__ __forceinline__ void add_alibi(const AlibiValues& a, int head, int row, int column, int stride,
-                                          Scores& scores) {
+__device__ __forceinline__ void adjust_scores(const CallValues& call, int head, int row, int column, int stride,
+                                              Scores& scores) {
+  const AlibiValues& a = call.alibi;
   const float slope = a.slopes[head], step = static_cast<float>(stride);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "core/refuse.h"
+#include "engine/cuda/extras.h"
 #include "engine/cuda/gates.h"
 #include "engine/cuda/sm90/capability.h"
 #include "engine/cuda/sm90/launches.h"
@@ -65,7 +66,7 @@ template <class Table>
 const Instance& find(const Table& table, const Problem& p) {
   for (const Instance& instance : table)
     if (instance.dtype == p.dtype && instance.dim >= p.dim &&
-        instance.extras == (p.drops() || p.alibi || p.float32_results))
+        instance.extras == (p.drops() || adjusts_scores(p) || p.float32_results))
       return instance;
   throw Error("no backward kernel for this problem, though capability() took it");
 }

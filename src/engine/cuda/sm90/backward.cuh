@@ -104,9 +104,9 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
         warpgroup_fence_operand(scores);
       }
       if constexpr (Shape::Calls::kAlibi) {
-        if (p.alibi.slopes)
-          add_alibi<Shape::kColumns>(p.alibi, b.head, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
-                                     item.stride, scores);
+        if (p.adjusts_scores())
+          adjust_scores<Shape::kColumns>(p, b.head, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
+                                         item.stride, scores);
       }
       exponentiate<kExact>(
           scores,

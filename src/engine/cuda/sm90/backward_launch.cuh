@@ -73,8 +73,7 @@ void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scrat
   params.scale = factors.scale;
   params.result_scale = static_cast<float>(p.scale);
   params.out_scale = static_cast<float>(p.out_scale);
-  params.dropout = dropout_values(p);
-  params.alibi = alibi_values(p);
+  static_cast<CallValues&>(params) = call_values(p);
   params.rows = prepared;
   params.exact = exact;
   params.dq = dq;

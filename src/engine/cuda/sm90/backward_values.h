@@ -28,7 +28,7 @@ struct KeyItemNote {
   int32_t blocks, map, stop;
 };
 
-struct BackwardParams {
+struct BackwardParams : CallValues {
   PlanArrays plan;
   const Lane* lanes;
   int32_t lane_count;
@@ -40,9 +40,7 @@ struct BackwardParams {
   int32_t heads, kv_heads, dim;
   float scale_log2;  // signed here: no maximum is taken
   float scale, out_scale;
-  float result_scale;  // of dK and dQ
-  DropoutValues dropout;
-  AlibiValues alibi;
+  float result_scale;    // of dK and dQ
   const float2* rows;    // [batch * heads][len_q]: lse (+inf where nothing is seen), delta
   const int32_t* exact;  // whether some lse is large (exponential.cuh)
   float* dq;             // [batch * heads][len_q][kWidth], columns in the order of backward_queries.cuh

@@ -1,4 +1,5 @@
 // The forward of the Hopper engine: checks, copies what cannot be read in place, and picks the kernel.
+#include "engine/cuda/extras.h"
 #include "engine/cuda/sm90/capability.h"
 #include "engine/cuda/sm90/launches.h"
 #include "engine/cuda/sm90/padding.h"
@@ -13,7 +14,7 @@ enum class Calls { kPlain, kDropout, kExtras };
 
 // Dropout alone has kernels of its own: with the bias beside it, a forward that drops takes 7 % longer.
 Calls calls_of(const Problem& p) {
-  if (p.alibi || p.float32_results) return Calls::kExtras;
+  if (adjusts_scores(p) || p.float32_results) return Calls::kExtras;
   return p.drops() ? Calls::kDropout : Calls::kPlain;
 }
 

@@ -300,9 +300,9 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
     if (p.negate)
       for (int i = 0; i < size(scores); ++i) scores[i] = -scores[i];
     if constexpr (Shape::Calls::kAlibi) {
-      if (p.alibi.slopes)
-        add_alibi<Shape::kColumns>(p.alibi, item->head, p.query_start + item->row0 + row0 * item->stride,
-                                   b.column0 + 2 * (thread % 4) * item->stride, item->stride, scores);
+      if (p.adjusts_scores())
+        adjust_scores<Shape::kColumns>(p, item->head, p.query_start + item->row0 + row0 * item->stride,
+                                       b.column0 + 2 * (thread % 4) * item->stride, item->stride, scores);
     }
     if (b.masked) mask<Shape>(scores, b, row0);
     softmax_step<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2);

@@ -54,8 +54,7 @@ inline ForwardParams forward_params(const ForwardProblem& p, const DevicePlan& p
   params.scale_log2 = std::abs(factors.log2);
   params.negate = factors.scale < 0;
   params.out_scale = static_cast<float>(p.out_scale);
-  params.dropout = dropout_values(p);
-  params.alibi = alibi_values(p);
+  static_cast<CallValues&>(params) = call_values(p);
   params.float32_results = p.float32_results;
   params.out = p.out.data;
   params.out_batch_stride = p.out.batch_stride;

@@ -34,7 +34,7 @@ struct ItemNote {
   int32_t stop;   // no item left
 };
 
-struct ForwardParams {
+struct ForwardParams : CallValues {
   PlanArrays plan;
   const Lane* lanes;
   int32_t lane_count;
@@ -48,8 +48,6 @@ struct ForwardParams {
   float scale, scale_log2;  // of |scale|
   int32_t negate;           // scale < 0
   float out_scale;
-  DropoutValues dropout;
-  AlibiValues alibi;
   void* out;
   int64_t out_batch_stride, out_len_stride, out_head_stride;
   float* lse;

@@ -270,9 +270,9 @@ __device__ __forceinline__ void consume_gradient(const GradientParams& p, Gradie
         return s.values[stage][i / 4 * 8 + column0 + i % 2];
       };
       if constexpr (Shape::Calls::kAlibi) {
-        if (p.alibi.slopes)
-          add_alibi<Shape::kColumns>(p.alibi, b.head, (kQueries ? p.query_start : 0) + item.row0 + row0 * item.stride,
-                                     b.column0 + column0 * item.stride, item.stride, scores);
+        if (p.adjusts_scores())
+          adjust_scores<Shape::kColumns>(p, b.head, (kQueries ? p.query_start : 0) + item.row0 + row0 * item.stride,
+                                         b.column0 + column0 * item.stride, item.stride, scores);
       }
       exponentiate<kExact>(
           scores, [&](int i) { return value(i).x; }, p.scale, p.scale_log2, b.weight_log2);

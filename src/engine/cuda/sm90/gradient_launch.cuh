@@ -64,8 +64,7 @@ void launch_gradient(const BackwardProblem& p, const DevicePlan& plan, const flo
   const ScoreFactors factors = score_factors(p);
   params.scale = factors.scale;
   params.scale_log2 = factors.log2;
-  params.dropout = dropout_values(p);
-  params.alibi = alibi_values(p);
+  static_cast<CallValues&>(params) = call_values(p);
   params.gain = static_cast<float>(p.out_scale) * params.dropout.gain;
   params.result_scale = static_cast<float>(result_scale);
   params.rows = rows;

@@ -29,7 +29,7 @@ struct GradientItemNote {
   int32_t blocks, stop;
 };
 
-struct GradientParams {
+struct GradientParams : CallValues {
   PlanArrays plan;
   const Lane* lanes;
   int32_t lane_count;
@@ -41,8 +41,6 @@ struct GradientParams {
   int32_t heads, row_heads, dim;
   float scale, scale_log2, gain;  // signed scale; out_scale / (1 - dropout_p)
   float result_scale;
-  DropoutValues dropout;
-  AlibiValues alibi;
   const float2* rows;    // [batch * heads][len_q]: lse (+inf where nothing is seen), delta
   const int32_t* exact;  // whether some lse is large (exponential.cuh)
   void* result;          // [batch, len_rows, row_heads, dim]

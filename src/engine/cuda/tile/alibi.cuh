@@ -9,9 +9,10 @@ namespace longstride::engine::cuda {
 // Scores of a query head become scale * score - slope * distance, if there are slopes. The row and the column at 0 of
 // the accumulator stand at positions row0 and column0.
 template <class Places, class Scores>
-__device__ __forceinline__ void add_alibi(const AlibiValues& a, int head, int row0, int column0, int stride,
-                                          const Places& of, Scores& scores) {
-  if (!a.slopes) return;
+__device__ __forceinline__ void adjust_scores(const CallValues& call, int head, int row0, int column0, int stride,
+                                              const Places& of, Scores& scores) {
+  if (!call.adjusts_scores()) return;
+  const AlibiValues& a = call.alibi;
   const float slope = a.slopes[head];
 #pragma unroll
   for (int i = 0; i < cute::size(scores); ++i) {

@@ -32,7 +32,7 @@ template <class Shape, class Scores, class Places, class Info>
 __device__ __forceinline__ void differentiate(const Values& p, const ColumnBlock& b, const TilePlace& place, int row0,
                                               int head, bool transposed, const Info& info, const Places& of,
                                               Scores& scores, Scores& dp) {
-  add_alibi(p.alibi, head, row0, b.column0, place.stride, of, scores);
+  adjust_scores(p, head, row0, b.column0, place.stride, of, scores);
   const float weight = weight_log2(b), gain = p.out_scale * p.dropout.gain;
   constexpr int kCount = decltype(cute::size(scores))::value;
   uint32_t kept[(kCount + 31) / 32];

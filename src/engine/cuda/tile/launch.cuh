@@ -51,8 +51,7 @@ Values values(const Problem& p) {
   v.result_scale = static_cast<float>(p.scale);
   v.out_scale = static_cast<float>(p.out_scale);
   v.float32_results = p.float32_results;
-  v.dropout = dropout_values(p);
-  v.alibi = alibi_values(p);
+  static_cast<CallValues&>(v) = call_values(p);
   v.q = tensor(p.q, p.dim, sizeof(Element));
   v.k = tensor(p.k, p.dim, sizeof(Element));
   v.v = tensor(p.v, p.dim, sizeof(Element));

@@ -27,7 +27,7 @@ struct Strided {
 using Input = Strided<const void>;
 using Output = Strided<void>;
 
-struct Values {
+struct Values : CallValues {
   PlanArrays plan;
   const Lane* lanes = nullptr;
   int32_t lane_count = 0;
@@ -40,8 +40,6 @@ struct Values {
   float result_scale = 1;  // of dQ and dK
   float scale_log2 = 1;    // forward: of |scale|, for scores that are negated if scale < 0
   float out_scale = 1;
-  DropoutValues dropout;
-  AlibiValues alibi;
   Input q, k, v;
   bool float32_results = false;  // of 16-bit tensors
   Output out;                    // forward, as lse
