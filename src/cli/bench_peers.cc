@@ -12,7 +12,7 @@ peer::Groups groups_of(const Pattern& pattern, int64_t heads, int64_t kv_heads) 
   peer::Groups groups;
   groups.causal = pattern.causal();
   for (const Group& group : pattern.groups()) {
-    const auto g = static_cast<int64_t>(groups.rates.size());
+    const auto g = std::ssize(groups.rates);
     std::vector<int64_t>& offsets = groups.offsets.emplace_back();
     for (int64_t h = 0; h < heads; ++h) offsets.push_back(pattern.offset(g, h / (heads / kv_heads), kv_heads));
     groups.segments.push_back(group.segment);

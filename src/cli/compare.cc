@@ -108,7 +108,7 @@ void CompareCommand::cover(Comparison& comparison, const CoverageWork& work, con
   });
   line.finish(false);
   for (size_t i = 0; i < all.size(); ++i) comparison.patterns[i].coverage = all[i];
-  comparison.coverage_windows = static_cast<int64_t>(work.starts.size());
+  comparison.coverage_windows = std::ssize(work.starts);
   comparison.share = share;
   comparison.dense = name_of(dense);
 }
@@ -126,7 +126,7 @@ train::ScoringPlan CompareCommand::scoring_plan(const Comparison& comparison, co
 
 void CompareCommand::score(Comparison& comparison, std::vector<train::LoadedRun>& runs, train::ScoringPlan plan,
                            const train::Text& text) const {
-  comparison.windows = static_cast<int64_t>(plan.starts.size());
+  comparison.windows = std::ssize(plan.starts);
   comparison.scored = plan.scored_bytes;
   ProgressLine line(quiet);
   std::vector<double> first;

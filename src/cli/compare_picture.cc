@@ -57,7 +57,7 @@ Panel coverage_panel(const std::string& title, train::Mean LayerCoverage::*field
   return {title, 0, 1, "0", "100 %", [field](const ComparedPattern& entry) {
             std::vector<Dot> dots;
             for (const LayerCoverage& layer : entry.coverage) {
-              dots.push_back({(layer.*field).value, 0, picture::group_color(static_cast<int64_t>(dots.size()))});
+              dots.push_back({(layer.*field).value, 0, picture::group_color(std::ssize(dots))});
             }
             return dots;
           }};

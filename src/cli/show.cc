@@ -187,7 +187,7 @@ void print_text(const ShowOptions& options, const Shown& shown) {
   }
   if (!shown.pattern.groups().empty()) std::cout << text_table(rows) << "\n";
   if (!shown.pattern.blocks().empty()) {
-    const int64_t documents = std::max<int64_t>(1, static_cast<int64_t>(extent.cu_seqlens.size()) - 1);
+    const int64_t documents = std::max<int64_t>(1, std::ssize(extent.cu_seqlens) - 1);
     std::vector<std::vector<std::string>> table = {{"block pattern", fmt::format("density of head {}", options.head)}};
     for (const BlockPattern& block : shown.pattern.blocks()) {
       table.push_back({block_words(block),

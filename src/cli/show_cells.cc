@@ -58,7 +58,7 @@ Cells count_cells(const Pattern& pattern, const Extent& extent, int64_t head, in
   while (cells.key_tokens * limit < extent.len_k) cells.key_tokens *= 2;
   cells.rows = (extent.len_q + cells.query_tokens - 1) / cells.query_tokens;
   cells.columns = (extent.len_k + cells.key_tokens - 1) / cells.key_tokens;
-  const int64_t groups = static_cast<int64_t>(pattern.groups().size());
+  const int64_t groups = std::ssize(pattern.groups());
   cells.layers = groups + (pattern.blocks().empty() ? 0 : 1);
   cells.share.assign(static_cast<size_t>(cells.layers * cells.rows * cells.columns), 0.0);
   const Sight sight(pattern, extent, 0, head / (extent.heads / extent.kv_heads));

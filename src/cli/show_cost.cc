@@ -46,7 +46,7 @@ int64_t active_blocks(const BlockPattern& block, int64_t len, bool causal, int64
 // What block patterns would make of it. By rank a window costs one rectangle each, however long.
 void check_blocks(const Pattern& pattern, const Extent& extent, bool by_rank) {
   const int64_t len = extent.len_k;
-  const auto documents = std::max<int64_t>(1, static_cast<int64_t>(extent.cu_seqlens.size()) - 1);
+  const auto documents = std::max<int64_t>(1, std::ssize(extent.cu_seqlens) - 1);
   int64_t longest = len;
   if (documents > 1) {
     longest = 0;
@@ -70,7 +70,7 @@ void check_blocks(const Pattern& pattern, const Extent& extent, bool by_rank) {
 void check_show_cost(const Pattern& pattern, const Extent& extent, const Geometry& geometry) {
   const int64_t len = extent.len_k;
   if (len == 0) return;
-  const auto documents = std::max<int64_t>(1, static_cast<int64_t>(extent.cu_seqlens.size()) - 1);
+  const auto documents = std::max<int64_t>(1, std::ssize(extent.cu_seqlens) - 1);
   int64_t segments = 0, period = 1, residues = 1, rows = 0;
   double pairs = 0;
   for (const Group& group : pattern.groups()) {

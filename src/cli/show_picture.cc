@@ -24,7 +24,7 @@ constexpr int64_t kMaxHeads = 6;
 double snap(double edge) { return std::round(edge * 2) / 2; }
 
 std::string layer_words(const Pattern& pattern, int64_t layer) {
-  if (layer < static_cast<int64_t>(pattern.groups().size())) {
+  if (layer < std::ssize(pattern.groups())) {
     const Group& group = pattern.groups()[static_cast<size_t>(layer)];
     return fmt::format("segment {}, rate {}", group.segment, group.rate);
   }
@@ -135,7 +135,7 @@ double draw_legend(picture::Picture& picture, const Pattern& pattern, const Cell
 // What ALiBi leaves of a key's weight, e^(-slope * distance), over the logarithm of its distance. Returns the y below.
 double draw_slopes(picture::Picture& picture, const std::vector<float>& slopes, int64_t len, double y) {
   constexpr double kLeft = 84, kSide = 560, kHeight = 150;
-  const auto shown = std::min<int64_t>(static_cast<int64_t>(slopes.size()), kMaxHeads);
+  const auto shown = std::min<int64_t>(std::ssize(slopes), kMaxHeads);
   const double octaves = std::log2(static_cast<double>(std::max<int64_t>(2, len)));
   const auto across = [&](double octave) { return kLeft + kSide * octave / octaves; };
   y += 14;
@@ -173,14 +173,14 @@ double draw_slopes(picture::Picture& picture, const std::vector<float>& slopes, 
 
 int64_t lead_group(const Pattern& pattern, const Cells& cells, int64_t row, int64_t column) {
   int64_t lead = -1;
-  for (int64_t g = 0; g < static_cast<int64_t>(pattern.groups().size()); ++g) {
+  for (int64_t g = 0; g < std::ssize(pattern.groups()); ++g) {
     if (cells.of(g, row, column) <= 0) continue;
     if (lead < 0 ||
         pattern.groups()[static_cast<size_t>(g)].segment < pattern.groups()[static_cast<size_t>(lead)].segment)
       lead = g;
   }
   // Block patterns have the colour where no group shows the pair.
-  const auto groups = static_cast<int64_t>(pattern.groups().size());
+  const auto groups = std::ssize(pattern.groups());
   if (lead < 0 && cells.layers > groups && cells.of(groups, row, column) > 0) return groups;
   return lead;
 }
@@ -205,7 +205,7 @@ picture::Picture token_picture(const Pattern& pattern, const Extent& extent, int
   picture.text(24, 32, "Who sees whom", 21);
   picture.text(24, 54, fmt::format("{}; {}", extent_line(extent), pattern_line(pattern)), 13, picture::kGrey);
   const Cells cells = count_cells(pattern, extent, head, kMainCells);
-  const int64_t groups = static_cast<int64_t>(pattern.groups().size()), layers = cells.layers;
+  const int64_t groups = std::ssize(pattern.groups()), layers = cells.layers;
   const double x = 84, y = 118;
   draw_cells(picture, pattern, cells, x, y, kMainSide, -1);
   draw_axes(picture, extent, x, y, kMainSide);

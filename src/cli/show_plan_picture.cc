@@ -118,7 +118,7 @@ picture::Picture plan_picture(const PlanView& plan, const Pattern& pattern, cons
                     rectangles, kMostRectangles));
   }
 
-  const int64_t across = std::clamp<int64_t>(static_cast<int64_t>(levels.size()), 1, 3);
+  const int64_t across = std::clamp<int64_t>(std::ssize(levels), 1, 3);
   const double gap = 56;
   const double side =
       std::min(620.0, (kWidth - 84 - 24 - gap * static_cast<double>(across - 1)) / static_cast<double>(across));

@@ -192,7 +192,7 @@ std::vector<std::string> source_words(const Pattern& pattern) {
 }
 
 std::vector<std::vector<double>> traffic_cells(const RanksShown& shown, int64_t width) {
-  const auto ranks = static_cast<int64_t>(shown.rows.size()), cells = (ranks + width - 1) / width;
+  const auto ranks = std::ssize(shown.rows), cells = (ranks + width - 1) / width;
   std::vector<std::vector<double>> sums(static_cast<size_t>(cells), std::vector<double>(static_cast<size_t>(cells)));
   const auto size = [&](int64_t cell) { return static_cast<double>(std::min(width, ranks - cell * width)); };
   for (int64_t to = 0; to < ranks; ++to) {

@@ -136,7 +136,7 @@ void draw_words(Picture& picture, const RanksShown& shown, int64_t width, double
 // neighbours. Returns the y below.
 double draw_bars(Picture& picture, const RanksShown& shown, double top) {
   const std::vector<std::string> sources = source_words(shown.call.pattern);
-  const auto ranks = static_cast<int64_t>(shown.rows.size()), width = (ranks + kBars - 1) / kBars;
+  const auto ranks = std::ssize(shown.rows), width = (ranks + kBars - 1) / kBars;
   const int64_t bars = (ranks + width - 1) / width;
   const std::vector<parallel::RankLoad>& loads = shown.survey.ranks;
   const auto fewer = [](const parallel::RankLoad& a, const parallel::RankLoad& b) { return a.rows < b.rows; };

@@ -33,7 +33,7 @@ struct Grid {
 
   int64_t width() const { return blocks_of(len, block_size); }
   int64_t blocks(size_t row) const { return blocks_of(lengths[row], block_size); }
-  int64_t rows() const { return static_cast<int64_t>(lengths.size()); }
+  int64_t rows() const { return std::ssize(lengths); }
 
   int64_t pairs() const {
     int64_t all = 0;
@@ -194,7 +194,7 @@ BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
   Grid grid{options.block_size, k.size(1), causal, {k.size(1)}};
   at::Tensor queries = q.detach(), keys = k.detach();
   if (lengths) {
-    if (static_cast<int64_t>(lengths->size()) != k.size(0)) {
+    if (std::ssize(*lengths) != k.size(0)) {
       core::refuse("lengths", fmt::format("must have one entry a batch row, {}", k.size(0)),
                    fmt::format("{}", lengths->size()));
     }

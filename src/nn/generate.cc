@@ -17,7 +17,7 @@ namespace {
 std::vector<int64_t> candidates(const std::vector<double>& weights, const GenerateOptions& options) {
   std::vector<int64_t> order(weights.size());
   std::iota(order.begin(), order.end(), 0);
-  const auto vocab = static_cast<int64_t>(order.size());
+  const auto vocab = std::ssize(order);
   const int64_t most = options.top_k == 0 ? vocab : std::min(options.top_k, vocab);
   if (most == vocab && options.top_p >= 1) return order;
   std::partial_sort(order.begin(), order.begin() + most, order.end(), [&](int64_t a, int64_t b) {

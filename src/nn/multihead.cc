@@ -66,12 +66,12 @@ void MultiheadDilatedAttentionOptions::validate() const {
   nn::require_positive_finite("layer_norm_eps", layer_norm_eps);
   nn::require_positive_finite("gamma_init", gamma_init);
   const DilatedOptions& dilated = attention.pattern.options();
-  const auto groups = static_cast<int64_t>(attention.pattern.groups().size());
+  const auto groups = std::ssize(attention.pattern.groups());
   if (dilated.mixing == Mixing::kHeadPartition && key_value_heads() < groups) {
     core::refuse("kv_heads", fmt::format("must be at least the number of groups {} under head_partition", groups),
                  std::to_string(key_value_heads()), "use joint mixing, which has no such limit");
   }
-  if (dilated.offsets && static_cast<int64_t>(dilated.offsets->size()) != groups * key_value_heads()) {
+  if (dilated.offsets && std::ssize(*dilated.offsets) != groups * key_value_heads()) {
     core::refuse("offsets", fmt::format("must have groups x kv_heads = {} entries", groups * key_value_heads()),
                  std::to_string(dilated.offsets->size()));
   }

@@ -48,7 +48,7 @@ struct ArrayView {
   bool has_data = false;
   int64_t storage_bytes = 0, storage_offset = 0, item_bytes = 0;
 
-  int64_t dim() const { return static_cast<int64_t>(sizes.size()); }
+  int64_t dim() const { return std::ssize(sizes); }
 };
 
 // How a tensor of one world is read: Size, view(tensor), and from a tensor with data, wherever it is, numbers(tensor)

@@ -15,7 +15,7 @@ class GateIndex {
 
   // Borrowed from this index; `grad` is for the caller to set to entries() elements.
   engine::Gates view() const { return {.begin = begin_.data(), .ranges = ranges_.data(), .causal = causal_}; }
-  int64_t entries() const { return static_cast<int64_t>(ranges_.size()); }
+  int64_t entries() const { return std::ssize(ranges_); }
 
   // Of the first row, of the second, ...: its entries (numbers of ranges), and how many each has.
   const std::vector<int64_t>& entry_of_rows() const { return entry_; }

@@ -34,10 +34,10 @@ struct ShardedCall {
   // Of each class: how many (batch row, KV head) it serves.
   std::vector<int64_t> places_of;
 
-  int64_t groups() const { return static_cast<int64_t>(pattern.groups().size()); }
+  int64_t groups() const { return std::ssize(pattern.groups()); }
   // Where rows come from: the groups, and after them the block patterns, all as one.
   int64_t sources() const { return groups() + 1; }
-  int64_t class_count() const { return static_cast<int64_t>(classes.specs.size()); }
+  int64_t class_count() const { return std::ssize(classes.specs); }
 };
 
 // What a row costs.

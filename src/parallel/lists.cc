@@ -27,7 +27,7 @@ class Writer {
 
   Message finish(const ShardedCall& call) {
     begin_classes(call.class_count() - 1);
-    message_.part_begin.push_back(static_cast<int64_t>(message_.parts.size()));
+    message_.part_begin.push_back(std::ssize(message_.parts));
     message_.place_begin = {0};
     for (const int32_t c : call.classes.class_of) {
       message_.place_begin.push_back(message_.place_begin.back() + packed_[c]);
@@ -37,8 +37,8 @@ class Writer {
 
  private:
   void begin_classes(int64_t last) {
-    while (static_cast<int64_t>(packed_.size()) <= last) {
-      message_.part_begin.push_back(static_cast<int64_t>(message_.parts.size()));
+    while (std::ssize(packed_) <= last) {
+      message_.part_begin.push_back(std::ssize(message_.parts));
       packed_.push_back(0);
     }
   }

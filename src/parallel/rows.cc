@@ -30,7 +30,7 @@ class Tasks {
   }
 
   void run(const engine::ParallelFor& parallel_for, const std::function<void(const Task&)>& body) const {
-    const auto count = static_cast<int64_t>(all_.size());
+    const auto count = std::ssize(all_);
     if (parallel_for) {
       parallel_for(count, [&](int64_t index, int) { body(all_[index]); });
     } else {

@@ -45,7 +45,7 @@ Shards Shards::zigzag(int64_t len, int64_t ranks) {
 }
 
 Shards Shards::of_lengths(const std::vector<int64_t>& lengths) {
-  check_ranks(static_cast<int64_t>(lengths.size()));
+  check_ranks(std::ssize(lengths));
   std::vector<int64_t> cuts = {0};
   for (size_t i = 0; i < lengths.size(); ++i) {
     const int64_t most = core::kMostTokens - cuts.back();
@@ -56,7 +56,7 @@ Shards Shards::of_lengths(const std::vector<int64_t>& lengths) {
     }
     cuts.push_back(cuts.back() + lengths[i]);
   }
-  return {Layout::kContiguous, static_cast<int64_t>(lengths.size()), std::move(cuts)};
+  return {Layout::kContiguous, std::ssize(lengths), std::move(cuts)};
 }
 
 Shards Shards::joined(int64_t u) const {

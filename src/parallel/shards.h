@@ -52,7 +52,7 @@ class Shards {
   int64_t len() const { return cuts_.back(); }
   int64_t rows(int64_t rank) const;  // of its shard
 
-  int64_t chunks() const { return static_cast<int64_t>(cuts_.size()) - 1; }
+  int64_t chunks() const { return std::ssize(cuts_) - 1; }
   int64_t chunk_at(int64_t position) const;  // the one that holds it; 0 <= position < len
   Piece chunk(int64_t number) const;
 

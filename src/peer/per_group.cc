@@ -62,7 +62,7 @@ struct Gather : torch::autograd::Function<Gather> {
   static Tensor forward(AutogradContext* ctx, const Tensor& dense, const std::vector<int64_t>& offsets,
                         int64_t segments, int64_t rate) {
     const int64_t len = dense.size(1);
-    const Layout layout{dense.size(0), segments, len / segments / rate, rate, static_cast<int64_t>(offsets.size()),
+    const Layout layout{dense.size(0), segments, len / segments / rate, rate, std::ssize(offsets),
                         dense.size(3), offsets};
     ctx->saved_data["offsets"] = offsets;
     ctx->saved_data["segments"] = segments;
@@ -75,7 +75,7 @@ struct Gather : torch::autograd::Function<Gather> {
     const std::vector<int64_t> offsets = ctx->saved_data["offsets"].toIntVector();
     const std::vector<int64_t> shape = ctx->saved_data["shape"].toIntVector();
     const int64_t segments = ctx->saved_data["segments"].toInt(), rate = ctx->saved_data["rate"].toInt();
-    const int64_t heads = static_cast<int64_t>(offsets.size()), share = heads / shape[2];
+    const int64_t heads = std::ssize(offsets), share = heads / shape[2];
     const Layout layout{shape[0], segments, shape[1] / segments / rate, rate, heads, shape[3], offsets};
     const Tensor result =
         rate == 1 && share == 1 ? at::empty(shape, grads[0].options()) : at::zeros(shape, grads[0].options());

@@ -56,7 +56,7 @@ void check(const Problem& p, const PlanView& plan, Direction direction) {
                  plan.direction == Direction::kForward ? "a forward plan" : "a transposed plan",
                  "compile it for this direction");
   }
-  if (static_cast<int64_t>(plan.class_of.size()) != p.batch * p.kv_heads) {
+  if (std::ssize(plan.class_of) != p.batch * p.kv_heads) {
     core::refuse("plan", "must name a class for each of batch x kv_heads", std::to_string(plan.class_of.size()),
                  "compile it for this call's lengths");
   }

@@ -30,7 +30,7 @@ void check(const Problem& p, const PlanView& plan, Direction direction) {
     core::refuse("plan", direction == Direction::kForward ? "must be a forward plan" : "must be a transposed plan",
                  plan.direction == Direction::kForward ? "a forward plan" : "a transposed plan");
   }
-  if (static_cast<int64_t>(plan.class_of.size()) != p.batch * p.kv_heads) {
+  if (std::ssize(plan.class_of) != p.batch * p.kv_heads) {
     core::refuse("plan", "must have one class per batch row and KV head (" + std::to_string(p.batch * p.kv_heads) + ")",
                  std::to_string(plan.class_of.size()), "compile it for the extent of this problem");
   }

@@ -17,7 +17,7 @@ Tensor pieces(const parallel::Shards& shards) {
       numbers.insert(numbers.end(), {piece.begin, piece.end, rank});
     }
   }
-  const Tensor made = empty(std::array{static_cast<int64_t>(numbers.size()) / 3, int64_t{3}}, ScalarType::Long, {});
+  const Tensor made = empty(std::array{std::ssize(numbers) / 3, int64_t{3}}, ScalarType::Long, {});
   std::ranges::copy(numbers, static_cast<int64_t*>(made.mutable_data_ptr()));
   return made;
 }
@@ -36,7 +36,7 @@ std::tuple<Tensor, int64_t> exchange_of(const RankCall& call, const std::string&
   const parallel::ExchangePlan plan = parallel::plan_to_run(name, call.rank().call, call.of_whole());
   std::vector<int64_t> numbers;
   if (plan.kind == parallel::Exchange::kRing) numbers = call.rank_of_step(0)->steps;
-  const Tensor made = empty(std::array{static_cast<int64_t>(numbers.size())}, ScalarType::Long, {});
+  const Tensor made = empty(std::array{std::ssize(numbers)}, ScalarType::Long, {});
   std::ranges::copy(numbers, static_cast<int64_t*>(made.mutable_data_ptr()));
   return {made, plan.heads};
 }

@@ -16,7 +16,7 @@ void end_class(RowTable& table) {
     rows += table.lines[n].count;
   }
   table.most_rows = std::max(table.most_rows, rows);
-  table.line_begin.push_back(static_cast<int64_t>(table.lines.size()));
+  table.line_begin.push_back(std::ssize(table.lines));
 }
 
 std::vector<int64_t> wide(const std::vector<int32_t>& numbers) { return {numbers.begin(), numbers.end()}; }
