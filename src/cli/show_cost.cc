@@ -1,4 +1,5 @@
-// See show_cost.h. The limits are worth some seconds and some hundred MiB on one core.
+// Whether drawing or planning what was asked for would take too long, before it is done. The limits are worth some
+// seconds and some hundred MiB on one core.
 #include "show_cost.h"
 
 #include <fmt/format.h>

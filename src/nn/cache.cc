@@ -1,4 +1,4 @@
-// See cache.h.
+// Makes room for a step's keys and values, and drops rows that no later query sees. Called by modules that decode.
 #include "nn/cache.h"
 
 #include <ATen/Functions.h>

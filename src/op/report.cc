@@ -1,4 +1,4 @@
-// See report.h.
+// What an engine would do with a call, in words and numbers, as JSON for describe(). Nothing is run.
 #include "op/report.h"
 
 #include "core/json_text.h"

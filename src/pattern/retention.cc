@@ -1,4 +1,5 @@
-// See retention.h. What single rules look back on is in blocks.h. Called by the modules' caches.
+// How far back a pattern's queries look, over all its parts. What single rules look back on is in blocks.h. Called by
+// the modules' caches.
 #include "longstride/pattern/retention.h"
 
 #include <algorithm>
