@@ -142,8 +142,17 @@ class BlockWalk {
     return block;
   }
 
-  LONGSTRIDE_DEVICE void advance() {
-    if (++block_ < blocks_) return;
+  // Blocks that follow one that is not masked, on its columns' progression, and aren't either.
+  LONGSTRIDE_DEVICE int32_t whole_after() const {
+    const int64_t seen_by_all = run_->row_begin + run_->end_diagonal(direction_);
+    const int64_t columns = seen_by_all < run_->columns ? seen_by_all : run_->columns;
+    return static_cast<int32_t>(columns / width_) - 1 - block_;
+  }
+
+  // Past `count` blocks of one progression.
+  LONGSTRIDE_DEVICE void advance(int32_t count = 1) {
+    block_ += count;
+    if (block_ < blocks_) return;
     if (++residue_ < run_->residues) {
       block_ = begin();
       return;

@@ -139,11 +139,39 @@ TEST(CudaHost, PlansOfLongNet) {
   }
 }
 
-// The blocks that a kernel walks hold every pair of the plan once, whatever the run: against a plain count.
-void check_walk(const Pattern& pattern, const Extent& extent, const Geometry& geometry, Direction direction) {
+// The blocks that whole_after() counts are whole, stand one behind the other, and are stepped over as one by one.
+// Returns how many there were.
+int64_t check_whole_blocks(const Plan& plan, const Tile& tile, int32_t stride, Direction direction) {
+  constexpr int32_t kWidth = 8;
+  int64_t whole = 0;
+  for (BlockWalk walk(&plan.runs[tile.run_begin], tile.run_count, direction, kWidth); !walk.done();) {
+    const engine::cuda::ColumnBlock first = walk.at(tile.rows, stride, 0);
+    const int32_t more = first.masked ? 0 : walk.whole_after();
+    BlockWalk one_by_one = walk;
+    for (int32_t n = 1; n <= more; ++n) {
+      one_by_one.advance();
+      const engine::cuda::ColumnBlock b = one_by_one.at(tile.rows, stride, 0);
+      EXPECT_FALSE(b.masked);
+      EXPECT_EQ(b.column0, first.column0 + n * kWidth * stride);
+      EXPECT_EQ(b.weight, first.weight);
+    }
+    one_by_one.advance();
+    walk.advance(more + 1);
+    EXPECT_EQ(walk.done(), one_by_one.done());
+    if (!walk.done()) {
+      EXPECT_EQ(walk.at(tile.rows, stride, 0).column0, one_by_one.at(tile.rows, stride, 0).column0);
+    }
+    whole += more;
+  }
+  return whole;
+}
+
+// The blocks that a kernel walks hold every pair of the plan once, whatever the run: against a plain count. Returns how
+// many blocks of 8 columns check_whole_blocks() saw.
+int64_t check_walk(const Pattern& pattern, const Extent& extent, const Geometry& geometry, Direction direction) {
   const Plan plan = compile(pattern, extent, geometry, direction);
   EXPECT_EQ(verify(plan.view(), pattern, extent), "");
-  int64_t seen = 0, expected = 0;
+  int64_t seen = 0, expected = 0, whole = 0;
   for (const Level& level : plan.levels) {
     const auto stride = static_cast<int32_t>(level.stride);
     for_each_stored_tile(plan.view(), level, [&](const Section& section, const Tile& tile) {
@@ -159,6 +187,7 @@ void check_walk(const Pattern& pattern, const Extent& extent, const Geometry& ge
         }
         seen += pairs * section.repeats;
       }
+      whole += check_whole_blocks(plan, tile, stride, direction);
       for (const longstride::Run& run : plan.view().runs_of(tile)) {
         for (int32_t j = 0; j < tile.rows; ++j) {
           const auto [begin, end] = columns_seen(plan.view(), run, j);
@@ -171,9 +200,11 @@ void check_walk(const Pattern& pattern, const Extent& extent, const Geometry& ge
     });
   }
   EXPECT_EQ(seen, expected) << to_json(pattern) << extent.len_k << (direction == Direction::kForward);
+  return whole;
 }
 
 TEST(CudaHost, WalkSeesEveryPairOnce) {
+  int64_t whole = 0;
   for (const bool causal : {false, true}) {
     const Pattern groups = Pattern::dilated({40, 90, 1000}, {1, 3, 6}, {.causal = causal});
     const BlockPattern window{1, SlidingWindow{.left = 150, .right = causal ? 0 : 70, .sink_tokens = 5}};
@@ -183,12 +214,13 @@ TEST(CudaHost, WalkSeesEveryPairOnce) {
         const Extent extent{.heads = 3, .kv_heads = 3, .len_q = len, .len_k = len};
         for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
           const Geometry geometry = sm90::geometry(direction);
-          check_walk(pattern, extent, geometry, direction);
-          check_walk(pattern, extent, eager(geometry, 7), direction);
+          whole += check_walk(pattern, extent, geometry, direction);
+          whole += check_walk(pattern, extent, eager(geometry, 7), direction);
         }
       }
     }
   }
+  EXPECT_GT(whole, 1000);
 }
 
 // Every tile of every head is in one lane of its launch, in the slots of the plan, and what takes an eighth of a launch

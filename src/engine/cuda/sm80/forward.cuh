@@ -43,16 +43,19 @@ struct ForwardStorage {
   int64_t slot[Shape::kRows];
 };
 
+// K or V of a block, unless it is the end.
 template <class Shape, class To>
-__device__ __forceinline__ void stage_keys(const Values& p, const TilePlace& place, const ColumnBlock& b,
-                                           const Input& t, To& to) {
-  if (b.columns == 0) return;
+__device__ __forceinline__ void stage_keys(const Values& p, const BlockQueue& queue, const Cursor& c, const Input& t,
+                                           To& to) {
+  if (queue.done(c)) return;
+  const TilePlace& place = queue.place;
+  const ColumnBlock b = queue.block(c);
   stage_columns<Shape>(t.head<const typename Shape::Element>(place.batch, place.kv_head), t, b.column0, place.stride, b,
                        p.dim, to);
 }
 
 // The scores' operands as they come: begin() before the first block, keys() and values() before a product with those of
-// block n, in which all warps take part.
+// a block, in which all warps take part.
 template <class Shape>
 class Whole {
  public:
@@ -63,22 +66,22 @@ class Whole {
     const TilePlace& place = queue_.place;
     load_tile<Shape>(p_.q.head<const typename Shape::Element>(place.batch, query_head(p_, place)), p_.q,
                      first_row(place, tile) - p_.query_start, place.stride, tile.rows, p_.dim, s_.q);
-    stage_keys<Shape>(p_, place, queue_.block[0], p_.k, s_.k);
+    stage_keys<Shape>(p_, queue_, Cursor(), p_.k, s_.k);
     if (p_.scale >= 0) return;
     await_copies();
     __syncthreads();
     for (int i = threadIdx.x; i < Shape::kRows * s_.q.kPitch; i += Shape::kThreads) s_.q.part[0][i] ^= 0x8000;
   }
-  __device__ __forceinline__ void keys(int n) {
+  __device__ __forceinline__ void keys(const Cursor& c) {
     await_copies();
     __syncthreads();  // all warps are through with the values before
-    stage_keys<Shape>(p_, queue_.place, queue_.block[n % 3], p_.v, s_.v);
+    stage_keys<Shape>(p_, queue_, c, p_.v, s_.v);
   }
   __device__ __forceinline__ auto scores() const { return multiply_rows<Shape, Rows::kQueries>(s_.q, s_.k); }
-  __device__ __forceinline__ void values(int n) {
+  __device__ __forceinline__ void values(const Cursor& c) {
     await_copies();
     __syncthreads();  // all warps are through with the keys
-    stage_keys<Shape>(p_, queue_.place, queue_.block[(n + 1) % 3], p_.k, s_.k);
+    stage_keys<Shape>(p_, queue_, queue_.after(c), p_.k, s_.k);
   }
 
  private:
@@ -95,26 +98,26 @@ class Split {
 
   __device__ __forceinline__ void begin(const Tile& tile) {
     const TilePlace& place = queue_.place;
-    stage(0);
+    stage(Cursor());
     load_tile<Shape>(p_.q.head<const float>(place.batch, query_head(p_, place)), p_.q,
                      first_row(place, tile) - p_.query_start, place.stride, tile.rows, p_.dim, copysignf(1.f, p_.scale),
                      q_);
   }
-  __device__ __forceinline__ void keys(int n) {
+  __device__ __forceinline__ void keys(const Cursor& c) {
     await_copies();
     __syncthreads();  // all warps are through with the block before
     spread_columns<Shape>(s_.staged_k, s_.k);
     spread_columns<Shape>(s_.staged_v, s_.v);
     __syncthreads();
-    stage(n + 1);
+    stage(queue_.after(c));
   }
   __device__ __forceinline__ auto scores() const { return multiply_rows<Shape, Rows::kQueries>(q_, s_.k); }
-  __device__ __forceinline__ void values(int) {}
+  __device__ __forceinline__ void values(const Cursor&) {}
 
  private:
-  __device__ __forceinline__ void stage(int n) {
-    stage_keys<Shape>(p_, queue_.place, queue_.block[n % 3], p_.k, s_.staged_k);
-    stage_keys<Shape>(p_, queue_.place, queue_.block[n % 3], p_.v, s_.staged_v);
+  __device__ __forceinline__ void stage(const Cursor& c) {
+    stage_keys<Shape>(p_, queue_, c, p_.k, s_.staged_k);
+    stage_keys<Shape>(p_, queue_, c, p_.v, s_.staged_v);
   }
 
   const Values& p_;
@@ -260,16 +263,16 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) forward_kerne
   operands.begin(tile);
   RowState<Shape> state = first_state<Shape>(p, tile);
   auto out = accumulator<Shape, Shape::kRows, Shape::kDim>();
-  for (int n = 0; s.queue.block[n % 3].columns > 0; ++n) {
-    operands.keys(n);
-    take_block<Shape>(p, Direction::kForward, 1, n + 2, s.queue);
+  for (Cursor c; !s.queue.done(c); c = s.queue.after(c)) {
+    operands.keys(c);
+    take_ahead<Shape>(p, Direction::kForward, 1, c, s.queue);
     const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
-    const ColumnBlock& b = s.queue.block[n % 3];
     Factors<Shape> factor;
     ColumnTerms<Shape> probabilities;
     {
       auto scores = operands.scores();
-      operands.values(n);
+      operands.values(c);
+      const ColumnBlock b = s.queue.block(c);
       mend_scores<Shape>(p, b, place, tile, of_scores, scores);
       adjust_scores(p, query_head(p, place), first_row(place, tile), b.column0, place.stride, of_scores, scores);
       softmax_step_rows<Shape>(p, b, place, tile, of_scores, scores, state, factor);

@@ -35,7 +35,8 @@ struct KeyGradientShape<float, kDim> : SplitGradientShape<kDim> {};
 
 // Operands a and b of the tile's rows, Q and dO or K and V, and those of a block of columns, K and V or Q and dO.
 // begin() comes before the first block; turn() makes a block ready, for all warps at once; after done_with_b() its b
-// and its queries' (lse, delta), if columns are queries, are read no more. stage_a(n, to) brings operand a of block n.
+// and its queries' (lse, delta), if columns are queries, are read no more. Both have the next block on its way, which
+// stage_a() and stage_b() bring.
 
 // 16 bits. The first operand of a block is used first and last, so that the next one needs a place of its own.
 template <class Shape>
@@ -46,21 +47,21 @@ struct WholeTiles {
 
   template <class StageA, class StageB>
   __device__ __forceinline__ void begin(const StageA& stage_a, const StageB& stage_b) {
-    stage_a(0, a[0]);
-    stage_b(0, b, query);
+    stage_a(Cursor(), a[0]);
+    stage_b(Cursor(), b, query);
   }
   template <class StageA, class StageB>
-  __device__ __forceinline__ void turn(int n, bool, const StageA& stage_a, const StageB&) {
+  __device__ __forceinline__ void turn(const Cursor& next, bool, const StageA& stage_a, const StageB&) {
     await_copies();
     __syncthreads();  // all warps are through with the block before
-    stage_a(n + 1, a[(n + 1) % 2]);
+    stage_a(next, a[next.before % 2]);
   }
-  __device__ __forceinline__ const auto& columns_a(int n) const { return a[n % 2]; }
+  __device__ __forceinline__ const auto& columns_a(const Cursor& c) const { return a[c.before % 2]; }
   __device__ __forceinline__ const auto& columns_b() const { return b; }
   template <class StageB>
-  __device__ __forceinline__ void done_with_b(int n, const StageB& stage_b) {
+  __device__ __forceinline__ void done_with_b(const Cursor& next, const StageB& stage_b) {
     __syncthreads();
-    stage_b(n + 1, b, query);
+    stage_b(next, b, query);
   }
 };
 
@@ -77,24 +78,24 @@ struct SplitTiles {
 
   template <class StageA, class StageB>
   __device__ __forceinline__ void begin(const StageA& stage_a, const StageB& stage_b) {
-    stage_a(0, staged_a);
-    stage_b(0, staged_b, staged_query);
+    stage_a(Cursor(), staged_a);
+    stage_b(Cursor(), staged_b, staged_query);
   }
   template <class StageA, class StageB>
-  __device__ __forceinline__ void turn(int n, bool queries, const StageA& stage_a, const StageB& stage_b) {
+  __device__ __forceinline__ void turn(const Cursor& next, bool queries, const StageA& stage_a, const StageB& stage_b) {
     await_copies();
     __syncthreads();  // all warps are through with the block before
     spread_columns<Shape>(staged_a, a);
     spread_columns<Shape>(staged_b, b);
     if (queries && int(threadIdx.x) < Shape::kColumns) query[threadIdx.x] = staged_query[threadIdx.x];
     __syncthreads();
-    stage_a(n + 1, staged_a);
-    stage_b(n + 1, staged_b, staged_query);
+    stage_a(next, staged_a);
+    stage_b(next, staged_b, staged_query);
   }
-  __device__ __forceinline__ const auto& columns_a(int) const { return a; }
+  __device__ __forceinline__ const auto& columns_a(const Cursor&) const { return a; }
   __device__ __forceinline__ const auto& columns_b() const { return b; }
   template <class StageB>
-  __device__ __forceinline__ void done_with_b(int, const StageB&) {}
+  __device__ __forceinline__ void done_with_b(const Cursor&, const StageB&) {}
 };
 
 template <class Shape>
@@ -142,31 +143,31 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   const TilePlace& place = s.queue.place;
   begin_blocks<Shape>(p, p.group, Direction::kForward, 1, s.queue);
   const Tile& tile = p.plan.tiles[place.tile];
-  const auto stage = [&](int n, const Input& t, auto& to) {
-    const ColumnBlock& b = s.queue.block[n % 3];
-    if (b.columns > 0)
-      stage_columns<Shape>(t.head<const typename Shape::Element>(place.batch, place.kv_head), t, b.column0,
-                           place.stride, b, p.dim, to);
+  const auto stage = [&](const Cursor& c, const Input& t, auto& to) {
+    if (s.queue.done(c)) return;
+    const ColumnBlock b = s.queue.block(c);
+    stage_columns<Shape>(t.head<const typename Shape::Element>(place.batch, place.kv_head), t, b.column0, place.stride,
+                         b, p.dim, to);
   };
-  const auto stage_a = [&](int n, auto& to) { stage(n, p.k, to); };
-  const auto stage_b = [&](int n, auto& to, float2*) { stage(n, p.v, to); };
+  const auto stage_a = [&](const Cursor& c, auto& to) { stage(c, p.k, to); };
+  const auto stage_b = [&](const Cursor& c, auto& to, float2*) { stage(c, p.v, to); };
   tiles.begin(stage_a, stage_b);
   load_queries<Shape>(p, place, tile, tiles);
   auto dq = accumulator<Shape, Shape::kRows, Shape::kDim>();
-  for (int n = 0; s.queue.block[n % 3].columns > 0; ++n) {
-    tiles.turn(n, false, stage_a, stage_b);
-    take_block<Shape>(p, Direction::kForward, 1, n + 2, s.queue);
+  for (Cursor c; !s.queue.done(c); c = s.queue.after(c)) {
+    tiles.turn(s.queue.after(c), false, stage_a, stage_b);
+    take_ahead<Shape>(p, Direction::kForward, 1, c, s.queue);
     ColumnTerms<Shape> ds;
     {
-      auto scores = multiply_rows<Shape, Rows::kQueries>(tiles.rows_a, tiles.columns_a(n));
+      auto scores = multiply_rows<Shape, Rows::kQueries>(tiles.rows_a, tiles.columns_a(c));
       auto dp = multiply_rows<Shape, Rows::kQueries>(tiles.rows_b, tiles.columns_b());
-      tiles.done_with_b(n, stage_b);
+      tiles.done_with_b(s.queue.after(c), stage_b);
       differentiate<Shape>(
-          p, s.queue.block[n % 3], place, first_row(place, tile), query_head(p, place), false,
+          p, s.queue.block(c), place, first_row(place, tile), query_head(p, place), false,
           [&](int row, int) { return tiles.query[row]; }, places<Shape, Shape::kRows, Shape::kColumns>(), scores, dp);
       to_rows<Shape>(dp, ds);
     }
-    multiply_columns<Shape>(ds, tiles.columns_a(n), dq, AsItIs());
+    multiply_columns<Shape>(ds, tiles.columns_a(c), dq, AsItIs());
   }
   await_copies();
   const int head = query_head(p, place), position = first_row(place, tile) - p.query_start;
@@ -186,19 +187,19 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   const TilePlace& place = s.queue.place;
   begin_blocks<Shape>(p, 1, Direction::kTransposed, p.group, s.queue);
   const Tile& tile = p.plan.tiles[place.tile];
-  const auto head_of = [&](int n) { return place.kv_head * p.group + s.queue.member[n % 3]; };
-  const auto stage = [&](int n, const Input& t, auto& to) {
-    const ColumnBlock& b = s.queue.block[n % 3];
-    stage_columns<Shape>(t.head<const Element>(place.batch, head_of(n)), t, b.column0 - p.query_start, place.stride, b,
+  const auto head_of = [&](const Cursor& c) { return place.kv_head * p.group + s.queue.member[c.entry % 3]; };
+  const auto stage = [&](const Cursor& c, const Input& t, auto& to) {
+    const ColumnBlock b = s.queue.block(c);
+    stage_columns<Shape>(t.head<const Element>(place.batch, head_of(c)), t, b.column0 - p.query_start, place.stride, b,
                          p.dim, to);
   };
-  const auto stage_a = [&](int n, auto& to) {
-    if (s.queue.block[n % 3].columns > 0) stage(n, p.q, to);
+  const auto stage_a = [&](const Cursor& c, auto& to) {
+    if (!s.queue.done(c)) stage(c, p.q, to);
   };
-  const auto stage_b = [&](int n, auto& to, float2* query) {
-    if (s.queue.block[n % 3].columns == 0) return;
-    stage(n, p.d_out, to);
-    stage_rows_info<Shape>(p, place, s.queue.block[n % 3], head_of(n), query);
+  const auto stage_b = [&](const Cursor& c, auto& to, float2* query) {
+    if (s.queue.done(c)) return;
+    stage(c, p.d_out, to);
+    stage_rows_info<Shape>(p, place, s.queue.block(c), head_of(c), query);
   };
   tiles.begin(stage_a, stage_b);
   load_tile<Shape>(p.k.head<const Element>(place.batch, place.kv_head), p.k, first_row(place, tile), place.stride,
@@ -207,21 +208,21 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
                    tile.rows, p.dim, tiles.rows_b);
   auto dk = accumulator<Shape, Shape::kRows, Shape::kDim>();
   auto dv = accumulator<Shape, Shape::kRows, Shape::kDim>();
-  for (int n = 0; s.queue.block[n % 3].columns > 0; ++n) {
-    tiles.turn(n, true, stage_a, stage_b);
-    take_block<Shape>(p, Direction::kTransposed, p.group, n + 2, s.queue);
-    auto scores = multiply_rows<Shape, Rows::kKeys>(tiles.rows_a, tiles.columns_a(n));
+  for (Cursor c; !s.queue.done(c); c = s.queue.after(c)) {
+    tiles.turn(s.queue.after(c), true, stage_a, stage_b);
+    take_ahead<Shape>(p, Direction::kTransposed, p.group, c, s.queue);
+    auto scores = multiply_rows<Shape, Rows::kKeys>(tiles.rows_a, tiles.columns_a(c));
     auto dp = multiply_rows<Shape, Rows::kKeys>(tiles.rows_b, tiles.columns_b());
     differentiate<Shape>(
-        p, s.queue.block[n % 3], place, first_row(place, tile), head_of(n), true,
+        p, s.queue.block(c), place, first_row(place, tile), head_of(c), true,
         [&](int, int column) { return tiles.query[column]; }, places<Shape, Shape::kRows, Shape::kColumns>(), scores,
         dp);
     ColumnTerms<Shape> rows;
     to_rows<Shape>(scores, rows);
     multiply_columns<Shape>(rows, tiles.columns_b(), dv, AsItIs());
-    tiles.done_with_b(n, stage_b);
+    tiles.done_with_b(s.queue.after(c), stage_b);
     to_rows<Shape>(dp, rows);
-    multiply_columns<Shape>(rows, tiles.columns_a(n), dk, AsItIs());
+    multiply_columns<Shape>(rows, tiles.columns_a(c), dk, AsItIs());
   }
   await_copies();
   const int64_t head_of_all = int64_t(place.batch) * p.kv_heads + place.kv_head;

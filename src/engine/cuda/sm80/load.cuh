@@ -46,22 +46,28 @@ __device__ __forceinline__ void stage_rows(const typename Shape::Element* head, 
   static_assert(kN % Pieces<Shape>::kAtOnce == 0);
   if (piece.x >= Shape::kDim) return;
   const Element* from = head + (position + piece.row * stride) * t.len_stride + piece.x;
+  const int64_t step = piece.kAtOnce * stride * t.len_stride;
   to += piece.row * kPitch + piece.x;
   first -= piece.row;
-  end = piece.x < dim ? end - piece.row : 0;
+  const int count = piece.x < dim ? max(end - piece.row - first, 0) : 0;
+  if (t.wide) {
+    const uint32_t at = cute::cast_smem_ptr_to_uint(to);
 #pragma unroll
-  for (int i = 0; i < kN; i += piece.kAtOnce) {
-    const bool valid = i >= first && i < end;
-    Element* const at = to + i * kPitch;
-    if (t.wide) {
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(cute::cast_smem_ptr_to_uint(at)),
-                   "l"(valid ? from : head), "r"(valid ? 16 : 0)
+    for (int i = 0; i < kN; i += piece.kAtOnce) {
+      // Of 0 bytes none is read, wherever they are.
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + i * kPitch * int(sizeof(Element))),
+                   "l"(from), "r"(unsigned(i - first) < unsigned(count) ? 16 : 0)
                    : "memory");
-    } else {
-#pragma unroll
-      for (int j = 0; j < piece.kElements; ++j) at[j] = valid && piece.x + j < dim ? from[j] : Element(0.f);
+      from += step;
     }
-    from += piece.kAtOnce * stride * t.len_stride;
+    return;
+  }
+#pragma unroll 1
+  for (int i = 0; i < kN; i += piece.kAtOnce) {
+#pragma unroll
+    for (int j = 0; j < piece.kElements; ++j)
+      to[i * kPitch + j] = unsigned(i - first) < unsigned(count) && piece.x + j < dim ? from[j] : Element(0.f);
+    from += step;
   }
 }
 
