@@ -22,8 +22,9 @@ from datetime import timedelta
 import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from counters import Counted  # noqa: E402
 from device_ranks import LARGE, NAMES, Ranks, compare, dist, expect, failures, names, reference, say  # noqa: E402
-from parallel_ranks import LAYOUTS, Counted, boundaries_of, loss_of, positions_of  # noqa: E402
+from parallel_ranks import LAYOUTS, boundaries_of, loss_of, positions_of  # noqa: E402
 
 import longstride as ls  # noqa: E402
 from longstride import parallel  # noqa: E402

@@ -7,21 +7,19 @@ import json
 import math
 import pathlib
 import sys
-import weakref
-from collections import Counter
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import conftest  # noqa: E402, F401: where the package is
 from cases import CASES, groups, window  # noqa: E402
+from counters import Counted, Held  # noqa: E402
 from support import inputs  # noqa: E402
 
 from longstride import Pattern, parallel  # noqa: E402
-from longstride.parallel import _exchange, _rollcall  # noqa: E402
+from longstride.parallel import _rollcall  # noqa: E402
 
 _rollcall.COMPANY_S = 500  # on a busy machine a rank may come late
 
@@ -202,25 +200,6 @@ def of_whole(rank, of_size):
     return {call: attend(of_size[call[1]], rank, *call) for call in whole_cases() if rank < call[1]}
 
 
-class Counted:
-    """Counts what goes through the exchange while it is there: bytes that a rank sends to others, call by call."""
-
-    def __enter__(self):
-        self.calls = []
-        self.module, self.real = _exchange.Posted, _exchange.Posted.__init__
-
-        def counting(posted, what, ranks, message, sent, received):
-            self.real(posted, what, ranks, message, sent, received)
-            of_row = message[:1].numel() * message.element_size() if message.size(0) else 0
-            self.calls.append((what, (sum(sent) - sent[ranks.rank]) * of_row, sent[ranks.rank]))
-
-        self.module.__init__ = counting
-        return self.calls
-
-    def __exit__(self, *_):
-        self.module.__init__ = self.real
-
-
 def counted(rank, of_size):
     """Bytes that this rank sends in forward and backward."""
     found = {}
@@ -248,29 +227,6 @@ def dropped(rank, of_size):
         return None
     call = (of_size[2], rank, "local segments", 2, "zigzag", F64)
     return [attend(*call, **given) for given in (dropping(0.3), dropping(0.3), dropping(0.3, 6), dropping(0.4))]
-
-
-class Held(TorchDispatchMode):
-    """The most bytes of results of operators that are there at a time, forward and backward."""
-
-    def __init__(self):
-        super().__init__()
-        self.tensors, self.bytes, self.most = Counter(), 0, 0
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        results = operator(*args, **(kwargs or {}))
-        for t in results if isinstance(results, (tuple, list)) else [results]:
-            if isinstance(t, torch.Tensor) and t.untyped_storage().nbytes() > 0:
-                of = t.untyped_storage()
-                self.add(of.data_ptr(), of.nbytes(), 1)
-                weakref.finalize(t, self.add, of.data_ptr(), of.nbytes(), -1)
-        return results
-
-    def add(self, where, size, tensors):
-        there = self.tensors[where] > 0
-        self.tensors[where] += tensors
-        self.bytes += size * ((self.tensors[where] > 0) - there)
-        self.most = max(self.most, self.bytes)
 
 
 def held(rank, of_size):

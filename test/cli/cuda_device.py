@@ -9,7 +9,7 @@ import signal
 
 import program
 from program import TINY, ProgramTest
-from train_ranks_test import ONE_THREAD, RanksTest
+from ranks import ONE_THREAD, RanksTest
 
 # Without dropout both devices compute the same step, in float32 within rounding; AdamW's first steps, which divide each
 # gradient by its own size, make more of that.
