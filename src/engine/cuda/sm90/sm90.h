@@ -16,8 +16,8 @@ inline Geometry geometry(Direction direction) {
   g.row_quantum = g.tile_rows;  // both warpgroups go through a tile, whatever its rows
   // A tile of one block takes about 7 us of a processor, each block more 1.2, however few of its columns are there.
   // Where segments are short that is what counts: 64 sequences of 512 tokens at segments of 128, 256 and 512 went from
-  // nine half-empty tiles a head to seven (0.29 to 0.19 ms). LongNet's plans from 2,048 tokens on are as they were when
-  // tiles were free and a merged row cost 256 columns.
+  // nine half-empty tiles a head to seven (0.29 to 0.20 ms). LongNet's plans of 4,096 to 131,072 tokens are as they
+  // were when tiles were free and a merged row cost 256 columns.
   g.tile_columns = g.part_columns = 384;
   g.run_columns = 100;
   g.merge_columns = forward ? 32 : 64;  // out; dK and dV
