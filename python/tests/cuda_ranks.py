@@ -128,30 +128,44 @@ def joined(rank, folder, timeout_s):
     )  # fmt: skip
 
 
+# Exchange, and whether every bit of a repeat must be the same: in no fixed order dq is added.
+WAYS = (("auto", False), ("auto", True), ("ring", True), ("heads(2)", True))
+
+
 def pair_values(rank):
-    worst, runs = 0.0, 0
+    worst, runs = {}, {}
     for name in names():
+        begin = time.monotonic()
         for dtype in TYPES:
             text, options, on_device, exact, alone = reference(name, dtype)
-            length = on_device[0].size(1)
+            length, heads = on_device[0].size(1), on_device[1].size(2)
             for layout in LAYOUTS:
                 own = positions_of(rank, length, 2, layout)
                 at = torch.tensor(own, dtype=torch.int64, device="cuda")
                 q, k, v = (t[:, at].detach().requires_grad_() for t in on_device[:3])
                 kind = "zigzag" if layout == "zigzag" else "contiguous"
-                found = []
-                for _ in range(2):
-                    out, lse = parallel.cp_attention(
-                        q, k, v, text, boundaries=boundaries_of(length, 2, layout), layout=kind, return_lse=True, **options
-                    )
-                    loss = loss_of(out, lse, on_device[3][:, at], on_device[4][..., at])
-                    found.append([out, lse, *torch.autograd.grad(loss, (q, k, v))])
-                where = {"case": name, "ranks": 2, "layout": layout, "type": str(dtype), "rank": rank}
-                worst = max(worst, compare([t.detach() for t in found[0]], exact, alone, dtype, own, **where))
-                for n, a, b in zip(NAMES, *found):
-                    same = torch.equal(a, b)
-                    expect(same or n == "dq", **where, what=n, text="a repeat has other bits")
-                runs += 1
+                shards = {"boundaries": boundaries_of(length, 2, layout), "layout": kind}
+                for exchange, deterministic in WAYS:
+                    if exchange == "heads(2)" and heads % 2:
+                        continue  # refused
+                    found = []
+                    for _ in range(2):
+                        out, lse = parallel.cp_attention(
+                            q, k, v, text, exchange=exchange, deterministic=deterministic, return_lse=True, **shards, **options
+                        )
+                        loss = loss_of(out, lse, on_device[3][:, at], on_device[4][..., at])
+                        found.append([out, lse, *torch.autograd.grad(loss, (q, k, v))])
+                    where = {
+                        "case": name, "ranks": 2, "layout": layout, "type": str(dtype), "rank": rank, "exchange": exchange,
+                        "deterministic": deterministic,
+                    }  # fmt: skip
+                    share = compare([t.detach() for t in found[0]], exact, alone, dtype, own, **where)
+                    worst[exchange] = max(worst.get(exchange, 0.0), share)
+                    for n, a, b in zip(NAMES, *found):
+                        same = torch.equal(a, b)
+                        expect(same or n == "dq" and not deterministic, **where, what=n, text="a repeat has other bits")
+                    runs[exchange] = runs.get(exchange, 0) + 1
+        say(case=name, seconds=round(time.monotonic() - begin, 1))
     say(test="values of two processes", runs=runs, failures=len(failures), worst_share_of_bound=worst)
 
 
