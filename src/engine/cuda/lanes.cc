@@ -1,17 +1,32 @@
-// Cuts the sections of a plan at their last long tile and lays them out as lanes.
+// Cuts the sections of a plan into tiles that take long, that do not, and that are there to fill the end of a launch,
+// and lays them out as lanes.
 #include "engine/cuda/lanes.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace longstride::engine::cuda {
 namespace {
 
+constexpr int kBands = 3;
+
 // Further limits, of an eighth and a thirty-second, made nothing quicker on an H200.
 constexpr double kLong = 1.0 / 16;
+// What a tile takes beside its blocks of columns, in such blocks.
+constexpr double kTile = 2.5;
+// A launch that takes less than so many of its longest tiles, one after the other, has its shortest tiles last: as many
+// as keep every processor busy for so much of the longest. Longer ones end together anyway, and would read keys twice.
+constexpr double kFewTiles = 16;
+constexpr double kShortShare = 0.25;
+// But no more than so many a processor, since the shortest wait for memory if all compute such at once (strided
+// columns, backward: 2 % slower), and none where tiles are about alike: heads would come twice for nothing (batches of
+// short sequences, backward: 7 % slower).
+constexpr double kMostShort = 16;
+constexpr double kShort = 0.5;
 
-// Blocks of columns that a tile's runs have.
-double blocks_of(const PlanView& plan, const Tile& tile) {
-  double blocks = 0;
+// What it takes to compute a tile, in blocks of columns.
+double time_of(const PlanView& plan, const Tile& tile) {
+  double blocks = kTile;
   for (const Run& run : plan.runs_of(tile)) {
     const int64_t begin = std::max<int64_t>(0, run.row_begin + run.begin_diagonal(plan.direction));
     const int64_t end = std::min(run.columns, run.row_end - 1 + run.end_diagonal(plan.direction));
@@ -21,51 +36,104 @@ double blocks_of(const PlanView& plan, const Tile& tile) {
   return blocks;
 }
 
-// Of one launch: partial levels, or base levels.
-double blocks_of_launch(const PlanView& plan, const std::vector<double>& of_tile, bool partial) {
-  std::vector<double> of_class;
-  for (const PlanClass& c : plan.classes) {
-    of_class.push_back(0);
-    for (const Level& level : plan.levels_of(c)) {
+// Tiles that take longer than `above` come first in their launch, those that take no longer than `below` last.
+struct Limits {
+  double above = 0, below = 0;
+};
+
+// Of one launch: partial levels, or base levels. `group`: query heads an item.
+Limits limits_of(const PlanView& plan, const std::vector<double>& of_tile, bool partial, int64_t group,
+                 int32_t processors) {
+  std::vector<double> heads_of(plan.classes.size());  // that have each class
+  for (const int32_t c : plan.class_of) heads_of[c] += static_cast<double>(group);
+  struct Some {
+    double time, count;
+  };
+  std::vector<Some> tiles;
+  double total = 0, longest = 0;
+  for (size_t c = 0; c < plan.classes.size(); ++c) {
+    for (const Level& level : plan.levels_of(plan.classes[c])) {
       if (level.partial != partial) continue;
       for (const Section& section : plan.sections_of(level))
-        for (int64_t n = 0; n < section.tile_count; ++n)
-          of_class.back() += of_tile[section.tile_begin + n] * static_cast<double>(section.repeats);
+        for (int64_t n = section.tile_begin; n < section.tile_begin + section.tile_count; ++n) {
+          const Some some{of_tile[n], heads_of[c] * static_cast<double>(section.repeats)};
+          tiles.push_back(some);
+          total += some.time * some.count;
+          longest = std::max(longest, some.time);
+        }
     }
   }
-  double blocks = 0;
-  for (const int32_t c : plan.class_of) blocks += of_class[c];
-  return blocks;
+  Limits limits{.above = kLong * total / processors};
+  if (total > kFewTiles * longest * processors) return limits;
+  std::sort(tiles.begin(), tiles.end(), [](const Some& a, const Some& b) { return a.time < b.time; });
+  double left = kShortShare * longest * processors, count = 0;
+  for (auto some = tiles.begin(); some != tiles.end() && left > 0;) {
+    const double time = some->time;  // those that take as long go with it, or none does
+    for (; some != tiles.end() && some->time == time; ++some) {
+      left -= time * some->count;
+      count += some->count;
+    }
+    if (count > kMostShort * processors || time > kShort * longest) break;
+    limits.below = time;
+  }
+  return limits;
 }
 
+// Of PlanOrder::sections: those of a level that come first, then, last.
 struct CutLevel {
-  int32_t begin = 0, long_count = 0, count = 0;  // of PlanOrder::sections; the long ones first
+  int32_t begin = 0;
+  int32_t counts[kBands] = {};
   bool has_runs = false;
 };
 
-CutLevel cut(const PlanView& plan, const Level& level, const std::vector<double>& of_tile, double longest,
-             std::vector<Section>& to) {
-  CutLevel result{.begin = static_cast<int32_t>(to.size())};
-  std::vector<Section> rest;
-  for (const Section& section : plan.sections_of(level)) {
-    for (const Tile& tile : plan.tiles_of(section)) result.has_runs = result.has_runs || tile.run_count > 0;
-    int64_t count = 0;  // up to the last long tile
-    for (int64_t n = 0; n < section.tile_count; ++n)
-      if (of_tile[section.tile_begin + n] > longest) count = n + 1;
-    if (count > 0 && section.repeats > 1) count = section.tile_count;  // slots of repeats interleave
-    Section first = section, second = section;
-    first.tile_count = count;
-    second.tile_begin += count;
-    second.tile_count -= count;
-    second.slot_begin += count * plan.tile_rows;
-    if (first.tile_count > 0) to.push_back(first);
-    if (second.tile_count > 0) rest.push_back(second);
+class Cutter {
+ public:
+  Cutter(const PlanView& plan, const std::vector<double>& of_tile, PlanOrder& to)
+      : plan_(plan), of_tile_(of_tile), to_(to) {}
+
+  CutLevel cut(const Level& level, const Limits& limits) {
+    CutLevel result{.begin = static_cast<int32_t>(to_.sections.size())};
+    std::vector<Section> bands[kBands];
+    for (Section left : plan_.sections_of(level)) {
+      for (const Tile& tile : plan_.tiles_of(left)) result.has_runs = result.has_runs || tile.run_count > 0;
+      // Slots of repeats interleave, so they stay together; and those of partial levels follow from a tile's place.
+      const bool whole = left.repeats > 1;
+      if (!whole && !level.partial) put_short_ones_last(left, limits.below);
+      int64_t of_band[kBands] = {};
+      for (int64_t n = 0; n < left.tile_count; ++n)
+        if (time(left, n) > limits.above) of_band[0] = n + 1;
+      while (of_band[0] + of_band[2] < left.tile_count && time(left, left.tile_count - 1 - of_band[2]) <= limits.below)
+        ++of_band[2];
+      if (whole) of_band[0] = of_band[0] > 0 ? left.tile_count : 0;
+      if (whole) of_band[2] = of_band[2] == left.tile_count ? left.tile_count : 0;
+      of_band[1] = left.tile_count - of_band[0] - of_band[2];
+      for (int band = 0; band < kBands; ++band) {
+        if (of_band[band] == 0) continue;
+        bands[band].push_back(left);
+        bands[band].back().tile_count = of_band[band];
+        left.tile_begin += of_band[band];
+        left.slot_begin += of_band[band] * plan_.tile_rows;
+      }
+    }
+    for (int band = 0; band < kBands; ++band) {
+      to_.sections.insert(to_.sections.end(), bands[band].begin(), bands[band].end());
+      result.counts[band] = static_cast<int32_t>(bands[band].size());
+    }
+    return result;
   }
-  result.long_count = static_cast<int32_t>(to.size()) - result.begin;
-  to.insert(to.end(), rest.begin(), rest.end());
-  result.count = static_cast<int32_t>(to.size()) - result.begin;
-  return result;
-}
+
+ private:
+  double time(const Section& section, int64_t n) const { return of_tile_[to_.tiles[section.tile_begin + n]]; }
+
+  void put_short_ones_last(const Section& section, double below) {
+    const auto begin = to_.tiles.begin() + section.tile_begin;
+    std::stable_partition(begin, begin + section.tile_count, [&](int32_t tile) { return of_tile_[tile] > below; });
+  }
+
+  const PlanView& plan_;
+  const std::vector<double>& of_tile_;
+  PlanOrder& to_;
+};
 
 // The first launch that has this stride, or has room for it.
 LaunchOrder& launch_of(std::vector<LaunchOrder>& launches, int64_t stride, int32_t& map) {
@@ -86,23 +154,23 @@ LaunchOrder& launch_of(std::vector<LaunchOrder>& launches, int64_t stride, int32
 
 PlanOrder order_of(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_t group, int32_t processors) {
   std::vector<double> of_tile;
-  for (const Tile& tile : plan.tiles) of_tile.push_back(blocks_of(plan, tile));
-  double longest[2];
-  for (const bool partial : {false, true})
-    longest[partial] = kLong * blocks_of_launch(plan, of_tile, partial) * static_cast<double>(group) / processors;
+  for (const Tile& tile : plan.tiles) of_tile.push_back(time_of(plan, tile));
   PlanOrder order;
+  order.tiles.resize(plan.tiles.size());
+  std::iota(order.tiles.begin(), order.tiles.end(), 0);
+  Cutter cutter(plan, of_tile, order);
+  const Limits limits[] = {limits_of(plan, of_tile, false, group, processors),
+                           limits_of(plan, of_tile, true, group, processors)};
   std::vector<CutLevel> levels;
-  for (const Level& level : plan.levels)
-    levels.push_back(cut(plan, level, of_tile, longest[level.partial], order.sections));
-  for (const bool are_long : {true, false}) {
+  for (const Level& level : plan.levels) levels.push_back(cutter.cut(level, limits[level.partial]));
+  for (int band = 0; band < kBands; ++band) {
     for (int64_t place = 0; place < batch * kv_heads; ++place) {
       const PlanClass& c = plan.classes[plan.class_of[place]];
       for (int32_t n = c.level_begin; n < c.level_begin + c.level_count; ++n) {
         const CutLevel& level = levels[n];
-        const int32_t begin = level.begin + (are_long ? 0 : level.long_count);
-        const int32_t count = are_long ? level.long_count : level.count - level.long_count;
+        const int32_t begin = std::accumulate(level.counts, level.counts + band, level.begin);
         int64_t tiles = 0;
-        for (int32_t s = begin; s < begin + count; ++s)
+        for (int32_t s = begin; s < begin + level.counts[band]; ++s)
           tiles += order.sections[s].tile_count * order.sections[s].repeats;
         if (tiles == 0) continue;
         int32_t map = 0;
@@ -110,7 +178,7 @@ PlanOrder order_of(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_
             launch_of(plan.levels[n].partial ? order.partial : order.base, plan.levels[n].stride, map);
         launch.merges_only = launch.merges_only && !level.has_runs;
         const int64_t before = launch.lanes.empty() ? 0 : launch.lanes.back().item_end;
-        launch.lanes.push_back({before + tiles * group, plan.levels[n].stride, begin, count,
+        launch.lanes.push_back({before + tiles * group, plan.levels[n].stride, begin, level.counts[band],
                                 static_cast<int32_t>(place / kv_heads), static_cast<int32_t>(place % kv_heads), map});
       }
     }

@@ -2,7 +2,8 @@
 //
 // A lane is a head's tiles, one head after the other, so that tiles which run side by side share K and V. But a tile
 // that takes long by itself (a global column in the backward, a strided one) must not begin when the others are nearly
-// done: the long tiles of all heads come first.
+// done: the long tiles of all heads come first. And where a launch is few tiles long, the shortest ones of all heads
+// come last, so that the processors end together.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct LaunchOrder {
 };
 
 struct PlanOrder {
-  std::vector<Section> sections;  // those of the plan, some cut in two; lanes index them
+  std::vector<Section> sections;  // those of the plan, some cut in parts; lanes index them
+  std::vector<int32_t> tiles;     // which tile of the plan stands where: a section's tiles are in an order of their own
   std::vector<LaunchOrder> partial, base;
 };
 

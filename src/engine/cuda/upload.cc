@@ -14,9 +14,9 @@
 namespace longstride::engine::cuda {
 namespace {
 
-std::vector<uint8_t> ragged_tiles(const PlanView& plan) {
+std::vector<uint8_t> ragged_tiles(const PlanView& plan, const std::vector<Tile>& tiles) {
   std::vector<uint8_t> ragged;
-  for (const Tile& tile : plan.tiles) {
+  for (const Tile& tile : tiles) {
     const auto runs = plan.runs_of(tile);
     const auto whole = [&](const Run& run) { return seen_by(run, 0) && seen_by(run, tile.rows - 1); };
     const auto row_is_seen = [&](int32_t j) {
@@ -74,12 +74,14 @@ void DevicePlan::upload(const PlanView& plan) {
   Packed packed;
   const PlanOrder order = order_of(plan, batch_, kv_heads_, group_, multiprocessors());
   packed.add(arrays_.sections, order.sections.data(), order.sections.size());
-  packed.add(arrays_.tiles, plan.tiles.data(), plan.tiles.size());
+  std::vector<Tile> tiles;
+  for (const int32_t tile : order.tiles) tiles.push_back(plan.tiles[tile]);
+  packed.add(arrays_.tiles, tiles.data(), tiles.size());
   packed.add(arrays_.runs, plan.runs.data(), plan.runs.size());
   packed.add(arrays_.phantoms, plan.phantoms.data(), plan.phantoms.size());
   packed.add(arrays_.merges, plan.merges.data(), plan.merges.size());
   if (plan.direction == Direction::kTransposed) {
-    const std::vector<uint8_t> ragged = ragged_tiles(plan);
+    const std::vector<uint8_t> ragged = ragged_tiles(plan, tiles);
     packed.add(arrays_.ragged, ragged.data(), ragged.size());
   }
   arrays_.tile_rows = plan.tile_rows;
