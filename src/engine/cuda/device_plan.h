@@ -49,9 +49,9 @@ struct TilePlace {
   int32_t map;
 };
 
-LONGSTRIDE_DEVICE TilePlace locate(const Lane* lanes, int32_t lane_count, int32_t group, int64_t item,
-                                   const PlanArrays& plan) {
-  int32_t low = 0, high = lane_count - 1;  // the first lane whose end lies beyond the item
+// The first lane whose end lies beyond the item.
+LONGSTRIDE_DEVICE int32_t lane_of(const Lane* lanes, int32_t lane_count, int64_t item) {
+  int32_t low = 0, high = lane_count - 1;
   while (low < high) {
     const int32_t middle = (low + high) / 2;
     if (lanes[middle].item_end > item) {
@@ -60,28 +60,41 @@ LONGSTRIDE_DEVICE TilePlace locate(const Lane* lanes, int32_t lane_count, int32_
       low = middle + 1;
     }
   }
-  const Lane& lane = lanes[low];
-  int64_t rest = item - (low == 0 ? 0 : lanes[low - 1].item_end);
+  return low;
+}
+
+LONGSTRIDE_DEVICE TilePlace place_in(const Lane* lanes, int32_t lane_index, int32_t group, int64_t item,
+                                     const PlanArrays& plan) {
+  const Lane& lane = lanes[lane_index];
+  // Of one lane there are fewer than 2^32, and to divide 64 bits takes a kernel hundreds of instructions.
+  auto rest = static_cast<uint32_t>(item - (lane_index == 0 ? 0 : lanes[lane_index - 1].item_end));
   TilePlace place;
   place.batch = lane.batch;
   place.kv_head = lane.kv_head;
   place.stride = static_cast<int32_t>(lane.stride);
   place.map = lane.map;
-  place.member = static_cast<int32_t>(rest % group);  // query heads of one KV head run side by side: they share K and V
-  rest /= group;
+  const auto heads = static_cast<uint32_t>(group);
+  place.member = static_cast<int32_t>(rest % heads);  // query heads of one KV head run side by side: they share K and V
+  rest /= heads;
   int32_t section = lane.section_begin;
   for (; section + 1 < lane.section_begin + lane.section_count; ++section) {
-    const int64_t tiles = plan.sections[section].tile_count * plan.sections[section].repeats;
+    const auto tiles = static_cast<uint32_t>(plan.sections[section].tile_count * plan.sections[section].repeats);
     if (rest < tiles) break;
     rest -= tiles;
   }
   const Section& in = plan.sections[section];
-  place.repeat = static_cast<int32_t>(rest / in.tile_count);
-  const int64_t tile = rest - place.repeat * in.tile_count;
-  place.tile = in.tile_begin + tile;
-  place.shift = static_cast<int32_t>(place.repeat * in.shift);
-  place.slot = in.slot_begin + rest * plan.tile_rows;
+  const auto tile_count = static_cast<uint32_t>(in.tile_count);
+  const uint32_t repeat = rest / tile_count;
+  place.repeat = static_cast<int32_t>(repeat);
+  place.tile = in.tile_begin + (rest - repeat * tile_count);
+  place.shift = static_cast<int32_t>(repeat * in.shift);
+  place.slot = in.slot_begin + int64_t{rest} * plan.tile_rows;
   return place;
+}
+
+LONGSTRIDE_DEVICE TilePlace locate(const Lane* lanes, int32_t lane_count, int32_t group, int64_t item,
+                                   const PlanArrays& plan) {
+  return place_in(lanes, lane_of(lanes, lane_count, item), group, item, plan);
 }
 
 // Whether some column of a transposed run sees row j.

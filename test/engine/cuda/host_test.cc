@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/cuda/lanes.h"
+#include "engine/cuda/merged_rows.h"
 #include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/padding.h"
 #include "engine/cuda/sm90/sm90.h"
@@ -223,6 +224,25 @@ TEST(CudaHost, WalkSeesEveryPairOnce) {
     }
   }
   EXPECT_GT(whole, 1000);
+}
+
+TEST(CudaHost, MergedRowsAreThoseOfTheMerge) {
+  int64_t found = 0;
+  for (int32_t step = 1; step <= 300; ++step) {
+    for (const int32_t begin : {0, 1, step - 1, 100}) {
+      for (const int32_t rows : {1, 2, 127 / step + 1}) {
+        const Merge merge{
+            .slot = 5000, .slot_shift = 700, .slot_step = 3, .row_begin = begin, .row_step = step, .rows = rows};
+        const MergedRows merged(merge, 100000, 2);
+        for (int32_t row = 0; row < 256; ++row) {
+          const int64_t slot = merge.slot_of_row(row, 2);
+          ASSERT_EQ(merged.slot(row), slot < 0 ? -1 : 100000 + slot) << row << " of " << begin << " by " << step;
+          found += slot >= 0;
+        }
+      }
+    }
+  }
+  EXPECT_GT(found, 2000);
 }
 
 // Every tile of every head is in one lane of its launch, partial ones in the slots of the plan, and what takes an

@@ -4,6 +4,7 @@
 
 #include "engine/cuda/sm90/backward_shape.cuh"
 #include "engine/cuda/sm90/load.cuh"
+#include "engine/cuda/sm90/locate.cuh"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -50,7 +51,7 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
   int stage = 0, phase = 1, kv_phase = 1, note = 0, raw_phase = 0;
   int64_t index = blockIdx.x;
   while (index < p.items) {
-    const TilePlace place = locate(p.lanes, p.lane_count, 1, index, p.plan);
+    const TilePlace place = locate_by_warp(p.lanes, p.lane_count, 1, index, p.plan);
     const Tile& tile = p.plan.tiles[place.tile];
     const BackwardMaps& m = maps.of_stride[place.map];
     const int32_t row0 = static_cast<int32_t>(tile.row0) + place.shift;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cute/tensor.hpp>
 
+#include "engine/cuda/merged_rows.h"
 #include "engine/cuda/sm90/backward_values.h"
 #include "engine/cuda/sm90/store_row.cuh"
 
@@ -19,12 +20,12 @@ __device__ __forceinline__ void begin_keys(const BackwardParams& p, const KeyIte
   const int64_t head = (int64_t(item.batch) * p.kv_heads + item.kv_head) * p.partial_rows;
 #pragma unroll 1
   for (int i = 0; i < item.merge_count; ++i) {
-    const Merge m = p.plan.merges[item.merge_begin + i];
+    const MergedRows merged(p.plan.merges[item.merge_begin + i], head, item.repeat);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int past = row0 + 8 * r - m.row_begin, n = past / m.row_step;
-      if (past < 0 || n >= m.rows || n * m.row_step != past || row0 + 8 * r >= item.rows) continue;
-      const int64_t slot = (head + m.slot_at(n, item.repeat)) * Shape::kDim + column0;
+      const int64_t of_row = row0 + 8 * r < item.rows ? merged.slot(row0 + 8 * r) : -1;
+      if (of_row < 0) continue;
+      const int64_t slot = of_row * Shape::kDim + column0;
 #pragma unroll
       for (int j = 0; j < Shape::kDim / 8; ++j) {
         const float2 a = *reinterpret_cast<const float2*>(p.partial_dk + slot + 8 * j);

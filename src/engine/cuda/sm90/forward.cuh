@@ -14,6 +14,7 @@
 #include "engine/cuda/sm90/dropout.cuh"
 #include "engine/cuda/sm90/forward_values.h"
 #include "engine/cuda/sm90/load.cuh"
+#include "engine/cuda/sm90/locate.cuh"
 #include "engine/cuda/sm90/pipeline.cuh"
 #include "engine/cuda/sm90/softmax.cuh"
 
@@ -134,7 +135,7 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
   while (kAgain ? index >= 0 : index < p.items) {
     const int64_t own = index;
     // Found before the wait, so that the chain of loads is over when the consumers want the next item.
-    const TilePlace place = locate(p.lanes, p.lane_count, p.group, index, p.plan);
+    const TilePlace place = locate_by_warp(p.lanes, p.lane_count, p.group, index, p.plan);
     const Tile& tile = p.plan.tiles[place.tile];
     BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
     if constexpr (kAgain) {
@@ -372,7 +373,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     init_barriers(s);
   }
   __syncthreads();
-  if (p.partial) asm volatile("griddepcontrol.launch_dependents;");  // a kernel of merges gets ready meanwhile
+  if (p.partial) asm volatile("griddepcontrol.launch_dependents;");  // the launch that merges gets ready meanwhile
   constexpr int kFirst = 128 * Shape::kConsumers;
   if (threadIdx.x >= kFirst) {
     cutlass::arch::warpgroup_reg_dealloc<40>();
@@ -385,6 +386,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     produce<Shape, true>(p, maps, s);
   } else {
     cutlass::arch::warpgroup_reg_alloc<232>();
+    asm volatile("griddepcontrol.wait;" ::: "memory");  // for what the partial launch before wrote
     consume<Shape, false>(p, s);
     meet<Shape>();
     if (s.again == kNone) return;

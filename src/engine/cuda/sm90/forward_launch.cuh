@@ -11,14 +11,16 @@
 #include "engine/cuda/score_scale.h"
 #include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/forward.cuh"
+#include "engine/cuda/sm90/launch_after.h"
 #include "engine/cuda/sm90/launches.h"
 #include "engine/cuda/sm90/merge_tiles.h"
 #include "longstride/error.h"
 
 namespace longstride::engine::cuda::sm90 {
 
+// `early`: it may begin before the launch before it ends (and waits where it reads what that one wrote).
 template <class Shape>
-void launch_levels(const ForwardProblem& p, const LaunchLanes& lanes, const ForwardParams& params,
+void launch_levels(const ForwardProblem& p, const LaunchLanes& lanes, const ForwardParams& params, bool early,
                    cudaStream_t stream) {
   MapSet maps;
   for (size_t i = 0; i < lanes.strides.size(); ++i) {
@@ -34,9 +36,8 @@ void launch_levels(const ForwardProblem& p, const LaunchLanes& lanes, const Forw
   auto* kernel = forward_kernel<Shape>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "shared memory of the forward kernel");
-  const int blocks = static_cast<int>(std::min<int64_t>(multiprocessors(), lanes.items));
-  kernel<<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
-  check(cudaGetLastError(), "launch of the forward kernel");
+  const int64_t blocks = std::min<int64_t>(multiprocessors(), lanes.items);
+  launch_after(early, kernel, blocks, Shape::kThreads, kBytes, stream, "launch of the forward kernel", params, maps);
 }
 
 // What all launches of a problem share.
@@ -85,11 +86,11 @@ void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& sc
       params.lane_count = lanes.count;
       params.items = lanes.items;
       params.partial = partial;
+      const bool early = !partial && &lanes == &plan.base().front() && !plan.partial().empty();
       if (!partial && lanes.merges_only) {
-        const bool early = &lanes == &plan.base().front() && !plan.partial().empty();
         launch_merges<Tag>(params, kDim, early, scratch.stream());
       } else {
-        launch_levels<Shape>(p, lanes, params, scratch.stream());
+        launch_levels<Shape>(p, lanes, params, early, scratch.stream());
       }
       ++params.ticket;
     }

@@ -15,6 +15,7 @@
 #include "engine/cuda/sm90/gradient_store.cuh"
 #include "engine/cuda/sm90/gradient_values.h"
 #include "engine/cuda/sm90/load.cuh"
+#include "engine/cuda/sm90/locate.cuh"
 #include "engine/cuda/sm90/pipeline.cuh"
 
 namespace longstride::engine::cuda::sm90 {
@@ -94,7 +95,7 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
   int stage = 0, phase = 1, row_phase = 1, note = 0, raw_phase = 0;
   int64_t index = blockIdx.x;
   while (index < p.items) {
-    const TilePlace place = locate(p.lanes, p.lane_count, kQueries ? p.group : 1, index, p.plan);
+    const TilePlace place = locate_by_warp(p.lanes, p.lane_count, kQueries ? p.group : 1, index, p.plan);
     const Tile& tile = p.plan.tiles[place.tile];
     const GradientMaps& m = maps.of_stride[place.map];
     const int32_t row0 = static_cast<int32_t>(tile.row0) + place.shift - (kQueries ? p.query_start : 0);

@@ -4,6 +4,7 @@
 
 #include <cute/tensor.hpp>
 
+#include "engine/cuda/merged_rows.h"
 #include "engine/cuda/sm90/gradient_values.h"
 #include "engine/cuda/sm90/store_row.cuh"
 
@@ -16,12 +17,11 @@ __device__ __forceinline__ void begin_gradient(const GradientParams& p, const Gr
   const int64_t head = int64_t(item.batch) * p.row_heads + item.head;
 #pragma unroll 1
   for (int i = 0; i < item.merge_count; ++i) {
-    const Merge m = p.plan.merges[item.merge_begin + i];
+    const MergedRows merged(p.plan.merges[item.merge_begin + i], head * p.partial_rows, item.repeat);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int row = row0 + 8 * r, past = row - m.row_begin, n = past / m.row_step;
-      if (past < 0 || n >= m.rows || n * m.row_step != past || row >= item.rows) continue;
-      const int64_t slot = head * p.partial_rows + m.slot_at(n, item.repeat);
+      const int64_t slot = row0 + 8 * r < item.rows ? merged.slot(row0 + 8 * r) : -1;
+      if (slot < 0) continue;
       const float* from = p.partial_result + slot * Shape::kDim + column0;
 #pragma unroll
       for (int j = 0; j < Shape::kDim / 8; ++j) {

@@ -1,8 +1,8 @@
 // The forward of tiles that multiply nothing: they merge what partial levels saw, as those of a decoding step do, whose
 // keys were cut into parts. A block an item, a warp a row; a lane looks after one merge, then after two columns in 64.
-#include "engine/cuda/check.h"
 #include "engine/cuda/exponential.cuh"
 #include "engine/cuda/sm90/elements.cuh"
+#include "engine/cuda/sm90/launch_after.h"
 #include "engine/cuda/sm90/merge_tiles.h"
 
 namespace longstride::engine::cuda::sm90 {
@@ -110,16 +110,8 @@ __global__ void merge_kernel(const __grid_constant__ ForwardParams p, int partia
 
 template <class Tag>
 void launch_merges(const ForwardParams& params, int partial_dim, bool early, cudaStream_t stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(params.items));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = early ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, merge_kernel<ElementOf<Tag>>, params, partial_dim), "launch of merge_kernel");
+  launch_after(early, merge_kernel<ElementOf<Tag>>, params.items, kThreads, 0, stream, "launch of merge_kernel", params,
+               partial_dim);
 }
 
 template void launch_merges<core::BFloat16>(const ForwardParams&, int, bool, cudaStream_t);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "engine/cuda/merged_rows.h"
 #include "engine/cuda/sm90/exponential.cuh"
 #include "engine/cuda/sm90/forward_values.h"
 #include "engine/cuda/sm90/store_row.cuh"
@@ -103,52 +104,109 @@ __device__ __forceinline__ bool is_large(const RowState& state, float scale_log2
   return __any_sync(~0u, large);
 }
 
-// Calls body(slots, parts) for every merge of a base tile in which row row0 or row0 + 8 takes part: the slots of the
-// two, or -1, and what the slots hold, (greatest score, sum); sum 0: nothing was seen. Several merges are read at once:
-// a tile that was cut into eight parts would wait for memory sixteen times.
-template <class Body>
-__device__ __forceinline__ void for_each_part(const ForwardParams& p, const ItemNote& item, int row0, Body&& body) {
-  constexpr int kAtOnce = 4;
-  const int64_t head = (int64_t(item.batch) * p.heads + item.head) * p.partial_rows;
-#pragma unroll 1
-  for (int i = 0; i < item.merge_count; i += kAtOnce) {
-    int64_t slots[kAtOnce][2];
-    float2 parts[kAtOnce][2];
+// What up to four merges of a base tile hold of a thread's two rows: where (-1: nothing), and (greatest score, sum).
+// Several are read at once: a tile that was cut into eight parts would wait for memory sixteen times.
+struct Parts {
+  static constexpr int kMost = 4;
+  int32_t slots[kMost][2];  // of the head, which has room for fewer than 2^31 (and 64 bits each would be spilled)
+  float2 softmax[kMost][2];
+
+  // Merges from `first` on; sum 0: nothing was seen.
+  __device__ __forceinline__ Parts(const ForwardParams& p, const ItemNote& item, int row0, int first) {
+    const float2* of_head = p.partial_softmax + (int64_t(item.batch) * p.heads + item.head) * p.partial_rows;
 #pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) {
-      const bool there = i + n < item.merge_count;
-      const Merge m = p.plan.merges[item.merge_begin + (there ? i + n : 0)];
+    for (int n = 0; n < kMost; ++n) {
+      const bool there = first + n < item.merge_count;
+      const MergedRows merged(p.plan.merges[item.merge_begin + (there ? first + n : 0)], 0, item.repeat);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int past = row0 + 8 * r - m.row_begin, at = past / m.row_step;
-        const bool takes = there && past >= 0 && at < m.rows && at * m.row_step == past && row0 + 8 * r < item.rows;
-        slots[n][r] = takes ? head + m.slot_at(at, item.repeat) : -1;
+        const int row = row0 + 8 * r;
+        slots[n][r] = there && row < item.rows ? static_cast<int32_t>(merged.slot(row)) : -1;
       }
     }
 #pragma unroll
-    for (int n = 0; n < kAtOnce; ++n)
+    for (int n = 0; n < kMost; ++n)
 #pragma unroll
-      for (int r = 0; r < 2; ++r)
-        parts[n][r] = slots[n][r] < 0 ? make_float2(-INFINITY, 0.f) : p.partial_softmax[slots[n][r]];
-#pragma unroll
-    for (int n = 0; n < kAtOnce; ++n)
-      if (slots[n][0] >= 0 || slots[n][1] >= 0) body(slots[n], parts[n]);
+      for (int r = 0; r < 2; ++r) softmax[n][r] = slots[n][r] < 0 ? make_float2(-INFINITY, 0.f) : of_head[slots[n][r]];
   }
-}
+
+  // What they count of a row whose greatest score is `max`.
+  __device__ __forceinline__ float share(int n, int r, float max, float scale_log2) const {
+    return softmax[n][r].y == 0.f ? 0.f : softmax[n][r].y * exp_below(softmax[n][r].x, max, scale_log2);
+  }
+
+  __device__ __forceinline__ void add_to(RowState& state, float scale_log2) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float top = state.max[r];
+#pragma unroll
+      for (int n = 0; n < kMost; ++n) top = softmax[n][r].y == 0.f ? top : fmaxf(top, softmax[n][r].x);
+      float sum = state.sum[r] == 0.f ? 0.f : state.sum[r] * exp_below(state.max[r], top, scale_log2);
+#pragma unroll
+      for (int n = 0; n < kMost; ++n) sum += share(n, r, top, scale_log2);
+      state.sum[r] = sum;
+      state.max[r] = top;
+    }
+  }
+
+  // As many numbers are on their way at a time as registers hold beside the scores: some columns of all rows and
+  // merges, or all of one.
+  template <class Shape, class Output>
+  __device__ __forceinline__ void add_to(Output& output, const ForwardParams& p, const ItemNote& item,
+                                         const float (&max)[2]) const {
+    constexpr int kParts = Shape::kDim <= 64 ? kMost : 1, kRows = Shape::kDim <= 64 ? 2 : 1;
+    constexpr int kPairs = Shape::kDim > 64 && Shape::kDim % 128 == 0 ? 16 : Shape::kDim % 32 == 0 ? 4 : 3;
+    static_assert(Shape::kDim / 8 % kPairs == 0);
+    const float* of_head = p.partial_out + 2 * (threadIdx.x % 4) +
+                           (int64_t(item.batch) * p.heads + item.head) * p.partial_rows * Shape::kDim;
+#pragma unroll
+    for (int n0 = 0; n0 < kMost; n0 += kParts) {
+#pragma unroll
+      for (int r0 = 0; r0 < 2; r0 += kRows) {
+        if (kRows == 1 && softmax[n0][r0].y == 0.f) continue;
+        float shares[kParts][kRows];
+        const float* from[kParts][kRows];
+#pragma unroll
+        for (int n = 0; n < kParts; ++n) {
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+            shares[n][r] = share(n0 + n, r0 + r, max[r0 + r], p.scale_log2);
+            from[n][r] = of_head + int64_t{slots[n0 + n][r0 + r]} * Shape::kDim;
+          }
+        }
+#pragma unroll
+        for (int pair0 = 0; pair0 < Shape::kDim / 8; pair0 += kPairs) {
+          float2 x[kParts][kRows][kPairs];
+#pragma unroll
+          for (int n = 0; n < kParts; ++n)
+#pragma unroll
+            for (int r = 0; r < kRows; ++r)
+#pragma unroll
+              for (int i = 0; i < kPairs; ++i)
+                x[n][r][i] = kRows > 1 && softmax[n0 + n][r0 + r].y == 0.f
+                                 ? make_float2(0.f, 0.f)
+                                 : *reinterpret_cast<const float2*>(from[n][r] + 8 * (pair0 + i));
+#pragma unroll
+          for (int n = 0; n < kParts; ++n)
+#pragma unroll
+            for (int r = 0; r < kRows; ++r)
+#pragma unroll
+              for (int i = 0; i < kPairs; ++i) {
+                float* to = &output[4 * (pair0 + i) + 2 * (r0 + r)];
+                to[0] = fmaf(x[n][r][i].x, shares[n][r], to[0]);
+                to[1] = fmaf(x[n][r][i].y, shares[n][r], to[1]);
+              }
+        }
+      }
+    }
+  }
+};
 
 // Where the softmax of a tile begins: nothing seen, or what partial levels saw. So merging costs no pass of its own.
 __device__ __forceinline__ RowState begin_rows(const ForwardParams& p, const ItemNote& item, int row0) {
   RowState state{{-INFINITY, -INFINITY}, {0, 0}};
-  for_each_part(p, item, row0, [&](const int64_t(&)[2], const float2(&parts)[2]) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if (parts[r].y == 0.f) continue;
-      const float top = fmaxf(state.max[r], parts[r].x);
-      state.sum[r] = state.sum[r] * exp_below(state.max[r], top, p.scale_log2) +
-                     parts[r].y * exp_below(parts[r].x, top, p.scale_log2);
-      state.max[r] = top;
-    }
-  });
+#pragma unroll 1
+  for (int i = 0; i < item.merge_count; i += Parts::kMost) Parts(p, item, row0, i).add_to(state, p.scale_log2);
 #pragma unroll
   for (int r = 0; r < 2; ++r)
     if (threadIdx.x % 4 != 0) state.sum[r] = 0;  // a row's sum is kept in four threads' shares
@@ -160,21 +218,9 @@ template <class Shape, class Output>
 __device__ __forceinline__ void begin_output(const ForwardParams& p, const ItemNote& item, const float (&max)[2],
                                              Output& output, int row0) {
   cute::clear(output);
-  const int column0 = 2 * (threadIdx.x % 4);
-  for_each_part(p, item, row0, [&](const int64_t(&slots)[2], const float2(&parts)[2]) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if (parts[r].y == 0.f) continue;
-      const float share = parts[r].y * exp_below(parts[r].x, max[r], p.scale_log2);
-      const float* from = p.partial_out + slots[r] * Shape::kDim;
-#pragma unroll
-      for (int n = 0; n < Shape::kDim / 8; ++n) {
-        const float2 x = *reinterpret_cast<const float2*>(from + 8 * n + column0);
-        output[4 * n + 2 * r] = fmaf(x.x, share, output[4 * n + 2 * r]);
-        output[4 * n + 2 * r + 1] = fmaf(x.y, share, output[4 * n + 2 * r + 1]);
-      }
-    }
-  });
+#pragma unroll 1
+  for (int i = 0; i < item.merge_count; i += Parts::kMost)
+    Parts(p, item, row0, i).template add_to<Shape>(output, p, item, max);
 }
 
 template <class Output>
