@@ -16,7 +16,7 @@
 #include "bench_suite.h"
 #include "commands.h"
 #include "core/files.h"
-#include "core/json_text.h"
+#include "core/json.h"
 #include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"

@@ -12,6 +12,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "core/files.h"
+
 extern char** environ;
 
 namespace longstride::cli {
@@ -72,16 +74,7 @@ int64_t extra_bytes_in_own_process(const BenchCase& bench_case, const std::strin
   const int failed = posix_spawn(&child, "/proc/self/exe", &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   close(ends[1]);
-  std::string text;
-  if (failed == 0) {
-    char buffer[256];
-    for (;;) {
-      const ssize_t got = read(ends[0], buffer, sizeof(buffer));
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) break;
-      text.append(buffer, static_cast<size_t>(got));
-    }
-  }
+  const std::string text = failed == 0 ? core::read_rest(ends[0]).first : "";
   close(ends[0]);
   if (failed != 0) throw std::runtime_error("bench: cannot start a process for the measurement of memory");
   int status = 0;

@@ -9,7 +9,7 @@
 
 #include "commands.h"
 #include "compare_report.h"
-#include "core/json_text.h"
+#include "core/json.h"
 #include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"

@@ -13,7 +13,6 @@
 
 #include "commands.h"
 #include "core/json.h"
-#include "core/json_text.h"
 #include "doctor_check.h"
 #include "doctor_machine.h"
 #include "longstride/attention.h"

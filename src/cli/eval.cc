@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "commands.h"
-#include "core/json_text.h"
+#include "core/json.h"
 #include "device_option.h"
 #include "file_options.h"
 #include "longstride/error.h"

@@ -9,8 +9,8 @@
 #include <random>
 
 #include "commands.h"
-#include "core/input_file.h"
-#include "core/json_text.h"
+#include "core/files.h"
+#include "core/json.h"
 #include "core/text_stream.h"
 #include "device_option.h"
 #include "file_options.h"

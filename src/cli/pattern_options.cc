@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <numeric>
 
-#include "core/input_file.h"
+#include "core/files.h"
 #include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"

@@ -185,7 +185,7 @@ TrainRanks join_ranks(const RankPlace& place, int64_t context_parallel, [[maybe_
                       [[maybe_unused]] const std::string& device) {
   if (context_parallel < 1 || place.ranks % context_parallel != 0) {
     core::refuse("--context-parallel", fmt::format("must divide the number of ranks, {}", place.ranks),
-                 std::to_string(context_parallel),
+                 context_parallel,
                  place.ranks == 1 ? "start ranks by torchrun --nproc-per-node N --no-python longstride train ..." : "");
   }
   if (place.ranks == 1) return {};

@@ -13,7 +13,6 @@
 
 #include "commands.h"
 #include "core/json.h"
-#include "core/json_text.h"
 #include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/nn/positions.h"

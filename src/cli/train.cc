@@ -9,7 +9,6 @@
 
 #include "commands.h"
 #include "core/json.h"
-#include "core/json_text.h"
 #include "device_option.h"
 #include "file_options.h"
 #include "interrupt.h"

@@ -1,4 +1,5 @@
-// Whole-or-nothing files and directories over POSIX calls.
+// Whole-or-nothing files and directories, and whole files read, over POSIX calls: streams say neither that a file is a
+// folder nor why they fail.
 #include "core/files.h"
 
 #include <fcntl.h>
@@ -10,7 +11,6 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <stdexcept>
 #include <system_error>
 
@@ -30,6 +30,13 @@ constexpr int kMostLinks = 40;  // as the kernel follows
 constexpr const char* kPartial = ".partial-";
 
 std::string reason(int error) { return std::system_category().message(error); }
+
+[[noreturn]] void refuse_input(const std::string& argument, const std::string& path, int error) {
+  const std::string named = argument.empty() ? "" : fmt::format(" ({})", argument);
+  if (error == ENOENT || path.empty()) throw Error(fmt::format("no such file: '{}'{}", path, named));
+  if (error == EISDIR) throw Error(fmt::format("'{}'{} is a folder; name a file", path, named));
+  throw Error(fmt::format("cannot read '{}'{}: {}", path, named, reason(error)));
+}
 
 // A name beside `path` that nobody else uses.
 fs::path beside(const fs::path& path) {
@@ -93,14 +100,8 @@ OutputFile::~OutputFile() {
 }
 
 void OutputFile::write(const void* data, size_t bytes) {
-  const char* place = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t done = ::write(file_, place, std::min(bytes, kMaxTransferBytes));
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) refuse_file(path_, "it cannot be written wholly: " + reason(done < 0 ? errno : ENOSPC));
-    place += done;
-    bytes -= done;
-  }
+  std::string_view left(static_cast<const char*>(data), bytes);
+  if (const int error = write_all(file_, left)) refuse_file(path_, "it cannot be written wholly: " + reason(error));
 }
 
 void OutputFile::commit() {
@@ -130,6 +131,42 @@ void write_file(const fs::path& path, std::string_view bytes) try {
   file.commit();
 } catch (const Error& error) {
   throw std::runtime_error(error.what());
+}
+
+int write_all(int file, std::string_view& left) {
+  while (!left.empty()) {
+    const ssize_t done = ::write(file, left.data(), std::min(left.size(), kMaxTransferBytes));
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) return done < 0 ? errno : ENOSPC;
+    left.remove_prefix(done);
+  }
+  return 0;
+}
+
+std::pair<std::string, int> read_rest(int file) {
+  std::string bytes;
+  char chunk[1 << 16];
+  for (;;) {
+    const ssize_t got = ::read(file, chunk, sizeof chunk);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return {std::move(bytes), got < 0 ? errno : 0};
+    bytes.append(chunk, got);
+  }
+}
+
+std::string read_input(const std::string& argument, const std::string& path) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) refuse_input(argument, path, errno);
+  auto [bytes, error] = read_rest(file);
+  ::close(file);
+  if (error != 0) refuse_input(argument, path, error);
+  return std::move(bytes);
+}
+
+std::string read_standard_input(const std::string& argument) {
+  auto [bytes, error] = read_rest(STDIN_FILENO);
+  if (error != 0) throw Error(fmt::format("cannot read standard input ({} -): {}", argument, reason(error)));
+  return std::move(bytes);
 }
 
 InputFile::InputFile(fs::path path) : path_(std::move(path)) {

@@ -1,6 +1,6 @@
-// Files that are written wholly or not at all, and directories and links that are swapped in as a whole. Torch-free.
-// Called by safetensors and checkpoints, by the trainer's folders of runs, and wherever a picture or a report is
-// written.
+// Files that are written wholly or not at all, directories and links that are swapped in as a whole, and files that an
+// argument names, read with our own words for what cannot be. Torch-free. Called by safetensors and checkpoints, by the
+// trainer, by every command, and wherever a picture or a report is written.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace longstride::core {
 
@@ -45,6 +46,19 @@ class OutputFile {
 // A whole file so written. Throws std::runtime_error: its name was found good before the work (writable.h), so what
 // fails now is no bad input.
 void write_file(const std::filesystem::path& path, std::string_view bytes);
+
+// Writes to an open file until nothing is `left`: 0, or the errno of why the rest could not be written.
+int write_all(int file, std::string_view& left);
+
+// What is left of an open file, and 0 or the errno that ended it.
+std::pair<std::string, int> read_rest(int file);
+
+// The bytes of the file at `path`. Throws Error, which names `argument` (none if empty) and says why: no such file, a
+// folder, no permission, ...
+std::string read_input(const std::string& argument, const std::string& path);
+
+// All of standard input, in the same way.
+std::string read_standard_input(const std::string& argument);
 
 class InputFile {
  public:

@@ -53,21 +53,17 @@ class UnifiedMemoryPool::State {
  public:
   explicit State(const Options& options) : options_(options) {
     if (options.most_cached_bytes <= 0) {
-      core::refuse("most_cached_bytes", "must be positive", fmt::format("{}", options.most_cached_bytes));
+      core::refuse("most_cached_bytes", "must be positive", options.most_cached_bytes);
     }
-    if (options.most_live_bytes <= 0) {
-      core::refuse("most_live_bytes", "must be positive", fmt::format("{}", options.most_live_bytes));
-    }
+    if (options.most_live_bytes <= 0) core::refuse("most_live_bytes", "must be positive", options.most_live_bytes);
   }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() { release(drop_idle(0)); }
 
   void* take(int64_t size_bytes) {
-    if (size_bytes <= 0) core::refuse("size_bytes", "must be positive", fmt::format("{}", size_bytes));
-    if (size_bytes > kMostBytes) {
-      core::refuse("size_bytes", fmt::format("must be at most {}", kMostBytes), fmt::format("{}", size_bytes));
-    }
+    if (size_bytes <= 0) core::refuse("size_bytes", "must be positive", size_bytes);
+    if (size_bytes > kMostBytes) core::refuse("size_bytes", fmt::format("must be at most {}", kMostBytes), size_bytes);
     const int64_t block = block_size(size_bytes);
     std::unique_lock lock(mutex_);
     if (block > options_.most_live_bytes - seen_.live_bytes) {
@@ -237,7 +233,7 @@ void UnifiedMemoryPool::free(void* data) {
 }
 
 void UnifiedMemoryPool::trim(int64_t keep_bytes) {
-  if (keep_bytes < 0) core::refuse("keep_bytes", "must not be negative", fmt::format("{}", keep_bytes));
+  if (keep_bytes < 0) core::refuse("keep_bytes", "must not be negative", keep_bytes);
   state_->trim(keep_bytes);
 }
 

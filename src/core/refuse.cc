@@ -4,9 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <vector>
+#include <utility>
 
-#include "core/printable.h"
+#include "core/text_stream.h"
 
 namespace longstride::core {
 namespace {
@@ -35,6 +35,22 @@ void refuse(std::string_view argument, std::string_view expected, std::string_vi
   std::string message = fmt::format("{} {}, got {}", printable(argument), expected, printable(got));
   if (!remedy.empty()) message += fmt::format("; {}", remedy);
   throw Error(message);
+}
+
+void refuse(std::string_view argument, std::string_view expected, double got, std::string_view remedy) {
+  refuse(argument, expected, fmt::format("{}", got), remedy);
+}
+
+std::string by_rank(const std::vector<std::string>& values) {
+  std::vector<std::pair<std::string, std::vector<size_t>>> groups;
+  for (size_t rank = 0; rank < values.size(); ++rank) {
+    const auto at = std::ranges::find(groups, values[rank], &decltype(groups)::value_type::first);
+    (at == groups.end() ? groups.emplace_back(values[rank], std::vector<size_t>()) : *at).second.push_back(rank);
+  }
+  std::vector<std::string> parts;
+  for (const auto& [text, ranks] : groups)
+    parts.push_back(fmt::format("{} on rank{} {}", text, ranks.size() > 1 ? "s" : "", fmt::join(ranks, ", ")));
+  return fmt::format("{}", fmt::join(parts, " and "));
 }
 
 std::string nearest(std::string_view given, std::span<const std::string> known) {

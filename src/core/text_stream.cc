@@ -2,10 +2,16 @@
 // characters end.
 #include "core/text_stream.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 namespace longstride::core {
 namespace {
 
 constexpr const char* kReplacement = "\xef\xbf\xbd";
+
+constexpr size_t kMostShownBytes = 400;  // of one value: a few lines of a terminal
 
 int length_of(unsigned char lead) {
   if (lead >= 0xc2 && lead <= 0xdf) return 2;
@@ -30,7 +36,22 @@ bool second_fits(unsigned char lead, unsigned char byte) {
   }
 }
 
-bool printable(unsigned char byte) { return byte == '\n' || byte == '\t' || (byte >= 0x20 && byte != 0x7f); }
+bool is_shown(unsigned char byte) { return byte == '\n' || byte == '\t' || (byte >= 0x20 && byte != 0x7f); }
+
+std::string escaped(std::string_view text) {
+  std::string shown;
+  while (!text.empty()) {
+    const size_t bytes = character_size(text);
+    const auto first = static_cast<unsigned char>(text[0]);
+    if (bytes == 0 || (bytes == 1 && !is_shown(first))) {
+      shown += fmt::format("\\x{:02x}", first);
+    } else {
+      shown += text.substr(0, bytes);
+    }
+    text.remove_prefix(std::max<size_t>(1, bytes));
+  }
+  return shown;
+}
 
 }  // namespace
 
@@ -51,6 +72,13 @@ std::string readable(std::string_view bytes) {
   std::string text;
   for (const char byte : bytes) text += stream.push(static_cast<unsigned char>(byte));
   return text + stream.flush();
+}
+
+std::string printable(std::string_view text) {
+  if (text.size() <= kMostShownBytes) return escaped(text);
+  constexpr size_t kHalf = kMostShownBytes / 2;
+  return fmt::format("{} ... ({} bytes left out) ... {}", escaped(text.substr(0, kHalf)), text.size() - 2 * kHalf,
+                     escaped(text.substr(text.size() - kHalf)));
 }
 
 std::string TextStream::push(unsigned char byte) {
@@ -78,7 +106,7 @@ std::string TextStream::push(unsigned char byte) {
     pending_.clear();
     return std::string(kReplacement).append(push(byte));
   }
-  if (byte < 0x80) return printable(byte) ? std::string(1, static_cast<char>(byte)) : kReplacement;
+  if (byte < 0x80) return is_shown(byte) ? std::string(1, static_cast<char>(byte)) : kReplacement;
   wanted_ = length_of(byte);
   if (wanted_ == 0) return kReplacement;
   pending_.push_back(static_cast<char>(byte));

@@ -1,7 +1,7 @@
 // Bytes as they are generated, printed so that a terminal stays readable: whole UTF-8 characters only, U+FFFD for what
 // is none, and no control characters but newline and tab. A carriage return before a newline stays; alone, where it
-// would set the cursor back over the line, it is a newline. Called by generate, by pictures
-// and by printable.cc.
+// would set the cursor back over the line, it is a newline. And text that was given, as a message can hold it. Called
+// by generate, by pictures, by refuse.cc for every message, and by who words one himself.
 #pragma once
 
 #include <string>
@@ -14,6 +14,10 @@ size_t character_size(std::string_view bytes);
 
 // All of `bytes` as TextStream prints them.
 std::string readable(std::string_view bytes);
+
+// Bytes that are no UTF-8, and control characters but for newline and tab, as \xNN; the middle left out where it is
+// long.
+std::string printable(std::string_view text);
 
 class TextStream {
  public:

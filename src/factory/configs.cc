@@ -149,12 +149,12 @@ void RingAttentionConfig::validate() const {
 void DistributedConfig::validate() const {
   ring().validate();
   if (world_size) nn::require_positive("world_size", *world_size);
-  if (rank && *rank < 0) core::refuse("rank", "must not be negative", std::to_string(*rank));
+  if (rank && *rank < 0) core::refuse("rank", "must not be negative", *rank);
   if (rank && world_size && *rank >= *world_size) {
-    core::refuse("rank", fmt::format("must be below world_size {}", *world_size), std::to_string(*rank));
+    core::refuse("rank", fmt::format("must be below world_size {}", *world_size), *rank);
   }
   if (ring_size && world_size && *world_size % *ring_size != 0) {
-    core::refuse("ring_size", fmt::format("must divide world_size {}", *world_size), std::to_string(*ring_size));
+    core::refuse("ring_size", fmt::format("must divide world_size {}", *world_size), *ring_size);
   }
   const std::vector<std::string> backends = {"gloo", "nccl", "mpi"};
   if (backend && std::find(backends.begin(), backends.end(), *backend) == backends.end()) {
@@ -171,7 +171,7 @@ Json checked_options(const SparseAttentionConfig& c) {
                                    {"density", c.density},
                                    {"min_sparsity_ratio", c.min_sparsity_ratio},
                                    {"max_sparsity_ratio", c.max_sparsity_ratio}}) {
-    if (ratio && !(*ratio > 0 && *ratio < 1)) core::refuse(key, "must be in (0, 1)", fmt::format("{}", *ratio));
+    if (ratio && !(*ratio > 0 && *ratio < 1)) core::refuse(key, "must be in (0, 1)", *ratio);
   }
   return given_options(c);
 }
@@ -187,13 +187,11 @@ std::optional<LearnedBlocks> SparseAttentionConfig::learned_blocks() const {
   const double ratio = density ? 1 - *density : sparsity_ratio.value_or(0.9);
   const double least = min_sparsity_ratio.value_or(ratio), most = max_sparsity_ratio.value_or(ratio);
   if (min_sparsity_ratio && max_sparsity_ratio && least >= most) {
-    core::refuse("min_sparsity_ratio", fmt::format("must be below max_sparsity_ratio {}", most),
-                 fmt::format("{}", least));
+    core::refuse("min_sparsity_ratio", fmt::format("must be below max_sparsity_ratio {}", most), least);
   }
   if (ratio < least || ratio > most) {
     core::refuse("sparsity_ratio",
-                 fmt::format("must be from min_sparsity_ratio {} to max_sparsity_ratio {}", least, most),
-                 fmt::format("{}", ratio));
+                 fmt::format("must be from min_sparsity_ratio {} to max_sparsity_ratio {}", least, most), ratio);
   }
   LearnedBlocks learned;
   learned.block_size = block_size.value_or(kUsualBlockSize);

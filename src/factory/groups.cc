@@ -38,7 +38,7 @@ RankGroup group_of(const std::optional<std::string>& name) {
 int64_t checked_ranks(const RankGroup& group, const std::optional<int64_t>& ring_size) {
   const int64_t ranks = group ? group->getSize() : 1;
   if (ring_size && (*ring_size > ranks || ranks % *ring_size != 0)) {
-    core::refuse("ring_size", fmt::format("must divide the {} ranks of the group", ranks), std::to_string(*ring_size),
+    core::refuse("ring_size", fmt::format("must divide the {} ranks of the group", ranks), *ring_size,
                  group ? "leave it unset for one ring of all ranks" : "there is no process group; leave it unset");
   }
   return ranks;
@@ -46,8 +46,7 @@ int64_t checked_ranks(const RankGroup& group, const std::optional<int64_t>& ring
 
 void require_equal(const char* argument, const std::optional<int64_t>& said, int64_t is) {
   if (!said || *said == is) return;
-  core::refuse(argument, fmt::format("must be that of the group, {}", is), std::to_string(*said),
-               "leave it unset to take the group's");
+  core::refuse(argument, fmt::format("must be that of the group, {}", is), *said, "leave it unset to take the group's");
 }
 
 // This rank's ring of `size` ranks.
@@ -63,8 +62,8 @@ RankGroup split(const RankGroup& group, int64_t size) {
     why = error.what_without_backtrace();
   }
   core::refuse("ring_size",
-               fmt::format("must be unset or {} where the group cannot be split ({})", group->getSize(), why),
-               std::to_string(size), "make the ring's own group and name it");
+               fmt::format("must be unset or {} where the group cannot be split ({})", group->getSize(), why), size,
+               "make the ring's own group and name it");
 }
 
 // One for each size that a group is cut into.

@@ -40,7 +40,7 @@ NamedOptions bound(const LegacyClass& c, const LegacyArguments& arguments) {
   }
   if (arguments.positional.size() > c.positional.size()) {
     core::refuse(c.name, fmt::format("takes at most {} positional arguments", c.positional.size()),
-                 std::to_string(arguments.positional.size()));
+                 arguments.positional.size());
   }
   NamedOptions given;
   for (size_t i = 0; i < arguments.positional.size(); ++i) given[c.positional[i].name] = arguments.positional[i];
@@ -144,7 +144,7 @@ void add_levels(Json& options) {
   options.erase("dilation_rates");
   int64_t block = 64;
   if (sparse.contains("block_size")) nn::read("block_size", sparse["block_size"], block);
-  if (block <= 0) core::refuse("block_size", "must be positive", std::to_string(block));
+  if (block <= 0) core::refuse("block_size", "must be positive", block);
   options["pattern"] = "hierarchical";
   options["block_size"] = block;
   if (!config.contains("level_configs")) return;
@@ -158,7 +158,7 @@ void add_levels(Json& options) {
       if (!level.contains(key)) core::refuse("level_configs", fmt::format("needs {} in every level", key), "none");
       nn::read(key, level[key], *field);
       const bool everything = field == &window && window == -1;
-      if (*field <= 0 && !everything) core::refuse(key, "must be positive", std::to_string(*field));
+      if (*field <= 0 && !everything) core::refuse(key, "must be positive", *field);
     }
     Json here = {{"stride", whole_blocks(stride)}};
     if (window == -1) {

@@ -34,9 +34,7 @@ void DilatedAttentionOptions::validate() const {
     core::refuse("segment_lengths", "cannot be empty", "[]", "give one length a group, or blocks");
   }
   nn::require_dropout("attention_dropout", attention_dropout);
-  if (softmax_scale && !std::isfinite(*softmax_scale)) {
-    core::refuse("softmax_scale", "must be finite", fmt::format("{}", *softmax_scale));
-  }
+  if (softmax_scale && !std::isfinite(*softmax_scale)) core::refuse("softmax_scale", "must be finite", *softmax_scale);
 }
 
 DilatedAttentionImpl::DilatedAttentionImpl(DilatedAttentionOptions given, AttentionFn attend)
@@ -59,12 +57,9 @@ void DilatedAttentionImpl::pretty_print(std::ostream& stream) const {
 
 AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                               AttentionOptions call, BlockChoice* choice) const {
-  if (call.scale) {
-    core::refuse("call.scale", "must be unset", fmt::format("{}", *call.scale),
-                 "set softmax_scale in the module's options");
-  }
+  if (call.scale) core::refuse("call.scale", "must be unset", *call.scale, "set softmax_scale in the module's options");
   if (call.dropout_p != 0 || call.dropout_seed) {
-    core::refuse("call.dropout_p", "must be 0, and dropout_seed unset", fmt::format("{}", call.dropout_p),
+    core::refuse("call.dropout_p", "must be 0, and dropout_seed unset", call.dropout_p,
                  "set attention_dropout in the module's options");
   }
   if (q.defined() && q.dim() == 4 && (q.size(3) % 8 != 0 || q.size(3) > 128)) {
@@ -95,7 +90,7 @@ AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Ten
 BlockChoice DilatedAttentionImpl::choose_blocks(const at::Tensor& q, const at::Tensor& k,
                                                 const AttentionOptions& call) const {
   if (call.query_start) {
-    core::refuse("query_start", "must be unset with learned blocks", std::to_string(*call.query_start),
+    core::refuse("query_start", "must be unset with learned blocks", *call.query_start,
                  "a block is chosen by all of its row; run whole sequences");
   }
   if (call.cu_seqlens) {

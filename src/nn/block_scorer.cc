@@ -13,13 +13,11 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 void require_share(std::string_view argument, double value) {
-  if (!(value > 0 && value < 1)) core::refuse(argument, "must be in (0, 1)", fmt::format("{}", value));
+  if (!(value > 0 && value < 1)) core::refuse(argument, "must be in (0, 1)", value);
 }
 
 void require_temperature(double value) {
-  if (!(value >= 0 && std::isfinite(value))) {
-    core::refuse("temperature", "must be finite and not negative", fmt::format("{}", value));
-  }
+  if (!(value >= 0 && std::isfinite(value))) core::refuse("temperature", "must be finite and not negative", value);
 }
 
 int64_t blocks_of(int64_t len, int64_t block_size) { return (len + block_size - 1) / block_size; }
@@ -128,8 +126,7 @@ void LearnedBlocks::validate() const {
   if (min_density) require_share("min_density", *min_density);
   if (max_density) require_share("max_density", *max_density);
   if (min_density && max_density && *min_density >= *max_density) {
-    core::refuse("min_density", fmt::format("must be below max_density {}", *max_density),
-                 fmt::format("{}", *min_density));
+    core::refuse("min_density", fmt::format("must be below max_density {}", *max_density), *min_density);
   }
   if (min_density.value_or(density) > density || max_density.value_or(density) < density) {
     core::refuse(
@@ -195,13 +192,10 @@ BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
   at::Tensor queries = q.detach(), keys = k.detach();
   if (lengths) {
     if (std::ssize(*lengths) != k.size(0)) {
-      core::refuse("lengths", fmt::format("must have one entry a batch row, {}", k.size(0)),
-                   fmt::format("{}", lengths->size()));
+      core::refuse("lengths", fmt::format("must have one entry a batch row, {}", k.size(0)), lengths->size());
     }
     for (const int64_t n : *lengths) {
-      if (n < 0 || n > k.size(1)) {
-        core::refuse("lengths", fmt::format("must be in [0, {}]", k.size(1)), fmt::format("{}", n));
-      }
+      if (n < 0 || n > k.size(1)) core::refuse("lengths", fmt::format("must be in [0, {}]", k.size(1)), n);
     }
     grid.lengths = *lengths;
     // What lies beyond a row's length may be anything.

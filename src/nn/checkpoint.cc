@@ -9,7 +9,7 @@
 
 #include "core/files.h"
 #include "core/json.h"
-#include "core/printable.h"
+#include "core/text_stream.h"
 #include "nn/require.h"
 
 namespace longstride {

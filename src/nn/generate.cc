@@ -43,10 +43,10 @@ std::vector<int64_t> candidates(const std::vector<double>& weights, const Genera
 void GenerateOptions::validate() const {
   nn::require_positive("max_tokens", max_tokens);
   if (!(temperature >= 0) || !std::isfinite(temperature)) {
-    core::refuse("temperature", "must be finite and not negative", fmt::format("{}", temperature));
+    core::refuse("temperature", "must be finite and not negative", temperature);
   }
-  if (top_k < 0) core::refuse("top_k", "must be positive, or 0 for all", std::to_string(top_k));
-  if (!(top_p > 0 && top_p <= 1)) core::refuse("top_p", "must be in (0, 1]", fmt::format("{}", top_p));
+  if (top_k < 0) core::refuse("top_k", "must be positive, or 0 for all", top_k);
+  if (!(top_p > 0 && top_p <= 1)) core::refuse("top_p", "must be in (0, 1]", top_p);
   nn::require_positive("prefill_tokens", prefill_tokens);
 }
 
@@ -55,7 +55,7 @@ int64_t sample_token(const at::Tensor& logits, const GenerateOptions& options, d
   if (logits.dim() != 1 || logits.numel() == 0) core::refuse("logits", "must be [vocab]", nn::shape_text(logits));
   if (logits.is_complex()) core::refuse("logits", "must be real", c10::toString(logits.scalar_type()));
   options.validate();
-  if (!(uniform >= 0 && uniform < 1)) core::refuse("uniform", "must be in [0, 1)", fmt::format("{}", uniform));
+  if (!(uniform >= 0 && uniform < 1)) core::refuse("uniform", "must be in [0, 1)", uniform);
   const at::Tensor row = logits.detach().to(at::kCPU, at::kDouble).contiguous();
   std::vector<double> weights(row.data_ptr<double>(), row.data_ptr<double>() + row.numel());
   for (const double x : weights) {
@@ -64,7 +64,7 @@ int64_t sample_token(const at::Tensor& logits, const GenerateOptions& options, d
   const auto largest = std::max_element(weights.begin(), weights.end());
   if (options.temperature == 0) return largest - weights.begin();
   const double top = *largest;
-  if (!std::isfinite(top)) core::refuse("logits", "must have a finite maximum", fmt::format("{}", top));
+  if (!std::isfinite(top)) core::refuse("logits", "must have a finite maximum", top);
   for (double& x : weights) x = std::exp((x - top) / options.temperature);
   const std::vector<int64_t> tokens = candidates(weights, options);
   double total = 0;
@@ -91,8 +91,7 @@ at::Tensor generate(LongNetLM& model, const at::Tensor& prompt, const GenerateOp
                  fmt::format("{} {}", c10::toString(prompt.scalar_type()), nn::shape_text(prompt)));
   }
   if (options.stop_token && (*options.stop_token < 0 || *options.stop_token >= model->config.vocab)) {
-    core::refuse("stop_token", fmt::format("must be in [0, {})", model->config.vocab),
-                 std::to_string(*options.stop_token));
+    core::refuse("stop_token", fmt::format("must be in [0, {})", model->config.vocab), *options.stop_token);
   }
   const int64_t batch = prompt.size(0);
   const int64_t len = prompt.size(1);

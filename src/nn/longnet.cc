@@ -64,8 +64,7 @@ void LongNetImpl::check(const char* argument, const at::Tensor& x, const CallOpt
   nn::check_input(argument, x, o.embed_dim, (config.has_encoder() ? encoder_norm : decoder_norm)->weight);
   const int64_t most = o.positions.max_len;
   if (const int64_t len = nn::whole_length(placement(), argument, x.size(1), call); len > most) {
-    core::refuse(argument, fmt::format("must not be longer than max_len {}", most), std::to_string(len),
-                 "raise max_len in the config");
+    core::refuse(argument, fmt::format("must not be longer than max_len {}", most), len, "raise max_len in the config");
   }
 }
 

@@ -14,9 +14,7 @@ const std::array<std::string, 3> kForms = {"encoder", "decoder", "encoder_decode
 double ln(double factor, int64_t layers) { return std::log(factor * static_cast<double>(layers)); }
 
 void require_gamma(const char* argument, double value) {
-  if (!(value >= 0) || !std::isfinite(value)) {
-    core::refuse(argument, "must be positive, or 0 for the default", fmt::format("{}", value));
-  }
+  if (!(value >= 0) || !std::isfinite(value)) core::refuse(argument, "must be positive, or 0 for the default", value);
 }
 
 // A switch of a part that the form lacks would have no effect.
@@ -36,9 +34,7 @@ LongNetForm longnet_form_from_name(const std::string& text) {
 
 const char* name(LongNetForm form) {
   const auto index = static_cast<size_t>(form);
-  if (index >= kForms.size()) {
-    core::refuse("form", "must be kEncoder, kDecoder or kEncoderDecoder", std::to_string(index));
-  }
+  if (index >= kForms.size()) core::refuse("form", "must be kEncoder, kDecoder or kEncoderDecoder", index);
   return kForms[index].c_str();
 }
 
@@ -80,14 +76,12 @@ void LongNetConfig::validate() const {
   const int64_t width = layer.attention.embed_dim, heads = layer.attention.num_heads;
   nn::require_positive("d_model", width);
   nn::require_positive("nhead", heads);
-  if (width % heads != 0) {
-    core::refuse("d_model", fmt::format("must be a multiple of nhead {}", heads), std::to_string(width));
-  }
+  if (width % heads != 0) core::refuse("d_model", fmt::format("must be a multiple of nhead {}", heads), width);
   if (layer.attention.attention.pattern.causal()) {
     core::refuse("layer's causal", "must be false", "true", "say encoder_causal, decoder_causal or memory_causal");
   }
   if (layer.attention.gamma_init != defaults.layer.attention.gamma_init) {
-    core::refuse("layer's gamma_init", "must have its default", fmt::format("{}", layer.attention.gamma_init),
+    core::refuse("layer's gamma_init", "must have its default", layer.attention.gamma_init,
                  "say encoder_gamma_init or decoder_gamma_init");
   }
   if (layer.attention.attention.learned) {

@@ -37,8 +37,7 @@ void check_ids(const char* argument, const at::Tensor& ids, int64_t vocab, std::
   at::Tensor outside = (ids < 0).logical_or(ids >= vocab);
   if (also) outside = outside.logical_and(ids != *also);
   if (!outside.any().item<bool>()) return;
-  core::refuse(argument, fmt::format("must be in [0, {})", vocab),
-               std::to_string(ids.masked_select(outside)[0].item<int64_t>()));
+  core::refuse(argument, fmt::format("must be in [0, {})", vocab), ids.masked_select(outside)[0].item<int64_t>());
 }
 
 }  // namespace
@@ -96,8 +95,7 @@ void LongNetLMImpl::check_tokens(const at::Tensor& tokens, const CallOptions& ca
   check_ids("tokens", tokens, config.vocab, std::nullopt, embedding->weight);
   const int64_t most = config.layer.attention.positions.max_len;
   if (const int64_t len = nn::whole_length(placement(), "tokens", tokens.size(1), call); len > most) {
-    core::refuse("tokens", fmt::format("must not be longer than max_len {}", most), std::to_string(len),
-                 "raise max_len in the config");
+    core::refuse("tokens", fmt::format("must not be longer than max_len {}", most), len, "raise max_len in the config");
   }
 }
 
@@ -176,7 +174,7 @@ DecodeState LongNetLMImpl::start_decoding(int64_t batch, int64_t capacity) const
   nn::refuse_decoding(placement());
   const int64_t most = config.layer.attention.positions.max_len;
   if (capacity <= 0 || capacity > most) {
-    core::refuse("capacity", fmt::format("must be in [1, max_len {}]", most), std::to_string(capacity),
+    core::refuse("capacity", fmt::format("must be in [1, max_len {}]", most), capacity,
                  capacity > most ? "ask for fewer tokens, or raise max_len in the config" : "");
   }
   DecodeState state;
@@ -199,8 +197,8 @@ at::Tensor LongNetLMImpl::decode(const at::Tensor& tokens, DecodeState& state) {
   const int64_t len = tokens.size(1);
   if (len == 0) core::refuse("tokens", "must hold at least one token a row", nn::shape_text(tokens));
   if (state.length < 0 || state.length > state.capacity - len) {
-    core::refuse("tokens", fmt::format("must fit behind {} of {} tokens", state.length, state.capacity),
-                 std::to_string(len), "start decoding with a larger capacity");
+    core::refuse("tokens", fmt::format("must fit behind {} of {} tokens", state.length, state.capacity), len,
+                 "start decoding with a larger capacity");
   }
   at::Tensor x = embed(tokens);  // [batch, n, dim]
   const RotaryFactors rotary = factors(x, state.length, {});

@@ -33,13 +33,13 @@ void LongNetLMConfig::validate() const {
   nn::require_positive("layers", layers);
   nn::require_positive("heads", o.num_heads);
   if (o.embed_dim % o.num_heads != 0) {
-    core::refuse("dim", fmt::format("must be a multiple of heads {}", o.num_heads), std::to_string(o.embed_dim));
+    core::refuse("dim", fmt::format("must be a multiple of heads {}", o.num_heads), o.embed_dim);
   }
   if (layer.dim_feedforward < 0) {
-    core::refuse("dim_feedforward", "must be positive, or 0 for 4 * dim", std::to_string(layer.dim_feedforward));
+    core::refuse("dim_feedforward", "must be positive, or 0 for 4 * dim", layer.dim_feedforward);
   }
   if (!(o.gamma_init >= 0) || !std::isfinite(o.gamma_init)) {
-    core::refuse("gamma_init", "must be positive, or 0 for the default", fmt::format("{}", o.gamma_init));
+    core::refuse("gamma_init", "must be positive, or 0 for the default", o.gamma_init);
   }
   if (!o.attention.pattern.causal()) {
     core::refuse("causal", "must be true in a language model", "false", "it predicts what follows");

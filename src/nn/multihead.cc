@@ -46,11 +46,10 @@ void MultiheadDilatedAttentionOptions::validate() const {
   nn::require_positive("embed_dim", embed_dim);
   nn::require_positive("num_heads", num_heads);
   if (embed_dim % num_heads != 0) {
-    core::refuse("embed_dim", fmt::format("must be a multiple of num_heads {}", num_heads), std::to_string(embed_dim));
+    core::refuse("embed_dim", fmt::format("must be a multiple of num_heads {}", num_heads), embed_dim);
   }
   if (kv_heads < 0 || num_heads % key_value_heads() != 0) {
-    core::refuse("kv_heads", fmt::format("must divide num_heads {}, or be 0 for as many", num_heads),
-                 std::to_string(kv_heads));
+    core::refuse("kv_heads", fmt::format("must divide num_heads {}, or be 0 for as many", num_heads), kv_heads);
   }
   if (attention.learned && (attention.learned->head_dim != 0 || attention.learned->kv_heads != 0)) {
     core::refuse("learned.head_dim and learned.kv_heads", "must be 0 in a multihead module",
@@ -61,7 +60,7 @@ void MultiheadDilatedAttentionOptions::validate() const {
   positions.validate();
   if (!positions.alibi_slopes.empty() && std::ssize(positions.alibi_slopes) != num_heads) {
     core::refuse("alibi_slopes", fmt::format("must have one slope for each of num_heads {}, or none", num_heads),
-                 std::to_string(positions.alibi_slopes.size()));
+                 positions.alibi_slopes.size());
   }
   nn::require_positive_finite("layer_norm_eps", layer_norm_eps);
   nn::require_positive_finite("gamma_init", gamma_init);
@@ -69,15 +68,15 @@ void MultiheadDilatedAttentionOptions::validate() const {
   const auto groups = std::ssize(attention.pattern.groups());
   if (dilated.mixing == Mixing::kHeadPartition && key_value_heads() < groups) {
     core::refuse("kv_heads", fmt::format("must be at least the number of groups {} under head_partition", groups),
-                 std::to_string(key_value_heads()), "use joint mixing, which has no such limit");
+                 key_value_heads(), "use joint mixing, which has no such limit");
   }
   if (dilated.offsets && std::ssize(*dilated.offsets) != groups * key_value_heads()) {
     core::refuse("offsets", fmt::format("must have groups x kv_heads = {} entries", groups * key_value_heads()),
-                 std::to_string(dilated.offsets->size()));
+                 dilated.offsets->size());
   }
   if (are_rotary(positions.kind) && head_dim() % 2 != 0) {
     core::refuse("embed_dim / num_heads", fmt::format("must be even for {} positions", name(positions.kind)),
-                 std::to_string(head_dim()));
+                 head_dim());
   }
 }
 
@@ -202,7 +201,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
   }
   const int64_t batch = query.size(0);
   const int64_t len = query.size(1);
-  if (call.position0 < 0) core::refuse("position0", "must not be negative", std::to_string(call.position0));
+  if (call.position0 < 0) core::refuse("position0", "must not be negative", call.position0);
   AttentionOptions attention_call{call};
   const nn::Placement* const placement = attention->placement();
   if (call.key_padding_mask) {
@@ -233,7 +232,7 @@ std::pair<at::Tensor, std::optional<at::Tensor>> MultiheadDilatedAttentionImpl::
     }
     nn::check_room(*cache, retention_, len);
     if (call.position0 > std::numeric_limits<int64_t>::max() - cache->length) {
-      core::refuse("position0", "must leave room for the cache's rows below 2^63", std::to_string(call.position0));
+      core::refuse("position0", "must leave room for the cache's rows below 2^63", call.position0);
     }
   }
 

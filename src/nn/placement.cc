@@ -40,7 +40,7 @@ at::Tensor Placement::positions(const char* argument, int64_t rows, const CallOp
   at::Tensor at = shard_positions(group, cut);
   if (at.size(0) != rows) {
     core::refuse(argument, fmt::format("must have the {} rows of the shard of rank {}", at.size(0), group->getRank()),
-                 std::to_string(rows), "boundaries and layout say who holds which tokens");
+                 rows, "boundaries and layout say who holds which tokens");
   }
   return at;
 }
@@ -81,7 +81,7 @@ RotaryFactors row_factors(const MultiheadDilatedAttentionOptions& o, const Place
   if (!are_rotary(o.positions.kind)) return {};
   const int64_t len = whole_length(at, "x", rows, call);
   if (position0 > std::numeric_limits<int64_t>::max() - len)
-    core::refuse("position0", "must leave room for the sequence below 2^63", std::to_string(position0));
+    core::refuse("position0", "must leave room for the sequence below 2^63", position0);
   const at::Tensor positions = at->positions("x", rows, call) + position0;
   return rotary_factors(o.positions, positions.to(device), position0 + len, o.head_dim(), dtype);
 }

@@ -38,11 +38,9 @@ void check_xpos_range(const PositionOptions& options, int64_t end, at::ScalarTyp
 RotaryFactors factors_of(const PositionOptions& options, int64_t rows, int64_t end, int64_t dim, at::ScalarType dtype,
                          at::Device device, const std::function<at::Tensor(int64_t, int64_t)>& some) {
   options.validate();
-  if (!at::isFloatingType(dtype)) {
-    core::refuse("dtype", "must be a floating-point type", c10::toString(dtype));
-  }
+  if (!at::isFloatingType(dtype)) core::refuse("dtype", "must be a floating-point type", c10::toString(dtype));
   if (dim <= 0 || dim % 2 != 0) {
-    core::refuse("head dim", fmt::format("must be even for {} positions", name(options.kind)), std::to_string(dim),
+    core::refuse("head dim", fmt::format("must be even for {} positions", name(options.kind)), dim,
                  "change the number of heads or use positions none");
   }
   const bool scaled = options.kind == Positions::kXpos;
@@ -84,7 +82,7 @@ Positions positions_from_name(const std::string& text) {
 
 const char* name(Positions kind) {
   const auto index = static_cast<size_t>(kind);
-  if (index >= kNames.size()) core::refuse("positions", "must be kNone, kRope, kXpos or kAlibi", std::to_string(index));
+  if (index >= kNames.size()) core::refuse("positions", "must be kNone, kRope, kXpos or kAlibi", index);
   return kNames[index].c_str();
 }
 
@@ -96,11 +94,9 @@ double PositionOptions::scale_base() const {
 
 void PositionOptions::validate() const {
   (void)name(kind);
-  if (!(base > 1) || !std::isfinite(base)) {
-    core::refuse("rope_base", "must be finite and above 1", fmt::format("{}", base));
-  }
+  if (!(base > 1) || !std::isfinite(base)) core::refuse("rope_base", "must be finite and above 1", base);
   if (!(xpos_scale_base >= 0) || !std::isfinite(xpos_scale_base)) {
-    core::refuse("xpos_scale_base", "must be positive, or 0 for the default", fmt::format("{}", xpos_scale_base));
+    core::refuse("xpos_scale_base", "must be positive, or 0 for the default", xpos_scale_base);
   }
   nn::require_positive("max_len", max_len);
   if (kind != Positions::kAlibi && !alibi_slopes.empty()) {
@@ -109,7 +105,7 @@ void PositionOptions::validate() const {
   }
   for (size_t head = 0; head < alibi_slopes.size(); ++head) {
     if (!std::isfinite(alibi_slopes[head])) {
-      core::refuse(fmt::format("alibi_slopes[{}]", head), "must be finite", fmt::format("{}", alibi_slopes[head]));
+      core::refuse(fmt::format("alibi_slopes[{}]", head), "must be finite", alibi_slopes[head]);
     }
   }
 }
@@ -137,8 +133,8 @@ at::Tensor alibi_slopes(int64_t heads, at::Device device) {
 RotaryFactors rotary_factors(const PositionOptions& options, int64_t position0, int64_t len, int64_t dim,
                              at::ScalarType dtype, at::Device device) {
   if (!are_rotary(options.kind)) return {};
-  if (position0 < 0) core::refuse("position0", "must not be negative", std::to_string(position0));
-  if (len < 0) core::refuse("len", "must not be negative", std::to_string(len));
+  if (position0 < 0) core::refuse("position0", "must not be negative", position0);
+  if (len < 0) core::refuse("len", "must not be negative", len);
   if (position0 > std::numeric_limits<int64_t>::max() - len) {
     core::refuse("position0 + len", "must be below 2^63", fmt::format("{} + {}", position0, len));
   }
@@ -157,7 +153,7 @@ RotaryFactors rotary_factors(const PositionOptions& options, const at::Tensor& p
   }
   const at::Tensor outside = positions.masked_select((positions < 0).logical_or(positions >= len));
   if (outside.size(0) > 0) {
-    core::refuse("positions", fmt::format("must be in [0, len {})", len), std::to_string(outside[0].item<int64_t>()));
+    core::refuse("positions", fmt::format("must be in [0, len {})", len), outside[0].item<int64_t>());
   }
   return factors_of(options, positions.size(0), len, dim, dtype, positions.device(),
                     [&](int64_t begin, int64_t rows) { return positions.narrow(0, begin, rows).to(at::kDouble); });

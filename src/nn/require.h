@@ -17,18 +17,16 @@
 namespace longstride::nn {
 
 inline void require_positive(std::string_view argument, int64_t value) {
-  if (value <= 0) core::refuse(argument, "must be positive", std::to_string(value));
+  if (value <= 0) core::refuse(argument, "must be positive", value);
 }
 
 // Also refuses NaN and infinity.
 inline void require_positive_finite(std::string_view argument, double value) {
-  if (!(value > 0) || !std::isfinite(value)) {
-    core::refuse(argument, "must be positive and finite", fmt::format("{}", value));
-  }
+  if (!(value > 0) || !std::isfinite(value)) core::refuse(argument, "must be positive and finite", value);
 }
 
 inline void require_dropout(std::string_view argument, double value) {
-  if (!(value >= 0 && value < 1)) core::refuse(argument, "must be in [0, 1)", fmt::format("{}", value));
+  if (!(value >= 0 && value < 1)) core::refuse(argument, "must be in [0, 1)", value);
 }
 
 // The shape, or what it has in place of one.

@@ -12,7 +12,7 @@
 
 #include "core/checked.h"
 #include "core/files.h"
-#include "core/printable.h"
+#include "core/text_stream.h"
 #include "longstride/nn/checkpoint.h"
 #include "nn/require.h"
 #include "nn/safetensors_header.h"
@@ -92,8 +92,8 @@ void save_tensors(const std::filesystem::path& path, const std::map<std::string,
 
   if (text.size() > nn::kMostHeaderBytes) {
     core::refuse("tensor names and metadata",
-                 fmt::format("must make a header of at most {} bytes", nn::kMostHeaderBytes),
-                 std::to_string(text.size()), "shorten them, or save several files");
+                 fmt::format("must make a header of at most {} bytes", nn::kMostHeaderBytes), text.size(),
+                 "shorten them, or save several files");
   }
 
   core::OutputFile file(path);

@@ -11,7 +11,7 @@
 #include "core/checked.h"
 #include "core/files.h"
 #include "core/json.h"
-#include "core/printable.h"
+#include "core/text_stream.h"
 #include "longstride/error.h"
 
 namespace longstride::nn {

@@ -6,10 +6,9 @@
 namespace longstride::op::checks {
 
 void check_settings(const Settings& settings) {
-  if (settings.scale && !std::isfinite(*settings.scale))
-    refuse("scale", "must be finite", fmt::format("{}", *settings.scale));
+  if (settings.scale && !std::isfinite(*settings.scale)) refuse("scale", "must be finite", *settings.scale);
   if (!(settings.dropout_p >= 0 && settings.dropout_p < 1))
-    refuse("dropout_p", "must be in [0, 1)", fmt::format("{}", settings.dropout_p));
+    refuse("dropout_p", "must be in [0, 1)", settings.dropout_p);
 }
 
 void check_without_seed(const Settings& settings) {
@@ -23,7 +22,7 @@ void check_heads(std::optional<int64_t> kv_heads, const Pattern& pattern) {
   const int64_t groups = std::ssize(pattern.groups());
   if (pattern.options().mixing == Mixing::kHeadPartition && *kv_heads < groups)
     refuse("heads of k and v", fmt::format("must be at least the number of groups, {}, under head_partition", groups),
-           fmt::format("{}", *kv_heads), "use fewer groups or mixing \"joint\", which has no such limit");
+           *kv_heads, "use fewer groups or mixing \"joint\", which has no such limit");
   // A table of the wrong size is refused when it is read.
   if (groups > 0) pattern.offset(0, 0, *kv_heads);
 }

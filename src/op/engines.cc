@@ -158,7 +158,7 @@ PlanCacheStats plan_cache_stats() {
 }
 
 void set_plan_cache_limit(int64_t bytes) {
-  if (bytes < 0) core::refuse("plan cache limit", "must be a number of bytes >= 0", fmt::format("{}", bytes));
+  if (bytes < 0) core::refuse("plan cache limit", "must be a number of bytes >= 0", bytes);
   plan::process_cache().set_capacity_bytes(bytes);
   op::plan_limit_bytes = bytes;
 }

@@ -1,7 +1,7 @@
 // What an engine would do with a call, in words and numbers, as JSON for describe(). Nothing is run.
 #include "op/report.h"
 
-#include "core/json_text.h"
+#include "core/json.h"
 #include "longstride/pattern.h"
 
 namespace longstride::op {

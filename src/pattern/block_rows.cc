@@ -23,13 +23,13 @@ constexpr int64_t kMostTokens = int64_t{1} << 60;
 
 void require_between(const std::string& argument, int64_t value, int64_t least) {
   if (value < least || value > kMostTokens) {
-    core::refuse(argument, least == 1 ? "must be positive" : "must not be negative", fmt::format("{}", value));
+    core::refuse(argument, least == 1 ? "must be positive" : "must not be negative", value);
   }
 }
 
 void require_density(double density) {
   if (!(density > 0 && density <= 1)) {
-    core::refuse("density", "must be in (0, 1]", fmt::format("{}", density),
+    core::refuse("density", "must be in (0, 1]", density,
                  "it is the share of blocks that is computed, 1 - sparsity_ratio");
   }
 }
@@ -74,7 +74,7 @@ void check(const Hierarchical& r, int64_t block_size) {
     require_between(fmt::format("levels[{}].stride", i), stride, 1);
     if (stride % block_size != 0) {
       core::refuse(fmt::format("levels[{}].stride", i),
-                   fmt::format("must be a multiple of block_size ({})", block_size), fmt::format("{}", stride),
+                   fmt::format("must be a multiple of block_size ({})", block_size), stride,
                    fmt::format("the next is {}", core::ceil_divide(stride, block_size) * block_size));
     }
     if (window) require_between(fmt::format("levels[{}].window", i), *window, 1);
@@ -91,7 +91,7 @@ void check(const BlockList& r, int64_t) {
   for (size_t i = 0; i < r.blocks.size(); ++i) {
     const Block& b = r.blocks[i];
     const auto refuse = [&](const char* what, const char* expected, int64_t got) {
-      core::refuse(fmt::format("blocks[{}].{}", i, what), expected, fmt::format("{}", got));
+      core::refuse(fmt::format("blocks[{}].{}", i, what), expected, got);
     };
     if (b.batch_row < -1) refuse("batch_row", "must be -1 (every row) or at least 0", b.batch_row);
     if (b.kv_head < -1) refuse("kv_head", "must be -1 (every KV head) or at least 0", b.kv_head);
@@ -268,8 +268,8 @@ void check(int64_t block_size, const BlockRule& rule) {
   const auto check_all = [&]<class Rule>(const Rule& r) {
     constexpr std::optional<int64_t> only = fixed_block_size<Rule>();
     if (only && block_size != *only) {
-      core::refuse("block_size", fmt::format("must be {} under {}, which is in tokens", *only, r.kName),
-                   fmt::format("{}", block_size), "local_window has windows of blocks");
+      core::refuse("block_size", fmt::format("must be {} under {}, which is in tokens", *only, r.kName), block_size,
+                   "local_window has windows of blocks");
     }
     check(r, block_size);
   };

@@ -56,7 +56,7 @@ const char* BlockPattern::name() const {
 
 std::vector<std::pair<int64_t, int64_t>> BlockPattern::active_blocks(int64_t len, bool causal, int64_t kv_head,
                                                                      int64_t batch_row) const {
-  if (len < 0) core::refuse("len", "must not be negative", fmt::format("{}", len));
+  if (len < 0) core::refuse("len", "must not be negative", len);
   const int64_t blocks = core::ceil_divide(len, block_size_);
   const pattern::BlockRows rows = pattern::active_rows(
       *this, {.blocks = blocks, .causal = causal, .kv_head = kv_head, .batch_row = batch_row}, 0, blocks);
@@ -70,7 +70,7 @@ std::vector<std::pair<int64_t, int64_t>> BlockPattern::active_blocks(int64_t len
 }
 
 double BlockPattern::density(int64_t len, bool causal, int64_t kv_head, int64_t batch_row) const {
-  if (len < 0) core::refuse("len", "must not be negative", fmt::format("{}", len));
+  if (len < 0) core::refuse("len", "must not be negative", len);
   const int64_t blocks = core::ceil_divide(len, block_size_);
   if (blocks == 0) return 0;
   const pattern::Place place = {.blocks = blocks, .causal = causal, .kv_head = kv_head, .batch_row = batch_row};

@@ -96,14 +96,12 @@ std::optional<double> take_density(Fields& f) {
     core::refuse(f.path("density"), "cannot be given together with sparsity_ratio", "both", "give one of them");
   }
   if (!sparsity) return density;
-  if (!(*sparsity > 0 && *sparsity < 1)) {
-    core::refuse(f.path("sparsity_ratio"), "must be in (0, 1)", fmt::format("{}", *sparsity));
-  }
+  if (!(*sparsity > 0 && *sparsity < 1)) core::refuse(f.path("sparsity_ratio"), "must be in (0, 1)", *sparsity);
   return 1 - *sparsity;
 }
 
 int32_t narrow(int64_t value, const std::string& where) {
-  if (value < INT32_MIN || value > INT32_MAX) core::refuse(where, "must fit 32 bits", fmt::format("{}", value));
+  if (value < INT32_MIN || value > INT32_MAX) core::refuse(where, "must fit 32 bits", value);
   return static_cast<int32_t>(value);
 }
 

@@ -22,7 +22,7 @@ size_t index_of(const char* kind, const std::string& given, const std::array<std
 // A value that was cast from any number has no name.
 template <size_t n>
 const char* name_of(const char* kind, size_t value, const std::array<std::string, n>& known) {
-  if (value >= n) core::refuse(kind, fmt::format("must be one of its {} values", n), fmt::format("{}", value));
+  if (value >= n) core::refuse(kind, fmt::format("must be one of its {} values", n), value);
   return known[value].c_str();
 }
 

@@ -14,16 +14,12 @@ namespace {
 
 void require_positive(const char* argument, const std::vector<int64_t>& values) {
   for (size_t i = 0; i < values.size(); ++i) {
-    if (values[i] <= 0) {
-      core::refuse(fmt::format("{}[{}]", argument, i), "must be positive", fmt::format("{}", values[i]));
-    }
+    if (values[i] <= 0) core::refuse(fmt::format("{}[{}]", argument, i), "must be positive", values[i]);
   }
 }
 
 void check_index(const char* argument, int64_t index, int64_t size) {
-  if (index < 0 || index >= size) {
-    core::refuse(argument, fmt::format("must be in [0, {})", size), fmt::format("{}", index));
-  }
+  if (index < 0 || index >= size) core::refuse(argument, fmt::format("must be in [0, {})", size), index);
 }
 
 }  // namespace
@@ -46,9 +42,7 @@ Pattern Pattern::dilated(const std::vector<int64_t>& segment_lengths, const std:
                    fmt::format("{} for {} groups", offsets.size(), segment_lengths.size()));
     }
     for (size_t i = 0; i < offsets.size(); ++i) {
-      if (offsets[i] < 0) {
-        core::refuse(fmt::format("offsets[{}]", i), "must not be negative", fmt::format("{}", offsets[i]));
-      }
+      if (offsets[i] < 0) core::refuse(fmt::format("offsets[{}]", i), "must not be negative", offsets[i]);
     }
   }
   if (options.average && options.mixing != Mixing::kHeadPartition) {
@@ -94,7 +88,7 @@ int64_t Pattern::offset(int64_t g, int64_t kv_head, int64_t kv_heads) const {
     const int64_t groups = std::ssize(groups_);
     if (std::ssize(*options_.offsets) != groups * kv_heads) {
       core::refuse("offsets", fmt::format("must have groups x kv_heads = {} x {} entries", groups, kv_heads),
-                   fmt::format("{}", options_.offsets->size()));
+                   options_.offsets->size());
     }
     return (*options_.offsets)[g * kv_heads + kv_head] % rate;
   }

@@ -78,9 +78,9 @@ void show(const Sight& sight, int64_t len, BitRows& seen) {
 
 Reach reach(const Pattern& pattern, int64_t len, int64_t kv_heads) {
   if (len < 1 || len > kMostTokens)
-    core::refuse("len", fmt::format("must be in [1, {}]", kMostTokens), fmt::format("{}", len),
+    core::refuse("len", fmt::format("must be in [1, {}]", kMostTokens), len,
                  "a pattern reaches in a shorter sequence what it reaches in a longer one of more segments or blocks");
-  if (kv_heads < 1) core::refuse("kv_heads", "must be positive", fmt::format("{}", kv_heads));
+  if (kv_heads < 1) core::refuse("kv_heads", "must be positive", kv_heads);
   const double pairs = pattern.causal() ? len * (len + 1) / 2 : len * len;
   Reach result;
   // One step: what some head shows, and the token itself.

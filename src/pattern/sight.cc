@@ -17,8 +17,7 @@ namespace {
 using pattern::Interval;
 
 void require_below(const char* argument, int64_t index, int64_t count) {
-  if (index < 0 || index >= count)
-    core::refuse(argument, fmt::format("must be in [0, {})", count), fmt::format("{}", index));
+  if (index < 0 || index >= count) core::refuse(argument, fmt::format("must be in [0, {})", count), index);
 }
 
 }  // namespace

@@ -38,8 +38,7 @@ void check_list(const BlockList& list, int64_t block_size, const Extent& e) {
   for (size_t i = 0; i < list.blocks.size(); ++i) {
     const auto require_below = [&](const char* what, int64_t got, int64_t limit) {
       if (got >= limit) {
-        core::refuse(fmt::format("blocks[{}].{}", i, what), fmt::format("must be below {}", limit),
-                     fmt::format("{}", got));
+        core::refuse(fmt::format("blocks[{}].{}", i, what), fmt::format("must be below {}", limit), got);
       }
     };
     const Block& b = list.blocks[i];

@@ -18,7 +18,7 @@ namespace plan {
 
 void check_geometry(const Geometry& geometry) {
   const auto refuse = [](const char* field, auto got) {
-    core::refuse(fmt::format("geometry.{}", field), "is out of range", fmt::format("{}", got));
+    core::refuse(fmt::format("geometry.{}", field), "is out of range", got);
   };
   if (geometry.tile_rows < 1 || geometry.tile_rows > INT16_MAX) refuse("tile_rows", geometry.tile_rows);
   if (geometry.column_block < 1) refuse("column_block", geometry.column_block);

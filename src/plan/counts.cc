@@ -64,7 +64,7 @@ void count_parts(const PlanView& view, const PlanClass& plan_class, PlanCounts& 
 }
 
 void check_dim(int64_t dim) {
-  if (dim < 0) core::refuse("dim", "must not be negative", fmt::format("{}", dim));
+  if (dim < 0) core::refuse("dim", "must not be negative", dim);
 }
 
 }  // namespace
@@ -72,7 +72,7 @@ void check_dim(int64_t dim) {
 PlanCounts count(const PlanView& view, int64_t class_id) {
   const int64_t classes = std::ssize(view.classes);
   if (class_id < 0 || class_id >= classes) {
-    core::refuse("class_id", fmt::format("must be in [0, {})", classes), fmt::format("{}", class_id));
+    core::refuse("class_id", fmt::format("must be in [0, {})", classes), class_id);
   }
   PlanCounts counts;
   const bool transposed = view.direction == Direction::kTransposed;

@@ -16,8 +16,8 @@ void check_heads(const MultiheadDilatedAttentionOptions& attention, int64_t rank
   if (kv_heads % ranks == 0) return;
   const auto refuse_with = [&](const char* option, const char* or_else) {
     core::refuse("--context-parallel",
-                 fmt::format("must divide the {} heads of keys and values with {}", kv_heads, option),
-                 std::to_string(ranks), fmt::format("take a divisor, a --kv-heads that it divides, or {}", or_else));
+                 fmt::format("must divide the {} heads of keys and values with {}", kv_heads, option), ranks,
+                 fmt::format("take a divisor, a --kv-heads that it divides, or {}", or_else));
   };
   if (attention.positions.kind == Positions::kAlibi) refuse_with("--positions alibi", "other --positions");
   if (attention.attention.attention_dropout > 0) refuse_with("--attention-dropout", "--dropout in its place");
@@ -29,8 +29,7 @@ Batches::Batches(const Text& text, const TrainSettings& settings, const Ranks& r
     : text_(text), settings_(settings), ranks_(ranks), context_(settings.context) {
   if (settings.batch % ranks.parts() != 0) {
     core::refuse("--batch", fmt::format("must be a multiple of {}, among which samples are shared out", ranks.parts()),
-                 std::to_string(settings.batch),
-                 "give a larger batch, or several ranks to each sequence by --context-parallel");
+                 settings.batch, "give a larger batch, or several ranks to each sequence by --context-parallel");
   }
   check_heads(settings.model.layer.attention, ranks.context_size());
   order_ = std::make_unique<WindowOrder>(text.bytes.size(), context_, settings.seed);

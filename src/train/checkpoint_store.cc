@@ -10,8 +10,7 @@
 
 #include "core/files.h"
 #include "core/json.h"
-#include "core/json_text.h"
-#include "core/printable.h"
+#include "core/text_stream.h"
 #include "longstride/error.h"
 #include "train/corpus.h"
 

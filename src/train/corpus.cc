@@ -14,7 +14,7 @@
 #include <random>
 #include <set>
 
-#include "core/input_file.h"
+#include "core/files.h"
 #include "longstride/error.h"
 
 namespace longstride::train {

@@ -13,7 +13,7 @@
 #include <stdexcept>
 #include <thread>
 
-#include "core/json_text.h"
+#include "core/json.h"
 #include "core/refuse.h"
 #include "longstride/error.h"
 #include "longstride/parallel/work.h"
@@ -53,21 +53,6 @@ void guarded(const char* what, const Body& body) {
   } catch (const std::exception& error) {
     throw CommError(fmt::format("{} failed: the backend says: {}", what, backend_words(error)));
   }
-}
-
-// "0.1 on rank 0 and 0.2 on ranks 1, 2"
-std::string by_rank(const std::vector<std::string>& values) {
-  std::vector<std::string> parts;
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (std::find(values.begin(), values.begin() + static_cast<int64_t>(i), values[i]) !=
-        values.begin() + static_cast<int64_t>(i))
-      continue;
-    std::vector<size_t> ranks;
-    for (size_t other = i; other < values.size(); ++other)
-      if (values[other] == values[i]) ranks.push_back(other);
-    parts.push_back(fmt::format("{} on rank{} {}", values[i], ranks.size() > 1 ? "s" : "", fmt::join(ranks, ", ")));
-  }
-  return fmt::format("{}", fmt::join(parts, " and "));
 }
 
 }  // namespace
@@ -198,7 +183,7 @@ void Ranks::compare(const core::Json& own) const {
     for (const core::Json& one : all) values.push_back(one.value(key, core::Json()).dump());
     if (std::all_of(values.begin(), values.end(), [&](const std::string& v) { return v == values[0]; })) continue;
     throw Error(fmt::format("{} must be the same on every rank, got {}; start all with one command line", key,
-                            by_rank(values)));
+                            core::by_rank(values)));
   }
 }
 

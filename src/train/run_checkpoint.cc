@@ -13,7 +13,6 @@
 
 #include "core/files.h"
 #include "core/json.h"
-#include "core/json_text.h"
 #include "core/limits.h"
 #include "core/refuse.h"
 #include "longstride/error.h"
@@ -67,7 +66,7 @@ T value_of(const Json& json, const char* key) {
 int64_t count(const Json& json, const char* key, int64_t least, int64_t most) {
   const auto value = value_of<int64_t>(json, key);
   if (value < least || value > most) {
-    core::refuse(key, fmt::format("must be an integer from {} to {}", least, most), std::to_string(value));
+    core::refuse(key, fmt::format("must be an integer from {} to {}", least, most), value);
   }
   return value;
 }
@@ -87,8 +86,7 @@ RunPosition position_from_json(const Json& json) {
   RunPosition position;
   position.step = count(json, "step", 0, core::kMostSteps);
   position.seconds = value_of<double>(json, "seconds");
-  if (position.seconds < 0)
-    core::refuse("seconds", "must be a number of at least 0", fmt::format("{}", position.seconds));
+  if (position.seconds < 0) core::refuse("seconds", "must be a number of at least 0", position.seconds);
   position.threads = count(json, "threads", 1, core::kMostThreads);
   position.fingerprint = fingerprint(json);
   position.held_out_before = value_of<std::optional<double>>(json, "held_out_before");
@@ -134,7 +132,7 @@ LoadedRun load_run(const fs::path& checkpoint, at::Device device) {
   const Json state = verified_state(checkpoint);
   try {
     if (const int64_t format = count(state, "format", 0, core::kMostSteps); format != kFormat) {
-      core::refuse("format", fmt::format("must be {}, which this program reads", kFormat), std::to_string(format));
+      core::refuse("format", fmt::format("must be {}, which this program reads", kFormat), format);
     }
     loaded.settings = settings_of(state["settings"]);
     if (!state.contains("position")) core::refuse("position", "must be given", "none");

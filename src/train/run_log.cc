@@ -10,7 +10,8 @@
 #include <cstring>
 #include <string_view>
 
-#include "core/json_text.h"
+#include "core/files.h"
+#include "core/json.h"
 #include "longstride/error.h"
 
 namespace longstride::train {
@@ -30,19 +31,11 @@ int RunLog::append(const std::string& text) {
   struct stat before {};
   const bool cuttable = fstat(file_, &before) == 0 && S_ISREG(before.st_mode);
   std::string_view left = text;
-  while (!left.empty()) {
-    const ssize_t done = ::write(file_, left.data(), left.size());
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) {
-      const int reason = done < 0 ? errno : ENOSPC;
-      const bool partly = left.size() < text.size();
-      if (partly && !(cuttable && ftruncate(file_, before.st_size) == 0)) torn_ = true;
-      return reason;
-    }
-    left.remove_prefix(static_cast<size_t>(done));
-  }
-  torn_ = false;
-  return 0;
+  const int reason = core::write_all(file_, left);
+  if (reason == 0) torn_ = false;
+  const bool partly = reason != 0 && left.size() < text.size();
+  if (partly && !(cuttable && ftruncate(file_, before.st_size) == 0)) torn_ = true;
+  return reason;
 }
 
 void RunLog::write(const nlohmann::json& line) {

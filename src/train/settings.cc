@@ -8,7 +8,7 @@
 #include <map>
 #include <utility>
 
-#include "core/json_text.h"
+#include "core/json.h"
 #include "core/limits.h"
 #include "core/refuse.h"
 #include "longstride/pattern/flat.h"
@@ -296,7 +296,7 @@ void TrainSettings::validate() const {
   if (precision != "fp32" && precision != "bf16") {
     throw Error(fmt::format("unknown --precision '{}'; one of [fp32, bf16]", precision));
   }
-  if (model.vocab != 256) core::refuse("vocab", "must be 256, for text is read as bytes", std::to_string(model.vocab));
+  if (model.vocab != 256) core::refuse("vocab", "must be 256, for text is read as bytes", model.vocab);
   model.validate();
 }
 

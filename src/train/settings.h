@@ -13,7 +13,7 @@ namespace longstride::train {
 
 constexpr double kMostMinutes = 1e7;  // 19 years
 
-// Strings hold any bytes here: they become UTF-8 when JSON becomes text (core/json_text.h).
+// Strings hold any bytes here: they become UTF-8 when JSON becomes text (core/json.h).
 core::Json json_of(const TrainSettings& settings);
 TrainSettings settings_of(const core::Json& given, TrainSettings base = {});
 

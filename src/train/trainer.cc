@@ -17,7 +17,7 @@
 #include <stdexcept>
 #include <type_traits>
 
-#include "core/json_text.h"
+#include "core/json.h"
 #include "core/writable.h"
 #include "nn/json_fields.h"
 #include "train/autocast_guard.h"

@@ -11,7 +11,7 @@ import program
 from program import TINY, ProgramTest
 
 BAD = b"bad\xff.txt"
-# The rule of src/core/json_text.h: byte b that is no part of UTF-8 is U+EF00 + b.
+# The rule of src/core/json.h: byte b that is no part of UTF-8 is U+EF00 + b.
 BAD_IN_JSON = "bad\uefff.txt"
 
 

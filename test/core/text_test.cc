@@ -5,7 +5,6 @@
 #include <random>
 
 #include "core/json.h"
-#include "core/json_text.h"
 #include "core/refuse.h"
 #include "core/text_stream.h"
 

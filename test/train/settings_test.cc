@@ -6,7 +6,7 @@
 
 #include <filesystem>
 
-#include "core/json_text.h"
+#include "core/json.h"
 #include "longstride/error.h"
 #include "longstride/pattern/flat.h"
 

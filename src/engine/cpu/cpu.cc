@@ -57,7 +57,7 @@ void check(const Problem& p, const PlanView& plan, Direction direction) {
                  "compile it for this direction");
   }
   if (std::ssize(plan.class_of) != p.batch * p.kv_heads) {
-    core::refuse("plan", "must name a class for each of batch x kv_heads", std::to_string(plan.class_of.size()),
+    core::refuse("plan", "must name a class for each of batch x kv_heads", plan.class_of.size(),
                  "compile it for this call's lengths");
   }
   if (p.dropout_p > 0 && !p.dropout_seed) {

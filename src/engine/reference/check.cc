@@ -32,7 +32,7 @@ void check(const Problem& p, const PlanView& plan, Direction direction) {
   }
   if (std::ssize(plan.class_of) != p.batch * p.kv_heads) {
     core::refuse("plan", "must have one class per batch row and KV head (" + std::to_string(p.batch * p.kv_heads) + ")",
-                 std::to_string(plan.class_of.size()), "compile it for the extent of this problem");
+                 plan.class_of.size(), "compile it for the extent of this problem");
   }
   for (const Run& run : plan.runs) {
     if (run.buffer != 0) {

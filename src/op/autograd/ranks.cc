@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "core/json.h"
+#include "core/refuse.h"
 #include "longstride/parallel/work.h"
 #include "op/autograd/devices.h"
 
@@ -43,19 +44,6 @@ std::array<int64_t, 2> hashes(const std::string& text) {
   return {static_cast<int64_t>(hash[0]), static_cast<int64_t>(hash[1])};
 }
 
-// "64 on ranks 0, 1 and 128 on rank 2"
-std::string by_rank(const std::vector<std::string>& values) {
-  std::vector<std::pair<std::string, std::vector<size_t>>> groups;
-  for (size_t rank = 0; rank < values.size(); ++rank) {
-    const auto at = std::ranges::find(groups, values[rank], &decltype(groups)::value_type::first);
-    (at == groups.end() ? groups.emplace_back(values[rank], std::vector<size_t>()) : *at).second.push_back(rank);
-  }
-  std::vector<std::string> parts;
-  for (const auto& [text, ranks] : groups)
-    parts.push_back(fmt::format("{} on rank{} {}", text, ranks.size() > 1 ? "s" : "", fmt::join(ranks, ", ")));
-  return fmt::format("{}", fmt::join(parts, " and "));
-}
-
 Error difference(const std::string& what, const std::vector<std::string>& texts) {
   std::vector<core::Json> calls;
   for (const std::string& text : texts) calls.push_back(core::parse_json("a rank's call", text));
@@ -72,7 +60,7 @@ Error difference(const std::string& what, const std::vector<std::string>& texts)
       values.push_back(its.is_string() ? its.get<std::string>() : its.dump());
     }
     if (std::ranges::any_of(values, [&](const std::string& v) { return v != values[0]; }))
-      found.push_back(fmt::format("{} must be the same on every rank, got {}", name, by_rank(values)));
+      found.push_back(fmt::format("{} must be the same on every rank, got {}", name, core::by_rank(values)));
   }
   return Error(fmt::format("{}: {}", what, fmt::join(found, "; ")));
 }

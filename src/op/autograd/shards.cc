@@ -65,7 +65,7 @@ using torch::autograd::variable_list;
 void check_axis(const Tensor& x, int64_t& dim) {
   if (!x.defined()) core::refuse("x", "must be a tensor", "an undefined tensor");
   if (dim < -x.dim() || dim >= x.dim())
-    core::refuse("dim", fmt::format("must be an axis of x, in [{}, {})", -x.dim(), x.dim()), fmt::format("{}", dim));
+    core::refuse("dim", fmt::format("must be an axis of x, in [{}, {})", -x.dim(), x.dim()), dim);
   if (dim < 0) dim += x.dim();
 }
 
@@ -141,8 +141,7 @@ Tensor shard(const Tensor& x, const RankGroup& group, const Sharding& sharding, 
   check_axis(x, dim);
   const Pieces pieces(sharding, size_of(group), x.size(dim));
   if (pieces.end != x.size(dim))
-    core::refuse("boundaries", fmt::format("must end with the {} tokens of x", x.size(dim)),
-                 fmt::format("{}", pieces.end));
+    core::refuse("boundaries", fmt::format("must end with the {} tokens of x", x.size(dim)), pieces.end);
   return rows_of(x, pieces.of[static_cast<size_t>(rank_of(group))], dim);
 }
 

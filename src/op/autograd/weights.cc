@@ -23,7 +23,7 @@ constexpr int64_t kMostWeights = int64_t{1} << 26;
 
 void check_options(const Pattern& pattern, const AttentionOptions& options, const op::Settings& settings) {
   if (settings.dropout_p != 0)
-    core::refuse("dropout_p", "must be 0 for weights", fmt::format("{}", settings.dropout_p),
+    core::refuse("dropout_p", "must be 0 for weights", settings.dropout_p,
                  "leave it out: weights are those that dropout has not touched");
   if (op::given(options.alibi_slopes)) {
     op::checks::check_gradient_of_slopes(options.alibi_slopes->requires_grad());
