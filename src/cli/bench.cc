@@ -17,13 +17,12 @@
 #include "commands.h"
 #include "core/files.h"
 #include "core/json.h"
-#include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
-#include "number_options.h"
+#include "options.h"
 #include "peer/peers.h"
 #include "picture/picture.h"
-#include "standard_output.h"
+#include "standard_streams.h"
 #include "terminal.h"
 #include "train/machine.h"
 
@@ -154,69 +153,46 @@ void add_bench(CLI::App& app, int& exit_code) {
       app.add_subcommand("bench", "Measure attention beside dense attention and LongNet's published algorithm");
   add_pattern_options(*command, entry.pattern);
   add_json_option(*command, entry.pattern);
-  const char* shape = "Shape";
-  CLI::Option* len = command->add_option("--len", entry.len, "Tokens (32k = 32768)");
-  len->transform(token_count(1))->capture_default_str()->group(shape);
-  command->add_option("--lens", options->lens, "Several lengths, one after the other, in place of --len")
+  const CLI::Validator heads = whole_number(1, kMostHeads);
+  command->option_defaults()->group("Shape");
+  CLI::Option* len = add(*command, "--len", entry.len, "Tokens (32k = 32768)", token_count(1))->capture_default_str();
+  add(*command, "--lens", options->lens, "Several lengths, one after the other, in place of --len", token_count(1))
       ->delimiter(',')
-      ->transform(token_count(1))
-      ->excludes(len)
-      ->group(shape);
-  command->add_option("--heads", entry.heads, "Query heads")
-      ->transform(whole_number(1, kMostHeads))
-      ->capture_default_str()
-      ->group(shape);
-  command->add_option("--kv-heads", options->kv_heads, "KV heads; they divide the heads (default: as --heads)")
-      ->transform(whole_number(1, kMostHeads))
-      ->group(shape);
-  command->add_option("--dim", entry.dim, "Numbers in a head")
-      ->transform(whole_number(1, 65536))
-      ->capture_default_str()
-      ->group(shape);
-  command->add_option("--dtype", entry.dtype, "float32, bfloat16 or float16")->capture_default_str()->group(shape);
-  command->add_flag("--backward", entry.backward, "Forward and backward together; default: forward alone")
-      ->group(shape);
-  const char* effort = "Measurement";
+      ->excludes(len);
+  add(*command, "--heads", entry.heads, "Query heads", heads)->capture_default_str();
+  add(*command, "--kv-heads", options->kv_heads, "KV heads; they divide the heads (default: as --heads)", heads);
+  add(*command, "--dim", entry.dim, "Numbers in a head", whole_number(1, 65536))->capture_default_str();
+  command->add_option("--dtype", entry.dtype, "float32, bfloat16 or float16")->capture_default_str();
+  command->add_flag("--backward", entry.backward, "Forward and backward together; default: forward alone");
+  command->option_defaults()->group("Measurement");
   CLI::Option* suite = command->add_option(
       "--suite", options->suite, "cpu: the table that releases are held against, with its own patterns and shapes");
-  suite->group(effort);
   for (CLI::Option* option : command->get_options()) {
-    if (option->get_group() == "Pattern" || option->get_group() == shape) suite->excludes(option);
+    if (option->get_group() == "Pattern" || option->get_group() == "Shape") suite->excludes(option);
   }
-  command->add_option("--repeats", options->repeats, "Rounds, in each of which everybody runs once")
-      ->transform(whole_number(1, 1'000'000'000))
-      ->capture_default_str()
-      ->group(effort);
-  command
-      ->add_option("--seconds", options->seconds,
-                   "Start no further round after this much time, shared among the cases; one round always runs")
-      ->transform(real_number(0, 1e9))
-      ->group(effort);
-  command->add_option("--dense-limit", options->dense_limit, "Leave dense attention out beyond this many tokens")
-      ->transform(token_count(0))
-      ->capture_default_str()
-      ->group(effort);
-  command->add_flag("--no-dense", options->no_dense, "Leave dense attention out")->group(effort);
-  command->add_flag("--no-official", options->no_official, "Leave LongNet's official pipeline out")->group(effort);
-  command->add_flag("--no-per-group", options->no_per_group, "Leave the same algorithm written for speed out")
-      ->group(effort);
-  command->add_flag("--no-memory", options->no_memory, "Do not measure memory, which takes a process for each who")
-      ->group(effort);
-  command->add_option("--threads", options->threads, "Threads (default: LibTorch's choice)")
-      ->transform(whole_number(1, kMostThreads))
-      ->group(effort);
-  command->add_flag("--check", options->check, "With --suite: exit code 1 if a bar is missed")->group(effort);
+  add(*command, "--repeats", options->repeats, "Rounds, in each of which everybody runs once",
+      whole_number(1, 1'000'000'000))
+      ->capture_default_str();
+  add(*command, "--seconds", options->seconds,
+      "Start no further round after this much time, shared among the cases; one round always runs",
+      real_number(0, 1e9));
+  add(*command, "--dense-limit", options->dense_limit, "Leave dense attention out beyond this many tokens",
+      token_count(0))
+      ->capture_default_str();
+  command->add_flag("--no-dense", options->no_dense, "Leave dense attention out");
+  command->add_flag("--no-official", options->no_official, "Leave LongNet's official pipeline out");
+  command->add_flag("--no-per-group", options->no_per_group, "Leave the same algorithm written for speed out");
+  command->add_flag("--no-memory", options->no_memory, "Do not measure memory, which takes a process for each who");
+  add(*command, "--threads", options->threads, "Threads (default: LibTorch's choice)", whole_number(1, kMostThreads));
+  command->add_flag("--check", options->check, "With --suite: exit code 1 if a bar is missed");
   command->add_option("--memory-of", options->memory_of, "Print the extra bytes of one call")
       ->check(CLI::IsMember({"dense", "official", "per_group", "longstride"}))
       ->group("");
-  const char* output = "Output";
+  command->option_defaults()->group("Output");
   command->add_option("--curve", options->curve, "With --lens: draw time over length: FILE.svg or FILE.png")
-      ->check(output_file())
-      ->group(output);
-  command->add_option("--save", options->save, "Write all that was measured as JSON to a file")
-      ->check(output_file())
-      ->group(output);
-  command->add_flag("--json", options->json, "Print JSON instead of tables")->group(output);
+      ->check(output_file());
+  command->add_option("--save", options->save, "Write all that was measured as JSON to a file")->check(output_file());
+  command->add_flag("--json", options->json, "Print JSON instead of tables");
   command->footer(
       "Examples:\n"
       "  longstride bench --len 16k --causal --backward\n"

@@ -10,10 +10,9 @@
 #include "commands.h"
 #include "compare_report.h"
 #include "core/json.h"
-#include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
-#include "number_options.h"
+#include "options.h"
 #include "pattern_options.h"
 #include "progress_line.h"
 #include "train/machine.h"
@@ -229,22 +228,18 @@ void add_compare(CLI::App& app, int& exit_code) {
   sub->add_option("PATTERN", c.items, "folders of runs, files of patterns, or patterns' JSON")->required();
   sub->add_option("--dense", c.dense, "a run that sees everything, whose attention the patterns are held against")
       ->check(not_empty());
-  sub->add_option("--len", c.len, "tokens; 4k means 4096 [the context of the runs, or 2048]")
-      ->transform(token_count(1));
-  sub->add_option("--heads", c.heads, "KV heads, where there is no run [4]")->transform(whole_number(1, kMostHeads));
-  sub->add_option("--heaviest", c.share, "the share of a query's keys that are called its heaviest, at least one key")
-      ->transform(positive_number(1))
+  add(*sub, "--len", c.len, "tokens; 4k means 4096 [the context of the runs, or 2048]", token_count(1));
+  add(*sub, "--heads", c.heads, "KV heads, where there is no run [4]", whole_number(1, kMostHeads));
+  add(*sub, "--heaviest", c.share, "the share of a query's keys that are called its heaviest, at least one key",
+      positive_number(1))
       ->capture_default_str();
-  sub->add_option("--coverage-windows", c.coverage_windows, "windows for the attention of --dense")
-      ->transform(whole_number(1, kMostWindows))
+  const CLI::Validator windows = whole_number(1, kMostWindows);
+  add(*sub, "--coverage-windows", c.coverage_windows, "windows for the attention of --dense", windows)
       ->capture_default_str();
-  sub->add_option("--windows", c.windows, "windows to score at most, spread evenly over the held-out text")
-      ->transform(whole_number(1, kMostWindows))
+  add(*sub, "--windows", c.windows, "windows to score at most, spread evenly over the held-out text", windows)
       ->capture_default_str();
-  sub->add_option("--scored", c.scored, "bytes scored at the end of each window [half of --len]")
-      ->transform(token_count(1));
-  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")
-      ->transform(whole_number(1, kMostThreads));
+  add(*sub, "--scored", c.scored, "bytes scored at the end of each window [half of --len]", token_count(1));
+  add(*sub, "--threads", c.threads, "threads to compute with [LibTorch's choice]", whole_number(1, kMostThreads));
   sub->add_option("--picture", c.picture, "write the table as a picture: FILE.svg or FILE.png")->check(output_file());
   sub->add_flag("--json", c.json, "print JSON instead of the table");
   sub->add_flag("--quiet", c.quiet, "no progress");

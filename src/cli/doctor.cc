@@ -17,7 +17,7 @@
 #include "doctor_machine.h"
 #include "longstride/attention.h"
 #include "longstride/factory.h"
-#include "number_options.h"
+#include "options.h"
 #include "peer/peers.h"
 #include "terminal.h"
 #include "train/machine.h"
@@ -155,8 +155,7 @@ void add_doctor(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "doctor", "Tell what this machine has and which engine is picked, and check that attention is right here");
-  command->add_option("--threads", options->threads, "Threads (default: LibTorch's choice)")
-      ->transform(whole_number(1, kMostThreads));
+  add(*command, "--threads", options->threads, "Threads (default: LibTorch's choice)", whole_number(1, kMostThreads));
   command->add_flag("--json", options->json, "Print JSON instead of text");
   command->add_flag("--types", options->types,
                     "List every type of attention that the factory builds, with its options");

@@ -8,13 +8,11 @@
 
 #include "commands.h"
 #include "core/json.h"
-#include "device_option.h"
-#include "file_options.h"
 #include "longstride/error.h"
-#include "number_options.h"
+#include "options.h"
 #include "picture/chart.h"
 #include "progress_line.h"
-#include "standard_error.h"
+#include "standard_streams.h"
 #include "train/checkpoint_store.h"
 #include "train/device.h"
 #include "train/machine.h"
@@ -199,22 +197,13 @@ void add_eval(CLI::App& app, int& exit_code) {
   sub->add_option("CHECKPOINT", c.checkpoint, "folder of a run or of a checkpoint")->required();
   sub->add_option("PATH", c.paths, "files and folders to score [what the run held out]");
   sub->add_option("--ext", c.extensions, "only files ending so [all text files]")->delimiter(',');
-  sub->add_option("--contexts", c.contexts, "contexts in bytes; 4k means 4096 [1k,2k,4k,8k,16k]")
-      ->delimiter(',')
-      ->transform(token_count(1));
-  sub->add_option("--scored", c.scored, "bytes scored at the end of each window")
-      ->transform(token_count(1))
-      ->capture_default_str();
-  sub->add_option("--windows", c.windows, "windows at most, spread evenly over the text")
-      ->transform(whole_number(1, kMostWindows))
+  add(*sub, "--contexts", c.contexts, "contexts in bytes; 4k means 4096 [1k,2k,4k,8k,16k]", token_count(1))
+      ->delimiter(',');
+  add(*sub, "--scored", c.scored, "bytes scored at the end of each window", token_count(1))->capture_default_str();
+  add(*sub, "--windows", c.windows, "windows at most, spread evenly over the text", whole_number(1, kMostWindows))
       ->capture_default_str();
   sub->add_flag("--across-files", c.across_files, "windows may span files");
-  sub->add_option("--precision", c.precision, "fp32, or bf16 (autocast)")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
-  add_device(*sub, c.device);
-  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")
-      ->transform(whole_number(1, kMostThreads));
+  add_model_run(*sub, c.precision, c.device, c.threads);
   sub->add_option("--curve,--svg", c.curve, "write the curve as a picture: FILE.svg or FILE.png")->check(output_file());
   sub->add_flag("--json", c.json, "print the table as JSON");
   sub->add_flag("--quiet", c.quiet, "no progress");

@@ -12,12 +12,9 @@
 #include "core/files.h"
 #include "core/json.h"
 #include "core/text_stream.h"
-#include "device_option.h"
-#include "file_options.h"
 #include "longstride/error.h"
-#include "number_options.h"
-#include "standard_error.h"
-#include "standard_output.h"
+#include "options.h"
+#include "standard_streams.h"
 #include "train/autocast_guard.h"
 #include "train/checkpoint_store.h"
 #include "train/corpus.h"
@@ -148,28 +145,17 @@ void add_generate(CLI::App& app, int& exit_code) {
   sub->add_option("CHECKPOINT", c.checkpoint, "folder of a run or of a checkpoint")->required();
   auto* prompt = sub->add_option("--prompt", c.prompt, "text to continue");
   sub->add_option("--prompt-file", c.prompt_file, "file to continue; - is stdin")->check(not_empty())->excludes(prompt);
-  sub->add_option("--length", c.length, "bytes to generate")
-      ->transform(whole_number(1, kMostTokens))
+  add(*sub, "--length", c.length, "bytes to generate", whole_number(1, kMostTokens))->capture_default_str();
+  add(*sub, "--temperature", c.temperature, "0 takes the likeliest byte", real_number(0, 1e6))->capture_default_str();
+  add(*sub, "--top-k", c.top_k, "sample among the k likeliest; 0: all", whole_number(0, kMostWhole))
       ->capture_default_str();
-  sub->add_option("--temperature", c.temperature, "0 takes the likeliest byte")
-      ->transform(real_number(0, 1e6))
+  add(*sub, "--top-p", c.top_p, "sample among the likeliest that reach this mass", positive_number(1))
       ->capture_default_str();
-  sub->add_option("--top-k", c.top_k, "sample among the k likeliest; 0: all")
-      ->transform(whole_number(0, kMostWhole))
-      ->capture_default_str();
-  sub->add_option("--top-p", c.top_p, "sample among the likeliest that reach this mass")
-      ->transform(positive_number(1))
-      ->capture_default_str();
-  auto* seed = sub->add_option("--seed", c.seed, "of the sampling [drawn, and shown]")->transform(seed_number());
+  auto* seed = add(*sub, "--seed", c.seed, "of the sampling [drawn, and shown]", seed_number());
   sub->add_flag("--to-file-end", c.to_file_end, "stop where the model ends the file");
   sub->add_flag("--echo", c.echo, "print the prompt first");
   sub->add_flag("--raw", c.raw, "print bytes as they are");
-  sub->add_option("--precision", c.precision, "fp32, or bf16 (autocast)")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
-  add_device(*sub, c.device);
-  sub->add_option("--threads", c.threads, "threads to compute with [LibTorch's choice]")
-      ->transform(whole_number(1, kMostThreads));
+  add_model_run(*sub, c.precision, c.device, c.threads);
   sub->add_flag("--json", c.json, "print one JSON object in place of the text");
   sub->add_flag("--quiet", c.quiet, "only the text");
   sub->footer(kFooter);

@@ -18,7 +18,7 @@
 #include "core/refuse.h"
 #include "longstride/error.h"
 #include "rank_groups.h"
-#include "standard_output.h"
+#include "standard_streams.h"
 
 namespace longstride::cli {
 namespace {

@@ -8,10 +8,9 @@
 #include <numeric>
 
 #include "core/files.h"
-#include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/pattern/json.h"
-#include "number_options.h"
+#include "options.h"
 
 namespace longstride::cli {
 
@@ -68,66 +67,52 @@ std::string pattern_text(const std::string& given, const char* argument) {
 }
 
 void add_pattern_options(CLI::App& command, PatternOptions& into) {
-  const char* group = "Pattern";
-  command.add_option("--segments", into.segments, "Segment length of each group, in tokens (32k = 32768)")
+  command.option_defaults()->group("Pattern");
+  add(command, "--segments", into.segments, "Segment length of each group, in tokens (32k = 32768)",
+      token_count(1, kMostWhole))
       ->delimiter(',')
-      ->transform(token_count(1, kMostWhole))
-      ->capture_default_str()
-      ->group(group);
-  command.add_option("--rates", into.rates, "Dilation rate of each group: every rate-th token of a segment is sampled")
+      ->capture_default_str();
+  add(command, "--rates", into.rates, "Dilation rate of each group: every rate-th token of a segment is sampled",
+      whole_number(1, kMostWhole))
       ->delimiter(',')
-      ->transform(whole_number(1, kMostWhole))
-      ->capture_default_str()
-      ->group(group);
-  command.add_flag("--causal", into.causal, "A query sees no later key")->group(group);
+      ->capture_default_str();
+  command.add_flag("--causal", into.causal, "A query sees no later key");
   command
       .add_option("--offset", into.head_offset,
                   "Rule for the residue that a head samples: modulo (LongNet's paper), block (torchscale), group")
-      ->capture_default_str()
-      ->group(group);
-  command.add_option("--offsets", into.offsets, "Residues given one by one, groups x KV heads, in place of the rule")
-      ->delimiter(',')
-      ->transform(whole_number(0, kMostWhole))
-      ->group(group);
+      ->capture_default_str();
+  add(command, "--offsets", into.offsets, "Residues given one by one, groups x KV heads, in place of the rule",
+      whole_number(0, kMostWhole))
+      ->delimiter(',');
   command.add_option("--mixing", into.mixing, "joint: every head runs every group; head_partition: one group a head")
-      ->capture_default_str()
-      ->group(group);
-  command.add_flag("--average", into.average, "head_partition only: divide by the number of groups")->group(group);
+      ->capture_default_str();
+  command.add_flag("--average", into.average, "head_partition only: divide by the number of groups");
   command.add_option("--padding", into.padding, "masked, or zero_keys as in torchscale's pretrained models")
-      ->capture_default_str()
-      ->group(group);
+      ->capture_default_str();
 }
 
 void add_json_option(CLI::App& command, PatternOptions& into) {
-  CLI::Option* option =
+  command.option_defaults()->group("Pattern");
+  CLI::Option* json =
       command
           .add_option(
               "--pattern", into.json,
               "A whole pattern as JSON or a file of it, block patterns among it, in place of the options above: "
               R"('{"causal": true, "blocks": [{"pattern": "local_window", "block_size": 64, "window": 512}]}')")
-          ->check(not_empty())
-          ->group("Pattern");
-  for (const char* other :
-       {"--segments", "--rates", "--causal", "--offset", "--offsets", "--mixing", "--average", "--padding"}) {
-    option->excludes(command.get_option(other));
-  }
-  CLI::Option* window =
-      command
-          .add_option("--window", into.window,
-                      "A sliding window in place of the groups: tokens seen before a query, and after it (LEFT or "
-                      "LEFT,RIGHT; default: as many after)")
-          ->delimiter(',')
-          ->transform(token_count(0))
-          ->excludes(option)
-          ->group("Pattern");
+          ->check(not_empty());
+  CLI::Option* window = add(command, "--window", into.window,
+                            "A sliding window in place of the groups: tokens seen before a query, and after it (LEFT "
+                            "or LEFT,RIGHT; default: as many after)",
+                            token_count(0))
+                            ->delimiter(',')
+                            ->excludes(json);
+  json->excludes(command.get_option("--causal"));
   for (const char* other : {"--segments", "--rates", "--offset", "--offsets", "--mixing", "--average", "--padding"}) {
-    window->excludes(command.get_option(other));
+    for (CLI::Option* one : {json, window}) one->excludes(command.get_option(other));
   }
-  command.add_option("--sinks", into.sinks, "With --window: first tokens that every query sees beside it")
-      ->transform(token_count(0))
+  add(command, "--sinks", into.sinks, "With --window: first tokens that every query sees beside it", token_count(0))
       ->capture_default_str()
-      ->needs(window)
-      ->group("Pattern");
+      ->needs(window);
 }
 
 std::string block_words(const BlockPattern& block) {

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "standard_error.h"
+#include "standard_streams.h"
 
 namespace longstride::cli {
 namespace {

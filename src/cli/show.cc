@@ -13,13 +13,12 @@
 
 #include "commands.h"
 #include "core/json.h"
-#include "file_options.h"
 #include "longstride/error.h"
 #include "longstride/nn/positions.h"
 #include "longstride/pattern/json.h"
 #include "longstride/pattern/sight.h"
 #include "longstride/plan.h"
-#include "number_options.h"
+#include "options.h"
 #include "pattern_options.h"
 #include "show_cost.h"
 #include "show_picture.h"
@@ -289,64 +288,37 @@ void add_show(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("show", "Show who sees whom in a pattern, and the plan that computes it");
   add_pattern_options(*command, options->pattern);
   add_json_option(*command, options->pattern);
-  const char* lengths = "Lengths";
-  command->add_option("--len", options->lengths.len, "Tokens (32k = 32768)")
-      ->transform(token_count(0))
-      ->capture_default_str()
-      ->group(lengths);
-  command->add_option("--heads", options->lengths.heads, "Query heads")
-      ->transform(whole_number(1, kMostHeads))
-      ->capture_default_str()
-      ->group(lengths);
-  command->add_option("--kv-heads", options->lengths.kv_heads, "KV heads; they divide the heads (default: as --heads)")
-      ->transform(whole_number(1, kMostHeads))
-      ->group(lengths);
-  command->add_option("--documents", options->lengths.documents, "Lengths of packed documents; they add up to --len")
-      ->delimiter(',')
-      ->transform(token_count(0))
-      ->group(lengths);
-  command
-      ->add_option("--query-start", options->lengths.query_start,
-                   "Only the queries from this position on, as in decoding")
-      ->transform(token_count(0))
-      ->group(lengths);
-  const char* plan = "Plan";
-  command->add_option("--tile-rows", options->tile_rows, "Queries of a tile")
-      ->transform(whole_number(1, 32767))
-      ->capture_default_str()
-      ->group(plan);
-  command
-      ->add_option("--column-block", options->column_block,
-                   "Keys are computed in blocks of this many (default: --tile-rows)")
-      ->transform(whole_number(1, 32767))
-      ->group(plan);
-  command
-      ->add_option("--workers", options->workers,
-                   "Workers that share a head's tiles: those too long for one are cut into parts")
-      ->transform(whole_number(1, Geometry::kMostWorkers))
-      ->capture_default_str()
-      ->group(plan);
-  command->add_flag("--transposed", options->transposed, "The plan of the backward: tiles of keys")->group(plan);
-  command
-      ->add_flag("--verify", options->verify,
-                 "Check the plan pair by pair against the definition; exit code 1 if wrong")
-      ->group(plan);
-  const char* output = "Output";
-  command->add_option("--head", options->head, "The head that is drawn")
-      ->transform(whole_number(0, kMostHeads))
-      ->capture_default_str()
-      ->group(output);
-  command
-      ->add_flag("--alibi", options->alibi,
-                 "Show ALiBi's slopes too, those of the paper, and what they leave of a key by its distance")
-      ->group(output);
+  const CLI::Validator heads = whole_number(1, kMostHeads), rows = whole_number(1, 32767);
+  command->option_defaults()->group("Lengths");
+  add(*command, "--len", options->lengths.len, "Tokens (32k = 32768)", token_count(0))->capture_default_str();
+  add(*command, "--heads", options->lengths.heads, "Query heads", heads)->capture_default_str();
+  add(*command, "--kv-heads", options->lengths.kv_heads, "KV heads; they divide the heads (default: as --heads)",
+      heads);
+  add(*command, "--documents", options->lengths.documents, "Lengths of packed documents; they add up to --len",
+      token_count(0))
+      ->delimiter(',');
+  add(*command, "--query-start", options->lengths.query_start, "Only the queries from this position on, as in decoding",
+      token_count(0));
+  command->option_defaults()->group("Plan");
+  add(*command, "--tile-rows", options->tile_rows, "Queries of a tile", rows)->capture_default_str();
+  add(*command, "--column-block", options->column_block,
+      "Keys are computed in blocks of this many (default: --tile-rows)", rows);
+  add(*command, "--workers", options->workers,
+      "Workers that share a head's tiles: those too long for one are cut into parts",
+      whole_number(1, Geometry::kMostWorkers))
+      ->capture_default_str();
+  command->add_flag("--transposed", options->transposed, "The plan of the backward: tiles of keys");
+  command->add_flag("--verify", options->verify,
+                    "Check the plan pair by pair against the definition; exit code 1 if wrong");
+  command->option_defaults()->group("Output");
+  add(*command, "--head", options->head, "The head that is drawn", whole_number(0, kMostHeads))->capture_default_str();
+  command->add_flag("--alibi", options->alibi,
+                    "Show ALiBi's slopes too, those of the paper, and what they leave of a key by its distance");
   command->add_option("--picture,--out", options->picture, "Write who sees whom as a picture: FILE.svg or FILE.png")
-      ->check(output_file())
-      ->group(output);
+      ->check(output_file());
   command->add_option("--plan-picture", options->plan_picture, "Write the plan as a picture: FILE.svg or FILE.png")
-      ->check(output_file())
-      ->group(output);
-  command->add_flag("--json", options->json, "Print JSON instead of text")->group(output);
+      ->check(output_file());
+  command->add_flag("--json", options->json, "Print JSON instead of text");
   add_rank_options(*command, options->ranks,
                    {"--query-start", "--tile-rows", "--column-block", "--workers", "--transposed", "--verify", "--head",
                     "--plan-picture", "--alibi"});

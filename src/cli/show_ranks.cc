@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "core/refuse.h"
-#include "number_options.h"
+#include "options.h"
 #include "parallel/traffic.h"
 #include "pattern_options.h"
 #include "show_cost.h"
@@ -121,13 +121,12 @@ nlohmann::json prediction_json(const parallel::Predicted& predicted) {
 }  // namespace
 
 void add_rank_options(CLI::App& command, RankOptions& into, const std::vector<std::string>& of_one_process) {
-  const char* group = "Ranks";
-  CLI::Option* ranks = command.add_option("--ranks", into.ranks, "Show a sequence over so many ranks instead")
-                           ->transform(whole_number(1, kMostRanks))
-                           ->group(group);
-  const auto also = [&](CLI::Option* option) { option->capture_default_str()->needs(ranks)->group(group); };
+  command.option_defaults()->group("Ranks");
+  CLI::Option* ranks =
+      add(command, "--ranks", into.ranks, "Show a sequence over so many ranks instead", whole_number(1, kMostRanks));
+  const auto also = [&](CLI::Option* option) { option->capture_default_str()->needs(ranks); };
   also(command.add_option("--layout", into.layout, "Who holds what: contiguous or zigzag"));
-  also(command.add_option("--dim", into.dim, "Dimensions of a head")->transform(whole_number(1, 65536)));
+  also(add(command, "--dim", into.dim, "Dimensions of a head", whole_number(1, 65536)));
   also(command.add_option("--dtype", into.dtype, "Type of q, k and v: bfloat16, float16, float32 or float64"));
   also(command
            .add_option("--measured", into.measured,

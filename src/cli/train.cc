@@ -4,22 +4,21 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <limits>
 #include <memory>
 
 #include "commands.h"
 #include "core/json.h"
-#include "device_option.h"
-#include "file_options.h"
 #include "interrupt.h"
 #include "longstride/error.h"
 #include "longstride/pattern/flat.h"
 #include "longstride/pattern/json.h"
-#include "number_options.h"
+#include "options.h"
 #include "pattern_options.h"
 #include "progress_line.h"
 #include "rank_groups.h"
-#include "standard_error.h"
+#include "standard_streams.h"
 #include "train/checkpoint_store.h"
 #include "train/ranks.h"
 #include "train/settings.h"
@@ -77,12 +76,17 @@ struct TrainCommand {
   bool json = false;   // the summary as JSON on stdout
   bool quiet = false;  // no progress
 
+  // An option of a setting: its name in JSON has '_' for '-'.
+  template <class T>
+  CLI::Option* given_option(CLI::App& app, const std::string& name, const std::string& help) {
+    std::string key = name;
+    std::ranges::replace(key, '-', '_');
+    return app.add_option_function<T>(
+        "--" + name, [this, key](const T& value) { given[key] = value; }, help);
+  }
   template <class T>
   CLI::Option* setting(CLI::App& app, const std::string& name, const std::string& help, const T& shown_default) {
-    std::string key = name;
-    for (char& c : key) c = c == '-' ? '_' : c;
-    return app.add_option_function<T>(
-        "--" + name, [this, key](const T& value) { given[key] = value; }, fmt::format("{} [{}]", help, shown_default));
+    return given_option<T>(app, name, fmt::format("{} [{}]", help, shown_default));
   }
   // Numbers: their ranges are those of the settings, which come from files too (TrainSettings::validate).
   void whole_setting(CLI::App& app, const std::string& name, const std::string& help, int64_t shown_default) {
@@ -97,14 +101,11 @@ struct TrainCommand {
     return real_number(-kMost, kMost);
   }
   void list(CLI::App& app, const std::string& name, const std::string& help) {
-    app.add_option_function<std::vector<int64_t>>(
-           "--" + name, [this, name](const auto& value) { given[name] = value; }, help)
-        ->delimiter(',')
-        ->transform(any_whole());
+    given_option<std::vector<int64_t>>(app, name, help)->delimiter(',')->transform(any_whole());
   }
   void flag(CLI::App& app, const std::string& name, const std::string& help) {
     std::string key = name;
-    for (char& c : key) c = c == '-' ? '_' : c;
+    std::ranges::replace(key, '-', '_');
     app.add_flag_callback(
         "--" + name, [this, key] { given[key] = true; }, help);
   }
@@ -123,17 +124,11 @@ void TrainCommand::add_text(CLI::App& app) {
   using Strings = std::vector<std::string>;
   app.add_option_function<Strings>(
       "PATH", [this](const Strings& paths) { given["data"] = paths; }, "files and folders of text");
-  app.add_option_function<Strings>(
-         "--ext", [this](const Strings& value) { given["ext"] = value; },
-         "only files ending so, such as py,md [all text files]")
-      ->delimiter(',');
-  auto* held = app.add_option_function<Strings>(
-      "--held-out", [this](const Strings& value) { given["held_out"] = value; },
-      "files and folders to hold out, in place of a share");
-  auto* share = app.add_option_function<double>(
-      "--held-out-share", [this](const double& value) { given["held_out_share"] = value; },
-      "share of the files to hold out [0.05]");
-  share->transform(any_real())->excludes(held);
+  given_option<Strings>(app, "ext", "only files ending so, such as py,md [all text files]")->delimiter(',');
+  auto* held = given_option<Strings>(app, "held-out", "files and folders to hold out, in place of a share");
+  given_option<double>(app, "held-out-share", "share of the files to hold out [0.05]")
+      ->transform(any_real())
+      ->excludes(held);
 }
 
 core::Json parsed(const std::string& text) {
@@ -149,14 +144,8 @@ void TrainCommand::add_model(CLI::App& app) {
   whole_setting(app, "dim", "width of the model", attention.embed_dim);
   whole_setting(app, "layers", "transformer layers", d.model.layers);
   whole_setting(app, "heads", "query heads; divide dim", attention.num_heads);
-  app.add_option_function<int64_t>(
-         "--kv-heads", [this](const int64_t& value) { given["kv_heads"] = value; },
-         "key and value heads; divide heads [heads]")
-      ->transform(any_whole());
-  app.add_option_function<int64_t>(
-         "--feed-forward", [this](const int64_t& value) { given["feed_forward"] = value; },
-         "width of the feed-forward layers [4 dim]")
-      ->transform(any_whole());
+  given_option<int64_t>(app, "kv-heads", "key and value heads; divide heads [heads]")->transform(any_whole());
+  given_option<int64_t>(app, "feed-forward", "width of the feed-forward layers [4 dim]")->transform(any_whole());
   list(app, "segments",
        fmt::format("segment lengths of attention, in bytes [{}]", fmt::join(pattern_fields.segment_lengths, ",")));
   list(app, "rates",
@@ -165,15 +154,14 @@ void TrainCommand::add_model(CLI::App& app) {
       "--pattern", [this](const std::string& value) { given["pattern"] = parsed(pattern_text(value)); },
       "who sees whom, as a pattern's JSON or a file of it, in place of segments and rates; see 'longstride show'");
   pattern->check(not_empty());
-  CLI::Option* sliding = app.add_option(
-      "--window", window, "a sliding window of so many bytes before each one, in place of segments and rates");
-  sliding->transform(token_count(0))->excludes(pattern);
+  CLI::Option* sliding =
+      add(app, "--window", window, "a sliding window of so many bytes before each one, in place of segments and rates",
+          token_count(0))
+          ->excludes(pattern);
   for (CLI::Option* one : {pattern, sliding}) {
     for (const char* other : {"--segments", "--rates"}) one->excludes(app.get_option(other));
   }
-  app.add_option("--sinks", sinks, "with --window: first bytes that all see beside it [0]")
-      ->transform(token_count(0))
-      ->needs(sliding);
+  add(app, "--sinks", sinks, "with --window: first bytes that all see beside it [0]", token_count(0))->needs(sliding);
   setting<std::string>(app, "positions", "rope, xpos, alibi or none", name(attention.positions.kind));
   real_setting(app, "rope-base", "base of the angles of rope and xpos", attention.positions.base);
   setting<std::string>(app, "activation", "of the feed-forward layers", d.model.layer.activation);
@@ -193,12 +181,8 @@ void TrainCommand::add_training(CLI::App& app) {
   whole_setting(app, "step-bytes",
                 "while the context is short, more samples a forward, up to so many bytes; 0: --batch", d.step_bytes);
   whole_setting(app, "accumulate", "forwards a step, their gradients summed up", d.accumulate);
-  app.add_option_function<int64_t>(
-         "--steps", [this](const int64_t& value) { given["steps"] = value; }, "budget: optimizer steps")
-      ->transform(whole_number(1, kMostSteps));
-  app.add_option_function<double>(
-         "--minutes", [this](const double& value) { given["minutes"] = value; }, "budget: minutes of training")
-      ->transform(positive_number(train::kMostMinutes));
+  given_option<int64_t>(app, "steps", "budget: optimizer steps")->transform(whole_number(1, kMostSteps));
+  given_option<double>(app, "minutes", "budget: minutes of training")->transform(positive_number(train::kMostMinutes));
   real_setting(app, "lr", "peak learning rate of AdamW", d.lr);
   real_setting(app, "warmup", "share of the budget in which the rate climbs", d.warmup);
   real_setting(app, "lr-floor", "where the cosine ends, as a share of --lr", d.lr_floor);
@@ -224,28 +208,21 @@ void TrainCommand::add_sitting(CLI::App& app) {
       "\"model\" takes the fields of the model's config that have no option");
   config_option->check(not_empty());
   resume_option->excludes(preset_option)->excludes(config_option);
-  add_device(app, sitting.device);
-  app.add_option("--threads", sitting.threads, "threads to compute with [LibTorch's choice]")
-      ->transform(whole_number(1, kMostThreads));
-  app.add_option("--eval-every", sitting.eval_every, "steps between held-out evaluations [a tenth of the budget]")
-      ->transform(whole_number(0, kMostSteps));
-  app.add_option("--eval-windows", sitting.eval_windows, "held-out windows of --context bytes; 0: none")
-      ->transform(whole_number(0, kMostWindows))
+  add_device(app, sitting.device, sitting.threads);
+  const CLI::Validator steps = whole_number(0, kMostSteps);
+  add(app, "--eval-every", sitting.eval_every, "steps between held-out evaluations [a tenth of the budget]", steps);
+  add(app, "--eval-windows", sitting.eval_windows, "held-out windows of --context bytes; 0: none",
+      whole_number(0, kMostWindows))
       ->capture_default_str();
-  app.add_option("--save-every", sitting.save_every, "steps between checkpoints [five minutes]")
-      ->transform(whole_number(0, kMostSteps));
-  app.add_option("--keep", sitting.keep, "checkpoints to keep")
-      ->transform(whole_number(1, kMostSteps))
+  add(app, "--save-every", sitting.save_every, "steps between checkpoints [five minutes]", steps);
+  add(app, "--keep", sitting.keep, "checkpoints to keep", whole_number(1, kMostSteps))->capture_default_str();
+  add(app, "--stop-after", sitting.stop_after, "save and stop after so many steps of this sitting; the schedule stays",
+      steps);
+  add(app, "--context-parallel", context_parallel,
+      "ranks that share each sequence; the others of a run share the samples", whole_number(1, kMostWhole))
       ->capture_default_str();
-  app.add_option("--stop-after", sitting.stop_after,
-                 "save and stop after so many steps of this sitting; the schedule stays")
-      ->transform(whole_number(0, kMostSteps));
-  app.add_option("--context-parallel", context_parallel,
-                 "ranks that share each sequence; the others of a run share the samples")
-      ->transform(whole_number(1, kMostWhole))
-      ->capture_default_str();
-  app.add_option("--rank-timeout", rank_timeout, "seconds after which ranks give up one that does not answer")
-      ->transform(positive_number(kMostRankTimeout))
+  add(app, "--rank-timeout", rank_timeout, "seconds after which ranks give up one that does not answer",
+      positive_number(kMostRankTimeout))
       ->capture_default_str();
   app.add_option("--log", sitting.log, "write a JSON line an event: start, step, eval, save, end")
       ->check(output_file());
@@ -331,15 +308,12 @@ void add_train(CLI::App& app, int& exit_code) {
   CLI::App* sub = app.add_subcommand("train", "train a byte-level LongNet on files of text");
   auto command = std::make_shared<TrainCommand>();
   command->add_text(*sub);
-  const std::pair<const char*, void (TrainCommand::*)(CLI::App&)> groups[] = {{"Model", &TrainCommand::add_model},
-                                                                              {"Training", &TrainCommand::add_training},
-                                                                              {"Run", &TrainCommand::add_sitting}};
-  for (const auto& [name, add] : groups) {
-    const size_t first = sub->get_options().size();
-    (command.get()->*add)(*sub);
-    const std::vector<CLI::Option*> options = sub->get_options([](const CLI::Option*) { return true; });
-    for (size_t i = first; i < options.size(); ++i) options[i]->group(name);
-  }
+  sub->option_defaults()->group("Model");
+  command->add_model(*sub);
+  sub->option_defaults()->group("Training");
+  command->add_training(*sub);
+  sub->option_defaults()->group("Run");
+  command->add_sitting(*sub);
   sub->footer(kFooter + train::preset_list());
   sub->callback([command, &exit_code] { exit_code = command->run(); });
 }

@@ -7,7 +7,7 @@
 
 #include "picture/chart.h"
 #include "progress_line.h"
-#include "standard_error.h"
+#include "standard_streams.h"
 #include "train/machine.h"
 
 namespace longstride::cli {

@@ -1,8 +1,7 @@
-// Descriptors 0 to 2 are held open, and a flush that fails is an error (standard_output.h).
-#include "standard_output.h"
+// Descriptors 0 to 2 are held open, and a flush that fails is an error (standard_streams.h).
+#include "standard_streams.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,6 +9,9 @@
 #include <cstring>
 #include <iostream>
 #include <stdexcept>
+#include <string_view>
+
+#include "core/files.h"
 
 namespace longstride::cli {
 
@@ -31,6 +33,11 @@ void flush_output() {
   const int reason = errno;
   throw std::runtime_error(fmt::format("not all of the output could be written to standard output{}",
                                        reason == 0 ? "" : fmt::format(": {}", std::strerror(reason))));
+}
+
+void tell_text(const std::string& text) {
+  std::string_view left = text;
+  (void)core::write_all(STDERR_FILENO, left);
 }
 
 }  // namespace longstride::cli

@@ -1,15 +1,15 @@
-// Numbers on the command line, with units and ranges: a validator rewrites what was given into plain digits, which
-// CLI11 then converts.
-#include "number_options.h"
+// Checks of values for CLI11 (options.h). That of a number, with units and a range, rewrites what was given into plain
+// digits, which CLI11 then converts.
+#include "options.h"
 
 #include <fmt/format.h>
 
 #include <charconv>
 #include <cmath>
-#include <optional>
-#include <string>
 #include <string_view>
 #include <system_error>
+
+#include "core/writable.h"
 
 namespace longstride::cli {
 namespace {
@@ -106,5 +106,30 @@ CLI::Validator seed_number() {
 CLI::Validator real_number(double low, double high) { return real(low, high, false); }
 
 CLI::Validator positive_number(double high) { return real(0, high, true); }
+
+CLI::Validator not_empty() {
+  return CLI::Validator(
+      [](std::string& given) {
+        return std::string(given.empty() ? "must not be empty, got ''; leave the option out or name something" : "");
+      },
+      "");
+}
+
+CLI::Validator output_file() {
+  return CLI::Validator([](std::string& given) { return core::why_not_writable(given); }, "");
+}
+
+void add_device(CLI::App& command, std::string& device, int64_t& threads) {
+  command.add_option("--device", device, "cpu, cuda (of several ranks each its own GPU) or cuda:1")
+      ->capture_default_str();
+  add(command, "--threads", threads, "threads to compute with [LibTorch's choice]", whole_number(1, kMostThreads));
+}
+
+void add_model_run(CLI::App& command, std::string& precision, std::string& device, int64_t& threads) {
+  command.add_option("--precision", precision, "fp32, or bf16 (autocast)")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  add_device(command, device, threads);
+}
 
 }  // namespace longstride::cli
