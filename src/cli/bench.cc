@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -11,9 +10,7 @@
 #include <vector>
 
 #include "bench_case.h"
-#include "bench_memory.h"
 #include "bench_report.h"
-#include "bench_suite.h"
 #include "commands.h"
 #include "core/files.h"
 #include "core/json.h"
@@ -23,8 +20,7 @@
 #include "peer/peers.h"
 #include "picture/picture.h"
 #include "standard_streams.h"
-#include "terminal.h"
-#include "train/machine.h"
+#include "train/device.h"
 
 namespace longstride::cli {
 namespace {

@@ -13,10 +13,10 @@
 #include <chrono>
 #include <fstream>
 #include <functional>
-#include <sstream>
 
 #include "bench_peers.h"
 #include "core/refuse.h"
+#include "doctor_machine.h"
 #include "longstride/attention.h"
 #include "longstride/error.h"
 
@@ -79,18 +79,6 @@ Work work_of(const std::string& who, const BenchCase& bench_case, const Inputs& 
 // Why a peer cannot run a case; empty: it can.
 std::string refusal_of(const std::string& who, const BenchCase& bench_case) {
   return peer_refusal(who, bench_case.pattern.pattern(), bench_case.len, bench_case.heads, bench_case.kv_heads);
-}
-
-int64_t status_bytes(const std::string& key) {
-  std::ifstream file("/proc/self/status");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind(key + ":", 0) != 0) continue;
-    std::istringstream words(line.substr(key.size() + 1));
-    int64_t kibibytes = 0;
-    words >> kibibytes;
-    return kibibytes * 1024;
-  }
-  return -1;
 }
 
 bool reset_high_water() {
@@ -191,9 +179,9 @@ int64_t measure_extra_bytes(const BenchCase& bench_case, const std::string& who)
   const Work work = work_of(who, bench_case, inputs);
   malloc_trim(0);
   if (!reset_high_water()) return -1;
-  const int64_t before = status_bytes("VmRSS");
+  const int64_t before = proc_bytes("/proc/self/status", "VmRSS");
   const std::vector<Tensor> results = work();
-  const int64_t peak = status_bytes("VmHWM");
+  const int64_t peak = proc_bytes("/proc/self/status", "VmHWM");
   int64_t outputs = 0;
   for (const Tensor& tensor : results) outputs += static_cast<int64_t>(tensor.nbytes());
   return std::max<int64_t>(0, peak - before - outputs);

@@ -57,8 +57,11 @@ struct BenchBudget {
 BenchResult run_case(const BenchCase& bench_case, const BenchBudget& budget);
 
 // The most memory that one call of `who` held beyond its inputs and outputs: the high-water mark of this process's
-// resident memory over what it was before. To be called in a process that does nothing else (bench_memory.h); -1 if
-// the kernel does not let the mark be reset.
+// resident memory over what it was before. -1 if the kernel does not let the mark be reset.
 int64_t measure_extra_bytes(const BenchCase& bench_case, const std::string& who);
+// The same of a process of its own, so that nothing that earlier cases left in pools hides what the call needs: starts
+// this program again as `longstride bench --memory-of WHO ...`, and reads what it prints. Throws std::runtime_error
+// when the process cannot be started or fails.
+int64_t extra_bytes_in_own_process(const BenchCase& bench_case, const std::string& who, int64_t threads);
 
 }  // namespace longstride::cli

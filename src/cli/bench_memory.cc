@@ -1,6 +1,4 @@
-// Starting the program again to measure memory (bench_memory.h).
-#include "bench_memory.h"
-
+// Starting the program again to measure memory (bench_case.h).
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <spawn.h>
@@ -12,6 +10,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "bench_case.h"
 #include "core/files.h"
 
 extern char** environ;

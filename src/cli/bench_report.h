@@ -1,10 +1,12 @@
-// What bench prints: tables for a person and JSON for a script. Called by bench.cc. Torch-free.
+// What bench holds a case against, and what it prints: tables for a person and JSON for a script. Called by bench.cc.
+// Torch-free.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench_case.h"
@@ -19,6 +21,11 @@ struct Bar {
   double goal = 0;
   double peer_share = 0;  // the official pipeline may take at most this share of dense's time; 0: not asked
 };
+
+// The cases that longstride is held against. "cpu": LongNet's segments 2048 to 32768 at 32768 tokens against the
+// official pipeline, the fairness of that peer at 16384 tokens, and one group as plain attention against dense SDPA.
+// Throws Error for another name.
+std::vector<std::pair<BenchCase, Bar>> suite_cases(const std::string& name);
 
 struct BenchLine {
   BenchResult result;

@@ -1,9 +1,8 @@
-// The accepted table for CPUs (bench_suite.h). The bars were set from measurements of the official pipeline and of a
+// The accepted table for CPUs (bench_report.h). The bars were set from measurements of the official pipeline and of a
 // trial of this design on two cores of an EPYC with AVX-512.
-#include "bench_suite.h"
-
 #include <fmt/format.h>
 
+#include "bench_report.h"
 #include "longstride/error.h"
 
 namespace longstride::cli {

@@ -15,7 +15,7 @@
 #include "options.h"
 #include "pattern_options.h"
 #include "progress_line.h"
-#include "train/machine.h"
+#include "train/device.h"
 #include "train/run_checkpoint.h"
 
 namespace longstride::cli {

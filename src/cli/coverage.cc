@@ -6,8 +6,6 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include <cmath>
-
 #include "longstride/attention.h"
 #include "longstride/attention/weights.h"
 #include "longstride/error.h"

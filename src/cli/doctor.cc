@@ -20,7 +20,7 @@
 #include "options.h"
 #include "peer/peers.h"
 #include "terminal.h"
-#include "train/machine.h"
+#include "train/device.h"
 
 namespace longstride::cli {
 namespace {

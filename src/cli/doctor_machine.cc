@@ -29,13 +29,6 @@ std::string field(const char* path, const std::string& key) {
   return "";
 }
 
-int64_t kibibytes(const std::string& key) {
-  std::istringstream words(field("/proc/meminfo", key));
-  int64_t value = 0;
-  words >> value;
-  return value * 1024;
-}
-
 // "AMD EPYC Processor (family 26, model 2)": one name in the shops is several processors, whose rates differ twofold.
 std::string processor() {
   std::string name = field("/proc/cpuinfo", "model name");
@@ -59,6 +52,13 @@ std::vector<std::string> instructions() {
 
 }  // namespace
 
+int64_t proc_bytes(const char* path, const std::string& key) {
+  std::istringstream words(field(path, key));
+  int64_t kibibytes = 0;
+  words >> kibibytes;
+  return kibibytes * 1024;
+}
+
 Machine this_machine() {
   Machine machine;
   machine.processor = processor();
@@ -69,8 +69,8 @@ Machine this_machine() {
   machine.torch_version = fmt::format("{}.{}.{}", TORCH_VERSION_MAJOR, TORCH_VERSION_MINOR, TORCH_VERSION_PATCH);
   machine.torch_instructions = at::get_cpu_capability();
   machine.instructions = instructions();
-  machine.memory_bytes = kibibytes("MemTotal");
-  machine.free_bytes = kibibytes("MemAvailable");
+  machine.memory_bytes = proc_bytes("/proc/meminfo", "MemTotal");
+  machine.free_bytes = proc_bytes("/proc/meminfo", "MemAvailable");
   machine.commit = LONGSTRIDE_COMMIT;
 #ifdef __clang__
   machine.compiler = __VERSION__;  // begins with its name

@@ -22,6 +22,9 @@ struct Machine {
 };
 Machine this_machine();
 
+// Of the line "key: N kB" of a file in /proc; 0 if there is none.
+int64_t proc_bytes(const char* path, const std::string& key);
+
 // "AMD EPYC 9V74 (family 25, model 17), 2 threads, LibTorch 2.6.0, longstride 0123456789ab".
 std::string machine_words(const Machine& machine);
 nlohmann::json machine_json(const Machine& machine);

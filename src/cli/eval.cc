@@ -15,7 +15,6 @@
 #include "standard_streams.h"
 #include "train/checkpoint_store.h"
 #include "train/device.h"
-#include "train/machine.h"
 #include "train/run_checkpoint.h"
 #include "train/scoring.h"
 

@@ -15,11 +15,9 @@
 #include "longstride/error.h"
 #include "options.h"
 #include "standard_streams.h"
-#include "train/autocast_guard.h"
 #include "train/checkpoint_store.h"
 #include "train/corpus.h"
 #include "train/device.h"
-#include "train/machine.h"
 #include "train/run_checkpoint.h"
 
 namespace longstride::cli {

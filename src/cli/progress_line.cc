@@ -78,16 +78,4 @@ void ProgressLine::finish(bool keep) {
   shown_ = false;
 }
 
-std::string clock_text(double seconds) {
-  const int64_t whole = std::max<int64_t>(0, std::llround(seconds));
-  if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
-  return fmt::format("{}:{:02}", whole / 60, whole % 60);
-}
-
-std::string rate_text(double per_second) {
-  if (per_second >= 1e6) return fmt::format("{:.1f}M", per_second / 1e6);
-  if (per_second >= 1e3) return fmt::format("{:.1f}k", per_second / 1e3);
-  return fmt::format("{:.0f}", per_second);
-}
-
 }  // namespace longstride::cli

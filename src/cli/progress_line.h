@@ -31,9 +31,4 @@ class ProgressLine {
   std::string line_;
 };
 
-// "0:07", "12:34", "1:02:03".
-std::string clock_text(double seconds);
-// "812", "7.9k", "1.2M".
-std::string rate_text(double per_second);
-
 }  // namespace longstride::cli

@@ -10,10 +10,8 @@
 #include <cstdlib>
 #include <sstream>
 #include <stdexcept>
-#include <string_view>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
-#include <vector>
 #ifdef LONGSTRIDE_GLOO
 #ifndef USE_C10D_GLOO
 #define USE_C10D_GLOO  // without it the header is empty

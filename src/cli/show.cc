@@ -1,6 +1,5 @@
 // `longstride show`: a pattern and its plan as text, as JSON and as pictures.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "pattern_options.h"
-#include "picture/chart.h"
 #include "show_ranks.h"
 #include "terminal.h"
 

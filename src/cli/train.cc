@@ -22,7 +22,6 @@
 #include "train/checkpoint_store.h"
 #include "train/ranks.h"
 #include "train/settings.h"
-#include "train/trainer.h"
 #include "train_report.h"
 
 namespace longstride::cli {

@@ -3,17 +3,32 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <numbers>
 
 #include "picture/chart.h"
-#include "progress_line.h"
 #include "standard_streams.h"
-#include "train/machine.h"
+#include "train/device.h"
 
 namespace longstride::cli {
 namespace {
 
 double gibibytes(int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
+
+// "0:07", "12:34", "1:02:03".
+std::string clock_text(double seconds) {
+  const int64_t whole = std::max<int64_t>(0, std::llround(seconds));
+  if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+  return fmt::format("{}:{:02}", whole / 60, whole % 60);
+}
+
+// "812", "7.9k", "1.2M".
+std::string rate_text(double per_second) {
+  if (per_second >= 1e6) return fmt::format("{:.1f}M", per_second / 1e6);
+  if (per_second >= 1e3) return fmt::format("{:.1f}k", per_second / 1e3);
+  return fmt::format("{:.0f}", per_second);
+}
 
 }  // namespace
 

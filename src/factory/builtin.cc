@@ -1,14 +1,11 @@
 // The types that come with the library: options to modules. All of them are one engine; what differs is the pattern,
 // and over how many ranks it runs. Called by register_builtin().
-#include <fmt/format.h>
 
 #include <algorithm>
 
 #include "core/refuse.h"
 #include "factory/meanings.h"
 #include "factory/named_values.h"
-#include "factory/sparse_options.h"
-#include "factory/tensor_options.h"
 #include "longstride/factory/registry.h"
 #include "longstride/factory/rings.h"
 #include "longstride/nn/placement.h"

@@ -2,14 +2,13 @@
 #include "longstride/factory/configs.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <type_traits>
 #include <utility>
 
 #include "core/refuse.h"
-#include "factory/sparse_options.h"
+#include "factory/meanings.h"
 #include "longstride/pattern/json.h"
 #include "nn/json_fields.h"
 #include "nn/require.h"

@@ -7,7 +7,6 @@
 
 #include "core/refuse.h"
 #include "factory/named_values.h"
-#include "factory/tensor_options.h"
 #include "longstride/attention.h"
 
 namespace longstride {

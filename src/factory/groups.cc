@@ -5,7 +5,6 @@
 #include <mutex>
 #include <numeric>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
-#include <utility>
 
 #include "core/refuse.h"
 #include "longstride/factory/rings.h"

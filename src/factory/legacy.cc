@@ -10,7 +10,6 @@
 #include "core/refuse.h"
 #include "factory/legacy_tables.h"
 #include "factory/named_values.h"
-#include "factory/tensor_options.h"
 #include "longstride/factory/create.h"
 #include "nn/json_fields.h"
 

@@ -1,17 +1,13 @@
-// The words for every option, and devices and dtypes by name. See meanings.h and tensor_options.h.
+// The words for every option (meanings.h).
 #include "factory/meanings.h"
 
-#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <map>
 #include <vector>
 
 #include "core/refuse.h"
-#include "factory/sparse_options.h"
-#include "factory/tensor_options.h"
 #include "longstride/pattern/blocks.h"
 
 namespace longstride::factory {
@@ -90,34 +86,6 @@ std::string meaning_of(const std::string& option) {
   const std::vector<std::string> patterns = patterns_that_take(option);
   if (patterns.empty() || option == "density") return meaning;
   return fmt::format("{}; {}", meaning, fmt::join(patterns, ", "));
-}
-
-at::Device device_of(const std::string& text) {
-  try {
-    return at::Device(text);
-  } catch (const std::exception&) {
-    core::refuse("device", "must be a device such as cpu or cuda:0", fmt::format("'{}'", text));
-  }
-}
-
-at::Device place_of(const std::string& text) {
-  const at::Device device = device_of(text);
-  const bool known = !device.is_meta() && c10::impl::hasDeviceGuardImpl(device.type());
-  if (!known || std::max<int>(device.index(), 0) >= c10::impl::getDeviceGuardImpl(device.type())->deviceCount())
-    core::refuse("device", "must be one that this torch and machine have, to hold weights", fmt::format("'{}'", text),
-                 "build the module on \"cpu\"");
-  return device;
-}
-
-at::ScalarType dtype_of(const std::string& text) {
-  const std::vector<std::pair<std::string, at::ScalarType>> types = {
-      {"float32", at::kFloat}, {"float64", at::kDouble}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}};
-  std::vector<std::string> names;
-  for (const auto& [name, type] : types) {
-    if (text == name) return type;
-    names.push_back(name);
-  }
-  core::refuse_unknown("dtype", text, names);
 }
 
 }  // namespace longstride::factory

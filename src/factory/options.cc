@@ -1,5 +1,8 @@
-// OptionValue and its two faces, variant and JSON. See options.h and named_values.h.
+// OptionValue and its two faces, variant and JSON; devices and dtypes by name. See options.h and named_values.h.
 #include "longstride/factory/options.h"
+
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <type_traits>
@@ -64,6 +67,34 @@ NamedOptions options_of(const nn::Json& object) {
   NamedOptions options;
   for (const auto& [name, value] : object.items()) options[name] = option_of(name, value);
   return options;
+}
+
+at::Device device_of(const std::string& text) {
+  try {
+    return at::Device(text);
+  } catch (const std::exception&) {
+    core::refuse("device", "must be a device such as cpu or cuda:0", fmt::format("'{}'", text));
+  }
+}
+
+at::Device place_of(const std::string& text) {
+  const at::Device device = device_of(text);
+  const bool known = !device.is_meta() && c10::impl::hasDeviceGuardImpl(device.type());
+  if (!known || std::max<int>(device.index(), 0) >= c10::impl::getDeviceGuardImpl(device.type())->deviceCount())
+    core::refuse("device", "must be one that this torch and machine have, to hold weights", fmt::format("'{}'", text),
+                 "build the module on \"cpu\"");
+  return device;
+}
+
+at::ScalarType dtype_of(const std::string& text) {
+  const std::vector<std::pair<std::string, at::ScalarType>> types = {
+      {"float32", at::kFloat}, {"float64", at::kDouble}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}};
+  std::vector<std::string> names;
+  for (const auto& [name, type] : types) {
+    if (text == name) return type;
+    names.push_back(name);
+  }
+  core::refuse_unknown("dtype", text, names);
 }
 
 }  // namespace factory

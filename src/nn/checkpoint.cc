@@ -4,7 +4,6 @@
 #include <ATen/Functions.h>
 #include <torch/nn/module.h>
 
-#include <fstream>
 #include <set>
 
 #include "core/files.h"

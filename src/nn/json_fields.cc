@@ -1,12 +1,14 @@
-// Reading single JSON values into fields.
+// Reading single JSON values into fields, and to_json() and from_json() of every options struct of this room.
 #include "nn/json_fields.h"
 
 #include <algorithm>
 
 #include "core/refuse.h"
+#include "longstride/nn/longnet_lm.h"
 #include "longstride/pattern/json.h"
 
-namespace longstride::nn {
+namespace longstride {
+namespace nn {
 namespace {
 
 [[noreturn]] void refuse_type(const std::string& key, const char* expected, const Json& value) {
@@ -110,6 +112,13 @@ void read(const std::string& key, const Json& value, std::vector<HierarchyLevel>
   field = std::get<Hierarchical>(blocks_of(Json::array({pattern})).at(0).rule()).levels;
 }
 
+void read(const std::string& key, const Json& value, LearnedBlocks& field) {
+  if (!value.is_object()) core::refuse(key, "must be an object", text_of(value, -1));
+  field = options_of("key of " + key, value, LearnedBlocks());
+}
+
+Json written(const LearnedBlocks& field) { return json_of(field); }
+
 Json written(const std::vector<BlockPattern>& field) {
   if (field.empty()) return Json::array();
   return core::parse_json("blocks", longstride::to_json(Pattern::block_sparse(field)))["blocks"];
@@ -138,4 +147,37 @@ std::string text_of(const Json& value, int indent) {
   return value.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
-}  // namespace longstride::nn
+}  // namespace nn
+
+std::string DilatedAttentionOptions::to_json() const { return nn::to_json(*this); }
+DilatedAttentionOptions DilatedAttentionOptions::from_json(std::string_view text) {
+  return nn::from_json<DilatedAttentionOptions>(text);
+}
+
+std::string MultiheadDilatedAttentionOptions::to_json() const { return nn::to_json(*this); }
+MultiheadDilatedAttentionOptions MultiheadDilatedAttentionOptions::from_json(std::string_view text) {
+  return nn::from_json<MultiheadDilatedAttentionOptions>(text);
+}
+
+std::string FeedForwardOptions::to_json() const { return nn::to_json(*this); }
+FeedForwardOptions FeedForwardOptions::from_json(std::string_view text) {
+  return nn::from_json<FeedForwardOptions>(text);
+}
+
+std::string TransformerLayerOptions::to_json() const { return nn::to_json(*this); }
+TransformerLayerOptions TransformerLayerOptions::from_json(std::string_view text) {
+  return nn::from_json<TransformerLayerOptions>(text);
+}
+
+std::string DecoderLayerOptions::to_json() const { return nn::to_json(*this); }
+DecoderLayerOptions DecoderLayerOptions::from_json(std::string_view text) {
+  return nn::from_json<DecoderLayerOptions>(text);
+}
+
+std::string LongNetConfig::to_json() const { return nn::to_json(*this); }
+LongNetConfig LongNetConfig::from_json(std::string_view text) { return nn::from_json<LongNetConfig>(text); }
+
+std::string LongNetLMConfig::to_json() const { return nn::to_json(*this); }
+LongNetLMConfig LongNetLMConfig::from_json(std::string_view text) { return nn::from_json<LongNetLMConfig>(text); }
+
+}  // namespace longstride

@@ -1,7 +1,6 @@
 // Options and configs as JSON: the list of fields in a struct (longstride/fields.h) serves to_json(), from_json() and
 // whoever documents them. Where a caller wants other fields than all of them it gives a callable in place of that list.
-// Called by the config_json.cc of this room, by the factory and by
-// the settings and checkpoints of a run.
+// Called by the options of this room, by the factory and by the settings and checkpoints of a run.
 #pragma once
 
 #include <fmt/format.h>

@@ -115,10 +115,7 @@ void FeedForwardImpl::reset_parameters() {
     torch::nn::init::xavier_uniform_(projection->weight, options.gamma_init);
     projection->bias.zero_();
   }
-  if (options.sub_layer_norm) {
-    inner_norm->weight.fill_(1);
-    inner_norm->bias.zero_();
-  }
+  if (options.sub_layer_norm) inner_norm->reset_parameters();
 }
 
 at::Tensor FeedForwardImpl::forward(const at::Tensor& x) {

@@ -1,4 +1,5 @@
-// LongNetLM: embedding, layers, head, loss and the decode step. Called by generation, checkpoints and the program.
+// LongNetLM: its config, embedding, layers, head, loss and the decode step. Called by generation, checkpoints and the
+// program.
 #include "longstride/nn/longnet_lm.h"
 
 #include <torch/nn/functional/linear.h>
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <variant>
 
 #include "nn/layer_parts.h"
 #include "nn/placement.h"
@@ -42,6 +44,56 @@ void check_ids(const char* argument, const at::Tensor& ids, int64_t vocab, std::
 
 }  // namespace
 
+LongNetLMConfig::LongNetLMConfig() {
+  layer.attention.embed_dim = 256;
+  layer.attention.num_heads = 8;
+  layer.attention.attention.pattern =
+      Pattern::dilated({2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 6, 12}, {.causal = true});
+  layer.attention.positions.kind = Positions::kRope;
+  layer.attention.gamma_init = 0;
+  layer.dim_feedforward = 0;
+  layer.dropout = 0;
+  layer.activation = "gelu";
+}
+
+TransformerLayerOptions LongNetLMConfig::whole_layer() const {
+  TransformerLayerOptions o = layer;
+  if (o.dim_feedforward == 0) o.dim_feedforward = 4 * o.attention.embed_dim;
+  if (o.attention.gamma_init == 0) o.attention.gamma_init = std::sqrt(std::log(2.0 * static_cast<double>(layers)));
+  return o;
+}
+
+void LongNetLMConfig::validate() const {
+  const MultiheadDilatedAttentionOptions& o = layer.attention;
+  nn::require_positive("vocab", vocab);
+  nn::require_positive("dim", o.embed_dim);
+  nn::require_positive("layers", layers);
+  nn::require_positive("heads", o.num_heads);
+  if (o.embed_dim % o.num_heads != 0) {
+    core::refuse("dim", fmt::format("must be a multiple of heads {}", o.num_heads), o.embed_dim);
+  }
+  if (layer.dim_feedforward < 0) {
+    core::refuse("dim_feedforward", "must be positive, or 0 for 4 * dim", layer.dim_feedforward);
+  }
+  if (!(o.gamma_init >= 0) || !std::isfinite(o.gamma_init)) {
+    core::refuse("gamma_init", "must be positive, or 0 for the default", o.gamma_init);
+  }
+  if (!o.attention.pattern.causal()) {
+    core::refuse("causal", "must be true in a language model", "false", "it predicts what follows");
+  }
+  if (o.attention.learned) {
+    core::refuse("learned", "must be unset in a language model", "learned blocks",
+                 "it decodes token by token, and a block is chosen by all of its row; give blocks");
+  }
+  for (const BlockPattern& block : o.attention.pattern.blocks()) {
+    const std::string needed = std::visit([](const auto& rule) { return rule.needed_to_stay(); }, block.rule());
+    if (needed.empty()) continue;
+    core::refuse("blocks", "must be the same for a prefix as for what it grows into, or decoding is not the model",
+                 block.name(), fmt::format("give {}", needed));
+  }
+  whole_layer().validate();
+}
+
 LongNetLMImpl::LongNetLMImpl(LongNetLMConfig given, AttentionFn attend)
     : config(std::move(given)), attend_(std::move(attend)) {
   config.validate();
@@ -55,8 +107,7 @@ void LongNetLMImpl::reset() {
   dropout = register_module("dropout", torch::nn::Dropout(config.layer.dropout));
   layers = register_module("layers", torch::nn::ModuleList());
   for (int64_t i = 0; i < config.layers; ++i) layers->push_back(TransformerLayer(config.whole_layer(), attend_));
-  const auto norm = torch::nn::LayerNormOptions({o.embed_dim}).eps(o.layer_norm_eps);
-  final_norm = register_module("final_norm", torch::nn::LayerNorm(norm));
+  final_norm = register_module("final_norm", nn::layer_norm(o.embed_dim, o.layer_norm_eps));
   if (!config.tied_head) {
     head = register_module("head", torch::nn::Linear(torch::nn::LinearOptions(o.embed_dim, config.vocab).bias(false)));
   }

@@ -142,10 +142,8 @@ void MultiheadDilatedAttentionImpl::reset_parameters() {
   for (auto& projection : {qkv_proj, q_proj, k_proj, v_proj, out_proj}) {
     if (!projection.is_empty() && options.bias) projection->bias.zero_();
   }
-  for (auto& norm : {q_norm, k_norm, inner_norm}) {
-    if (norm.is_empty()) continue;
-    norm->weight.fill_(1);
-    norm->bias.zero_();
+  for (auto norm : {q_norm, k_norm, inner_norm}) {
+    if (!norm.is_empty()) norm->reset_parameters();
   }
   if (sinks.defined()) sinks.zero_();
 }

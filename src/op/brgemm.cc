@@ -6,7 +6,6 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#include <cmath>
 #include <exception>
 #include <vector>
 

@@ -1,6 +1,5 @@
 // The path of one call on a device: checks -> extent -> problem -> engine -> plan -> launch. Each step takes values and
 // yields a value; called by the dispatcher below autograd.
-#include <fmt/format.h>
 #include <torch/csrc/stable/accelerator.h>
 
 #include <algorithm>
@@ -15,7 +14,6 @@
 #include "op/problem.h"
 #include "op/refs.h"
 #include "op/results.h"
-#include "op/slopes.h"
 
 namespace longstride::op {
 namespace {

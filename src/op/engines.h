@@ -3,7 +3,6 @@
 #pragma once
 
 #include <memory>
-#include <vector>
 
 #include "engine/contract.h"
 #include "longstride/attention/engines.h"

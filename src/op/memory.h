@@ -2,7 +2,6 @@
 // return with their last reference. Torch-free.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>

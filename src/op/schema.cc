@@ -3,7 +3,6 @@
 // words for (autograd, shapes, autocast) op/autograd adds.
 #include "op/schema.h"
 
-#include "op/call_schema.h"
 #include "op/kernels.h"
 #include "op/library.h"
 

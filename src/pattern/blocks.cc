@@ -2,8 +2,6 @@
 // Called by whoever builds a pattern.
 #include "longstride/pattern/blocks.h"
 
-#include <fmt/format.h>
-
 #include "core/checked.h"
 #include "core/refuse.h"
 #include "pattern/block_density.h"

@@ -2,7 +2,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <exception>

@@ -1,16 +1,17 @@
-// Pictures as lists of marks, and their SVG (picture.h).
+// Pictures as lists of marks, their SVG and their files (picture.h).
 #include "picture/picture.h"
 
 #include <fmt/format.h>
+#include <png.h>
 
 #include <array>
 #include <cmath>
+#include <stdexcept>
 #include <utility>
 
 #include "core/files.h"
 #include "core/text_stream.h"
 #include "longstride/error.h"
-#include "picture/png_file.h"
 
 namespace longstride::picture {
 namespace {
@@ -25,26 +26,14 @@ constexpr std::array<Color, 7> kGroupColors = {{{0, 114, 178},     // blue
 
 std::string hex(Color color) { return fmt::format("#{:02x}{:02x}{:02x}", color.r, color.g, color.b); }
 
+// Names of files come in too; XML takes neither control characters nor what is not UTF-8.
 std::string escaped(std::string_view words) {
   std::string result;
-  // Names of files come in too; XML takes neither control characters nor what is not UTF-8.
   for (const char c : core::readable(words)) {
-    switch (c) {
-      case '&':
-        result += "&amp;";
-        break;
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '"':
-        result += "&quot;";
-        break;
-      default:
-        result += c;
-    }
+    const std::string_view known = "&<>\"";
+    constexpr const char* kEscapes[] = {"&amp;", "&lt;", "&gt;", "&quot;"};
+    const size_t at = known.find(c);
+    result += at == known.npos ? std::string(1, c) : kEscapes[at];
   }
   return result;
 }
@@ -58,7 +47,22 @@ std::string number(double value) {
 }
 
 bool ends_with(const std::string& path, std::string_view ending) {
-  return path.size() > ending.size() && path.compare(path.size() - ending.size(), ending.size(), ending) == 0;
+  return path.size() > ending.size() && path.ends_with(ending);
+}
+
+// Pixels to the bytes of a PNG file, by libpng's simplified interface. Throws std::runtime_error if it refuses.
+std::string png_file(const Picture::Pixels& pixels) {
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  image.width = static_cast<png_uint_32>(pixels.width);
+  image.height = static_cast<png_uint_32>(pixels.height);
+  image.format = PNG_FORMAT_RGB;
+  png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(image);
+  std::string bytes(size, '\0');
+  if (png_image_write_to_memory(&image, bytes.data(), &size, 0, pixels.rgb.data(), 0, nullptr) == 0)
+    throw std::runtime_error(std::string("cannot draw the picture as PNG: ") + image.message);
+  bytes.resize(size);
+  return bytes;
 }
 
 }  // namespace
@@ -153,12 +157,7 @@ void check_picture_path(const std::string& option, const std::string& path) {
 
 void write_picture(const std::string& path, const Picture& picture) {
   check_picture_path("picture", path);
-  if (ends_with(path, ".png")) {
-    const Picture::Pixels pixels = picture.pixels(2);
-    core::write_file(path, png_file(pixels.width, pixels.height, pixels.rgb));
-    return;
-  }
-  core::write_file(path, picture.svg());
+  core::write_file(path, ends_with(path, ".png") ? png_file(picture.pixels(2)) : picture.svg());
 }
 
 }  // namespace longstride::picture

@@ -1,10 +1,9 @@
 // Prices levels by the tiles at a few dozen positions, one for each set of groups that samples rows there.
-#include "plan/cost.h"
-
 #include <algorithm>
 #include <vector>
 
 #include "core/checked.h"
+#include "plan/level.h"
 #include "plan/run_cost.h"
 #include "plan/tiler.h"
 

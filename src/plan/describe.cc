@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <map>
 #include <string>
-#include <vector>
 
 #include "longstride/pattern.h"
 #include "longstride/plan.h"

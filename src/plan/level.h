@@ -1,4 +1,4 @@
-// What compile() is asked to plan, and the shape of one level: the words that the planner's files share.
+// What compile() is asked to plan, and the shape and price of one level: the words that the planner's files share.
 #pragma once
 
 #include <cstdint>
@@ -46,5 +46,18 @@ inline bool samples_once(const Sampling& s) { return s.offset >= s.segment || s.
 
 // The least stride that serves all samplings, or 0 if they cannot share a level.
 int64_t fused_stride(const std::vector<Sampling>& samplings);
+
+// Columns a row of the class, whether the row is touched or not, in the currency of Geometry. Merging is not included.
+struct LevelPrice {
+  double as_partial = 0;  // untouched rows cost nothing
+  double as_base = 0;
+  double touched = 0;  // the share of rows that a partial level would hold
+  // What tiles and runs take, a row of the class; a period counts as if it were stored every time.
+  double partial_bytes = 0;
+  double base_bytes = 0;
+};
+
+// By making the tiles at sample positions (cost.cc). Deterministic. Rows beyond the last document are not sampled.
+LevelPrice price(const LevelShape&, const Scope&, const Documents&);
 
 }  // namespace longstride::plan

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "core/checked.h"
-#include "plan/cost.h"
+#include "plan/level.h"
 
 namespace longstride::plan {
 namespace {

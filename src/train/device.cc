@@ -1,20 +1,27 @@
-// Finds and loads what a device needs (device.h).
+// Finds and loads what a device needs, and asks LibTorch and the kernel what it is (device.h).
 #include "train/device.h"
 
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <link.h>
+#include <sys/resource.h>
+#include <torch/types.h>
+#include <torch/version.h>
 
 #include <charconv>
 #include <filesystem>
 #include <limits>
 #include <mutex>
+#include <thread>
 
 #include "core/refuse.h"
 #include "longstride/attention/engines.h"
+#include "longstride/attention/gpus.h"
 
 namespace longstride::train {
 namespace {
@@ -88,6 +95,33 @@ int64_t peak_bytes_on(at::Device device) {
   if (device.is_cpu()) return 0;
   const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
   return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+}
+
+std::string machine_line(const LongNetLMConfig& config, int64_t context, bool bf16, at::Device device) {
+  // One short row of zeros is enough to learn which engine takes this shape and type.
+  const int64_t len = std::min<int64_t>(context, 16);
+  const MultiheadDilatedAttentionOptions& o = config.layer.attention;
+  const auto type = torch::TensorOptions().dtype(bf16 ? torch::kBFloat16 : torch::kFloat32).device(device);
+  const at::Tensor q = torch::zeros({1, len, o.num_heads, o.head_dim()}, type);
+  const at::Tensor kv = torch::zeros({1, len, o.key_value_heads(), o.head_dim()}, type);
+  const Pattern& pattern = o.attention.pattern;
+  const std::string where = device.is_cpu() ? fmt::format("{} threads on {} processors, {}", at::get_num_threads(),
+                                                          std::thread::hardware_concurrency(), at::get_cpu_capability())
+                                            : fmt::format("{} ({})", device.str(), gpu_name(device.index()));
+  return fmt::format("{}, LibTorch {}.{}.{}, {}, engine {}", where, TORCH_VERSION_MAJOR, TORCH_VERSION_MINOR,
+                     TORCH_VERSION_PATCH, bf16 ? "bf16 autocast" : "fp32",
+                     describe_attention(q, kv, kv, pattern).engine);
+}
+
+int64_t use_threads(int64_t threads) {
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+  return at::get_num_threads();
+}
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
 }
 
 }  // namespace longstride::train

@@ -9,7 +9,6 @@
 #include <numbers>
 #include <numeric>
 
-#include "train/autocast_guard.h"
 #include "train/device.h"
 
 namespace longstride::train {

@@ -1,11 +1,14 @@
-// Settings of a run, their JSON and the presets: each setting checked by its name and type, over a preset.
+// Settings of a run, their JSON and the presets: each setting checked by its name and type, over a preset. And the JSON
+// of its summary.
 #include "train/settings.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
+#include <numbers>
 #include <utility>
 
 #include "core/json.h"
@@ -14,6 +17,7 @@
 #include "longstride/pattern/flat.h"
 #include "longstride/pattern/json.h"
 #include "nn/json_fields.h"
+#include "train/device.h"
 #include "train/schedule.h"
 
 namespace longstride {
@@ -222,6 +226,25 @@ TrainSettings settings_of(const Json& given, TrainSettings settings) {
   }
   if (usual_max_len && !said.contains("max_len")) max_len(settings) = default_max_len(settings.context);
   return settings;
+}
+
+Json json_of(const TrainSummary& summary) {
+  const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
+  Json json = {{"status", summary.status},
+               {"steps", summary.steps},
+               {"steps_this_sitting", summary.steps_this_sitting},
+               {"seconds", summary.seconds},
+               {"loss", number(summary.loss)},
+               {"bits_per_byte", number(summary.loss / std::numbers::ln2)},
+               {"held_out_bits_per_byte_before", nn::written(summary.held_out_before)},
+               {"held_out_bits_per_byte", nn::written(summary.held_out)},
+               {"bytes_per_second", summary.bytes_per_second},
+               {"threads", summary.threads},
+               {"peak_memory_bytes", peak_memory_bytes()},
+               {"checkpoint", summary.checkpoint}};
+  if (summary.peak_device_bytes > 0) json["peak_device_bytes"] = summary.peak_device_bytes;
+  if (summary.log_lines_dropped > 0) json["log_lines_dropped"] = summary.log_lines_dropped;
+  return json;
 }
 
 Json preset(const std::string& name) {

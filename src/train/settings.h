@@ -16,6 +16,8 @@ constexpr double kMostMinutes = 1e7;  // 19 years
 // Strings hold any bytes here: they become UTF-8 when JSON becomes text (core/json.h).
 core::Json json_of(const TrainSettings& settings);
 TrainSettings settings_of(const core::Json& given, TrainSettings base = {});
+// The summary as the log and `longstride train --json` have it.
+core::Json json_of(const TrainSummary& summary);
 
 Budget budget_of(const TrainSettings& settings);
 CorpusOptions corpus_of(const TrainSettings& settings);

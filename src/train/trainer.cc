@@ -1,8 +1,6 @@
 // The training loop: see longstride/train.h. Bit for bit: a step is a function of the weights, AdamW's state, the
 // generator and the step's number alone (with a budget in minutes also of the clock, through the learning rate), and
 // all of these are saved.
-#include "train/trainer.h"
-
 #include <ATen/CPUGeneratorImpl.h>
 #include <fmt/format.h>
 #include <torch/nn/utils/clip_grad.h>
@@ -19,11 +17,10 @@
 
 #include "core/json.h"
 #include "core/writable.h"
+#include "longstride/train.h"
 #include "nn/json_fields.h"
-#include "train/autocast_guard.h"
 #include "train/batches.h"
 #include "train/device.h"
-#include "train/machine.h"
 #include "train/optimizer.h"
 #include "train/ranks.h"
 #include "train/run_checkpoint.h"

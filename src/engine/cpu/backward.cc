@@ -9,7 +9,6 @@
 #include <numbers>
 
 #include "engine/cpu/backward_scratch.h"
-#include "engine/cpu/checks.h"
 #include "engine/cpu/chunks.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/gates.h"

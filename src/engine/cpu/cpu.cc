@@ -5,7 +5,6 @@
 #include <string>
 
 #include "core/refuse.h"
-#include "engine/cpu/checks.h"
 #include "engine/cpu/products.h"
 #include "engine/cpu/team.h"
 

@@ -15,4 +15,7 @@ void forward(const ForwardProblem&, const PlanView&, const Workspace&, Stream = 
 // `plan` is the transposed plan.
 void backward(const BackwardProblem&, const PlanView& plan, const Workspace&, Stream = nullptr);
 
+// What both directions refuse before any work: throws Error unless this engine can run `plan` on `p`.
+void check(const Problem& p, const PlanView& plan, Direction direction);
+
 }  // namespace longstride::engine::cpu

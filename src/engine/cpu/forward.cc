@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "engine/cpu/bias_bound.h"
-#include "engine/cpu/checks.h"
 #include "engine/cpu/chunks.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/forward_scratch.h"

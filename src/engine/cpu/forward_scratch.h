@@ -1,7 +1,6 @@
 // The memory that a forward works in, by head in flight and by thread. Called by forward.cc.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "engine/cpu/line_order.h"

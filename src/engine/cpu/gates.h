@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstring>
 
 #include "core/half.h"
 #include "engine/cpu/kernels.h"

@@ -5,7 +5,6 @@
 // Words. A *cell* is an element of a packed operand. *Columns* of a chunk are local: column 0 is the first packed one.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 

@@ -11,7 +11,6 @@
 #include "op/parallel/cuda/device_moves.h"
 #include "op/problem.h"
 #include "op/refs.h"
-#include "op/slopes.h"
 #include "parallel/host_moves.h"
 
 namespace longstride::op {

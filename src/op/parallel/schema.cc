@@ -2,7 +2,7 @@
 // stand below autograd: who calls them (python/longstride/parallel) has the gradient.
 #include <type_traits>
 
-#include "op/call_schema.h"
+#include "op/library.h"
 #include "op/parallel/kernels.h"
 
 namespace longstride::op {
