@@ -2,6 +2,8 @@
 #include "factory/legacy_tables.h"
 
 #include <algorithm>
+#include <initializer_list>
+#include <utility>
 
 namespace longstride::factory {
 namespace {
@@ -14,6 +16,8 @@ constexpr const char* kOneEngine = "the engine is picked by device and dtype; le
 constexpr const char* kOneCache = "plans are cached for the whole process, within set_plan_cache_limit(); leave it out";
 constexpr const char* kTrainer = "the training loop's business, not attention's; leave it out";
 constexpr const char* kNoChunks = "nothing is cut into chunks that a caller sees; leave it out";
+constexpr const char* kGroup = "pass group and ring_size to the factory";
+constexpr const char* kBackend = "pass group and backend to the factory";
 constexpr const char* kCheckpoints = "wrap the layer in longstride::checkpoint; leave it out";
 
 LegacyParameter required(const char* name) { return {name, {name}, {}, true}; }
@@ -25,9 +29,15 @@ LegacyParameter inert(const char* name, OptionValue standard, const char* instea
   return {name, {}, std::move(standard), false, instead};
 }
 
-Parameters joined(std::initializer_list<Parameters> lists) {
+// Parameters without a counterpart for one reason.
+Parameters inert(const char* instead, std::initializer_list<std::pair<const char*, OptionValue>> parameters) {
   Parameters all;
-  for (const Parameters& list : lists) all.insert(all.end(), list.begin(), list.end());
+  for (const auto& [name, standard] : parameters) all.push_back(inert(name, standard, instead));
+  return all;
+}
+
+Parameters operator+(Parameters all, const Parameters& more) {
+  all.insert(all.end(), more.begin(), more.end());
   return all;
 }
 
@@ -35,19 +45,16 @@ const Parameters kSegmentsFirst = {required("segment_lengths"), required("dilati
 const Parameters kRatesFirst = {required("dilation_rates"), required("segment_lengths")};
 const Parameters kWidth = {required("embed_dim"), required("num_heads")};
 const Parameters kDropout = {mapped("dropout", "attention_dropout", 0.0)};
-const Parameters kTensorPlace = {inert("device", {}, kTensorsBring), inert("dtype", {}, kTensorsBring)};
+const Parameters kTensorPlace = inert(kTensorsBring, {{"device", {}}, {"dtype", {}}});
 const Parameters kWeightPlace = {mapped("device", "device"), mapped("dtype", "dtype")};
 const Parameters kMagneto = {same("bias", true), mapped("layer_norm", "sub_layer_norm", true),
                              same("layer_norm_eps", 1e-5), same("gamma_init", 1.0)};
 const Parameters kPool = {inert("enable_memory_pool", false, kOneCache), inert("enable_profiling", false, kTrainer),
                           inert("lightweight_pool", true, kOneCache)};
 const Parameters kTf32 = {inert("use_tf32", true, kTorchSays)};
-const Parameters kRing = joined({kSegmentsFirst,
-                                 kDropout,
-                                 {mapped("ring_size", "ring_size")},
-                                 kTensorPlace,
-                                 kPool,
-                                 {inert("use_pattern_cache", true, kOneCache)}});
+const Parameters kRingSize = {mapped("ring_size", "ring_size")};
+const Parameters kRing =
+    kSegmentsFirst + kDropout + kRingSize + kTensorPlace + kPool + inert(kOneCache, {{"use_pattern_cache", true}});
 const Parameters kThreshold = {inert("memory_pool_threshold_mb", 16.0, kOneCache)};
 // Two words for one switch, which is an argument of forward there.
 const Parameters kCausal = {mapped("is_causal", "causal"), mapped("causal", "causal")};
@@ -57,9 +64,10 @@ const Parameters kLayer = {
     same("activation", "relu"),     same("layer_norm_eps", 1e-5),  same("gamma_init", 1.0),
     mapped("device", "device"),     mapped("dtype", "dtype"),
 };
-const Parameters kSparse = {mapped("sparse_config", "sparse_config")};
+const Parameters kSparse = kSegmentsFirst + Parameters{mapped("sparse_config", "sparse_config")};
 const Parameters kSparseWords = {mapped("sparsity_config", "sparse_config"),
                                  mapped("sparsity_ratio", "sparsity_ratio")};
+const Parameters kSparseKeywords = kSparseWords + kDropout + kRingSize + kPool + kCausal;
 
 Parameters layer_parameters() {
   Parameters all = kLayer;
@@ -69,135 +77,98 @@ Parameters layer_parameters() {
 
 std::vector<LegacyClass> all_classes() {
   using enum LegacyKind;
+  const Parameters flash = {inert("use_flash_attention", true, kOneEngine)};
+  const Parameters compiled = flash + inert(kTrainer, {{"compile_model", false}});
   std::vector<LegacyClass> all = {
       {"DilatedAttention", kAttention, "standard",
-       joined({kSegmentsFirst,
-               {same("softmax_scale", {}), same("attention_dropout", 0.0), inert("op", {}, kOneEngine)},
-               kPool}),
+       kSegmentsFirst +
+           Parameters{same("softmax_scale", {}), same("attention_dropout", 0.0), inert("op", {}, kOneEngine)} + kPool,
        kCausal},
-      {"ImprovedDilatedAttention", kAttention, "improved", joined({kSegmentsFirst, kDropout, kTf32, kPool}), kCausal},
-      {"RingDilatedAttention", kAttention, "ring", joined({kRing, kThreshold}), kCausal},
+      {"ImprovedDilatedAttention", kAttention, "improved", kSegmentsFirst + kDropout + kTf32 + kPool, kCausal},
+      {"RingDilatedAttention", kAttention, "ring", kRing + kThreshold, kCausal},
       {"RingDilatedAttentionV2", kAttention, "ring", kRing, kCausal},
-      {"RingDilatedAttentionV2Collective", kAttention, "ring", joined({kRing, kThreshold}), kCausal},
+      {"RingDilatedAttentionV2Collective", kAttention, "ring", kRing + kThreshold, kCausal},
       {"RingDilatedAttentionV2Flash", kAttention, "ring",
-       joined({kRing,
-               kThreshold,
-               {inert("use_flash_attention", true, kOneEngine), inert("flash_chunk_size", 2048, kNoChunks)}}),
-       kCausal},
+       kRing + kThreshold + flash + inert(kNoChunks, {{"flash_chunk_size", 2048}}), kCausal},
       // There it takes one config; these are the config's fields.
       {"RingDilatedAttentionProduction", kAttention, "ring",
-       joined({kSegmentsFirst,
-               kDropout,
-               {mapped("ring_size", "ring_size"), inert("use_gradient_checkpointing", true, kCheckpoints),
-                inert("use_memory_pool", true, kOneCache), inert("memory_pool_size", 10, kOneCache),
-                inert("enable_error_recovery", true, kTrainer), inert("mixed_precision", true, kTrainer),
-                inert("log_memory_usage", false, kTrainer), mapped("attention_scale", "softmax_scale")}}),
+       kSegmentsFirst + kDropout + kRingSize + inert(kCheckpoints, {{"use_gradient_checkpointing", true}}) +
+           inert(kOneCache, {{"use_memory_pool", true}, {"memory_pool_size", 10}}) +
+           inert(kTrainer, {{"enable_error_recovery", true}, {"mixed_precision", true}, {"log_memory_usage", false}}) +
+           Parameters{mapped("attention_scale", "softmax_scale")},
        kCausal},
       {"SimulatedRingDilatedAttention", kAttention, "ring",
-       joined({kSegmentsFirst, kDropout, {same("ring_size", 1), inert("chunk_k_v", true, kNoChunks)}, kTensorPlace}),
+       kSegmentsFirst + kDropout + Parameters{same("ring_size", 1), inert("chunk_k_v", true, kNoChunks)} + kTensorPlace,
        kCausal},
       {"TrueRingDilatedAttention", kAttention, "ring",
-       joined({kSegmentsFirst, kDropout, {same("ring_size", 1), inert("chunk_size_kv", {}, kNoChunks)}, kTensorPlace}),
+       kSegmentsFirst + kDropout + Parameters{same("ring_size", 1), inert("chunk_size_kv", {}, kNoChunks)} +
+           kTensorPlace,
        kCausal},
       {"DistributedImprovedDilatedAttention", kAttention, "distributed",
-       joined({kSegmentsFirst,
-               kDropout,
-               kTf32,
-               {inert("sequence_parallel", false, "pass group and ring_size to the factory"),
-                inert("model_parallel", false, kTrainer), inert("use_flash_attention", true, kOneEngine),
-                inert("dtype", {}, kTensorsBring), inert("device", {}, kTensorsBring)}}),
+       kSegmentsFirst + kDropout + kTf32 + inert(kGroup, {{"sequence_parallel", false}}) +
+           inert(kTrainer, {{"model_parallel", false}}) + flash + inert(kTensorsBring, {{"dtype", {}}, {"device", {}}}),
        kCausal},
       {"MultiheadDilatedAttention", kMultihead, "standard",
-       joined({kWidth, kRatesFirst, kDropout, kMagneto, kWeightPlace, {inert("op", {}, kOneEngine)}}), kCausal},
+       kWidth + kRatesFirst + kDropout + kMagneto + kWeightPlace + inert(kOneEngine, {{"op", {}}}), kCausal},
       {"ImprovedMultiheadDilatedAttention", kMultihead, "improved",
-       joined({kWidth, kRatesFirst, kDropout, kMagneto, kWeightPlace, kTf32}), kCausal},
+       kWidth + kRatesFirst + kDropout + kMagneto + kWeightPlace + kTf32, kCausal},
       {"DistributedMultiheadDilatedAttention", kMultihead, "distributed",
-       joined({kWidth, kRatesFirst, kDropout, {inert("op", {}, kOneEngine)}}), kCausal},
+       kWidth + kRatesFirst + kDropout + inert(kOneEngine, {{"op", {}}}), kCausal},
       {"RingMultiheadDilatedAttention", kMultihead, "ring",
-       joined({kWidth,
-               kSegmentsFirst,
-               kDropout,
-               kMagneto,
-               {inert("block_size", 1024, kNoChunks), mapped("ring_size", "ring_size"),
-                inert("use_checkpointing", true, kCheckpoints)},
-               kTf32,
-               {inert("use_flash_attention", true, kOneEngine), inert("compile_model", false, kTrainer)},
-               kWeightPlace}),
+       kWidth + kSegmentsFirst + kDropout + kMagneto + inert(kNoChunks, {{"block_size", 1024}}) + kRingSize +
+           inert(kCheckpoints, {{"use_checkpointing", true}}) + kTf32 + compiled + kWeightPlace,
        kCausal},
       {"DistributedImprovedMultiheadDilatedAttention", kMultihead, "distributed",
-       joined({kWidth,
-               kSegmentsFirst,
-               kDropout,
-               kMagneto,
-               kWeightPlace,
-               kTf32,
-               {inert("sequence_parallel", false, "pass group and ring_size to the factory"),
-                inert("model_parallel", false, kTrainer), inert("use_deepspeed", true, kTrainer),
-                inert("use_gradient_checkpointing", false, kCheckpoints),
-                inert("communication_backend", "nccl", "pass group and backend to the factory"),
-                inert("cpu_offload", false, kTrainer), inert("use_8bit_optimizer", false, kTrainer),
-                inert("use_flash_attention", true, kOneEngine), inert("compile_model", false, kTrainer)}}),
+       kWidth + kSegmentsFirst + kDropout + kMagneto + kWeightPlace + kTf32 +
+           inert(kGroup, {{"sequence_parallel", false}}) +
+           inert(kTrainer, {{"model_parallel", false}, {"use_deepspeed", true}}) +
+           inert(kCheckpoints, {{"use_gradient_checkpointing", false}}) +
+           inert(kBackend, {{"communication_backend", "nccl"}}) +
+           inert(kTrainer, {{"cpu_offload", false}, {"use_8bit_optimizer", false}}) + compiled,
        kCausal},
       {"RingDistributedDilatedAttention", kMultihead, "distributed",
-       joined({kWidth,
-               kSegmentsFirst,
-               kDropout,
-               kMagneto,
-               {inert("block_size", 1024, kNoChunks),
-                mapped("ring_size", "ring_size"),
-                inert("use_checkpointing", true, kCheckpoints),
-                inert("model_parallel", false, kTrainer),
-                inert("sequence_parallel", true, "pass group none to keep a sequence on one rank"),
-                inert("data_parallel", true, kTrainer),
-                inert("use_deepspeed", true, kTrainer),
-                inert("zero_stage", 3, kTrainer),
-                inert("cpu_offload", false, kTrainer),
-                inert("nvme_offload", false, kTrainer),
-                inert("use_8bit_optimizer", false, kTrainer),
-                inert("use_gradient_compression", false, kTrainer),
-                inert("activation_checkpointing", true, kCheckpoints),
-                inert("communication_backend", "nccl", "pass group and backend to the factory"),
-                inert("bucket_size", 25, kTrainer),
-                inert("overlap_communication", true, kTrainer),
-                inert("enable_fault_tolerance", true, kTrainer),
-                inert("checkpoint_interval", 1000, kTrainer),
-                inert("auto_resume", true, kTrainer),
-                inert("enable_monitoring", true, kTrainer),
-                inert("profile_memory", false, kTrainer),
-                inert("log_level", "INFO", kTrainer)},
-               kTf32,
-               {inert("use_flash_attention", true, kOneEngine), inert("compile_model", false, kTrainer)},
-               kWeightPlace}),
+       kWidth + kSegmentsFirst + kDropout + kMagneto + inert(kNoChunks, {{"block_size", 1024}}) + kRingSize +
+           inert(kCheckpoints, {{"use_checkpointing", true}}) + inert(kTrainer, {{"model_parallel", false}}) +
+           inert("pass group none to keep a sequence on one rank", {{"sequence_parallel", true}}) +
+           inert(kTrainer, {{"data_parallel", true},
+                            {"use_deepspeed", true},
+                            {"zero_stage", 3},
+                            {"cpu_offload", false},
+                            {"nvme_offload", false},
+                            {"use_8bit_optimizer", false},
+                            {"use_gradient_compression", false}}) +
+           inert(kCheckpoints, {{"activation_checkpointing", true}}) +
+           inert(kBackend, {{"communication_backend", "nccl"}}) +
+           inert(kTrainer, {{"bucket_size", 25},
+                            {"overlap_communication", true},
+                            {"enable_fault_tolerance", true},
+                            {"checkpoint_interval", 1000},
+                            {"auto_resume", true},
+                            {"enable_monitoring", true},
+                            {"profile_memory", false},
+                            {"log_level", "INFO"}}) +
+           kTf32 + compiled + kWeightPlace,
        kCausal},
-      {"BlockSparseRingDilatedAttention", kAttention, "block_sparse_ring", joined({kSegmentsFirst, kSparse}),
-       joined({kSparseWords, kDropout, {mapped("ring_size", "ring_size")}, kPool, kCausal})},
+      {"BlockSparseRingDilatedAttention", kAttention, "block_sparse_ring", kSparse, kSparseKeywords},
       {"BlockSparseOptimized", kAttention, "block_sparse_ring",
-       joined({kSegmentsFirst,
-               kSparse,
-               {inert("enable_batched_ops", true, kOneEngine), inert("cache_size", 100, kOneCache)}}),
-       joined({kSparseWords, kDropout, {mapped("ring_size", "ring_size")}, kPool, kCausal})},
+       kSparse + inert(kOneEngine, {{"enable_batched_ops", true}}) + inert(kOneCache, {{"cache_size", 100}}),
+       kSparseKeywords},
       {"BlockSparseHierarchical", kAttention, "block_sparse_ring",
-       joined({kSegmentsFirst, {mapped("hierarchical_config", "hierarchical_config")}, kSparse}),
-       joined({kSparseWords, kDropout, {mapped("ring_size", "ring_size")}, kPool, kCausal})},
+       kSegmentsFirst +
+           Parameters{mapped("hierarchical_config", "hierarchical_config"), mapped("sparse_config", "sparse_config")},
+       kSparseKeywords},
       {"BlockSparseAdaptive", kAttention, "block_sparse_adaptive",
-       joined({kSegmentsFirst,
-               {{"num_heads", {"kv_heads"}, {}, true},
-                required("head_dim"),
-                mapped("adaptive_config", "adaptive_config")}}),
-       joined({{same("block_size", 64)}, kDropout, kTensorPlace, kPool, kCausal})},
+       kSegmentsFirst + Parameters{{"num_heads", {"kv_heads"}, {}, true},
+                                   required("head_dim"),
+                                   mapped("adaptive_config", "adaptive_config")},
+       Parameters{same("block_size", 64)} + kDropout + kTensorPlace + kPool + kCausal},
       {"BlockSparseTorchSparse", kAttention, "block_sparse_ring",
-       joined({kSegmentsFirst,
-               kSparse,
-               {inert("use_sparse_backend", true, kOneEngine), inert("sparse_threshold", 0.8, kOneEngine)}}),
-       joined({kSparseWords, kDropout, {mapped("ring_size", "ring_size")}, kPool, kCausal})},
+       kSparse + inert(kOneEngine, {{"use_sparse_backend", true}, {"sparse_threshold", 0.8}}), kSparseKeywords},
       {"BlockSparseRingMultiheadDilatedAttention", kMultihead, "block_sparse_ring",
-       joined({kWidth,
-               kSegmentsFirst,
-               kDropout,
-               {same("bias", true)},
-               kSparse,
-               {inert("batch_first", true, "tensors are [batch, len, embed_dim]; transpose them")}}),
-       joined({kSparseWords, {mapped("ring_size", "ring_size")}, kWeightPlace, kCausal})},
+       kWidth + kSegmentsFirst + kDropout +
+           Parameters{same("bias", true), mapped("sparse_config", "sparse_config"),
+                      inert("batch_first", true, "tensors are [batch, len, embed_dim]; transpose them")},
+       kSparseWords + kRingSize + kWeightPlace + kCausal},
       {"DilatedTransformerEncoderLayer", kEncoderLayer, "", layer_parameters(), kCausal},
       {"DilatedTransformerDecoderLayer",
        kDecoderLayer,

@@ -14,26 +14,12 @@ std::string text(Place place) {
 }
 
 std::string_view layout_name(Layout layout) {
-  switch (layout) {
-    case Layout::Strided:
-      return "Strided";
-    case Layout::Sparse:
-      return "Sparse";
-    case Layout::SparseCsr:
-      return "SparseCsr";
-    case Layout::SparseCsc:
-      return "SparseCsc";
-    case Layout::SparseBsr:
-      return "SparseBsr";
-    case Layout::SparseBsc:
-      return "SparseBsc";
-    case Layout::Mkldnn:
-      return "Mkldnn";
-    case Layout::Jagged:
-      return "Jagged";
-    default:
-      return "another library";
-  }
+  // In the order of Layout.
+  constexpr const char* kNames[] = {"Strided",   "Sparse",    "SparseCsr", "Mkldnn",
+                                    "SparseCsc", "SparseBsr", "SparseBsc", "Jagged"};
+  static_assert(static_cast<size_t>(Layout::Jagged) + 1 == std::size(kNames));
+  const auto number = static_cast<size_t>(layout);
+  return number < std::size(kNames) ? kNames[number] : "another library";
 }
 
 std::vector<int64_t> host_numbers(const void* first, ScalarType dtype, int64_t count, int64_t stride) {
