@@ -1,12 +1,11 @@
 // Densities of blocks, counted in block pairs. Called by the rules of the block patterns.
-#include "pattern/block_density.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/refuse.h"
+#include "pattern/block_rows.h"
 
 namespace longstride::pattern {
 namespace {

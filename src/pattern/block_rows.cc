@@ -11,7 +11,6 @@
 #include "core/checked.h"
 #include "core/philox.h"
 #include "core/refuse.h"
-#include "pattern/block_density.h"
 
 namespace longstride::pattern {
 namespace {

@@ -1,5 +1,6 @@
 // What a BlockPattern means: the checks of its rule, and the active blocks of one document, row by row, as intervals.
-// Called by blocks.cc and by the planner, which turns rows of blocks into rows of tokens.
+// Called by blocks.cc and by the planner, which turns rows of blocks into rows of tokens. And what of a density can be
+// had, for the rules of the block patterns (block_density.cc).
 #pragma once
 
 #include <cstdint>
@@ -48,5 +49,15 @@ Cells cells_of(const BlockList&, int64_t batch_row, int64_t kv_head);
 
 // Sorts, and joins what touches.
 void normalise(std::vector<Interval>&);
+
+// Block pairs that there are.
+double pairs_in_all(const Place&);
+
+// Throws Error if `density` is out of reach where from `least` to `most` block pairs can be had: half a block is
+// rounding.
+void check_density(const Place&, double density, double least, double most);
+
+// The number n of distances step, 2 * step, ..., n * step that comes nearest to a density, the diagonal included.
+int64_t nearest_reach(const Place&, double density, int64_t step);
 
 }  // namespace longstride::pattern

@@ -4,7 +4,6 @@
 
 #include "core/checked.h"
 #include "core/refuse.h"
-#include "pattern/block_density.h"
 #include "pattern/block_rows.h"
 
 namespace longstride {

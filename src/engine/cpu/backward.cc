@@ -25,15 +25,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 class Backward {
  public:
   Backward(const BackwardProblem& p, const PlanView& plan, const Workspace& w)
-      : p_(p),
-        plan_(plan),
-        products_(w, p.dtype),
-        cell_(products_.cell()),
-        dim_padded_(products_.padded(p.dim)),
-        tile_rows_((plan.tile_rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum),
-        queries_per_key_(p.heads / p.kv_heads),
-        dropout_(engine::dropout_of(p)),
-        gain_(static_cast<float>(p.out_scale * (dropout_.active() ? dropout_.gain() : 1.0))) {
+      : p_(p), plan_(plan), products_(w, p.dtype) {
     for (const PlanClass& c : plan.classes) {
       int32_t packings = 0;  // parts of the base are one with it
       for (const Level& level : plan.levels_of(c)) {
@@ -355,12 +347,12 @@ class Backward {
   const BackwardProblem& p_;
   const PlanView& plan_;
   const Products products_;
-  const Cell cell_;
-  const int64_t dim_padded_;
-  const int64_t tile_rows_;
-  const int64_t queries_per_key_;
-  const core::Dropout dropout_;
-  const float gain_;
+  const Cell cell_ = products_.cell();
+  const int64_t dim_padded_ = products_.padded(p_.dim);
+  const int64_t tile_rows_ = (plan_.tile_rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum;
+  const int64_t queries_per_key_ = p_.heads / p_.kv_heads;
+  const core::Dropout dropout_ = engine::dropout_of(p_);
+  const float gain_ = static_cast<float>(p_.out_scale * (dropout_.active() ? dropout_.gain() : 1.0));
   int64_t part_rows_ = 0;
   bool several_levels_ = false;
   bool several_terms_ = false;

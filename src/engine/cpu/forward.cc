@@ -51,16 +51,7 @@ bool packs_when_read(const Problem& p) { return p.len_q <= kFewQueries && p.head
 class Forward {
  public:
   Forward(const ForwardProblem& p, const PlanView& plan, const Workspace& w)
-      : p_(p),
-        plan_(plan),
-        products_(w, p.dtype),
-        cell_(products_.cell()),
-        dim_padded_(products_.padded(p.dim)),
-        queries_per_key_(p.heads / p.kv_heads),
-        dropout_(engine::dropout_of(p)),
-        unit_(unit_of(p.scale)),
-        scale_(std::abs(static_cast<float>(p.scale)) / unit_),
-        scale_log2_(static_cast<float>(static_cast<double>(scale_) * std::numbers::log2e)) {
+      : p_(p), plan_(plan), products_(w, p.dtype) {
     shape_ = {.cell = cell_,
               .dim_padded = dim_padded_,
               .tile_rows = (plan.tile_rows + kRowQuantum - 1) / kRowQuantum * kRowQuantum,
@@ -369,13 +360,14 @@ class Forward {
   const ForwardProblem& p_;
   const PlanView& plan_;
   const Products products_;
-  const Cell cell_;
-  const int64_t dim_padded_;
-  const int64_t queries_per_key_;
-  const core::Dropout dropout_;
-  const float unit_;   // scores are multiplied by it
-  const float scale_;  // of scores in that unit; the sign has gone to the queries
-  const float scale_log2_;
+  const Cell cell_ = products_.cell();
+  const int64_t dim_padded_ = products_.padded(p_.dim);
+  const int64_t queries_per_key_ = p_.heads / p_.kv_heads;
+  const core::Dropout dropout_ = engine::dropout_of(p_);
+  const float unit_ = unit_of(p_.scale);  // scores are multiplied by it
+  // Of scores in that unit; the sign has gone to the queries.
+  const float scale_ = std::abs(static_cast<float>(p_.scale)) / unit_;
+  const float scale_log2_ = static_cast<float>(static_cast<double>(scale_) * std::numbers::log2e);
   bool by_rows_ = false;  // products of as many rows as there are, keys as they lie
   ForwardShape shape_;
   std::vector<ForwardHead> heads_;

@@ -19,17 +19,7 @@ template <typename Element>
 class KvHeadBackward {
  public:
   KvHeadBackward(const BackwardProblem& p, const PlanView& plan, int64_t b, int64_t j)
-      : p_(p),
-        plan_(plan),
-        b_(b),
-        j_(j),
-        class_id_(plan.class_of[b * p.kv_heads + j]),
-        dk_(p.len_k * p.dim),
-        dv_(p.len_k * p.dim),
-        key_dk_(p.dim),
-        key_dv_(p.dim) {
-    dropout_ = engine::dropout_of(p);
-  }
+      : p_(p), plan_(plan), b_(b), j_(j), dk_(p.len_k * p.dim), dv_(dk_), key_dk_(p.dim), key_dv_(key_dk_) {}
 
   void run() {
     const int64_t group = p_.heads / p_.kv_heads;
@@ -127,8 +117,8 @@ class KvHeadBackward {
   const PlanView& plan_;
   const int64_t b_;
   const int64_t j_;
-  const int32_t class_id_;
-  core::Dropout dropout_;
+  const int32_t class_id_ = plan_.class_of[b_ * p_.kv_heads + j_];
+  const core::Dropout dropout_ = engine::dropout_of(p_);
   std::vector<double> dk_;  // [len_k, dim]
   std::vector<double> dv_;
   std::vector<double> dq_;  // [len_q, dim], of one query head

@@ -45,9 +45,7 @@ template <typename Element>
 class RowSoftmax {
  public:
   RowSoftmax(const Problem& p, const PlanView& plan, int64_t b, int64_t h)
-      : p_(p), plan_(plan), b_(b), h_(h), kv_head_(h / (p.heads / p.kv_heads)) {
-    dropout_ = engine::dropout_of(p);
-  }
+      : p_(p), plan_(plan), b_(b), h_(h), kv_head_(h / (p.heads / p.kv_heads)) {}
 
   Part run(const PlacedRow& at) {
     const Element* query = row<Element>(p_.q, b_, at.position - p_.query_start, h_);
@@ -87,7 +85,7 @@ class RowSoftmax {
   const int64_t b_;
   const int64_t h_;
   const int64_t kv_head_;
-  core::Dropout dropout_;
+  const core::Dropout dropout_ = engine::dropout_of(p_);
   std::vector<Key> keys_;
 };
 
