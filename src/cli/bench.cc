@@ -63,15 +63,6 @@ std::vector<std::pair<BenchCase, Bar>> wanted_cases(const BenchOptions& options)
   return cases;
 }
 
-void measure_brgemm(BenchReport& report, const std::string& dtype) {
-  if (report.brgemm_gflops.count(dtype) > 0) return;
-  const peer::GemmRate rate = peer::brgemm_rate(dtype == "float32"    ? at::kFloat
-                                                : dtype == "bfloat16" ? at::kBFloat16
-                                                                      : at::kHalf);
-  report.brgemm_gflops[dtype] = rate.gflops;
-  if (rate.gflops <= 0) report.brgemm_refusals[dtype] = rate.reason;
-}
-
 void check_options(const BenchOptions& options) {
   if (!options.curve.empty()) {
     picture::check_picture_path("--curve", options.curve);
@@ -100,10 +91,11 @@ void bench(const BenchOptions& options, int& exit_code) {
   say(machine_words(report.machine) + "\n");
   for (const auto& [entry, bar] : cases) {
     if (report.brgemm_gflops.count(entry.dtype) > 0) continue;
-    measure_brgemm(report, entry.dtype);
-    const double gflops = report.brgemm_gflops[entry.dtype];
+    const auto [gflops, reason] = peer::brgemm_rate(dtype_from_name(entry.dtype));
+    report.brgemm_gflops[entry.dtype] = gflops;
+    if (gflops <= 0) report.brgemm_refusals[entry.dtype] = reason;
     say(gflops > 0 ? fmt::format("brgemm on 64 x 64 x 64 tiles, {}: {:.0f} GFLOP/s\n", entry.dtype, gflops)
-                   : fmt::format("brgemm, {}: not available: {}\n", entry.dtype, report.brgemm_refusals[entry.dtype]));
+                   : fmt::format("brgemm, {}: not available: {}\n", entry.dtype, reason));
   }
   if (!options.suite.empty())
     say(fmt::format("suite {}: LongNet's five groups (rates 1, 2, 4, 8, 16); plain attention at the end\n",

@@ -25,13 +25,6 @@ namespace {
 
 using at::Tensor;
 
-at::ScalarType dtype_from_name(const std::string& name) {
-  if (name == "float32") return at::kFloat;
-  if (name == "bfloat16") return at::kBFloat16;
-  if (name == "float16") return at::kHalf;
-  core::refuse_unknown("--dtype", name, std::vector<std::string>{"float32", "bfloat16", "float16"});
-}
-
 struct Inputs {
   Tensor q, k, v, d_out;
 };
@@ -104,6 +97,13 @@ const Runs* BenchResult::of(const std::string& name) const {
     if (entry.name == name) return &entry;
   }
   return nullptr;
+}
+
+at::ScalarType dtype_from_name(const std::string& name) {
+  if (name == "float32") return at::kFloat;
+  if (name == "bfloat16") return at::kBFloat16;
+  if (name == "float16") return at::kHalf;
+  core::refuse_unknown("--dtype", name, std::vector<std::string>{"float32", "bfloat16", "float16"});
 }
 
 void check_case(const BenchCase& bench_case) {

@@ -1,6 +1,8 @@
 // One case of bench: shapes, pattern, who takes part; timed in rounds in which everybody runs once. Called by bench.cc.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <map>
 #include <string>
@@ -22,6 +24,9 @@ struct BenchCase {
   bool causal() const { return pattern.pattern().causal(); }
   std::vector<std::string> peers = {"dense", "official", "per_group"};  // who takes part beside longstride
 };
+
+// Throws Error for a name that is none of those above.
+at::ScalarType dtype_from_name(const std::string& name);
 
 // Throws Error for a case that longstride itself would refuse.
 void check_case(const BenchCase& bench_case);

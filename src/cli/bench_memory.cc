@@ -18,40 +18,32 @@ extern char** environ;
 namespace longstride::cli {
 namespace {
 
-void add_groups(std::vector<std::string>& words, const PatternOptions& pattern) {
-  const auto add = [&](const char* name, const std::string& value) {
-    words.emplace_back(name);
-    words.push_back(value);
-  };
-  add("--segments", fmt::format("{}", fmt::join(pattern.segments, ",")));
-  add("--rates", fmt::format("{}", fmt::join(pattern.rates, ",")));
-  add("--offset", pattern.head_offset);
-  if (!pattern.offsets.empty()) add("--offsets", fmt::format("{}", fmt::join(pattern.offsets, ",")));
-  add("--mixing", pattern.mixing);
-  add("--padding", pattern.padding);
-  if (pattern.causal) words.emplace_back("--causal");
-  if (pattern.average) words.emplace_back("--average");
-}
-
 std::vector<std::string> arguments(const BenchCase& bench_case, const std::string& who, int64_t threads) {
   const PatternOptions& pattern = bench_case.pattern;
   std::vector<std::string> words = {"longstride", "bench", "--memory-of", who};
-  const auto add = [&](const char* name, const std::string& value) {
+  const auto add = [&](const char* name, const auto& value) {
     words.emplace_back(name);
-    words.push_back(value);
+    words.push_back(fmt::format("{}", value));
   };
   if (!pattern.json.empty()) {
     add("--pattern", pattern.json);
   } else {
-    add_groups(words, pattern);
+    add("--segments", fmt::format("{}", fmt::join(pattern.segments, ",")));
+    add("--rates", fmt::format("{}", fmt::join(pattern.rates, ",")));
+    add("--offset", pattern.head_offset);
+    if (!pattern.offsets.empty()) add("--offsets", fmt::format("{}", fmt::join(pattern.offsets, ",")));
+    add("--mixing", pattern.mixing);
+    add("--padding", pattern.padding);
+    if (pattern.causal) words.emplace_back("--causal");
+    if (pattern.average) words.emplace_back("--average");
   }
-  add("--len", fmt::format("{}", bench_case.len));
-  add("--heads", fmt::format("{}", bench_case.heads));
-  add("--kv-heads", fmt::format("{}", bench_case.kv_heads));
-  add("--dim", fmt::format("{}", bench_case.dim));
+  add("--len", bench_case.len);
+  add("--heads", bench_case.heads);
+  add("--kv-heads", bench_case.kv_heads);
+  add("--dim", bench_case.dim);
   add("--dtype", bench_case.dtype);
   if (bench_case.backward) words.emplace_back("--backward");
-  add("--threads", fmt::format("{}", threads));
+  add("--threads", threads);
   return words;
 }
 

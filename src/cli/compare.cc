@@ -51,7 +51,6 @@ struct CompareCommand {
   bool json = false;
   bool quiet = false;
 
-  void check() const;
   CoverageWork coverage_work(const Comparison& comparison, const train::Text& text) const;
   train::ScoringPlan scoring_plan(const Comparison& comparison, const train::Text& text) const;
   void cover(Comparison& comparison, const CoverageWork& work, const train::Text& text) const;
@@ -77,10 +76,6 @@ std::string name_of(const std::string& item) {
   fs::path path = fs::path(item).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   return path.extension() == ".json" ? path.stem().string() : path.filename().string();
-}
-
-void CompareCommand::check() const {
-  if (!picture.empty()) picture::check_picture_path("--picture", picture);
 }
 
 std::vector<size_t> windows_of(const train::Text& text, int64_t len, int64_t count) {
@@ -144,7 +139,7 @@ void CompareCommand::score(Comparison& comparison, std::vector<train::LoadedRun>
 }
 
 int CompareCommand::run() {
-  check();
+  if (!picture.empty()) picture::check_picture_path("--picture", picture);
   train::use_threads(threads);
   std::vector<train::LoadedRun> runs(items.size());  // by item; empty where it is no run
   const train::LoadedRun* first_run = nullptr;

@@ -24,10 +24,6 @@ constexpr int kFormatVersion = 1;
 constexpr uint64_t kMostConfigBytes = 1 << 20;
 const std::array<std::string, 3> kParts = {"q_proj", "k_proj", "v_proj"};
 
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 // `given`, with projections fused or split where `wanted` has them the other way. What does not fit stays, and is
 // reported by the comparison that follows.
 Tensors adapt_projections(Tensors given, const Tensors& wanted) {
@@ -40,7 +36,7 @@ Tensors adapt_projections(Tensors given, const Tensors& wanted) {
       return names;
     };
     for (const auto& [key, parameter] : wanted) {
-      if (ends_with(key, fused_end) && !given.contains(key)) {
+      if (key.ends_with(fused_end) && !given.contains(key)) {
         std::vector<at::Tensor> parts;
         const auto names = part_names(key.substr(0, key.size() - fused_end.size()));
         for (const auto& n : names) {
@@ -53,7 +49,7 @@ Tensors adapt_projections(Tensors given, const Tensors& wanted) {
         if (!same_width) continue;
         given[key] = at::cat(parts);
         for (const auto& n : names) given.erase(n);
-      } else if (ends_with(key, split_end) && !given.contains(key)) {
+      } else if (key.ends_with(split_end) && !given.contains(key)) {
         const std::string prefix = key.substr(0, key.size() - split_end.size());
         const auto fused = given.find(prefix + fused_end);
         const auto names = part_names(prefix);

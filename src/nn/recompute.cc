@@ -13,8 +13,7 @@
 namespace longstride {
 namespace {
 
-// The autocast settings of one device type. The weight cache stays off inside: a cast cached by the first run, which
-// has no graph, would cut the gradients of whoever finds it later.
+// The autocast settings of one device type.
 struct AutocastState {
   at::DeviceType device;
   bool enabled;
@@ -32,20 +31,6 @@ struct AutocastState {
     at::autocast::set_autocast_dtype(device, dtype);
     at::autocast::set_autocast_cache_enabled(cache);
   }
-};
-
-class AutocastGuard {
- public:
-  explicit AutocastGuard(AutocastState state) : before_(AutocastState::now(state.device)) {
-    state.cache = false;
-    state.apply();
-  }
-  ~AutocastGuard() { before_.apply(); }
-  AutocastGuard(const AutocastGuard&) = delete;
-  AutocastGuard& operator=(const AutocastGuard&) = delete;
-
- private:
-  AutocastState before_;
 };
 
 // The states of the generators that a function on one device may draw from: the CPU's, and the device's own.
@@ -74,27 +59,25 @@ struct GeneratorStates {
   }
 };
 
-class GeneratorGuard {
+// A state of a device for as long as this lives.
+template <class State>
+class Applied {
  public:
-  explicit GeneratorGuard(const std::optional<GeneratorStates>& states) {
-    if (!states) return;
-    before_ = GeneratorStates::now(states->device);
-    states->apply();
-  }
-  ~GeneratorGuard() {
-    if (before_) before_->apply();
-  }
-  GeneratorGuard(const GeneratorGuard&) = delete;
-  GeneratorGuard& operator=(const GeneratorGuard&) = delete;
+  explicit Applied(const State& state) : before_(State::now(state.device)) { state.apply(); }
+  ~Applied() { before_.apply(); }
+  Applied(const Applied&) = delete;
+  Applied& operator=(const Applied&) = delete;
 
  private:
-  std::optional<GeneratorStates> before_;
+  State before_;
 };
 
 // What the backward needs besides tensors.
 struct Rerun : torch::CustomClassHolder {
   Rerun(std::function<at::Tensor(const at::Tensor&)> run, at::Device device, bool draws_random)
       : function(std::move(run)), autocast(AutocastState::now(device.type())) {
+    // A cast cached by the first run, which has no graph, would cut the gradients of whoever finds it later.
+    autocast.cache = false;
     if (draws_random) generators = GeneratorStates::now(device);
   }
   std::function<at::Tensor(const at::Tensor&)> function;
@@ -110,7 +93,7 @@ class Recompute : public torch::autograd::Function<Recompute> {
     std::vector<at::Tensor> kept = {x};
     kept.insert(kept.end(), parameters.begin(), parameters.end());
     context->save_for_backward(std::move(kept));
-    const AutocastGuard autocast(rerun->autocast);
+    const Applied autocast(rerun->autocast);
     return rerun->function(x);
   }
 
@@ -134,8 +117,9 @@ class Recompute : public torch::autograd::Function<Recompute> {
 
     at::Tensor y;
     {
-      const GeneratorGuard generators(rerun->generators);
-      const AutocastGuard autocast(rerun->autocast);
+      std::optional<Applied<GeneratorStates>> generators;
+      if (rerun->generators) generators.emplace(*rerun->generators);
+      const Applied autocast(rerun->autocast);
       const at::AutoGradMode grad_mode(true);
       y = rerun->function(x);
     }

@@ -57,37 +57,43 @@ Tensor gather(const Tensor& dense, const Layout& layout) {
   return result;
 }
 
+// What a backward needs besides tensors.
+struct Layouts : torch::CustomClassHolder {
+  explicit Layouts(std::vector<Layout> given) : all(std::move(given)) {}
+  std::vector<Layout> all;
+};
+
+void keep(AutogradContext* ctx, std::vector<Layout> layouts) {
+  ctx->saved_data["layouts"] = c10::IValue::make_capsule(c10::make_intrusive<Layouts>(std::move(layouts)));
+}
+
+std::vector<Layout> kept(AutogradContext* ctx) {
+  return c10::static_intrusive_pointer_cast<Layouts>(ctx->saved_data["layouts"].toCapsule())->all;
+}
+
 // Autograd of the gather, so that the backward writes each row once and builds no dense tensor per head.
 struct Gather : torch::autograd::Function<Gather> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& dense, const std::vector<int64_t>& offsets,
-                        int64_t segments, int64_t rate) {
-    const int64_t len = dense.size(1);
-    const Layout layout{dense.size(0), segments, len / segments / rate, rate, std::ssize(offsets),
-                        dense.size(3), offsets};
-    ctx->saved_data["offsets"] = offsets;
-    ctx->saved_data["segments"] = segments;
-    ctx->saved_data["rate"] = rate;
+  static Tensor forward(AutogradContext* ctx, const Tensor& dense, const Layout& layout) {
+    keep(ctx, {layout});
     ctx->saved_data["shape"] = dense.sizes().vec();
     return gather(dense, layout);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const std::vector<int64_t> offsets = ctx->saved_data["offsets"].toIntVector();
     const std::vector<int64_t> shape = ctx->saved_data["shape"].toIntVector();
-    const int64_t segments = ctx->saved_data["segments"].toInt(), rate = ctx->saved_data["rate"].toInt();
-    const int64_t heads = std::ssize(offsets), share = heads / shape[2];
-    const Layout layout{shape[0], segments, shape[1] / segments / rate, rate, heads, shape[3], offsets};
+    const Layout layout = kept(ctx).front();
+    const int64_t share = layout.heads / shape[2];
     const Tensor result =
-        rate == 1 && share == 1 ? at::empty(shape, grads[0].options()) : at::zeros(shape, grads[0].options());
-    for (int64_t h = 0; h < heads; ++h) {
-      const Tensor to = sampled(result, layout, offsets[static_cast<size_t>(h)], h / share);
+        layout.rate == 1 && share == 1 ? at::empty(shape, grads[0].options()) : at::zeros(shape, grads[0].options());
+    for (int64_t h = 0; h < layout.heads; ++h) {
+      const Tensor to = sampled(result, layout, layout.offsets[static_cast<size_t>(h)], h / share);
       if (share == 1) {
         to.copy_(of_head(grads[0], layout, h));
       } else {
         to.add_(of_head(grads[0], layout, h));
       }
     }
-    return {result, Tensor(), Tensor(), Tensor()};
+    return {result, Tensor()};
   }
 };
 
@@ -139,19 +145,11 @@ Mixed mix(at::TensorList outs, at::TensorList lses, const std::vector<Layout>& l
 
 // Scatter and mix as one node: out depends on the groups' outputs through constant weights.
 struct Mix : torch::autograd::Function<Mix> {
-  static variable_list forward(AutogradContext* ctx, const std::vector<Layout>* layouts, int64_t len,
+  static variable_list forward(AutogradContext* ctx, const std::vector<Layout>& layouts, int64_t len,
                                at::TensorList outs, at::TensorList lses) {
-    Mixed mixed = mix(outs, lses, *layouts, len);
+    Mixed mixed = mix(outs, lses, layouts, len);
     ctx->save_for_backward(mixed.weights);
-    std::vector<int64_t> offsets, segments, rates;
-    for (const Layout& layout : *layouts) {
-      offsets.insert(offsets.end(), layout.offsets.begin(), layout.offsets.end());
-      segments.push_back(layout.segments);
-      rates.push_back(layout.rate);
-    }
-    ctx->saved_data["offsets"] = offsets;
-    ctx->saved_data["segments"] = segments;
-    ctx->saved_data["rates"] = rates;
+    keep(ctx, layouts);
     ctx->mark_non_differentiable({mixed.lse});
     return {mixed.out, mixed.lse};
   }
@@ -159,22 +157,9 @@ struct Mix : torch::autograd::Function<Mix> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const Tensor d_out = grads[0].contiguous();
     const variable_list weights = ctx->get_saved_variables();
-    const std::vector<int64_t> offsets = ctx->saved_data["offsets"].toIntVector();
-    const std::vector<int64_t> segments = ctx->saved_data["segments"].toIntVector();
-    const std::vector<int64_t> rates = ctx->saved_data["rates"].toIntVector();
-    const int64_t len = d_out.size(1), heads = d_out.size(2);
+    const std::vector<Layout> layouts = kept(ctx);
     variable_list result(2 + 2 * weights.size());
-    for (size_t g = 0; g < weights.size(); ++g) {
-      const auto from = offsets.begin() + static_cast<int64_t>(g) * heads;
-      const Layout layout{d_out.size(0),
-                          segments[g],
-                          len / segments[g] / rates[g],
-                          rates[g],
-                          heads,
-                          d_out.size(3),
-                          std::vector<int64_t>(from, from + heads)};
-      result[2 + g] = gather(d_out, layout).mul_(weights[g]);
-    }
+    for (size_t g = 0; g < weights.size(); ++g) result[2 + g] = gather(d_out, layouts[g]).mul_(weights[g]);
     return result;
   }
 };
@@ -203,17 +188,15 @@ PeerResult per_group(const Tensor& q, const Tensor& k, const Tensor& v, const Gr
   std::vector<Layout> layouts;
   variable_list outs, lses;
   for (size_t g = 0; g < groups.segments.size(); ++g) {
-    const int64_t segment = std::min(groups.segments[g], len), rate = groups.rates[g], segments = len / segment;
-    const std::vector<int64_t>& offsets = groups.offsets[g];
+    const int64_t segment = std::min(groups.segments[g], len), rate = groups.rates[g];
+    const Layout& layout = layouts.emplace_back(
+        Layout{q.size(0), len / segment, segment / rate, rate, heads, q.size(3), groups.offsets[g]});
     auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
-        Gather::apply(q, offsets, segments, rate), Gather::apply(k, offsets, segments, rate),
-        Gather::apply(v, offsets, segments, rate), 0.0, groups.causal);
-    layouts.push_back({q.size(0), segments, segment / rate, rate, heads, q.size(3), offsets});
+        Gather::apply(q, layout), Gather::apply(k, layout), Gather::apply(v, layout), 0.0, groups.causal);
     outs.push_back(std::move(out));
     lses.push_back(std::move(lse));
   }
-  const variable_list mixed =
-      Mix::apply(static_cast<const std::vector<Layout>*>(&layouts), len, at::TensorList(outs), at::TensorList(lses));
+  const variable_list mixed = Mix::apply(layouts, len, at::TensorList(outs), at::TensorList(lses));
   return {mixed[0], mixed[1]};
 }
 

@@ -100,10 +100,7 @@ void write_state(const fs::path& folder, const TrainSettings& settings, const Ru
                       {"settings", json_of(settings)},
                       {"position", position_json(position)},
                       {"files", digests(folder)}};
-  const std::string text = core::json_text(state, 2) + "\n";
-  core::OutputFile file(folder / kStateFile);
-  file.write(text.data(), text.size());
-  file.commit();
+  core::write_file(folder / kStateFile, core::json_text(state, 2) + "\n");
 }
 
 }  // namespace
