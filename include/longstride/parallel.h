@@ -28,16 +28,17 @@ struct Sharding {
   std::string layout = "contiguous";
 };
 
-// Options of attention(), of the whole sequence, alike on every rank; an Error where gates or query_start is set.
-// alibi_slopes are those of all ranks' heads, on the CPU, the same values on every rank. Of the dropout seeds that
-// ranks give, which may differ, the first rank's is taken: a pair is dropped or kept as in one process of that seed.
-// With slopes or dropout all ranks divide the heads, exchange "heads(ranks)": others give a rank rows of which its
-// engine knows no distance.
+// Options of attention(), of the whole sequence, alike on every rank; an Error where query_start is set. alibi_slopes
+// are those of all ranks' heads, on the CPU, the same values on every rank. Of the dropout seeds that ranks give, which
+// may differ, the first rank's is taken: a pair is dropped or kept as in one process of that seed. Of gates, which are
+// those of all blocks, a rank gives the gradient that its heads have a part in: sum it over the group, as those of
+// weights. With slopes, dropout or gates all ranks divide the heads, exchange "heads(ranks)": others give a rank rows
+// of which its engine knows no distance.
 struct ShardedOptions : AttentionOptions {
   Sharding sharding;
   // How rows travel. "direct": all that a rank needs at once; "ring": from one rank at a time; "heads(u)": u
-  // neighbouring ranks divide the heads; "none": an Error if any would travel; "auto": none or direct, with slopes
-  // or dropout heads of all.
+  // neighbouring ranks divide the heads; "none": an Error if any would travel; "auto": none or direct, with
+  // slopes, dropout or gates heads of all.
   std::string exchange = "auto";
 };
 

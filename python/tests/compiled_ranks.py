@@ -23,6 +23,7 @@ _rollcall.COMPANY_S = 500  # on a busy machine a rank may come late
 RANKS = 2
 LENGTHS = (24, 37, 50, 64, 101)  # of the whole sequence
 UNION = Pattern.dilated([4, 32], [1, 2], causal=True) | Pattern.block_sparse("local_window", 4, window=8, causal=True)
+LISTED = UNION | Pattern.block_sparse("list", 4, causal=True)
 LOCAL = Pattern.dilated([2], [1])
 OWN_SEED = 5 + int(sys.argv[1]) if len(sys.argv) == 3 and __name__ == "__main__" else 5
 
@@ -70,9 +71,15 @@ def dropout(q, k, v, length, cuts):
     return parallel.cp_attention(q, k, v, UNION, boundaries=cuts, dropout_p=0.3, dropout_seed=seed, return_lse=True)
 
 
+def gates(q, k, v, length, cuts):
+    through = q[0, :5, 0, 0] - q[0, :5, 0, 0].detach()  # their gradient is a part of dq
+    blocks = torch.tensor([[-1, -1, 2, 0], [0, 1, 4, 1], [1, 0, 3, 3], [-1, 0, 5, 2], [-1, 0, 5, 2]], dtype=torch.int32)
+    return parallel.cp_attention(q, k, v, LISTED, boundaries=cuts, blocks=blocks, gates=1 + through, return_lse=True)
+
+
 CALLS = {
     call.__name__: call
-    for call in (by_number, by_list, by_tensor, zigzag, documents, of_local_segments, ring, heads, slopes, dropout)
+    for call in (by_number, by_list, by_tensor, zigzag, documents, of_local_segments, ring, heads, slopes, dropout, gates)
 }
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import conftest  # noqa: E402, F401: where the package is
-from cases import CASES, groups, window  # noqa: E402
+from cases import CASES, groups, rule, union, window  # noqa: E402
 from counters import Counted, Held  # noqa: E402
 from support import inputs  # noqa: E402
 
@@ -85,6 +85,11 @@ def dropping(p, seed=5):
     return {"dropout_p": p, "dropout_seed": torch.tensor(seed)}
 
 
+def gated(blocks, dtype=F64):
+    """A list of blocks, one twice, with a gate each."""
+    return {"blocks": torch.tensor([*blocks, blocks[-1]], dtype=torch.int32), "gates": torch.ones(len(blocks) + 1, dtype=dtype)}
+
+
 # As many KV heads as ranks.
 WHOLE_CASES = {
     "slopes, 3 ranks": (groups([4, 16], [1, 2], True), {"heads": 6, "kv_heads": 3}, {"alibi_slopes": slopes_of(6)}),
@@ -102,6 +107,20 @@ WHOLE_CASES = {
         groups([5, 16], [1, 3], mixing="head_partition", padding="zero_keys"),
         {"heads": 8, "kv_heads": 4, "length": 33},
         {**dropping(0.1), "lengths": [33, 4]},
+    ),
+    "gates, 2 ranks": (
+        union(groups([4], [1], True), rule("list", 4, True)),
+        {},
+        {**gated([[-1, -1, 2, 0], [0, 1, 5, 1], [1, 0, 3, 3], [-1, 0, 5, 2]]), "lengths": [24, 13]},
+    ),
+    "gates, 3 ranks": (  # the last head is in no row: its rank has no gradient for any
+        rule("list", 4), {"heads": 6, "kv_heads": 3, "length": 22},
+        gated([[-1, 0, 0, 5], [0, 1, 2, 1], [1, 1, 5, 3], [-1, 0, 4, 2]]),
+    ),
+    "gates, 4 ranks": (
+        union(groups([5, 16], [1, 3], padding="zero_keys", average=True, mixing="head_partition"), rule("list", 8)),
+        {"heads": 8, "kv_heads": 4, "length": 33},
+        {**gated([[-1, -1, n, (3 * n) % 5] for n in range(5)]), "alibi_slopes": slopes_of(8), **dropping(0.2)},
     ),
     "slopes, one token": (groups([4], [1]), {"kv_heads": 3, "heads": 3, "length": 1}, {"alibi_slopes": slopes_of(3)}),
 }
@@ -157,19 +176,30 @@ def gradients_given(shape, dtype, seed=7):
     return d_out, d_lse.to(F64 if dtype == F64 else F32)
 
 
+def options_of(options, dtype):
+    """Those of a case for one call: gates are leaves."""
+    if "gates" not in options:
+        return options
+    return {**options, "gates": torch.ones_like(options["gates"], dtype=F64 if dtype == F64 else F32, requires_grad=True)}
+
+
+def gates_gradient(options):
+    return (options["gates"].grad,) if "gates" in options else ()
+
+
 def loss_of(out, lse, d_out, d_lse):
     return (out * d_out).sum() + (torch.where(lse.isfinite(), lse, 0) * d_lse).sum()
 
 
 def attend(group, rank, name, world, layout, dtype, **more):
-    """Out, lse, dq, dk and dv of this rank's shard."""
+    """Out, lse, dq, dk and dv of this rank's shard, and of a case with gates its part of their gradient."""
     pattern, sizes, options = case_of(name)
     whole = inputs(dtype=dtype, **sizes)
     d_out, d_lse = gradients_given(whole[0].shape, dtype)
     length = whole[0].size(1)
     at = torch.tensor(positions_of(rank, length, world, layout), dtype=torch.int64)
     q, k, v = (t[:, at].requires_grad_() for t in whole)
-    options = {**options, **more}
+    options = {**options_of(options, dtype), **more}
     if "dropout_seed" in options:  # the first rank's counts
         options["dropout_seed"] = options["dropout_seed"] + 7 * rank
     out, lse = parallel.cp_attention(
@@ -177,7 +207,7 @@ def attend(group, rank, name, world, layout, dtype, **more):
         layout="zigzag" if layout == "zigzag" else "contiguous", return_lse=True, **options,
     )  # fmt: skip
     loss_of(out, lse, d_out[:, at], d_lse[..., at]).backward()
-    return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad)]
+    return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad, *gates_gradient(options))]
 
 
 def attentions(rank, of_size):
@@ -282,6 +312,10 @@ def sharded(rank, of_size):
     return found
 
 
+ROWS = [[-1, -1, 2, 0], [0, 1, 5, 1]]
+LISTED = json.dumps(rule("list", 4))
+
+
 def said(make):
     """What comes of a call, or the text of its ValueError."""
     try:
@@ -320,7 +354,14 @@ def refusals(rank, of_size):
         "another dropout": lambda: call(kv_heads=3, heads=3, **dropping(0.25 if last else 0.5)),
         "two seeds": lambda: call(kv_heads=3, heads=3, dropout_p=0.5, dropout_seed=torch.tensor([5, 6])),
         "a seed that is a number": lambda: call(kv_heads=3, heads=3, dropout_p=0.5, dropout_seed=5),
-        "gates": lambda: call(gates=torch.ones(1)),
+        "gates of few": lambda: call(LISTED, **gated(ROWS, F32)),
+        "gates round a ring": lambda: call(LISTED, kv_heads=3, heads=3, **gated(ROWS, F32), exchange="ring"),
+        "gates without blocks": lambda: call(kv_heads=3, heads=3, gates=torch.ones(1)),
+        "gates of one rank": lambda: call(LISTED, kv_heads=3, heads=3, **{**gated(ROWS, F32), **({"gates": None} if last else {})}),
+        "other gates": lambda: call(
+            LISTED, kv_heads=3, heads=3, **{**gated(ROWS, F32), "gates": torch.tensor([1, 1, 1.5 if last else 1.0])}
+        ),
+        "gates in a list": lambda: call(LISTED, kv_heads=3, heads=3, **{**gated(ROWS), "gates": [1.0, 1.0, 1.0]}),
         "exchange": lambda: call(exchange="rign"),
         "exchange of one rank": lambda: call(exchange="ring" if last else "direct"),
         "ladder": lambda: call(exchange="ladder"),

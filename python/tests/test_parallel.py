@@ -12,7 +12,7 @@ from support import inputs
 
 from longstride import attention
 
-NAMES = ("out", "lse", "dq", "dk", "dv")
+NAMES = ("out", "lse", "dq", "dk", "dv", "d_gates")
 
 
 @pytest.fixture(scope="session")  # a shuffled run would start it anew at every return to this file
@@ -24,31 +24,34 @@ def ranks(tmp_path_factory):
 
 
 def results_of(attend, name, dtype):
-    """(out, lse, dq, dk, dv) of the whole sequence."""
+    """(out, lse, dq, dk, dv) of the whole sequence, and of a case with gates d_gates."""
     pattern, sizes, options = work.case_of(name)
+    options = work.options_of(options, dtype)
     q, k, v = inputs(dtype=dtype, grad=True, **sizes)
     out, lse = attend(q, k, v, pattern, options)
     work.loss_of(out, lse, *work.gradients_given(q.shape, dtype)).backward()
-    return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad)]
+    return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad, *work.gates_gradient(options))]
 
 
 @functools.cache
 def by_definition(name, dtype=torch.float64):
-    """In float64, of inputs that are of the dtype. Where pairs are dropped it is one process, whose draws C++ tests."""
+    """In float64, of inputs that are of the dtype. Where pairs are dropped or have gates it is one process, whose draws
+    C++ tests and whose gradient of gates test_gradients.py."""
 
     def attend(q, k, v, pattern, options):
-        if "dropout_p" in options:
+        if "dropout_p" in options or "gates" in options:
             return attention(q, k, v, work.json.dumps(pattern), return_lse=True, **options)
         return definition.attention(q, k, v, pattern, **options)
 
     if dtype == torch.float64:
         return results_of(attend, name, dtype)
     pattern, sizes, options = work.case_of(name)
+    options = work.options_of(options, torch.float64)
     q, k, v = (t.to(torch.float64).requires_grad_() for t in inputs(dtype=dtype, **sizes))
     out, lse = attend(q, k, v, pattern, options)
     d_out, d_lse = work.gradients_given(q.shape, dtype)
     work.loss_of(out, lse, d_out.to(torch.float64), d_lse.to(torch.float64)).backward()
-    return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad)]
+    return [t.detach() for t in (out, lse, q.grad, k.grad, v.grad, *work.gates_gradient(options))]
 
 
 @functools.cache
@@ -60,16 +63,19 @@ def of_one_process(name, dtype):
 
 
 def whole(ranks, call, check="attentions"):
-    """The results of all ranks put where their tokens are."""
+    """The results of all ranks put where their tokens are, and the sum of their gradients of gates."""
     name, world, layout, dtype = call
     wanted = by_definition(name, dtype)
-    joined = [torch.full_like(t, torch.nan) for t in wanted]
+    joined = [torch.full_like(t, 0 if what == "d_gates" else torch.nan) for what, t in zip(NAMES, wanted)]
     length = wanted[0].size(1)
     for rank in range(world):
         at = work.positions_of(rank, length, world, layout)
         for n, (to, part) in enumerate(zip(joined, ranks[rank][check][call])):
-            assert part.dtype == (dtype if NAMES[n] != "lse" or dtype == torch.float64 else torch.float32)
-            if NAMES[n] == "lse":
+            as_lse = NAMES[n] in ("lse", "d_gates") and dtype != torch.float64
+            assert part.dtype == (torch.float32 if as_lse else dtype)
+            if NAMES[n] == "d_gates":
+                to += part
+            elif NAMES[n] == "lse":
                 to[:, :, at] = part.to(torch.float64)
             else:
                 to[:, at] = part.to(torch.float64)
@@ -108,7 +114,7 @@ def test_shards_err_as_one_process_does(ranks, name, dtype, check, world):
 def check_errors(got, name, dtype, layout):
     """Those of shards are within twice the worst of one process, and a rounding."""
     for what, x, alone, wanted in zip(NAMES, got, of_one_process(name, dtype), by_definition(name, dtype)):
-        unit = torch.finfo(torch.float32 if what == "lse" else dtype).eps / 2
+        unit = torch.finfo(torch.float32 if what in ("lse", "d_gates") else dtype).eps / 2
         finite = wanted.isfinite()
         assert torch.equal(x[~finite], wanted[~finite])
         x, alone, wanted = (t.to(torch.float64)[finite] for t in (x, alone, wanted))
@@ -307,7 +313,11 @@ DIFFERENCES = {
     "another dropout": SAME.format("dropout_p", 0.5, 0.25),
     "two seeds": "dropout_seed must be one int64, got Long of shape [2]",
     "a seed that is a number": "dropout_seed must be a tensor, got int",
-    "gates": "gates must be None in cp_attention, got a tensor; learn blocks with attention(), on one rank",
+    "gates of few": FEW.replace("alibi_slopes", "gates"),
+    "gates round a ring": "exchange must be auto or heads(3) with gates, for which ranks have whole sequences, got ring",
+    "gates without blocks": "gates must belong to the rows of blocks, got no blocks; give the list of blocks beside the pattern",
+    "gates of one rank": SAME.format("gates", "true", "false"),
+    "gates in a list": "gates must be a tensor, got list",
     "exchange": "unknown exchange 'rign'; one of [none, direct, ladder, heads(2), ring]; did you mean 'ring'?",
     "exchange of one rank": SAME.format("exchange", "direct", "ring"),
     "heads among ranks": "exchange must be auto or one of [direct, ring] here, got heads(2); 2 does not divide the 3 ranks",
@@ -344,6 +354,21 @@ def test_documents_that_differ(ranks):
     wanted = re.escape(SAME.format("cu_seqlens", "LIST", "LIST")).replace("LIST", r"\[3\] \w{16}")
     for rank in ranks[:3]:
         assert re.fullmatch(wanted, rank["refusals"]["documents"])
+
+
+def test_gates_of_one_rank_that_are_not_1(ranks):
+    said = [rank["refusals"]["other gates"] for rank in ranks[:3]]
+    own = "gates must all be 1: they are there for their gradient, got other values; pass 1 + score - score.detach()"
+    assert said == [f"cp_attention: rank 2 of 3 refuses its call: {own}"] * 2 + [own]
+
+
+def test_a_rank_gives_gates_the_gradient_of_its_heads(ranks):
+    """Rows of one KV head have theirs from the rank that has it."""
+    call = ("gates, 3 ranks", 3, "zigzag", torch.float64)
+    first, second, third = (rank["of_whole"][call][5] for rank in ranks[:3])
+    of_first, of_second = torch.tensor([0, 3, 4]), torch.tensor([1, 2])
+    assert (first[of_first] != 0).all() and (second[of_second] != 0).all()
+    assert (first[of_second] == 0).all() and (second[of_first] == 0).all() and (third == 0).all()
 
 
 def test_slopes_that_differ(ranks):

@@ -42,7 +42,7 @@ def call(q, *arguments, **options):
     (
         (lambda q: call(q, boundaries=25), "q must have the 25 rows of the shard of rank 0"),
         (lambda q: call(q, dropout_p=0.1), "dropout_seed must be given when dropout_p > 0, got none"),
-        (lambda q: call(q, gates=q), "gates must be None in cp_attention, got a tensor"),
+        (lambda q: call(q, gates=q), "gates must belong to the rows of blocks, got no blocks"),
         (lambda q: call(q, query_start=0), "query_start must be None in cp_attention, got 0; decode with attention"),
         (lambda q: call(q, exchange="rign"), "exchange must be one of auto, none, direct, ring, heads.u., got 'rign'"),
         (lambda q: call(q, exchange="heads(2)"), "exchange must be one of auto, none, direct, ring on one rank, got 'he"),
@@ -63,6 +63,18 @@ def call(q, *arguments, **options):
 def test_refusals_of_one_rank(refused, text):
     with pytest.raises(ValueError, match=text):
         refused(inputs(kv_heads=4)[0])
+
+
+def test_an_operator_refuses_gates_of_a_part_of_the_sequence():
+    q, k, v = inputs(length=8)
+    rank = (q, k, v, torch.tensor([0, 24]), "contiguous", 3, 1, work.LISTED)
+    gated, operators = work.gated(work.ROWS, torch.float32), torch.ops.longstride
+    out, lse = operators.cp_forward_pieces(*rank, **gated)
+    received = torch.zeros(int(operators.cp_counts(*rank, **gated)[0][1].sum()), 16)
+    keys = operators.cp_forward_gathered(received, out, lse, *rank, **gated)
+    given = operators.cp_backward_gathered(out, None, out, lse, keys, *rank, **gated)[:2]
+    with pytest.raises(ValueError, match="gates must be none where a rank has no whole sequence, got some; divide the heads"):
+        operators.cp_backward_pieces(out, None, out, lse, *given, *rank, **gated)
 
 
 def test_an_operator_checks_its_tensors():
@@ -86,7 +98,7 @@ def test_an_operator_checks_its_tensors():
         (lambda: operators.cp_counts(*rank[:-2], 3, rank[-1]), r"rank must be in \[0, 3\), got 3"),
         (lambda: operators.cp_counts(*rank[:-3], 0, 0, rank[-1]), "ranks must be in"),
         (lambda: operators.cp_counts(*rank, dropout_p=0.5), "dropout_seed must be given when dropout_p > 0"),
-        (lambda: operators.cp_counts(*rank, gates=out), "gates must be unset where the sequence lies in shards, got a ten"),
+        (lambda: operators.cp_counts(*rank, gates=out), "gates must belong to the rows of blocks, got no blocks"),
         (lambda: operators.cp_counts(*rank, query_start=1), "query_start must be unset where the sequence lies in shards"),
         (lambda: operators.cp_pack(q[:, 1:], k[:, 1:], v[:, 1:], *rank[3:]), "q must have the 8 rows of the shard of"),
     ):

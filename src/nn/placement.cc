@@ -50,7 +50,6 @@ AttentionResult Placement::attention(const at::Tensor& q, const at::Tensor& k, c
   if (call.query_start)
     refuse_over_ranks("query_start", "unset", std::to_string(*call.query_start),
                       "decode in one process: place(*module, {})");
-  if (call.gates) refuse_over_ranks("gates", "unset", "a tensor", "leave it out");
   ShardedOptions options;
   static_cast<AttentionOptions&>(options) = call;
   options.sharding = {std::exchange(options.boundaries, {}), layout};

@@ -215,8 +215,6 @@ void check_like(const char* name, const ArrayView<Size>& t, const ArrayView<Size
 // What of a call no rank of several can do. `where`: "in cp_attention", say.
 template <class Tensor, class Size>
 void check_sharded(const CallOf<Tensor, Size>& call, const std::string& where) {
-  if (given(call.gates))
-    refuse("gates", "must be unset " + where, "a tensor", "learn blocks with attention(), on one rank");
   if (call.query_start)
     refuse("query_start", "must be unset " + where, text(*call.query_start), "decode with attention(), on one rank");
 }

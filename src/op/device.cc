@@ -2,14 +2,13 @@
 // yields a value; called by the dispatcher below autograd.
 #include <torch/csrc/stable/accelerator.h>
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 
 #include "core/refuse.h"
 #include "op/checks.h"
 #include "op/engines.h"
-#include "op/gates.h"
+#include "op/gate_grads.h"
 #include "op/kernels.h"
 #include "op/problem.h"
 #include "op/refs.h"
@@ -25,25 +24,6 @@ void attach(engine::Problem& problem, const Tensor& q, const Tensor& k, const Te
   problem.v = read(v);
   if (call.dropout_p > 0) problem.dropout_seed = static_cast<const int64_t*>(call.dropout_seed->const_data_ptr());
   if (slopes) problem.alibi_slopes = static_cast<const float*>(slopes->const_data_ptr());
-}
-
-// The one list of a pattern, and the size of its blocks.
-std::pair<const BlockList*, int64_t> list_of(const Pattern& pattern) {
-  for (const BlockPattern& block : pattern.blocks()) {
-    if (const BlockList* list = block.list()) return {list, block.block_size()};
-  }
-  return {nullptr, 1};
-}
-
-// Whether all gates, of float or double, are 1. On a device they are copied, which waits for it.
-bool all_one(const Tensor& gates) {
-  const Tensor host = contiguous(on_host(gates));
-  const auto ones = [n = host.numel()](const auto* first) {
-    return std::all_of(first, first + n, [](auto gate) { return gate == 1; });
-  };
-  const void* const first = host.const_data_ptr();
-  return Access<Tensor>::view(host).dtype == ScalarType::Double ? ones(static_cast<const double*>(first))
-                                                                : ones(static_cast<const float*>(first));
 }
 
 // Makes the tensors' device the current one; the CPU needs nothing.
@@ -82,9 +62,7 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   const auto on_device = guard(of_q.place);
   const Engine& engine = choose_engine(of_q.place, problem);
   const std::optional<Tensor> slopes = slopes_of(call);
-  if (has_gates(call) && !all_one(*call.gates))
-    core::refuse("gates", "must all be 1: they are there for their gradient", "other values",
-                 "pass 1 + score - score.detach()");
+  if (has_gates(call)) check_ones(*call.gates);
 
   const Tensor out = empty_result(of_q.sizes, of_q.dtype, of_q.place);  // [batch, len_q, heads, dim]
   const Tensor lse = empty(std::array{extent.batch, extent.heads, extent.len_q}, lse_dtype(of_q.dtype), of_q.place);
@@ -155,15 +133,13 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
     note_engine(engine);
     return {dq, dk, dv, like_lse(0, empty)};
   }
-  const auto [list, block_size] = list_of(*pattern);
-  const GateIndex index(list->blocks, block_size, pattern->causal(), extent);
-  const Tensor entry_grads = like_lse(index.entries(), empty);
-  engine::Gates gates = index.view();
-  gates.grad = entry_grads.mutable_data_ptr();
-  problem.gates = &gates;
-  engine.backward(problem, plans, loan);
+  const Tensor d_gates =
+      gate_grads(*pattern, extent, lse_dtype(of_q.dtype), of_q.place, 0, [&](const engine::Gates& gates) {
+        problem.gates = &gates;
+        engine.backward(problem, plans, loan);
+      });
   note_engine(engine);
-  return {dq, dk, dv, by_row(index, entry_grads)};
+  return {dq, dk, dv, d_gates};
 }
 
 }  // namespace longstride::op

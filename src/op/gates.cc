@@ -1,5 +1,5 @@
 // Sorts the named blocks into the order of engine::Gates. A row that names every batch row or KV head (-1) has an entry
-// for each.
+// for each; one of a KV head that the extent has not, none.
 #include "op/gates.h"
 
 #include <algorithm>
@@ -26,7 +26,8 @@ engine::GateRange range_of(const Block& block, int64_t size, bool causal, int64_
 
 }  // namespace
 
-GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, bool causal, const Extent& e)
+GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, bool causal, const Extent& e,
+                     int64_t first_kv_head)
     : causal_(causal), begin_(e.batch * e.kv_heads + 1, 0), entries_of_row_(blocks.size(), 0) {
   struct Named {
     int64_t place;  // (batch row, KV head)
@@ -40,7 +41,9 @@ GateIndex::GateIndex(const std::vector<Block>& blocks, int64_t block_size, bool 
   for (size_t r = 0; r < blocks.size(); ++r) {
     const Block& block = blocks[r];
     const int64_t b0 = std::max(block.batch_row, 0), b1 = block.batch_row < 0 ? e.batch : b0 + 1;
-    const int64_t j0 = std::max(block.kv_head, 0), j1 = block.kv_head < 0 ? e.kv_heads : j0 + 1;
+    const int64_t own = block.kv_head - first_kv_head;
+    const int64_t j0 = block.kv_head < 0 ? 0 : std::clamp<int64_t>(own, 0, e.kv_heads);
+    const int64_t j1 = block.kv_head < 0 ? e.kv_heads : std::clamp<int64_t>(own + 1, 0, e.kv_heads);
     for (int64_t b = b0; b < b1; ++b) {
       for (int64_t j = j0; j < j1; ++j) {
         named.push_back({b * e.kv_heads + j, block.key_block, block.query_block, static_cast<int64_t>(r)});

@@ -11,7 +11,10 @@ namespace longstride::op {
 
 class GateIndex {
  public:
-  GateIndex(const std::vector<Block>& blocks, int64_t block_size, bool causal, const Extent& extent);
+  // KV heads of the extent are those from `first_kv_head` on of the heads that blocks name; rows of others have no
+  // entry.
+  GateIndex(const std::vector<Block>& blocks, int64_t block_size, bool causal, const Extent& extent,
+            int64_t first_kv_head = 0);
 
   // Borrowed from this index; `grad` is for the caller to set to entries() elements.
   engine::Gates view() const { return {.begin = begin_.data(), .ranges = ranges_.data(), .causal = causal_}; }

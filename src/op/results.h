@@ -1,7 +1,6 @@
 // Tensors that a call gives. Called by device.cc.
 #pragma once
 
-#include "op/gates.h"
 #include "op/tensor.h"
 
 namespace longstride::op {
@@ -10,8 +9,5 @@ namespace longstride::op {
 // they return with their last reference. Throws Error for more than the machine's memory; where there is no more,
 // std::bad_alloc, or for what LibTorch allocates what out_of_memory() does.
 Tensor empty_result(Sizes, ScalarType, Place);
-
-// [rows]: the sum over the entries of each row, from the entries' gradients [entries].
-Tensor by_row(const GateIndex&, const Tensor& entry_grads);
 
 }  // namespace longstride::op

@@ -24,23 +24,34 @@ int64_t wide_bytes(const Problem& p) { return p.dtype == core::DType::kFloat64 ?
 bool has_16_bits(const Problem& p) { return core::size_bytes(p.dtype) == 2; }
 int64_t element_bytes(const Problem& p) { return static_cast<int64_t>(core::size_bytes(p.dtype)); }
 
+bool has_parts(const Rank& rank) { return !rank.gathered.empty() || !rank.lists.sends.empty(); }
+// Engines take distances, draws and ranges of gates from numbers of rows, which are those of positions in a whole
+// sequence alone.
+bool has_whole(const Rank& rank) {
+  return !has_parts(rank) && rank.pieces.size() == 1 && rank.rows() == rank.call.extent.len_k;
+}
+
+void check_gates(const Rank& rank, const BackwardProblem& p) {
+  if (p.gates && !has_whole(rank)) {
+    core::refuse("gates", "must be none where a rank has no whole sequence", "some",
+                 "divide the heads among all ranks: exchange \"auto\"");
+  }
+}
+
 void check(const Rank& rank, const RankPlans& plans, const Problem& p, const Moves& moves, Direction direction) {
   if (p.len_q != rank.rows() || p.len_k != rank.rows() || p.query_start != 0) {
     core::refuse("problem", fmt::format("must be of the {} rows of rank {}'s shard", rank.rows(), rank.rank),
                  fmt::format("len_q {}, len_k {}, query_start {}", p.len_q, p.len_k, p.query_start));
   }
-  const bool parts = !rank.gathered.empty() || !rank.lists.sends.empty();
-  // Engines take distances and draws from numbers of rows, which are those of positions in a whole sequence alone.
-  const bool whole = !parts && rank.pieces.size() == 1 && rank.rows() == rank.call.extent.len_k;
-  if (p.alibi && !whole) {
+  if (p.alibi && !has_whole(rank)) {
     core::refuse("alibi_slopes", "must be unset where a rank has no whole sequence", "slopes",
                  "divide the heads among all ranks: exchange \"auto\"");
   }
-  if (p.drops() && !whole) {
+  if (p.drops() && !has_whole(rank)) {
     core::refuse("dropout_p", "must be 0 where a rank has no whole sequence", fmt::format("{}", p.dropout_p),
                  "divide the heads among all ranks: exchange \"auto\"");
   }
-  if (parts && has_16_bits(p) && !moves.rounds()) {
+  if (has_parts(rank) && has_16_bits(p) && !moves.rounds()) {
     core::refuse("dtype", "must be float32 or float64 where keys are exchanged", core::name(p.dtype),
                  "convert the shard to float32, and held results back");
   }
@@ -226,7 +237,7 @@ void forward_gathered(const Rank& rank, const RankPlans& plans, const ForwardPro
 void backward_gathered(const Rank& rank, const BackwardPlans& plans, const BackwardProblem& shard, const void* keys,
                        void* d_queries, void* d_keys, const Moves& moves, const BackwardEngine& run) {
   check(rank, plans.transposed, shard, moves, Direction::kTransposed);
-  if (shard.gates) core::refuse("gates", "must be none where the sequence lies in shards", "some");
+  check_gates(rank, shard);
   if (rank.gathered.empty()) return;
   const Workspace& w = moves.workspace();
   const int64_t elements = gathered_elements(rank, shard), rows = elements / shard.dim;
@@ -254,6 +265,7 @@ void backward_gathered(const Rank& rank, const BackwardPlans& plans, const Backw
 void backward_pieces(const Rank& rank, const BackwardPlans& plans, const BackwardProblem& shard, const Moves& moves,
                      const BackwardEngine& run) {
   check(rank, plans.transposed, shard, moves, Direction::kTransposed);
+  check_gates(rank, shard);
   const auto run_piece = [&](const BackwardProblem& p, size_t n) {
     run(p, plans.transposed.pieces[n], plans.forward ? plans.forward->pieces[n] : nullptr);
   };

@@ -11,9 +11,9 @@
 //
 // Problems are those of the shard: len_q = len_k = its rows, query_start 0. What is gathered is computed to float32, or
 // float64 of float64. On the host parts are joined in their own type: tensors of fewer bits are converted before. A
-// device joins float32 to what pieces gave in 16 bits (moves.h): such a row is rounded twice. Gates are refused, and
-// unless the rank's one piece is the whole sequence slopes of ALiBi, which are those of the heads that it has, if ranks
-// divide the heads, and dropout.
+// device joins float32 to what pieces gave in 16 bits (moves.h): such a row is rounded twice. Unless the rank's one
+// piece is the whole sequence dropout, gates and slopes of ALiBi are refused, the latter two being those of the heads
+// that it has, if ranks divide the heads.
 #pragma once
 
 #include <cstdint>

@@ -91,14 +91,11 @@ TEST(Placement, WhatRanksCannotDoIsRefusedBeforeAnythingIsSent) {
   DilatedAttention attention(options().attention);
   place(*attention, two_ranks());
   const Tensor q = at::randn({1, 8, 2, 8});
-  AttentionOptions start, gates;
+  AttentionOptions start;
   start.query_start = 0;
-  gates.gates = at::ones({1});
   EXPECT_EQ(refusal([&] { attention->forward(q, q, q, start); }),
             "query_start must be unset where the sequence lies with several ranks, got 0; decode in one process: "
             "place(*module, {})");
-  EXPECT_EQ(refusal([&] { attention->forward(q, q, q, gates); }),
-            "gates must be unset where the sequence lies with several ranks, got a tensor; leave it out");
 }
 
 TEST(Placement, ModelsRefuseDecodingAndLongInput) {

@@ -72,5 +72,29 @@ TEST(GateIndex, RangesHoldThePairsOfTheirBlocks) {
   }
 }
 
+// KV heads 1 and 2 of four, by the numbers of all.
+TEST(GateIndex, OfSomeHeadsIsThatOfAllWithoutTheOthers) {
+  const std::vector<Block> blocks = {{-1, -1, 3, 1}, {1, 0, 0, 2},  {0, 1, 2, 2},
+                                     {-1, 2, 3, 0},  {-1, 3, 1, 0}, {0, 1, 2, 2}};
+  const GateIndex all(blocks, 4, false, {.batch = 2, .kv_heads = 4, .len_q = 15, .len_k = 15});
+  const GateIndex some(blocks, 4, false, {.batch = 2, .kv_heads = 2, .len_q = 15, .len_k = 15}, 1);
+  EXPECT_EQ(some.entries_of_row(), (std::vector<int64_t>{4, 0, 1, 2, 0, 1}));
+  for (int64_t b = 0; b < 2; ++b) {
+    for (int64_t j = 0; j < 2; ++j) {
+      const int64_t place = 2 * b + j, of_all = 4 * b + 1 + j;
+      const engine::Gates own = some.view(), whole = all.view();
+      ASSERT_EQ(own.begin[place + 1] - own.begin[place], whole.begin[of_all + 1] - whole.begin[of_all]);
+      for (int64_t n = 0; n < own.begin[place + 1] - own.begin[place]; ++n) {
+        const engine::GateRange &got = own.ranges[own.begin[place] + n],
+                                &wanted = whole.ranges[whole.begin[of_all] + n];
+        EXPECT_EQ(std::pair(got.query_begin, got.key_begin), std::pair(wanted.query_begin, wanted.key_begin));
+        EXPECT_EQ(std::pair(got.query_end, got.key_end), std::pair(wanted.query_end, wanted.key_end));
+      }
+    }
+  }
+  const GateIndex none(blocks, 4, false, {.batch = 1, .kv_heads = 1, .len_q = 15, .len_k = 15}, 4);
+  EXPECT_EQ(none.entries_of_row(), (std::vector<int64_t>{1, 0, 0, 0, 0, 0}));
+}
+
 }  // namespace
 }  // namespace longstride::op

@@ -151,9 +151,11 @@ TEST(RankAttention, RefusesWhatItHasNot) {
   expect_refusal("plans must be compiled for this rank and direction", [&] { forward_of(transposed); });
   const engine::Gates gates;
   p.gates = &gates;
-  expect_refusal("gates must be none where the sequence lies in shards", [&] {
+  const char* const no_gates = "gates must be none where a rank has no whole sequence, got some; divide the heads";
+  expect_refusal(no_gates, [&] {
     backward_gathered(rank, {transposed}, p, nullptr, nullptr, nullptr, HostMoves(rank, p, here), nothing);
   });
+  expect_refusal(no_gates, [&] { backward_pieces(rank, {transposed}, p, HostMoves(rank, p, here), nothing); });
   p.dtype = core::DType::kBFloat16;
   expect_refusal("dtype must be float32 or float64 where keys are exchanged, got bfloat16",
                  [&] { forward_of(forward); });

@@ -25,7 +25,7 @@ namespace longstride {
 // seed that the first rank draws from its generator.
 //
 // Refused over several ranks: here learned blocks, and an AttentionFn of the module's own; in a call a
-// key_padding_mask, gates and decoding. Throws Error, also if there is no attention in the module, before anything is
+// key_padding_mask and decoding. Throws Error, also if there is no attention in the module, before anything is
 // changed.
 void place(torch::nn::Module& module, const RankGroup& group, const std::string& layout = "contiguous");
 

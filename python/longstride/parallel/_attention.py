@@ -62,7 +62,7 @@ def cp_attention(
         layout: "contiguous": rank i holds the i-th interval of tokens; "zigzag": the intervals i and 2 ranks - 1 - i of
             2 ranks, which under a causal mask leaves all ranks as much to do.
         exchange: "direct": as above; "none": an error if a row would travel; "auto": whichever of the two it is
-            (see alibi_slopes).
+            (see options).
             "ring": the same rows from one rank at a time, the next ones travelling while what has come is attended to,
             so that a rank has room for those of two others at most; the backward has them sent once more.
             "heads(u)": u ranks that lie side by side divide the heads, u a divisor of both the ranks and kv_heads: each
@@ -72,11 +72,12 @@ def cp_attention(
             "always": before every one, at a wait for all ranks each.
         return_lse: whether to return (out, lse) in place of out.
         **options: those of `attention` (cu_seqlens, lengths, scale, blocks, deterministic, ...), of the whole sequence and
-            the same on every rank; gates and query_start must be None. alibi_slopes are those of all heads, which
-            ranks compare (and wait for a device). Of their dropout_seeds, which may differ, the first rank's is taken:
-            the pairs that are dropped are those of one process with that seed. With slopes or dropout all ranks divide
-            the heads, exchange "heads(ranks)", which "auto" is then: others give a rank rows of which its engine knows
-            no distance.
+            the same on every rank; query_start must be None. alibi_slopes are those of all heads, which ranks
+            compare (and wait for a device). Of their dropout_seeds, which may differ, the first rank's is taken: the
+            pairs that are dropped are those of one process with that seed. gates are those of all blocks; of their
+            gradient a rank gives what its heads have a part in, so that it is to be summed over the group, as those of
+            weights are. With slopes, dropout or gates all ranks divide the heads, exchange "heads(ranks)", which "auto"
+            is then: others give a rank rows of which its engine knows no distance.
     Returns:
         out [batch, rows, heads, dim], dtype of q; lse [batch, heads, rows], float32 (float64 for float64 inputs).
     Raises:
@@ -104,7 +105,7 @@ def in_graph(q, k, v, pattern, group, options, *, boundaries, **ways) -> tuple[T
         return attention(q, k, v, pattern, **options, return_lse=True)
     check_tensors(**options)
     text, tensors, settings = call_of(pattern, **options)
-    differentiated = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    differentiated = is_differentiated(q, k, v, options.get("gates"))
     q, k, v = cast(q, k, v)
     cuts = boundaries if isinstance(boundaries, Tensor) else None
     if cuts is not None:
@@ -139,12 +140,13 @@ def attend(
         check_options(**options)
         check_alone(q, boundaries, layout)
         return attention(q, k, v, pattern, **options, return_lse=True)
-    differentiated = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (q, k, v))
+    gates = options.get("gates")
+    differentiated = is_differentiated(q, k, v, gates)
     q, k, v, call = agreed(
         "cp_attention", q, k, v, pattern, ranks, options, boundaries=boundaries, layout=layout, exchange=exchange,
         validate=validate, also={"gradient": differentiated},
     )  # fmt: skip
-    return RankAttention.apply(q, k, v, call)
+    return RankAttention.apply(q, k, v, gates, call)
 
 
 def agreed(
@@ -161,19 +163,20 @@ def agreed(
             refuse("exchange", "must be a name", exchange)
         check_shard(q, k, v, ranks)
         check_tensors(**options)
+        _transforms.refuse_tangents(options.get("gates"))
         q, k, v = cast(q, k, v)
         text, tensors, settings = call_of(pattern, **options)
         at = boundaries_tensor(q.size(1) * ranks.size if boundaries is None else boundaries)
         # Kept for the backward as they are now.
         tensors = tuple(
-            None if t is None else t.cpu() if name in ON_HOST else t.clone()
+            None if t is None else t.cpu() if name in ON_HOST else t.detach().clone()
             for name, t in zip(_registration.TENSORS, tensors)
         )
         all_settings = _registration.all_settings(settings)
         arguments = (at, layout, ranks.size, ranks.rank, text, *tensors, *all_settings.values())
         described = {
             "pattern": text,
-            **{n: fingerprint(bits(t)) for n, t in zip(_registration.TENSORS, tensors) if n != "dropout_seed"},
+            **{n: said_of(n, t) for n, t in zip(_registration.TENSORS, tensors) if n != "dropout_seed"},
             **all_settings,
             "boundaries": at.tolist(),
             "layout": layout,
@@ -210,15 +213,15 @@ def check_alone(q: Tensor, boundaries: Boundaries, layout: str) -> None:
     check_rows("q", q, q.size(1), pieces, ranks_of("none"))
 
 
-def check_options(gates: Tensor | None = None, query_start: int | None = None, **others: Any) -> None:
-    if gates is not None:
-        refuse("gates", "must be None in cp_attention", "a tensor", "learn blocks with attention(), on one rank")
+def check_options(query_start: int | None = None, **others: Any) -> None:
     if query_start is not None:
         refuse("query_start", "must be None in cp_attention", query_start, "decode with attention(), on one rank")
 
 
-def check_tensors(alibi_slopes: Tensor | None = None, dropout_seed: Tensor | None = None, **others: Any) -> None:
-    for name, t in (("alibi_slopes", alibi_slopes), ("dropout_seed", dropout_seed)):
+def check_tensors(
+    alibi_slopes: Tensor | None = None, dropout_seed: Tensor | None = None, gates: Tensor | None = None, **others: Any
+) -> None:
+    for name, t in (("alibi_slopes", alibi_slopes), ("dropout_seed", dropout_seed), ("gates", gates)):
         if t is not None and not isinstance(t, Tensor):
             refuse(name, "must be a tensor", type(t).__name__)
     _registration.refuse_gradients([alibi_slopes if name == "alibi_slopes" else None for name in _registration.TENSORS])
@@ -244,9 +247,15 @@ def cast(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
     return _registration.autocast(q, k, v) if torch.is_autocast_enabled(q.device.type) else [q, k, v]
 
 
-def bits(t: Tensor | None) -> Tensor | None:
-    """Numbers that can be compared as integers."""
-    return t.view(torch.int32) if t is not None and t.dtype == torch.float32 else t
+def said_of(name: str, t: Tensor | None) -> Any:
+    """What ranks compare of a tensor: its numbers, as integers; gates are all 1."""
+    if name == "gates":
+        return t is not None
+    return fingerprint(t.view(torch.int32) if t is not None and t.dtype == torch.float32 else t)
+
+
+def is_differentiated(*tensors: Any) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 def shapes(q: Tensor, k: Tensor) -> dict[str, Any]:
@@ -263,7 +272,7 @@ def shapes(q: Tensor, k: Tensor) -> dict[str, Any]:
 
 class RankAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, call: Call):
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None, call: Call):
         with call.turn("cp_attention"):
             out, lse, saved = way_of(call).forward(q, k, v, call)
         ctx.save_for_backward(*saved)
@@ -279,5 +288,8 @@ class RankAttention(torch.autograd.Function):
         d_out = torch.zeros(**ctx.out) if d_out is None else d_out
         if call.validate == "always":
             agree("cp_attention backward", call.ranks, call.description, 0, None, "always")
+        needed = ctx.needs_input_grad[3]
         with call.turn("cp_attention backward"):
-            return *way_of(call).backward(d_out, d_lse, saved, call), None
+            wanted = call if needed else call.with_option("gates", None)
+            *grads, d_gates = way_of(call).backward(d_out, d_lse, saved, wanted)
+        return *grads, d_gates if needed else None, None

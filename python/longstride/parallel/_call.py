@@ -48,12 +48,15 @@ class Call:
     @property
     def seed(self) -> Tensor | None:
         """What dropped pairs follow from; None: none are dropped."""
-        return self.arguments[place_of("dropout_seed")] if self.arguments[place_of("dropout_p")] > 0 else None
+        return self.option("dropout_seed") if self.option("dropout_p") > 0 else None
 
-    def with_seed(self, seed: Tensor | None) -> "Call":
-        at = place_of("dropout_seed")
+    def option(self, name: str) -> Any:
+        return self.arguments[place_of(name)]
+
+    def with_option(self, name: str, value: Any) -> "Call":
+        at = place_of(name)
         before, after = self.arguments[:at], self.arguments[at + 1 :]
-        return dataclasses.replace(self, arguments=(*before, seed, *after))
+        return dataclasses.replace(self, arguments=(*before, value, *after))
 
     def wide(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """In the type that parts are computed in."""

@@ -30,7 +30,7 @@ def again(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call)
 
 
 def backward(d_out: Tensor, d_lse: Tensor | None, saved: tuple[Tensor, ...], call: Call) -> tuple[Tensor, ...]:
-    """(dq, dk, dv)"""
+    """(dq, dk, dv, d_gates), the last empty where the call has no gates."""
     q, k, v, out, lse, keys = saved
     operators, dtype, posted = torch.ops.longstride, q.dtype, None
     q, k, v, out, d_out = call.wide(q, k, v, out, d_out)
@@ -38,7 +38,7 @@ def backward(d_out: Tensor, d_lse: Tensor | None, saved: tuple[Tensor, ...], cal
     d_queries, d_keys, message = operators.cp_backward_gathered(*results, keys, *shard)
     if call.travels:
         posted = call.post(BACKWARD, message, back=True)
-    dq, dk, dv = operators.cp_backward_pieces(*results, d_queries, d_keys, *shard)
+    dq, dk, dv, d_gates = operators.cp_backward_pieces(*results, d_queries, d_keys, *shard)
     if posted is not None:
         operators.cp_add_returned(posted.wait(), dk, dv, *shard)
-    return dq.to(dtype), dk.to(dtype), dv.to(dtype)
+    return dq.to(dtype), dk.to(dtype), dv.to(dtype), d_gates

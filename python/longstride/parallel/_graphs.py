@@ -58,8 +58,11 @@ def forward_fake(q, k, v, *arguments, **named):
     return q.new_empty(q.shape), q.new_empty((q.size(0), q.size(2), q.size(1)), dtype=lse_dtype(q))
 
 
-def backward_fake(d_out, d_lse, q, k, v, *arguments, **named):
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+def backward_fake(d_out, d_lse, q, k, v, out, lse, *arguments, **named):
+    given = dict(zip(("pattern", *TENSORS), arguments))
+    gates = given.get("gates")
+    d_gates = lse.new_empty(0) if gates is None else gates.new_empty(gates.shape)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), d_gates
 
 
 def save(ctx, inputs, keyword_only_inputs, output) -> None:
@@ -73,10 +76,11 @@ def gradients(ctx, d_out: Tensor | None, d_lse: Tensor | None):
     q, k, v, out, lse, *tensors = ctx.saved_tensors
     # Without a gradient too: other ranks may have one, and wait for this one's part.
     d_out = torch.zeros_like(out) if d_out is None else d_out
-    found = torch.ops.longstride.cp_attention_backward(
+    *found, d_gates = torch.ops.longstride.cp_attention_backward(
         d_out, d_lse, q, k, v, out, lse, ctx.pattern, *tensors, **ctx.named
     )  # fmt: skip
-    return *found, *[None] * (len(tensors) + 1)
+    of_tensors = [d_gates if n == TENSORS.index("gates") and t is not None else None for n, t in enumerate(tensors)]
+    return *found, None, *of_tensors
 
 
 def register() -> None:
@@ -84,7 +88,7 @@ def register() -> None:
     tags = (torch.Tag.pt2_compliant_tag,)
     results = "Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse"
     LIBRARY.define(f"cp_attention(Tensor q, Tensor k, Tensor v, {call}) -> (Tensor out, Tensor lse)", tags=tags)
-    LIBRARY.define(f"cp_attention_backward({results}, {call}) -> (Tensor dq, Tensor dk, Tensor dv)", tags=tags)
+    LIBRARY.define(f"cp_attention_backward({results}, {call}) -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)", tags=tags)
     for name, kernel, fake in (
         ("cp_attention", forward_kernel, forward_fake),
         ("cp_attention_backward", backward_kernel, backward_fake),

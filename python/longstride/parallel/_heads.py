@@ -89,7 +89,7 @@ def post_seed(what: str, call: Call) -> Posted | None:
 
 
 def seeded(call: Call, posted: Posted | None) -> Call:
-    return call if posted is None else call.with_seed(posted.wait())
+    return call if posted is None else call.with_option("dropout_seed", posted.wait())
 
 
 def as_tensor(lse: Tensor) -> Tensor:
@@ -118,13 +118,13 @@ def again(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call)
 
 
 def backward(d_out: Tensor, d_lse: Tensor | None, saved: tuple[Tensor, ...], call: Call) -> tuple[Tensor, ...]:
-    """(dq, dk, dv)"""
+    """(dq, dk, dv, d_gates of this rank's heads)"""
     *saved, seed = saved
-    turning, call = Turning(call), call.with_seed(seed)
+    turning, call = Turning(call), call.with_option("dropout_seed", seed)
     q, k, v, _, lse, _ = saved
     if d_lse is None:  # another rank may have one
         d_lse = lse.new_zeros(d_out.size(0), d_out.size(2), d_out.size(1))
     (d_out,) = turning.to_heads(BACKWARD, d_out)
     (d_lse,) = turning.to_heads(BACKWARD, as_tensor(d_lse))
-    grads = _direct.backward(d_out, d_lse.squeeze(3).transpose(1, 2), saved, of_heads(q, k, v, call))
-    return tuple(turning.to_rows(BACKWARD, *grads))
+    *grads, d_gates = _direct.backward(d_out, d_lse.squeeze(3).transpose(1, 2), saved, of_heads(q, k, v, call))
+    return *turning.to_rows(BACKWARD, *grads), d_gates

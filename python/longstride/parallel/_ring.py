@@ -48,7 +48,7 @@ def again(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call)
 
 
 def backward(d_out: Tensor, d_lse: Tensor | None, saved: tuple[Tensor, ...], call: Call) -> tuple[Tensor, ...]:
-    """(dq, dk, dv)"""
+    """(dq, dk, dv, d_gates), the last empty: a ring takes no gates."""
     q, k, v, out, lse = saved
     operators, dtype = torch.ops.longstride, q.dtype
     wide, (out, d_out) = call.wide(q, k, v), call.wide(out, d_out)
@@ -60,7 +60,7 @@ def backward(d_out: Tensor, d_lse: Tensor | None, saved: tuple[Tensor, ...], cal
         d_queries, d_keys, message = operators.cp_backward_gathered(*results, keys, *shard)
         del keys
         if step.arguments[-1] == 0:
-            dq, dk, dv = operators.cp_backward_pieces(*results, d_queries, d_keys, *shard)
+            dq, dk, dv, d_gates = operators.cp_backward_pieces(*results, d_queries, d_keys, *shard)
             continue
         operators.cp_add_gathered(d_queries, d_keys, dq, dk, dv, *shard)
         del d_queries, d_keys
@@ -70,7 +70,7 @@ def backward(d_out: Tensor, d_lse: Tensor | None, saved: tuple[Tensor, ...], cal
         del message
     if returned is not None:
         add_returned(returned, dk, dv, wide)
-    return dq.to(dtype), dk.to(dtype), dv.to(dtype)
+    return dq.to(dtype), dk.to(dtype), dv.to(dtype), d_gates
 
 
 def add_returned(returned, dk: Tensor, dv: Tensor, wide: tuple[Tensor, ...]) -> None:

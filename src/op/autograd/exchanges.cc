@@ -15,6 +15,7 @@ using at::Tensor;
 using torch::autograd::variable_list;
 using Two = std::tuple<Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
+using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using MaybeTensor = std::optional<Tensor>;
 
 Tensor no_rows(const Tensor& q) { return at::empty({0, 2 * q.size(3)}, q.options()); }
@@ -42,10 +43,10 @@ variable_list direct_backward(const Tensor& d_out, const MaybeTensor& d_lse, con
       call.run<Three>("longstride::cp_backward_gathered", wide, d_lse, out, lse, saved[5], q, k, v);
   Turn::Rows posted;
   if (call.travels) posted = turn.post(message, call.received, call.sent);
-  auto [dq, dk, dv] =
-      call.run<Three>("longstride::cp_backward_pieces", wide, d_lse, out, lse, d_queries, d_keys, q, k, v);
+  auto [dq, dk, dv, d_gates] =
+      call.run<Four>("longstride::cp_backward_pieces", wide, d_lse, out, lse, d_queries, d_keys, q, k, v);
   if (call.travels) call.run<void>("longstride::cp_add_returned", posted.wait(), dk, dv, q, k, v);
-  return {dq.to(dtype), dk.to(dtype), dv.to(dtype)};
+  return {dq.to(dtype), dk.to(dtype), dv.to(dtype), call.call.gates ? d_gates : Tensor()};
 }
 
 // ---- round a ring ----
@@ -111,8 +112,8 @@ variable_list ring_backward(const Tensor& d_out, const MaybeTensor& d_lse, const
     auto [d_queries, d_keys, message] =
         step_call.run<Three>("longstride::cp_backward_gathered", wide, d_lse, out, lse, keys, q, k, v);
     if (step_call.step == 0) {
-      std::tie(dq, dk, dv) =
-          step_call.run<Three>("longstride::cp_backward_pieces", wide, d_lse, out, lse, d_queries, d_keys, q, k, v);
+      std::tie(dq, dk, dv, std::ignore) =
+          step_call.run<Four>("longstride::cp_backward_pieces", wide, d_lse, out, lse, d_queries, d_keys, q, k, v);
       return;
     }
     step_call.run<void>("longstride::cp_add_gathered", d_queries, d_keys, dq, dk, dv, q, k, v);
@@ -121,7 +122,7 @@ variable_list ring_backward(const Tensor& d_out, const MaybeTensor& d_lse, const
     returning = step_call;
   });
   add_returned();
-  return {dq.to(dtype), dk.to(dtype), dv.to(dtype)};
+  return {dq.to(dtype), dk.to(dtype), dv.to(dtype), Tensor()};
 }
 
 // ---- by heads ----
@@ -269,7 +270,12 @@ variable_list heads_backward(const Tensor& d_out, const MaybeTensor& d_lse, cons
   const Tensor given = d_lse ? *d_lse : at::zeros({d_out.size(0), d_out.size(2), d_out.size(1)}, saved[4].options());
   const Tensor share_d_out = turning.to_heads({d_out})[0], share_d_lse = turning.lse_to_heads(given);
   const ShardedCall share_call = of_heads(saved[0], saved[1], saved[2], with_seed(call, saved.back()));
-  return turning.to_rows(direct_backward(share_d_out, share_d_lse, saved, share_call, turn));
+  variable_list found = direct_backward(share_d_out, share_d_lse, saved, share_call, turn);
+  const Tensor d_gates = found.back();
+  found.pop_back();
+  found = turning.to_rows(found);
+  found.push_back(d_gates);
+  return found;
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ struct Attended {
 };
 // Throw CommError.
 Attended attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const ShardedCall&, Turn&);
-// dq, dk and dv.
+// dq, dk, dv, and of a call with gates d_gates, of this rank's heads.
 torch::autograd::variable_list attend_backward(const at::Tensor& d_out, const std::optional<at::Tensor>& d_lse,
                                                const torch::autograd::variable_list& saved, const ShardedCall&, Turn&);
 

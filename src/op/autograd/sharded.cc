@@ -59,7 +59,9 @@ std::string described(const RankCall& of, const Tensor& q, const Tensor& k, cons
                     {"device", c10::DeviceTypeName(q.device().type(), true)},
                     {"gradient", differentiated}};
   op::autograd::Call::fields(of.call, [&](const char* name, const char*, const auto& field) {
-    if (name != std::string_view("dropout_seed")) all[name] = json_of(field);  // the first rank's is taken
+    if (name == std::string_view("dropout_seed")) return;  // the first rank's is taken
+    all[name] =
+        name == std::string_view("gates") ? core::Json(of.call.gates.has_value()) : json_of(field);  // all are 1
   });
   return all.dump();
 }
@@ -92,6 +94,8 @@ RankCallPointer agreed(Turn& turn, const RankGroup& group, Tensor& q, Tensor& k,
       op::checks::check_gradient_of_slopes(slopes->requires_grad());
       slopes = slopes->clone();  // the backward has them as they are now
     }
+    auto& gates = made->call.gates;
+    gates = op::given(gates) ? std::optional(gates->detach()) : std::nullopt;
     for (auto* list : {&made->call.blocks, &made->call.cu_seqlens, &made->call.lengths})
       if (*list) *list = (*list)->cpu();  // a rank's plan is made on the host
     made->group = group;
@@ -107,7 +111,8 @@ RankCallPointer agreed(Turn& turn, const RankGroup& group, Tensor& q, Tensor& k,
         made->run<std::tuple<Tensor, int64_t>>("longstride::cp_exchange", options.exchange, q, k, v);
     made->steps.assign(steps.const_data_ptr<int64_t>(), steps.const_data_ptr<int64_t>() + steps.numel());
     made->heads_among = heads;
-    differentiated = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
+    differentiated = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad() ||
+                                                    (op::given(options.gates) && options.gates->requires_grad()));
     made->description = described(*made, q, k, options.exchange, differentiated);
   } catch (const std::invalid_argument& refused) {
     error = Error(refused.what());
@@ -127,7 +132,8 @@ RankCallPointer agreed(Turn& turn, const RankGroup& group, Tensor& q, Tensor& k,
 
 struct RankAttention : torch::autograd::Function<RankAttention> {
   static variable_list forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
-                               const RankCallPointer& call, Turn* turn) {
+                               const std::optional<Tensor>& gates, const RankCallPointer& call, Turn* turn) {
+    (void)gates;  // an argument of its own, since a gradient flows to it; read from the call
     auto [out, lse, saved] = op::autograd::attend(q, k, v, *call, *turn);
     context->save_for_backward(std::move(saved));
     context->saved_data["call"] = c10::IValue::make_capsule(call);
@@ -148,8 +154,11 @@ struct RankAttention : torch::autograd::Function<RankAttention> {
                                                         at::dtype(context->saved_data["dtype"].toScalarType())
                                                             .device(context->saved_data["device"].toDevice()));
     const std::optional<Tensor> d_lse = grads[1].defined() ? std::optional(grads[1]) : std::nullopt;
-    variable_list found = op::autograd::attend_backward(d_out, d_lse, context->get_saved_variables(), *call, turn);
-    found.resize(5);
+    const bool with_gates = call->call.gates && context->needs_input_grad(3);
+    op::autograd::ShardedCall wanted = *call;
+    if (!with_gates) wanted.call.gates = std::nullopt;
+    variable_list found = op::autograd::attend_backward(d_out, d_lse, context->get_saved_variables(), wanted, turn);
+    found.resize(6);
     return found;
   }
 };
@@ -172,7 +181,7 @@ AttentionResult cp_attention(const Tensor& q, const Tensor& k, const Tensor& v, 
   Turn turn("cp_attention", group);
   Tensor queries = q, keys = k, values = v;
   const RankCallPointer call = agreed(turn, group, queries, keys, values, pattern, options);
-  const variable_list results = RankAttention::apply(queries, keys, values, call, &turn);
+  const variable_list results = RankAttention::apply(queries, keys, values, options.gates, call, &turn);
   return {results[0], results[1]};
 }
 

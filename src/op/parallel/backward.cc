@@ -1,6 +1,7 @@
 // Before and after the exchange of the backward (kernels.h).
 #include <array>
 
+#include "op/gate_grads.h"
 #include "op/parallel/kernels.h"
 #include "op/parallel/messages.h"
 #include "op/refs.h"
@@ -47,8 +48,8 @@ std::tuple<Tensor, Tensor, Tensor> backward_gathered(const RankCall& call, const
   return {d_queries, d_keys, message};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_pieces(const RankCall& call, const BackwardInputs& in,
-                                                   const Tensor& d_queries, const Tensor& d_keys) {
+InputGrads backward_pieces(const RankCall& call, const BackwardInputs& in, const Tensor& d_queries,
+                           const Tensor& d_keys) {
   Held h = held(call, in);
   check_contiguous("d_queries", d_queries, call, sizes_of_queries(call), call.wide_dtype());
   check_contiguous("d_keys", d_keys, call, sizes_of_keys(call), call.wide_dtype());
@@ -57,13 +58,28 @@ std::tuple<Tensor, Tensor, Tensor> backward_pieces(const RankCall& call, const B
   const Tensor dq = empty_result(std::array{p.batch, p.len_q, p.heads, p.dim}, call.dtype(), call.place());
   const Tensor dk = empty_result(of_keys, call.dtype(), call.place());
   const Tensor dv = empty_result(of_keys, call.dtype(), call.place());
-  if (call.empty()) return {dq, dk, dv};
+  const auto of_gates = [&](auto make, int64_t size) {
+    return make(std::array{size}, call.wide_dtype(), call.place());
+  };
+  if (call.empty()) return {dq, dk, dv, of_gates(zeros, call.gates() ? call.gates()->size(0) : 0)};
   p.dq = write(dq);
   p.dk = write(dk);
   p.dv = write(dv);
-  parallel::backward_pieces(call.rank(), HeldPlans(call).plans(), p, call.moves(), backward_engine(call));
-  parallel::add_gathered(call.rank(), p, d_queries.const_data_ptr(), d_keys.const_data_ptr(), call.moves());
-  return {dq, dk, dv};
+  const auto run = [&] {
+    parallel::backward_pieces(call.rank(), HeldPlans(call).plans(), p, call.moves(), backward_engine(call));
+    parallel::add_gathered(call.rank(), p, d_queries.const_data_ptr(), d_keys.const_data_ptr(), call.moves());
+  };
+  if (!call.gates()) {
+    run();
+    return {dq, dk, dv, of_gates(empty, 0)};
+  }
+  const parallel::ShardedCall& of = call.rank().call;
+  const Tensor d_gates = gate_grads(of.pattern, of.extent, call.wide_dtype(), call.place(), call.first_kv_head(),
+                                    [&](const engine::Gates& gates) {
+                                      p.gates = &gates;
+                                      run();
+                                    });
+  return {dq, dk, dv, d_gates};
 }
 
 void add_gathered(const RankCall& call, const Tensor& d_queries, const Tensor& d_keys, const Tensor& dq,

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "op/gate_grads.h"
 #include "op/parallel/kernels.h"
 #include "op/parallel/messages.h"
 #include "op/refs.h"
@@ -33,6 +34,7 @@ std::tuple<Tensor, bool> counts(const RankCall& call) {
 }
 
 std::tuple<Tensor, int64_t> exchange_of(const RankCall& call, const std::string& name) {
+  if (call.gates()) check_ones(*call.gates());
   const parallel::ExchangePlan plan = parallel::plan_to_run(name, call.rank().call, call.of_whole());
   std::vector<int64_t> numbers;
   if (plan.kind == parallel::Exchange::kRing) numbers = call.rank_of_step(0)->steps;

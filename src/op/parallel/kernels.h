@@ -28,7 +28,8 @@ Tensor pieces(const parallel::Shards&);
 std::tuple<Tensor, bool> counts(const RankCall&);
 
 // The exchange that runs by that name (parallel/exchange.h): int64 [n], the steps of a ring, the first of which is 0,
-// or none if all rows travel at once; and among how many neighbouring ranks heads are divided.
+// or none if all rows travel at once; and among how many neighbouring ranks heads are divided. Refuses gates that are
+// not 1, which of a device waits for it.
 std::tuple<Tensor, int64_t> exchange_of(const RankCall&, const std::string& name);
 
 // What goes to others, in the dtype of k and v.
@@ -44,9 +45,9 @@ Tensor keys_again(const RankCall&, const Tensor& received);
 // Of the inputs q, k and v are the call's. Gradients of the gathered queries [batch, heads, queries, dim] and of the
 // buffer of keys, and of the latter what goes back to those that sent them.
 std::tuple<Tensor, Tensor, Tensor> backward_gathered(const RankCall&, const BackwardInputs&, const Tensor& keys);
-// dq, dk, dv of the shard: of its pieces, and what backward_gathered() gave for its own rows.
-std::tuple<Tensor, Tensor, Tensor> backward_pieces(const RankCall&, const BackwardInputs&, const Tensor& d_queries,
-                                                   const Tensor& d_keys);
+// dq, dk, dv of the shard: of its pieces, and what backward_gathered() gave for its own rows. d_gates, which is empty
+// if the call has no gates: of the heads that the tensors have, so that the sum over the ranks is that of all.
+InputGrads backward_pieces(const RankCall&, const BackwardInputs&, const Tensor& d_queries, const Tensor& d_keys);
 // Adds to them what backward_gathered() gave for the shard's own rows in a later step.
 void add_gathered(const RankCall&, const Tensor& d_queries, const Tensor& d_keys, const Tensor& dq, const Tensor& dk,
                   const Tensor& dv);

@@ -134,6 +134,7 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
     problem_.dropout_seed = static_cast<const int64_t*>(call.dropout_seed->const_data_ptr());
     seed_ = std::make_shared<Tensor>(*call.dropout_seed);
   }
+  if (has_gates(call)) gates_ = std::make_shared<Tensor>(*call.gates);
   engine_ = &choose_engine(of.q.place, problem_);
   loan_ = lend(of.q.place);
   if (place_.is_cuda()) {

@@ -23,7 +23,8 @@ struct ShardArguments {
   int64_t step = parallel::Rank::kAllSteps;  // of a ring
   // So many neighbouring ranks divide the heads: q, k and v have this rank's share of them and the rows of all of
   // these, and its exchanges are those among the ranks of the same heads.
-  int64_t heads_among = 1;  // slopes of ALiBi are those of all heads still; dropout goes by a head's number among all
+  int64_t heads_among = 1;  // slopes of ALiBi, blocks and gates are those of all heads still; dropout goes by a head's
+                            // number among all
 };
 // Throw Error.
 parallel::Shards shards_of(const ShardArguments&);
@@ -41,7 +42,12 @@ class RankCall {
   std::shared_ptr<const parallel::Rank> rank_of_step(int64_t step) const;
   const Engine& engine() const { return *engine_; }
   // The option of the call that takes whole sequences (parallel/exchange.h); "": none.
-  std::string of_whole() const { return problem_.alibi ? "alibi_slopes" : problem_.drops() ? "dropout_p" : ""; }
+  std::string of_whole() const {
+    return problem_.alibi ? "alibi_slopes" : problem_.drops() ? "dropout_p" : gates_ ? "gates" : "";
+  }
+  // Null: none.
+  const Tensor* gates() const { return static_cast<const Tensor*>(gates_.get()); }
+  int64_t first_kv_head() const { return key_.share.at * problem_.kv_heads; }
   const engine::Problem& problem() const { return problem_; }  // of the shard
   const engine::Workspace& workspace() const { return loan_.workspace; }
   const Loan& loan() const { return loan_; }
@@ -62,8 +68,8 @@ class RankCall {
   std::shared_ptr<const CachedRank> rank_;
   const Engine* engine_ = nullptr;
   engine::Problem problem_;
-  // Kept for the problem, which points at them: at its share of the slopes of all heads.
-  std::shared_ptr<const void> slopes_, seed_;
+  // The former two are kept for the problem, which points at them: at its share of the slopes of all heads.
+  std::shared_ptr<const void> slopes_, seed_, gates_;
   Loan loan_;
   std::unique_ptr<const parallel::Moves> moves_;
   ScalarType dtype_ = ScalarType::Undefined;

@@ -23,7 +23,7 @@ const Definitions registered(
      "cp_backward_gathered(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, Tensor keys, " + kCall +
          ") -> (Tensor d_queries, Tensor d_keys, Tensor message)",
      "cp_backward_pieces(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, Tensor d_queries, Tensor d_keys, " +
-         kCall + ") -> (Tensor dq, Tensor dk, Tensor dv)",
+         kCall + ") -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)",
      "cp_add_gathered(Tensor d_queries, Tensor d_keys, Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, " + kCall +
          ") -> ()",
      "cp_add_returned(Tensor returned, Tensor(a!) dk, Tensor(b!) dv, " + kCall + ") -> ()"});
@@ -77,9 +77,8 @@ struct Unpack<RankCall (*)(const Tensor&, const Tensor&, const Tensor&, Rest...)
                                                               Tensor keys, Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::backward_gathered(call_of(q, k, v, std::move(rest)...), {d_out, d_lse, q, k, v, out, lse}, keys);
   }
-  static std::tuple<Tensor, Tensor, Tensor> backward_pieces(Tensor d_out, MaybeTensor d_lse, Tensor out, Tensor lse,
-                                                            Tensor d_queries, Tensor d_keys, Tensor q, Tensor k,
-                                                            Tensor v, Rest... rest) {
+  static InputGrads backward_pieces(Tensor d_out, MaybeTensor d_lse, Tensor out, Tensor lse, Tensor d_queries,
+                                    Tensor d_keys, Tensor q, Tensor k, Tensor v, Rest... rest) {
     return op::backward_pieces(call_of(q, k, v, std::move(rest)...), {d_out, d_lse, q, k, v, out, lse}, d_queries,
                                d_keys);
   }

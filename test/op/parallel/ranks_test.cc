@@ -77,6 +77,16 @@ std::vector<Case> cases(int64_t ranks) {
   options.sharding = {{0, len}, "zigzag"};
   options.exchange = fmt::format("heads({})", ranks);
   all.push_back({"dropout, " + options.exchange, groups(false), options, len, at::kDouble, 2 * ranks});
+  options = {};
+  options.gates = at::ones({5}, at::kDouble);  // of a list whose first row is of every head, the others of single ones
+  const auto last = static_cast<int32_t>(ranks - 1);
+  const Pattern listed = groups(true).with_blocks({BlockPattern(
+      4, BlockList{{{-1, -1, 2, 0}, {0, 0, 4, 1}, {1, last, 3, 3}, {-1, last, 5, 2}, {-1, last, 5, 2}}})});
+  for (const at::ScalarType dtype : {at::kDouble, at::kBFloat16})
+    all.push_back({fmt::format("gates, {}", at::toString(dtype)), listed, options, 12 * ranks, dtype, ranks});
+  options.sharding = {{0, len}, "zigzag"};
+  options.exchange = fmt::format("heads({})", ranks);
+  all.push_back({"gates, " + options.exchange, listed, options, len, at::kDouble, 2 * ranks});
   for (const std::string exchange : {"direct", "ring", "heads(2)"}) {
     if (exchange == "heads(2)" && ranks != 2) continue;
     for (size_t n = 0; n < direct; ++n) {
@@ -107,6 +117,10 @@ void check_case(const Case& c, const RankGroup& group) {
     alone.dropout_seed = at::full({}, 5, at::kLong);
     options.dropout_seed = at::full({}, 5 + 7 * group->getRank(), at::kLong);
   }
+  if (options.gates) {
+    for (auto* of : {&alone.gates, &options.gates})
+      *of = at::ones(c.options.gates->sizes(), c.dtype == at::kDouble ? at::kDouble : at::kFloat).requires_grad_();
+  }
   const AttentionResult whole = attention(q, k, v, c.pattern, alone);
   const auto loss = [](const AttentionResult& r, const Tensor& d_out, const Tensor& d_lse) {
     const Tensor seen = r.lse.isfinite();
@@ -131,6 +145,13 @@ void check_case(const Case& c, const RankGroup& group) {
   expect_near(sq.grad(), part(q.grad()), tolerance, c.name + ": dq");
   expect_near(sk.grad(), part(k.grad()), tolerance, c.name + ": dk");
   expect_near(sv.grad(), part(v.grad()), tolerance, c.name + ": dv");
+  if (options.gates) {
+    std::vector<Tensor> sum = {options.gates->grad().clone()};
+    group->allreduce(sum)->wait();
+    expect_near(sum[0], alone.gates->grad(), tolerance, c.name + ": d_gates");
+    const bool has_first = group->getRank() == 0;
+    expect((options.gates->grad()[1].item<double>() != 0) == has_first, c.name + ": d_gates of its heads");
+  }
   expect(run().out.equal(own.out), c.name + ": repeats");
   if (options.dropout_p == 0) return;
   options.dropout_seed = at::full({}, 6, at::kLong);
@@ -174,7 +195,7 @@ void check_refusals(const RankGroup& group) {
     set(options);
     expect_refused(text, [&] { call(x, options); });
   };
-  refused("gates must be unset in cp_attention, got a tensor", [&](ShardedOptions& o) { o.gates = x; });
+  refused("gates must belong to the rows of blocks, got no blocks", [&](ShardedOptions& o) { o.gates = x; });
   refused("query_start must be unset in cp_attention, got 0", [](ShardedOptions& o) { o.query_start = 0; });
   ShardedOptions by;
   by.exchange = rank == 1 ? "ring" : "direct";
@@ -220,6 +241,24 @@ void check_refusals(const RankGroup& group) {
                    [&] { call(x, by); });
   }
   by.dropout_p = 0;
+  by.dropout_seed.reset();
+  const Pattern listed = Pattern::block_sparse({BlockPattern(4, BlockList{{{-1, -1, 1, 0}}})});
+  const auto gated = [&](std::optional<Tensor> gates) {
+    by.gates = std::move(gates);
+    cp_attention(x, x, x, listed, group, by);
+  };
+  if (ranks == 2) {
+    expect_refused("cp_attention: gates must be the same on every rank, got true on rank 0 and false on rank 1",
+                   [&] { gated(rank == 0 ? std::optional(at::ones({1})) : std::nullopt); });
+    expect_refused("gates must all be 1", [&] { gated(at::full({1}, rank == 0 ? 1.0 : 0.5)); });
+  } else {
+    expect_refused(
+        fmt::format("gates must go by exchange heads({0}), for which {0} must divide kv_heads, got 2; take as "
+                    "many ranks as divide kv_heads, or leave gates out",
+                    ranks),
+        [&] { gated(at::ones({1})); });
+  }
+  by.gates.reset();
   by.exchange = "heads(2)";
   expect_refused("exchange must be auto, none, direct or ring on one rank, got heads(2)",
                  [&] { cp_attention(x, x, x, pattern, {}, by); });
