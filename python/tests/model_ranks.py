@@ -39,9 +39,20 @@ LONGNET = {
 ATTENTION = {"embed_dim": 16, "num_heads": 2, "segment_lengths": [4, 16], "dilation_rates": [1, 2], "positions": "rope"}
 
 
+# Two, three and four ranks divide its heads; a block of 4 tokens lies with one rank or with two.
+LEARNED = {"density": 0.5, "block_size": 4, "hidden": 8}
+LEARNING = {**ATTENTION, "embed_dim": 48, "num_heads": 12, "learned": LEARNED}
+
+
+def frozen(**options):
+    model = MultiheadDilatedAttention(**options)
+    model.attention.scorer.requires_grad_(False)
+    return model
+
+
 def made(kind, options, **more):
     torch.manual_seed(4)
-    return kind(**options, **more, dtype=torch.float64)
+    return kind(**{**options, **more}, dtype=torch.float64)
 
 
 def tokens(seed=1):
@@ -59,6 +70,8 @@ def gradients(model, group=None):
     """Of the sum of the ranks' losses."""
     found = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         if group is not None:
             dist.all_reduce(found[name], group=group)
@@ -95,6 +108,16 @@ def multihead(at, model, **call):
     return out.detach(), loss.detach()
 
 
+def learned(at, model, **call):
+    width, choices = model.embed_dim, []
+    x, weights = (embeddings(seed, width)[:, at] for seed in (1, 2))
+    out, lse = model(x, lengths=[LENGTH, 14], choices=choices, **call)
+    (choice,) = choices
+    loss = (out * weights).sum() + 3 * choice.density_loss
+    loss.backward()
+    return out.detach(), loss.detach()
+
+
 MODELS = {
     "LongNetLM": (LongNetLM, LM, {}, language_model),
     "LongNetLM with checkpointing": (LongNetLM, LM, {"activation_checkpointing": True}, language_model),
@@ -108,6 +131,12 @@ MODELS = {
     ),  # fmt: skip
     "LongNet": (LongNet, LONGNET, {}, encoder_decoder),
     "MultiheadDilatedAttention": (MultiheadDilatedAttention, ATTENTION, {}, multihead),
+    "learned blocks": (MultiheadDilatedAttention, LEARNING, {}, learned),
+    "learned blocks, causal": (
+        MultiheadDilatedAttention, {**LEARNING, "kv_heads": 12, "num_heads": 24, "embed_dim": 96, "causal": True},
+        {"learned": {**LEARNED, "min_density": 0.2, "max_density": 0.7}, "attention_dropout": 0.3}, learned,
+    ),  # fmt: skip
+    "learned blocks that learn no more": (frozen, ATTENTION, {"learned": LEARNED}, learned),
 }
 
 
@@ -175,7 +204,8 @@ def refusals(rank, of_size):
     dropping = parallel.place(made(MultiheadDilatedAttention, of_one_head, attention_dropout=0.1), of_size[2])
     model = parallel.place(made(LongNetLM, LM), of_size[2]).eval()
     short = parallel.place(made(LongNet, LONGNET), of_size[2])
-    learning = made(MultiheadDilatedAttention, ATTENTION, learned={"density": 0.5, "block_size": 4})
+    learning = parallel.place(made(MultiheadDilatedAttention, of_one_head, learned=LEARNED), of_size[2])
+    by_two = parallel.place(made(MultiheadDilatedAttention, ATTENTION, learned=LEARNED, positions="none"), of_size[2], exchange="ring")
     alibi = {**ATTENTION, "positions": "alibi"}
     biased = parallel.place(made(MultiheadDilatedAttention, {**alibi, "num_heads": 1}), of_size[2])
     by_ring = parallel.place(made(MultiheadDilatedAttention, alibi), of_size[2], exchange="ring")
@@ -186,7 +216,11 @@ def refusals(rank, of_size):
         "dropout": lambda: dropping(x),
         "decoding": lambda: model.generate(torch.zeros(1, 4, dtype=torch.int64), max_tokens=2),
         "max_len": lambda: short(embeddings(1)[:, :13], boundaries=26),
-        "learned": lambda: parallel.place(learning, of_size[2]),
+        "learned": lambda: learning(x),
+        "learned by a ring": lambda: by_two(x),
+        "learned of documents": lambda: by_two(x, cu_seqlens=[0, 24]),
+        "learned of other rows": lambda: by_two(x[:, rank:], boundaries=24, lengths=[24, 9]),
+        "learned of other lengths": lambda: by_two(x, lengths=[24, 5 + rank]),
         "no target": lambda: model.loss(torch.zeros(1, 4, dtype=torch.int64), torch.full((1, 4), -100)),
         "works": lambda: attention(x)[0].shape,
     }
@@ -225,6 +259,16 @@ NAMES = {
         )
         for name in ("RingDilatedAttention", "RingDilatedAttentionProduction", "BlockSparseRingDilatedAttention")
     },
+    "block_sparse_adaptive": lambda **where: parallel.place(
+        factory.create_multihead_dilated_attention(
+            "block_sparse_adaptive", embed_dim=16, num_heads=4, **GROUPS, block_size=4, sparsity_ratio=0.6, dtype="float64"
+        )
+    ),
+    "compat BlockSparseAdaptive": lambda **where: parallel.place(
+        dilated_attention_pytorch.BlockSparseAdaptive(
+            *([64], [1]), 4, 8, dilated_attention_pytorch.AdaptiveConfig(base_sparsity=0.6), block_size=4
+        ).double()
+    ),
     "compat DistributedImprovedMultiheadDilatedAttention": lambda **where: (
         dilated_attention_pytorch.DistributedImprovedMultiheadDilatedAttention(**WIDTH, **GROUPS, dtype=torch.float64)
     ),
@@ -235,7 +279,7 @@ def by_name(build, at, seed=1, **where):
     """Out of a module of seeded weights on the rows `at` of a sequence of 24."""
     torch.manual_seed(4)
     module = build(**where)
-    if any(True for _ in module.parameters()):
+    if hasattr(module, "embed_dim"):
         x = torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         out = module(x[:, at])
     else:

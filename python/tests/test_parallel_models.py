@@ -68,9 +68,19 @@ REFUSALS = {
     "decoding": f"query_start must be None {SEVERAL}, got 0; decode in one process: "
     'longstride.parallel.place(module, "none")',
     "max_len": "source must not be longer than max_len 25, got 26; raise max_len in the config",
-    "learned": f"module must not learn its blocks {SEVERAL}, got one that does",
+    "learned": "learned blocks must go by exchange heads(2), for which 2 must divide kv_heads, got 1; take as many ranks as "
+    "divide kv_heads, or parameters of the scorer that require no gradient",
+    "learned by a ring": "exchange must be auto or heads(2) with gates, for which ranks have whole sequences, got ring",
+    "learned of documents": "cu_seqlens must be None with learned blocks, got documents; give each document a batch row and lengths",
+    "learned of other lengths": "the choice of blocks: lengths must be the same on every rank, got [24, 5] on rank 0 and [24, 6] on rank 1",
     "no target": "targets must hold one that counts, got none",
 }
+
+
+def test_what_one_rank_refuses_of_a_choice_all_do(ranks):
+    own = "q must have the 12 rows of the shard of rank 1, got shape [2, 11, 2, 8]; boundaries and layout say who holds which tokens"
+    said = [rank["refusals"]["learned of other rows"] for rank in ranks[:2]]
+    assert said == [f"the choice of blocks: rank 1 of 2 refuses its call: {own}", own]
 
 
 @pytest.mark.parametrize("name", REFUSALS)

@@ -166,19 +166,14 @@ class DilatedAttention(nn.Module):
             if query_start is not None:
                 remedy = 'decode in one process: longstride.parallel.place(module, "none")'
                 refuse("query_start", "must be None where the sequence lies with several ranks", query_start, remedy)
-            if choices is not None:
-                refuse("choices", "must be None where the sequence lies with several ranks", "a list", "leave it out")
-            return ranks.attention(
-                q, k, v, self.pattern, boundaries=boundaries, cu_seqlens=cu_seqlens, lengths=lengths,
-                deterministic=deterministic, alibi_slopes=alibi_slopes, scale=self.softmax_scale, dropout_p=dropout_p,
-                dropout_seed=draw_dropout_seed(q.device) if drops else None,
-            )  # fmt: skip
-        if boundaries is not None:
+        elif boundaries is not None:
             remedy = "call longstride.parallel.place(module, group), on a group of several ranks"
             refuse("boundaries", "must be None where this process holds the whole sequence", boundaries, remedy)
         chosen: dict[str, Tensor] = {}
         if self.scorer is not None:
-            choice = self.chosen(self.scorer, q, k, lengths, cu_seqlens=cu_seqlens, query_start=query_start)
+            choice = self.chosen(
+                self.scorer, q, k, lengths, boundaries, cu_seqlens=cu_seqlens, query_start=query_start
+            )
             chosen = {"blocks": choice.blocks}
             if choice.gates.requires_grad:  # they are there for their gradient
                 chosen["gates"] = choice.gates
@@ -187,13 +182,18 @@ class DilatedAttention(nn.Module):
         elif choices is not None:
             remedy = "set learned in the module's options"
             refuse("choices", "must be None in a module without learned blocks", "a list", remedy)
-        return attention(
-            q, k, v, self.pattern, cu_seqlens=cu_seqlens, lengths=lengths, query_start=query_start,
-            deterministic=deterministic, alibi_slopes=alibi_slopes, scale=self.softmax_scale, dropout_p=dropout_p,
-            dropout_seed=draw_dropout_seed(q.device) if drops else None, return_lse=True, **chosen,
-        )  # fmt: skip
+        call: dict[str, Any] = {
+            "cu_seqlens": cu_seqlens, "lengths": lengths, "deterministic": deterministic, "alibi_slopes": alibi_slopes,
+            "scale": self.softmax_scale, "dropout_p": dropout_p,
+            "dropout_seed": draw_dropout_seed(q.device) if drops else None, **chosen,
+        }  # fmt: skip
+        if ranks is not None:
+            return ranks.attention(q, k, v, self.pattern, boundaries=boundaries, **call)
+        return attention(q, k, v, self.pattern, query_start=query_start, return_lse=True, **call)
 
-    def chosen(self, scorer: BlockScorer, q: Tensor, k: Tensor, lengths: Lengths, **given: Any) -> BlockChoice:
+    def chosen(
+        self, scorer: BlockScorer, q: Tensor, k: Tensor, lengths: Lengths, boundaries: Boundaries, **given: Any
+    ) -> BlockChoice:
         """The scorer's choice of a call, of which a block is told by all of its row."""
         if given["query_start"] is not None:
             remedy = "a block is chosen by all of its row; run whole sequences"
@@ -201,4 +201,7 @@ class DilatedAttention(nn.Module):
         if given["cu_seqlens"] is not None:
             remedy = "give each document a batch row and lengths"
             refuse("cu_seqlens", "must be None with learned blocks", "documents", remedy)
-        return scorer(q, k, lengths)
+        if (ranks := self.over_ranks) is None:
+            return scorer(q, k, lengths)
+        scorer.check_ranks(ranks)
+        return scorer(q, k, lengths, over_ranks=ranks, boundaries=boundaries)

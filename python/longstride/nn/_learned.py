@@ -14,6 +14,8 @@ from .._attention import Lengths
 from .._read import number, read
 from .._refusal import dtype as dtype_name
 from .._refusal import refuse, shape
+from ..parallel import ContextParallel
+from ..parallel._shards import Boundaries, check_device, check_rows
 from ._checks import require_positive
 from ._config import refuse_unknown
 
@@ -75,7 +77,8 @@ class BlockChoice(NamedTuple):
             it is there in any case.
         scores: [batch, kv_heads, query blocks, key blocks], without noise; differentiable.
         density_loss: scalar, (mean of sigmoid(score), 1 on the diagonal, - density)^2. Add it, weighted, to the loss: it
-            sets where the scores' 0 lies, and with bounds how many blocks are taken.
+            sets where the scores' 0 lies, and with bounds how many blocks are taken. Of a sequence that lies with several
+            ranks it is this rank's equal part; the ranks' losses, and their gradients, are summed.
     """
 
     blocks: Tensor
@@ -128,12 +131,21 @@ class Grid:
             "densities",
         )  # fmt: skip
 
-    def means(self, t: Tensor) -> Tensor:
-        """t [batch, len, kv_heads, dim] -> the mean of each block's positions below the length [batch, kv_heads, nb, dim]."""
-        sums = pad(t, (0, 0, 0, 0, 0, self.width * self.block_size - self.n)).unflatten(1, (self.width, self.block_size)).sum(2)
+    def sums(self, t: Tensor) -> Tensor:
+        """t [batch, len, kv_heads, dim] -> the sum of each block's positions [batch, nb, kv_heads, dim]."""
+        return pad(t, (0, 0, 0, 0, 0, self.width * self.block_size - self.n)).unflatten(1, (self.width, self.block_size)).sum(2)
+
+    def means(self, sums: Tensor) -> Tensor:
+        """Sums -> the mean of each block's positions below the length [batch, kv_heads, nb, dim]."""
         starts = torch.arange(self.width) * self.block_size
         filled = (torch.tensor(self.lengths, dtype=torch.int64)[:, None] - starts).clamp(1, self.block_size)
-        return (sums / filled.to(t.device, t.dtype)[:, :, None, None]).transpose(1, 2)
+        return (sums / filled.to(sums.device, sums.dtype)[:, :, None, None]).transpose(1, 2)
+
+    def beyond(self, positions: Tensor) -> Tensor | None:
+        """bool [rows, len, 1, 1]: what lies beyond a row's length, which may be anything; None where nothing does."""
+        if all(length == self.n for length in self.lengths):
+            return None
+        return (positions >= torch.tensor(self.lengths, device=positions.device)[:, None])[:, :, None, None]
 
 
 def normalised(t: Tensor) -> Tensor:
@@ -233,7 +245,10 @@ class BlockScorer(nn.Module):
             if t.device != self.bias.device:
                 refuse(name, f"must be on the scorer's device {self.bias.device}", t.device, "move one of them with to()")
 
-    def forward(self, q: Tensor, k: Tensor, lengths: Lengths = None, *, causal: bool | None = None) -> BlockChoice:
+    def forward(
+        self, q: Tensor, k: Tensor, lengths: Lengths = None, *, causal: bool | None = None,
+        over_ranks: ContextParallel | None = None, boundaries: Boundaries = None,
+    ) -> BlockChoice:  # fmt: skip
         """Scores, and a choice by them, which is read to the host once.
 
         Args:
@@ -241,49 +256,107 @@ class BlockScorer(nn.Module):
             k: [batch, len, kv_heads, head_dim].
             lengths: one per batch row: blocks beyond them choose and are chosen by none.
             causal: in place of the scorer's own.
+            over_ranks: where the sequence lies if that is with several ranks, of which q and k are this one's shard, cut at
+                `boundaries`, and lengths those of the whole. Each has all scores; the first one draws and chooses for all.
         Raises:
             ValueError: shapes that do not fit; a density that the diagonal alone exceeds.
         """
+        causal = self.causal if causal is None else causal
+        if over_ranks is not None:
+            return self.over(over_ranks, q, k, lengths, causal, boundaries)
         self.check(q, k)
-        n = k.size(1)
-        queries, keys = q.detach(), k.detach()
+        grid = self.grid(k.size(0), k.size(1), lengths, causal)
+        queries, keys = self.read(q, k, grid, torch.arange(grid.n, device=k.device))
+        of_queries = queries[:, :: grid.block_size].transpose(1, 2) if causal else grid.means(grid.sums(queries))
+        return self.choice(self.scored(of_queries, grid.means(grid.sums(keys))), grid)
+
+    def over(
+        self, placed: ContextParallel, q: Tensor, k: Tensor, lengths: Lengths, causal: bool, boundaries: Boundaries
+    ) -> BlockChoice:
+        """The choice where the sequence lies with several ranks, who send one another the sums of their blocks."""
+        what, error, call, pieces = "the choice of blocks", None, {}, []
+        try:
+            self.check(q, k)
+            check_device("q", q, placed.ranks)
+            pieces = placed.pieces(k.size(1), boundaries)
+            check_rows("q", q, q.size(1), pieces, placed.ranks)
+            grid = self.grid(k.size(0), sum(end - begin for part in pieces for begin, end in part), lengths, causal)
+            call = {
+                **self.options, "training": self.training, "causal": causal, "lengths": grid.lengths, "pieces": pieces,
+                "batch": q.size(0), "heads of q": q.size(2), "dtype": dtype_name(q.dtype), "device": q.device.type,
+            }  # fmt: skip
+        except (ValueError, TypeError) as refused:
+            error = refused
+        placed.agree(what, call, error)
+        at = placed.positions(k.size(1), boundaries, k.device)
+        queries, keys = self.read(q, k, grid, at)
+        if causal:
+            queries = queries.masked_fill((at % grid.block_size != 0)[:, None, None], 0)
+        both = torch.stack((queries, keys)).movedim(2, 0)  # [rows, 2, batch, kv_heads, dim]
+        sums = placed.block_sums(what, both.flatten(1), grid.block_size, pieces)
+        of_queries, of_keys = sums.unflatten(1, both.shape[1:]).movedim(0, 2).unbind(0)
+        pooled = of_queries.transpose(1, 2) if causal else grid.means(of_queries)
+        return self.choice(self.scored(pooled, grid.means(of_keys)), grid, placed)
+
+    def check_ranks(self, placed: ContextParallel) -> None:
+        """Before attention that gives gates a gradient, for which ranks divide the heads."""
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        size, kv_heads = placed.ranks.size, self.options["kv_heads"]
+        if learns and kv_heads % size:
+            wanted = f"must go by exchange heads({size}), for which {size} must divide kv_heads"
+            remedy = "take as many ranks as divide kv_heads, or parameters of the scorer that require no gradient"
+            refuse("learned blocks", wanted, kv_heads, remedy)
+
+    def grid(self, batch: int, n: int, lengths: Lengths, causal: bool) -> Grid:
         rows = [n]
         if lengths is not None:
             rows = lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
-            if len(rows) != k.size(0):
-                refuse("lengths", f"must have one entry a batch row, {k.size(0)}", len(rows))
+            if len(rows) != batch:
+                refuse("lengths", f"must have one entry a batch row, {batch}", len(rows))
             for length in rows:
                 if not 0 <= length <= n:
                     refuse("lengths", f"must be in [0, {n}]", length)
-            # What lies beyond a row's length may be anything.
-            beyond = (torch.arange(n) >= torch.tensor(rows)[:, None])[:, :, None, None].to(k.device)
-            queries, keys = queries.masked_fill(beyond, 0), keys.masked_fill(beyond, 0)
-        grid = Grid(self.options["block_size"], n, self.causal if causal is None else causal, rows)
+        grid = Grid(self.options["block_size"], n, causal, rows)
         grid.check(self.options["density"])
-        scores = self.scored(queries, keys, grid)
+        return grid
+
+    def read(self, q: Tensor, k: Tensor, grid: Grid, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries, averaged over the heads of each KV head, and keys at these positions, 0 beyond a row's length: in
+        float32, or float64 of float64 tensors."""
+        queries, keys = q.detach(), k.detach()
+        if (beyond := grid.beyond(positions)) is not None:
+            queries, keys = queries.masked_fill(beyond, 0), keys.masked_fill(beyond, 0)
+        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+        kv_heads = self.options["kv_heads"]
+        return queries.to(dtype).unflatten(2, (kv_heads, q.size(2) // kv_heads)).mean(3), keys.to(dtype)
+
+    def choice(self, scores: Tensor, grid: Grid, placed: ContextParallel | None = None) -> BlockChoice:
         there = grid.there().to(scores.device)
         diagonal = torch.eye(grid.width, dtype=torch.bool, device=scores.device)
-        taken = self.taken(scores.detach(), there, diagonal, grid)
+        if placed is None or placed.ranks.rank == 0:
+            taken = self.taken(scores.detach(), there, diagonal, grid)
+        else:
+            taken = torch.empty_like(scores, dtype=torch.bool)
+        if placed is not None:  # ranks' scores may differ by rounding
+            taken = placed.of_first("the choice of blocks", taken.to(torch.uint8)).bool()
         cells = taken.cpu().nonzero()
         places = cells.to(scores.device).unbind(1)
         score = scores[places]
         # A score that is NaN leaves its gate at 1.
         through = torch.nan_to_num(score - score.detach()) * (places[2] != places[3])
         opened = scores.sigmoid().masked_fill(diagonal, 1).masked_fill(~there, 0)
-        of_all = grid.pairs() * (scores.size(0) // max(1, len(rows))) * self.options["kv_heads"]
+        of_all = grid.pairs() * (scores.size(0) // max(1, len(grid.lengths))) * self.options["kv_heads"]
         density_loss = (opened.sum() / max(1, of_all) - self.options["density"]).square()
-        return BlockChoice(cells.int(), 1 + through, scores, density_loss)
+        part = 1 if placed is None else placed.ranks.size
+        return BlockChoice(cells.int(), 1 + through, scores, density_loss / part)
 
-    def scored(self, queries: Tensor, keys: Tensor, grid: Grid) -> Tensor:
-        """[batch, kv_heads, width, width], in float32, or float64 for float64 tensors."""
-        dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
-        kv_heads = self.options["kv_heads"]
+    def scored(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """[batch, kv_heads, width, width] of what stands for each block, [batch, kv_heads, width, dim]."""
         with torch.autocast(queries.device.type, enabled=False):
-            queries = queries.to(dtype).unflatten(2, (kv_heads, queries.size(2) // kv_heads)).mean(3)
-            pooled = queries[:, :: grid.block_size].transpose(1, 2) if grid.causal else grid.means(queries)
-            of_queries = features(pooled, self.query_in, self.query_out)
-            of_keys = features(grid.means(keys.to(dtype)), self.key_in, self.key_out)
-            return of_queries @ of_keys.transpose(2, 3) / math.sqrt(self.options["hidden"]) + self.bias.to(dtype)
+            of_queries = features(queries, self.query_in, self.query_out)
+            of_keys = features(keys, self.key_in, self.key_out)
+            root = math.sqrt(self.options["hidden"])
+            return of_queries @ of_keys.transpose(2, 3) / root + self.bias.to(queries.dtype)
 
     def taken(self, ranked: Tensor, there: Tensor, diagonal: Tensor, grid: Grid) -> Tensor:
         """bool, shaped as the scores: the diagonal, and the best of each row as far as its count goes."""

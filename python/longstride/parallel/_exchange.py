@@ -99,6 +99,19 @@ def gathered(what: str, ranks: Ranks, own: Tensor) -> Tensor:
         raise failed(what, ranks, error) from error
 
 
+def of_first(what: str, ranks: Ranks, t: Tensor) -> Tensor:
+    """The first rank's values, on every rank, in its own tensor of that shape and dtype."""
+    try:
+        work = dist.broadcast(t, group=ranks.group, group_src=0, async_op=True)
+        if t.is_cuda:
+            wait_on_device(work, ranks)
+        else:
+            work.wait()
+        return t
+    except RuntimeError as error:
+        raise failed(what, ranks, error) from error
+
+
 def gathered_objects(what: str, ranks: Ranks, own: Any) -> list[Any]:
     every: list[Any] = [None] * ranks.size
     try:

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from .._refusal import refuse
-from ._agreement import check_validate
+from ._agreement import agree, check_validate
 from ._attention import check_exchange, cp_attention
-from ._exchange import gathered, turn
+from ._blocks import block_sums
+from ._exchange import gathered, of_first, turn
 from ._ranks import Ranks, ranks_of
-from ._shards import Boundaries, boundaries_tensor, positions
+from ._shards import Boundaries, boundaries_tensor, pieces_of, positions
 
 Module = TypeVar("Module", bound=nn.Module)
 LAYOUTS = ("contiguous", "zigzag")
@@ -55,11 +56,30 @@ class ContextParallel:
         whole = rows * self.ranks.size if boundaries is None else boundaries
         return positions(whole, self.group, layout=self.layout, device=device)
 
+    def pieces(self, rows: int, boundaries: Boundaries) -> list[list[tuple[int, int]]]:
+        """Of each rank [begin, end) of its tokens, in the order of its rows."""
+        whole = rows * self.ranks.size if boundaries is None else boundaries
+        return pieces_of(boundaries_tensor(whole), self.layout, self.ranks.size)
+
     def attention(self, q: Tensor, k: Tensor, v: Tensor, pattern: Any, **call: Any) -> tuple[Tensor, Tensor]:
         """(out, lse) of `cp_attention`."""
         own: dict[str, Any] = {"layout": self.layout, "exchange": self.exchange, "validate": self.validate}
         out, lse = cp_attention(q, k, v, pattern, self.group, **own, **call, return_lse=True)
         return out, lse
+
+    def agree(self, what: str, call: dict[str, Any], error: Exception | None) -> None:
+        """Compares what ranks are about to do; an error of one is a ValueError on all."""
+        agree(what, self.ranks, call, 0, error, self.validate)
+
+    def block_sums(self, what: str, rows: Tensor, block_size: int, pieces: list[list[tuple[int, int]]]) -> Tensor:
+        """rows [rows of the shard, n] -> [blocks, n]: the sum of each block's rows of the whole sequence."""
+        with turn(what, self.ranks):
+            return block_sums(what, self.ranks, rows, block_size, pieces)
+
+    def of_first(self, what: str, t: Tensor) -> Tensor:
+        """The first rank's values, in a tensor that every rank has."""
+        with turn(what, self.ranks):
+            return of_first(what, self.ranks, t)
 
     def sum(self, what: str, number: int) -> int:
         """Of all ranks."""
@@ -91,14 +111,13 @@ def place(
     Returns:
         The module.
     Raises:
-        ValueError: there is no attention of this package in it; its blocks are learned; names that nothing has.
+        ValueError: there is no attention of this package in it; names that nothing has.
     """
     placed = ContextParallel(group, layout, exchange, validate)
+    ranks_of(placed.group)  # refuses a name that no group has
     found = [part for part in module.modules() if hasattr(part, "context_parallel")]
     if not found:
         refuse("module", "must have attention of longstride.nn in it", type(module).__name__)
-    if placed.ranks.size > 1 and any(part.scorer is not None for part in found):
-        refuse("module", "must not learn its blocks where the sequence lies with several ranks", "one that does")
     for part in found:
         part.context_parallel = placed
     return module

@@ -111,7 +111,7 @@ class Attention(nn.Module):
             "dropout_seed": draw_dropout_seed(query.device) if drops else None,
         }  # fmt: skip
         if (ranks := self.over_ranks) is not None:
-            return ranks.attention(query, key, value, pattern, boundaries=None, **options)[0]
+            return ranks.attention(query, key, value, pattern, boundaries=None, **options, **chosen)[0]
         return attention(query, key, value, pattern, **options, **chosen)
 
 
@@ -288,7 +288,9 @@ class BlockSparseAdaptive(BlockSparse):
     ) -> Tensor:  # fmt: skip
         """As `BlockSparse.forward`; choices: a list to which what was chosen is appended, with its density_loss."""
         refuse_weights(return_attention_weights, "longstride.nn.BlockScorer's choice says what is computed")
-        choice = self.scorer(q, k, lengths, causal=is_causal or self.causal)
+        if (ranks := self.over_ranks) is not None:
+            self.scorer.check_ranks(ranks)
+        choice = self.scorer(q, k, lengths, causal=is_causal or self.causal, over_ranks=ranks)
         if choices is not None:
             choices.append(choice)
         gates = {"gates": choice.gates} if choice.gates.requires_grad else {}
