@@ -16,6 +16,7 @@ _registration.register()
 from ._attention import attention, block_sparse_attention, dilated_attention, sliding_window_attention  # noqa: E402
 from ._describe import describe  # noqa: E402
 from ._doctor import doctor  # noqa: E402
+from ._engine import use_engine  # noqa: E402
 from ._merge import draw_dropout_seed, merge, with_sink  # noqa: E402
 from ._pattern import Pattern  # noqa: E402
 from ._weights import attention_weights  # noqa: E402
@@ -39,5 +40,6 @@ __all__ = [
     "nn",
     "parallel",
     "sliding_window_attention",
+    "use_engine",
     "with_sink",
 ]

@@ -13,8 +13,14 @@ from ._show import telling_length
 from .bench import __main__ as bench
 
 
+def add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine", default="", metavar="NAME", help="check this one alone: cpu, reference, cuda sm90 or cuda sm80"
+    )
+
+
 def doctor_command(given: argparse.Namespace) -> int:
-    report = doctor()
+    report = doctor(given.engine)
     print(report)
     return 0 if report.passed else 1
 
@@ -51,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"longstride {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, add_options, command, words in (
-        ("doctor", None, doctor_command, "what stands here, and a check of attention and its gradients in every dtype"),
+        ("doctor", add_doctor_options, doctor_command, "what stands here, and a check of attention and its gradients in every dtype"),
         ("bench", bench.add_options, bench.bench_command, "time attention beside SDPA, FlexAttention and LongNet's algorithm"),
         ("show", add_show_options, show_command, "who sees whom under a pattern, as SVG or in characters"),
         ("compare", add_compare_options, compare_command, "how much patterns show, and in how many layers they reach all"),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import _library, _registration
 from ._attention import dilated_attention
+from ._engine import use_engine
 from ._version import __version__
 
 # Lengths that fill no tile, heads that share KV heads, groups that overlap.
@@ -26,12 +27,13 @@ class Check:
     error_of_gradients: float
     allowed: float
     refusal: str = ""
+    may_refuse: bool = False  # a package without CUDA its tensors, an engine that was asked for a dtype: no faults
 
     @property
     def passed(self) -> bool:
-        """Whether the numbers are right. A package without CUDA refuses its tensors, which is no fault of it."""
+        """Whether the numbers are right."""
         if self.refusal:
-            return self.device == "cuda"
+            return self.may_refuse
         return max(self.error, self.error_of_gradients) <= self.allowed
 
     def __str__(self) -> str:
@@ -51,7 +53,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
+        return any(not check.refusal for check in self.checks) and all(check.passed for check in self.checks)
 
     def __str__(self) -> str:
         lines = [f"{name:11} {value}" for name, value in self.facts.items()]
@@ -78,7 +80,7 @@ def largest(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return gaps.max().item() if gaps.isfinite().all() else float("inf")
 
 
-def checked(device: str, dtype: torch.dtype) -> Check:
+def checked(device: str, dtype: torch.dtype, may_refuse: bool) -> Check:
     generator = torch.Generator().manual_seed(1)
 
     def one(heads: int) -> Tensor:
@@ -96,15 +98,17 @@ def checked(device: str, dtype: torch.dtype) -> Check:
             for (out, lse), place in ((got, device), (wanted, "cpu")):
                 ((out.double() * d_out.to(place)).sum() + (lse.double() * d_lse.to(place)).sum()).backward()
         except (ValueError, RuntimeError) as error:
-            return Check(device, dtype, float("nan"), float("nan"), ALLOWED[dtype], str(error))
+            return Check(device, dtype, float("nan"), float("nan"), ALLOWED[dtype], str(error), may_refuse)
     of_results = largest([t.detach() for t in got], [t.detach() for t in wanted])
     of_gradients = largest(*([t.grad for t in of if t.grad is not None] for of in (mine, true)))
     return Check(device, dtype, of_results, of_gradients, ALLOWED[dtype])
 
 
-def doctor() -> Report:
+def doctor(engine: str = "") -> Report:
     """What longstride, torch and the machine are, and a check of attention and its gradients in every dtype.
 
+    Args:
+        engine: check this one alone (see `use_engine`), on its device; dtypes that it does not take are no faults.
     Returns:
         A `Report`: print it, or ask `passed`. CUDA is checked where torch sees a device.
     """
@@ -118,7 +122,10 @@ def doctor() -> Report:
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "cuda": torch.cuda.get_device_name() if cuda else "torch sees no device",
     }
-    checks = [checked("cpu", dtype) for dtype in ALLOWED]
-    if cuda:
-        checks += [checked("cuda", dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
-    return Report(facts, tuple(checks))
+    checks = []
+    with use_engine(engine):
+        if not engine.startswith("cuda"):
+            checks += [checked("cpu", dtype, engine != "") for dtype in ALLOWED]
+        if cuda and (not engine or engine.startswith("cuda")):
+            checks += [checked("cuda", dtype, True) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+    return Report({**facts, "engine": engine or "each call's own choice"}, tuple(checks))

@@ -50,10 +50,28 @@ def test_wrong_gradients_are_seen(monkeypatch):
     assert all(check.error <= check.allowed for check in checks if check.device == "cpu")
 
 
-def test_a_refusal_is_said_and_counts_on_the_cpu_alone():
-    for device, passed in (("cpu", False), ("cuda", True)):
-        check = _doctor.Check(device, torch.float32, math.nan, math.nan, 1e-5, "no such engine")
-        assert check.passed is passed and str(check).endswith("refused: no such engine")
+def test_a_refusal_is_said_and_is_a_fault_unless_it_may_be():
+    for may_refuse in (False, True):
+        check = _doctor.Check("cpu", torch.float32, math.nan, math.nan, 1e-5, "no such engine", may_refuse)
+        assert check.passed is may_refuse and str(check).endswith("refused: no such engine")
+
+
+def test_an_engine_that_was_asked_for_is_checked_alone(capsys):
+    right, taken = ls.doctor("reference"), ls.doctor("cpu")
+    assert right.passed and not any(check.refusal for check in right.checks)
+    # It takes float32 and less: what it refuses is said, and no fault.
+    assert taken.passed and [check.dtype for check in taken.checks if check.refusal] == [torch.float64]
+    assert __main__.main(["doctor", "--engine", "cpu"]) == 0
+    assert "engine      cpu" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        __main__.main(["doctor", "--engine", "cqu"])
+    assert end.value.code == 2
+    assert "unknown engine 'cqu'" in capsys.readouterr().err
+
+
+def test_nothing_was_checked_is_not_well(monkeypatch):
+    monkeypatch.setattr(_doctor, "checked", lambda device, dtype, may: _doctor.Check(device, dtype, 0, 0, 1, "no", may))
+    assert not ls.doctor("cpu").passed
 
 
 def test_the_module_runs():

@@ -33,18 +33,20 @@ struct Found {
   std::vector<std::string> faults;
 };
 
-Found examine() {
-  Found found{this_machine(), capabilities(), {}, {}, {}};
+Found examine(const std::string& asked) {
+  Found found{this_machine(), capabilities(), {}, check_attention(asked), {}};  // an unknown engine ends it here
   found.rates = {{"float32", peer::brgemm_rate(at::kFloat)},
                  {"bfloat16", peer::brgemm_rate(at::kBFloat16)},
                  {"float16", peer::brgemm_rate(at::kHalf)}};
-  found.checks = check_attention();
   bool any = false;
   for (const EngineReport& engine : found.engines) any = any || engine.yes;
   if (!any) found.faults.push_back("no engine can run on this machine");
   for (const CheckResult& check : found.checks) {
     if (!check.fault.empty()) found.faults.push_back("attention in " + check.dtype + ": " + check.fault);
   }
+  const auto is_refused = [](const CheckResult& check) { return !check.refusal.empty(); };
+  if (std::all_of(found.checks.begin(), found.checks.end(), is_refused))
+    found.faults.push_back(fmt::format("{} takes no dtype here: {}", asked, found.checks.front().refusal));
   return found;
 }
 
@@ -63,6 +65,7 @@ nlohmann::json to_json(const Found& found) {
                       {"out_error", check.out_error},
                       {"grad_error", check.grad_error},
                       {"allowed", check.allowed},
+                      {"refusal", check.refusal},
                       {"fault", check.fault}});
   }
   return {{"machine", machine_json(found.machine)},
@@ -94,10 +97,15 @@ void print_text(const Found& found) {
   }
   std::cout << "\nself-check: attention and its gradients against the dense formula in float64\n";
   std::vector<std::vector<std::string>> rows = {{"dtype", "engine", "largest error", "of gradients", "allowed", ""}};
-  for (const CheckResult& check : found.checks)
+  for (const CheckResult& check : found.checks) {
+    if (!check.refusal.empty()) {
+      rows.push_back({check.dtype, "none", "", "", "", "refused: " + check.refusal});
+      continue;
+    }
     rows.push_back({check.dtype, check.engine.empty() ? "none" : check.engine, fmt::format("{:.1e}", check.out_error),
                     fmt::format("{:.1e}", check.grad_error), fmt::format("{:.0e}", check.allowed),
                     check.fault.empty() ? "ok" : "WRONG"});
+  }
   std::cout << text_table(rows) << "\n";
   for (const std::string& fault : found.faults) std::cout << "broken: " << fault << "\n";
   if (found.faults.empty()) std::cout << "All is well.\n";
@@ -151,11 +159,14 @@ void add_doctor(CLI::App& app, int& exit_code) {
     bool json = false;
     bool types = false;
     int64_t threads = 0;
+    std::string engine;
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "doctor", "Tell what this machine has and which engine is picked, and check that attention is right here");
   add(*command, "--threads", options->threads, "Threads (default: LibTorch's choice)", whole_number(1, kMostThreads));
+  command->add_option("--engine", options->engine,
+                      "Check this engine alone, by a name of the list that doctor prints, on its device");
   command->add_flag("--json", options->json, "Print JSON instead of text");
   command->add_flag("--types", options->types,
                     "List every type of attention that the factory builds, with its options");
@@ -166,7 +177,7 @@ void add_doctor(CLI::App& app, int& exit_code) {
       print_types(options->json);
       return;
     }
-    const Found found = examine();
+    const Found found = examine(options->engine);
     if (options->json) {
       std::cout << core::json_text(to_json(found)) << "\n";
     } else {

@@ -21,6 +21,8 @@ namespace op {
 namespace {
 
 thread_local const char* engine_of_thread = "";
+// The name of an engine, as its list has it, or "": a backward runs on threads of its own, so it is not of one thread.
+std::atomic<const char*> engine_in_use = "";
 
 std::atomic<int64_t> plan_limit_bytes = plan::PlanCache::kDefaultCapacityBytes;
 
@@ -84,13 +86,17 @@ void parallel_for(int threads, int64_t count, const std::function<void(int64_t, 
 }  // namespace
 
 const Engine& choose_engine(Place device, const engine::Problem& problem) {
-  if (device.is_cuda()) return cuda::choose_engine(device, problem);
+  const std::string_view wanted = engine_in_use.load();
+  if (device.is_cuda()) return cuda::choose_engine(device, problem, wanted);
   if (!device.is_cpu())
     core::refuse("q", "must be on the CPU or a CUDA device", text(device), "move q, k and v with .cpu()");
-  const Engine& engine = problem.dtype == core::DType::kFloat64 ? kReference : kCpu;
+  const bool asked = wanted == kCpu.name || wanted == kReference.name;
+  const bool plain = asked ? wanted == kReference.name : problem.dtype == core::DType::kFloat64;
+  const Engine& engine = plain ? kReference : kCpu;
   const engine::Capability capability = engine.capability(problem);
   if (!capability.yes)
-    core::refuse("the call", fmt::format("must be one that the {} engine takes", engine.name), capability.reason);
+    core::refuse("the call", fmt::format("must be one that the {} engine takes", engine.name), capability.reason,
+                 asked ? kNoEngineAskedFor : "");
   return engine;
 }
 
@@ -124,6 +130,15 @@ void note_engine(const Engine& engine) { engine_of_thread = engine.name; }
 }  // namespace op
 
 std::string last_engine() { return op::engine_of_thread; }
+
+std::string use_engine(const std::string& name) {
+  std::vector<const char*> known = {op::kCpu.name, op::kReference.name};
+  for (const char* of_cuda : op::cuda::engine_names()) known.push_back(of_cuda);
+  const auto found = std::find(known.begin(), known.end(), name);
+  if (found == known.end() && !name.empty())
+    core::refuse_unknown("engine", name, std::vector<std::string>(known.begin(), known.end()));
+  return op::engine_in_use.exchange(found == known.end() ? "" : *found);
+}
 
 std::vector<EngineReport> capabilities() {
   std::vector<EngineReport> reports;

@@ -37,10 +37,13 @@ struct Engine {
   int32_t (*workers)(const engine::Problem&, Direction);  // Geometry::workers, on the current device
 };
 
-// The one engine for this device, which is the current one, and problem: on the CPU float64 runs on the reference
-// engine, the other dtypes on the CPU engine. Throws Error if there is none; nothing falls back in silence. Pointers of
-// the problem are not looked at.
+// The one engine for this device, which is the current one, and problem: that of use_engine() if it is of this device;
+// else on the CPU float64 runs on the reference engine, the other dtypes on the CPU engine. Throws Error if there is
+// none; nothing falls back in silence. Pointers of the problem are not looked at.
 const Engine& choose_engine(Place, const engine::Problem&);
+
+// What to do about an engine that was asked for and cannot run a call.
+constexpr const char* kNoEngineAskedFor = "leave the engine to each call: use_engine(\"\") takes the choice back";
 
 // What plans for this engine and problem are compiled for, with as many threads as torch gives now.
 Geometry geometry_for(const Engine&, const engine::Problem&, bool causal, Direction);

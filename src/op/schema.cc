@@ -1,6 +1,6 @@
-// The operator, its backward and describe(), which says what a call would do: their schemas, written from the call's
-// list of fields, and their kernels on the CPU and CUDA, registered through LibTorch's stable ABI. What that has no
-// words for (autograd, shapes, autocast) op/autograd adds.
+// The operator, its backward, describe(), which says what a call would do, and use_engine(): their schemas, written
+// from the call's list of fields, and their kernels on the CPU and CUDA, registered through LibTorch's stable ABI. What
+// that has no words for (autograd, shapes, autocast) op/autograd adds.
 #include "op/schema.h"
 
 #include "op/kernels.h"
@@ -34,7 +34,9 @@ const Definitions registered(
     {"attention(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> (Tensor out, Tensor lse)",
      "attention_backward(Tensor d_out, Tensor? d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse" +
          call_schema() + ") -> (Tensor dq, Tensor dk, Tensor dv, Tensor d_gates)",
-     "describe(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> str"});
+     "describe(Tensor q, Tensor k, Tensor v" + call_schema() + ") -> str", "use_engine(str name) -> str"});
+
+std::string use_engine_by_handle(StringHandle name) { return use_engine(take(name)); }
 
 void add_kernels(torch::stable::detail::StableLibrary& library) {
   library.impl("attention", TORCH_BOX(&Unpacked::forward));
@@ -48,6 +50,9 @@ const char* const kAttention = "longstride::attention";
 const char* const kAttentionBackward = "longstride::attention_backward";
 
 STABLE_TORCH_LIBRARY_IMPL(longstride, CPU, library) { add_kernels(library); }
+STABLE_TORCH_LIBRARY_IMPL(longstride, CompositeExplicitAutograd, library) {
+  library.impl("use_engine", TORCH_BOX(&use_engine_by_handle));
+}
 // In every build: one without CUDA gives our refusal, which names what can be done, and not the dispatcher's.
 STABLE_TORCH_LIBRARY_IMPL(longstride, CUDA, library) { add_kernels(library); }
 

@@ -32,6 +32,15 @@ class Doctor(ProgramTest):
             self.assertEqual(rate["available"], rate["gflops"] > 0)
             self.assertTrue(rate["available"] or rate["reason"])
 
+    def test_an_engine_by_its_name(self):
+        checks = self.json("doctor", "--engine", "reference")["checks"]
+        self.assertEqual([check["engine"] for check in checks], ["reference"] * 4)
+        found = self.json("doctor", "--engine", "cpu")
+        self.assertTrue(found["healthy"])
+        self.assertEqual([check["engine"] for check in found["checks"]], ["cpu", "cpu", "cpu", ""])
+        self.assertIn("float64", found["checks"][3]["refusal"])
+        self.assertIn("refused: ", self.call("doctor", "--engine", "cpu").stdout.decode())
+
     def test_text(self):
         text = self.call("doctor").stdout.decode()
         for words in ("machine", "engines", "micro-GEMM", "self-check", "All is well."):

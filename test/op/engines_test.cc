@@ -13,6 +13,23 @@
 namespace longstride::op {
 namespace {
 
+TEST(UseEngine, CallsOfItsDeviceRunOnIt) {
+  const auto chosen = [](core::DType dtype) {
+    const engine::Problem problem{
+        .dtype = dtype, .batch = 1, .heads = 1, .kv_heads = 1, .len_q = 1, .len_k = 1, .dim = 8};
+    return std::string(choose_engine(Place{}, problem).name);
+  };
+  EXPECT_EQ(chosen(core::DType::kFloat32), "cpu");
+  EXPECT_EQ(use_engine("reference"), "");
+  EXPECT_EQ(chosen(core::DType::kFloat32), "reference");
+  EXPECT_EQ(use_engine("cpu"), "reference");
+  EXPECT_EQ(chosen(core::DType::kFloat32), "cpu");
+  EXPECT_THROW(chosen(core::DType::kFloat64), Error);
+  EXPECT_THROW(use_engine("cqu"), Error);
+  EXPECT_EQ(use_engine(""), "cpu");
+  EXPECT_EQ(chosen(core::DType::kFloat64), "reference");
+}
+
 TEST(Workspace, RunsOnTwoThreadsAtOnce) {
   const int before = at::get_num_threads();
   at::set_num_threads(2);

@@ -19,6 +19,12 @@ std::vector<EngineReport> capabilities();
 // with no element to compute (an empty batch, no queries) runs none and leaves it as it was.
 std::string last_engine();
 
+// Has calls of an engine's device run on it, by a name that capabilities() gives, from now on and in all threads of the
+// process; "" takes that back, and each call runs on the first engine of its device that can run it. A call that the
+// engine cannot run is then an error that says why. For comparing engines: nothing else needs it. Returns the name that
+// was in use. Throws Error if this build has no such engine.
+std::string use_engine(const std::string& name);
+
 // Compiled plans are kept in one cache of the process, bounded in bytes; the longest unused ones go first.
 struct PlanCacheStats {
   int64_t entries = 0;

@@ -7,6 +7,7 @@ import sys
 import torch
 
 from .._attention import dilated_attention
+from .._engine import use_engine
 from .._options import add_pattern_options, output_path, pattern_of, run_command, whole, wholes
 from .._refusal import refuse
 from .cases import DTYPES, PEERS, Case, run_case
@@ -36,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shape.add_argument("--kv-heads", type=whole(1), metavar="N", help="KV heads, which divide the heads (as --heads)")
     shape.add_argument("--dtype", choices=DTYPES, default="float32")
     shape.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    shape.add_argument("--engine", default="", metavar="NAME", help="ours on this one: cpu, reference, cuda sm90, cuda sm80")
     shape.add_argument("--backward", action="store_true", help="forward and backward together; else forward alone")
     effort = parser.add_argument_group("measurement")
     effort.add_argument("--repeats", type=whole(1), default=5, metavar="N", help="rounds, in each of which all run once (5)")
@@ -72,8 +74,10 @@ def cases_of(given: argparse.Namespace) -> list[Case]:
     if given.heads % kv_heads:
         refuse("--kv-heads", f"must divide --heads, which is {given.heads}", kv_heads)
     check_device(given.device)
+    with use_engine(given.engine):
+        pass  # refused before anything runs
     return [
-        Case(pattern, n, given.heads, kv_heads, given.dim, given.batch, given.dtype, given.device, given.backward)
+        Case(pattern, n, given.heads, kv_heads, given.dim, given.batch, given.dtype, given.device, given.backward, given.engine)
         for n in (given.lens or ([given.length] if given.length else LENGTHS))
     ]
 

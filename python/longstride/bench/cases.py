@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._attention import attention
+from .._engine import use_engine
 from .._pattern import Pattern
 from .flex import Flex, LeftOut, check_backward, compiler_missing, wait
 from .official import official, refusal
@@ -40,6 +41,7 @@ class Case:
     dtype: str = "float32"
     device: str = "cpu"
     backward: bool = False
+    engine: str = ""  # for ours, as use_engine() takes it
 
     def inputs(self) -> list[Tensor]:
         """q, k, v and the gradient of out: normal random numbers, the same for everybody."""
@@ -56,7 +58,8 @@ class Case:
         passes = "forward + backward" if self.backward else "forward"
         kv = f" ({self.kv_heads} KV heads)" if self.kv_heads != self.heads else ""
         batch = f"batch {self.batch}, " if self.batch > 1 else ""
-        return f"{self.dtype}{causal}, {passes}, {batch}{self.length} tokens, {self.heads} heads of {self.dim}{kv}"
+        engine = f", on {self.engine}" if self.engine else ""
+        return f"{self.dtype}{causal}, {passes}, {batch}{self.length} tokens, {self.heads} heads of {self.dim}{kv}{engine}"
 
 
 @dataclasses.dataclass
@@ -199,6 +202,13 @@ def run_case(
 ) -> Result:
     """Runs everybody once untimed, then `repeats` rounds. `say` is told what takes long before it begins. Raises what
     `attention` raises for the case."""
+    with use_engine(case.engine):
+        return run_on_engine(case, peers, repeats, dense_limit, compiled, say)
+
+
+def run_on_engine(
+    case: Case, peers: Sequence[str], repeats: int, dense_limit: int, compiled: bool, say: Say
+) -> Result:
     inputs = case.inputs()
     ours, run_of_ours = taking_part(OURS, case, inputs, dense_limit, compiled, say)
     wanted = once(case, ours, inputs)

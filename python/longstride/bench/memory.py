@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
+from .._engine import use_engine
 from .cases import Case, Result, once, taking_part
 from .flex import LeftOut
 from .report import say
@@ -48,7 +49,11 @@ def extra_bytes(case: Case, name: str, compiled: bool, threads: int) -> int | No
     """Of one of PEERS or OURS, which takes part in the case; None where the system does not tell. FlexAttention's mask is not
     counted."""
     torch.set_num_threads(threads)
+    with use_engine(case.engine):
+        return extra_bytes_on_engine(case, name, compiled)
 
+
+def extra_bytes_on_engine(case: Case, name: str, compiled: bool) -> int | None:
     def attend_of(one: Case, inputs: list[torch.Tensor]):
         return taking_part(name, one, inputs, case.length, compiled, say)[0]
 

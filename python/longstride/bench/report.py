@@ -130,6 +130,7 @@ def report_json(facts: dict[str, Any], results: Sequence[Result]) -> dict[str, A
                 "dim": case.dim,
                 "dtype": case.dtype,
                 "device": case.device,
+                "engine": case.engine,
                 "pass": "forward_backward" if case.backward else "forward",
                 "runs": {run.name: run_json(run, result.ours) for run in result.runs},
                 "left_out": result.left_out,

@@ -5,10 +5,12 @@
 
 namespace longstride::op::cuda {
 
-const Engine& choose_engine(Place device, const engine::Problem&) {
+const Engine& choose_engine(Place device, const engine::Problem&, std::string_view) {
   core::refuse("q", "must be on the CPU: this build has no CUDA engine", text(device),
                "move q, k and v with .cpu(), or build with -DLONGSTRIDE_CUDA=ON");
 }
+
+std::vector<const char*> engine_names() { return {}; }
 
 // Not reached: a call chooses its engine first.
 Loan lend(Place) { return {}; }

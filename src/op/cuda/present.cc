@@ -3,6 +3,8 @@
 // without CUDA, and one library serves both.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <stdexcept>
 
 #include "core/refuse.h"
@@ -89,10 +91,13 @@ const FromTorch& from_torch() {
 
 }  // namespace
 
-const Engine& choose_engine(Place device, const Problem& problem) {
+const Engine& choose_engine(Place device, const Problem& problem, std::string_view wanted) {
   const int architecture = engine::cuda::architecture(device.index);
+  const auto is_wanted = [&](const Listed& listed) { return wanted == listed.engine.name; };
+  const bool asked = std::any_of(std::begin(kEngines), std::end(kEngines), is_wanted);
   std::string reasons;
   for (const Listed& listed : kEngines) {
+    if (asked && !is_wanted(listed)) continue;
     std::string reason;
     if (listed.runs_on(architecture)) {
       const engine::Capability capability = listed.engine.capability(problem);
@@ -105,7 +110,13 @@ const Engine& choose_engine(Place device, const Problem& problem) {
     reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", listed.engine.name, reason);
   }
   core::refuse("the call", "must be one that a CUDA engine takes", reasons,
-               "convert q, k and v, or move them with .cpu()");
+               asked ? kNoEngineAskedFor : "convert q, k and v, or move them with .cpu()");
+}
+
+std::vector<const char*> engine_names() {
+  std::vector<const char*> names;
+  for (const Listed& listed : kEngines) names.push_back(listed.engine.name);
+  return names;
 }
 
 Loan lend(Place device) {
