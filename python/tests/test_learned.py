@@ -259,6 +259,14 @@ def test_the_factory_builds_it():
     assert wide(made(1, 64, 32, dtype=torch.float64))[0].shape == (1, 64, 32)
 
 
+def test_a_scorer_of_one_rank_has_the_whole():
+    scorer, (q, k, _) = BlockScorer(**SMALL).eval(), inputs(2, 61)
+    alone = scorer(q, k, over_ranks=ls.parallel.ContextParallel("none"))
+    assert torch.equal(alone.blocks, scorer(q, k).blocks) and torch.equal(alone.density_loss, scorer(q, k).density_loss)
+    with pytest.raises(ValueError, match="boundaries must be None where this process holds the whole sequence, got 61"):
+        scorer(q, k, boundaries=61)
+
+
 def test_a_task_is_learnt():
     """Keys that match a query stand in one block: the scorer comes to choose it, and the loss falls."""
     torch.manual_seed(3)

@@ -55,6 +55,18 @@ void DilatedAttentionImpl::pretty_print(std::ostream& stream) const {
   stream << fmt::format("longstride::DilatedAttention({})", to_json_beside_list(options.whole_pattern()));
 }
 
+namespace {
+
+// The pattern and these blocks, int32 [n, 4] on the CPU: {batch row, KV head, query block, key block}.
+Pattern with_list(const DilatedAttentionOptions& options, const at::Tensor& rows) {
+  BlockList list;
+  const auto of = rows.accessor<int32_t, 2>();
+  for (int64_t n = 0; n < rows.size(0); ++n) list.blocks.push_back({of[n][0], of[n][1], of[n][2], of[n][3]});
+  return options.pattern.with_blocks({{options.learned->block_size, std::move(list)}});
+}
+
+}  // namespace
+
 AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                               AttentionOptions call, BlockChoice* choice) const {
   if (call.scale) core::refuse("call.scale", "must be unset", *call.scale, "set softmax_scale in the module's options");
@@ -78,11 +90,15 @@ AttentionResult DilatedAttentionImpl::forward(const at::Tensor& q, const at::Ten
     call.dropout_p = options.attention_dropout;
     call.dropout_seed = draw_dropout_seed(q.device());
   }
-  if (placement_) return placement_->attention(q, k, v, options.pattern, call);
-  if (!chosen) return attend_ ? attend_(q, k, v, call) : attention(q, k, v, options.pattern, call);
+  if (!chosen) {
+    if (placement_) return placement_->attention(q, k, v, options.pattern, call);
+    return attend_ ? attend_(q, k, v, call) : attention(q, k, v, options.pattern, call);
+  }
   // Gates are there for their gradient.
   if (chosen->gates.requires_grad()) call.gates = chosen->gates;
-  AttentionResult result = attention(q, k, v, to_json_beside_list(options.whole_pattern()), chosen->blocks, call);
+  AttentionResult result = placement_
+                               ? placement_->attention(q, k, v, with_list(options, chosen->blocks), call)
+                               : attention(q, k, v, to_json_beside_list(options.whole_pattern()), chosen->blocks, call);
   if (choice != nullptr) *choice = *std::move(chosen);
   return result;
 }
@@ -99,7 +115,9 @@ BlockChoice DilatedAttentionImpl::choose_blocks(const at::Tensor& q, const at::T
                  "give each document a batch row and lengths");
   }
   if (call.gates) core::refuse("gates", "must be unset with learned blocks", "a tensor", "the scorer gives them");
-  return scorer->forward(q, k, call.lengths);
+  if (!placement_) return scorer->forward(q, k, call.lengths);
+  placement_->check_learning(*scorer);
+  return scorer->over_ranks(*placement_, q, k, call.lengths, call.boundaries);
 }
 
 }  // namespace longstride

@@ -5,7 +5,11 @@
 #include <algorithm>
 
 #include "longstride/nn/learned_blocks.h"
+#include "nn/json_fields.h"
+#include "nn/placement.h"
+#include "nn/rank_blocks.h"
 #include "nn/require.h"
+#include "op/autograd/devices.h"
 
 namespace longstride {
 namespace {
@@ -87,15 +91,17 @@ struct Grid {
   }
 };
 
-// What stands for each block of t [batch, len, kv_heads, dim]: the mean of its positions below the row's length.
-// [batch, kv_heads, blocks, dim]
-at::Tensor block_means(const at::Tensor& t, const Grid& grid) {
-  const int64_t width = grid.width();
-  const at::Tensor padded = at::constant_pad_nd(t, {0, 0, 0, 0, 0, width * grid.block_size - grid.len});
-  const at::Tensor sums = padded.unflatten(1, {width, grid.block_size}).sum(2);
-  const at::Tensor starts = at::arange(width) * grid.block_size;
+// t [batch, len, kv_heads, dim] -> the sum of each block's positions [batch, blocks, kv_heads, dim].
+at::Tensor block_sums(const at::Tensor& t, const Grid& grid) {
+  const at::Tensor padded = at::constant_pad_nd(t, {0, 0, 0, 0, 0, grid.width() * grid.block_size - grid.len});
+  return padded.unflatten(1, {grid.width(), grid.block_size}).sum(2);
+}
+
+// Sums -> what stands for each block: the mean of its positions below the row's length. [batch, kv_heads, blocks, dim]
+at::Tensor block_means(const at::Tensor& sums, const Grid& grid) {
+  const at::Tensor starts = at::arange(grid.width()) * grid.block_size;
   const at::Tensor filled =
-      (at::tensor(grid.lengths, at::kLong).unsqueeze(1) - starts).clamp(1, grid.block_size).to(t.options());
+      (at::tensor(grid.lengths, at::kLong).unsqueeze(1) - starts).clamp(1, grid.block_size).to(sums.options());
   return (sums / filled.unsqueeze(2).unsqueeze(3)).transpose(1, 2);
 }
 
@@ -164,8 +170,10 @@ void BlockScorerImpl::set_temperature(double temperature) {
   temperature_ = temperature;
 }
 
-BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
-                                     const std::optional<std::vector<int64_t>>& lengths) const {
+namespace {
+
+void check_tensors(const BlockScorerImpl& scorer, const at::Tensor& q, const at::Tensor& k) {
+  const LearnedBlocks& options = scorer.options;
   nn::require_readable("q", q);
   nn::require_readable("k", k);
   const auto fits = [&](const at::Tensor& t) { return t.dim() == 4 && t.size(3) == options.head_dim; };
@@ -179,57 +187,82 @@ BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
         fmt::format("must be [{}, {}, a multiple of {}, {}]", k.size(0), k.size(1), options.kv_heads, options.head_dim),
         nn::shape_text(q));
   }
+  const at::Device device = scorer.bias.device();
   for (const auto& [argument, t] : {std::pair<const char*, const at::Tensor&>{"q", q}, {"k", k}}) {
     if (!t.is_floating_point()) {
       core::refuse(argument, "must be a floating-point tensor", c10::toString(t.scalar_type()), "convert it with to()");
     }
-    if (t.device() != bias.device()) {
-      core::refuse(argument, fmt::format("must be on the scorer's device {}", bias.device().str()), t.device().str(),
+    if (t.device() != device) {
+      core::refuse(argument, fmt::format("must be on the scorer's device {}", device.str()), t.device().str(),
                    "move one of them with to()");
     }
   }
-  Grid grid{options.block_size, k.size(1), causal, {k.size(1)}};
-  at::Tensor queries = q.detach(), keys = k.detach();
+}
+
+Grid grid_of(const BlockScorerImpl& scorer, int64_t batch, int64_t len,
+             const std::optional<std::vector<int64_t>>& lengths) {
+  Grid grid{scorer.options.block_size, len, scorer.causal, {len}};
   if (lengths) {
-    if (std::ssize(*lengths) != k.size(0)) {
-      core::refuse("lengths", fmt::format("must have one entry a batch row, {}", k.size(0)), lengths->size());
+    if (std::ssize(*lengths) != batch) {
+      core::refuse("lengths", fmt::format("must have one entry a batch row, {}", batch), lengths->size());
     }
     for (const int64_t n : *lengths) {
-      if (n < 0 || n > k.size(1)) core::refuse("lengths", fmt::format("must be in [0, {}]", k.size(1)), n);
+      if (n < 0 || n > len) core::refuse("lengths", fmt::format("must be in [0, {}]", len), n);
     }
     grid.lengths = *lengths;
+  }
+  grid.check(scorer.options.density);
+  return grid;
+}
+
+// Queries, averaged over the heads of each KV head, and keys at these positions, 0 beyond a row's length: in float32,
+// or float64 of float64 tensors. No gradient flows into them.
+std::pair<at::Tensor, at::Tensor> read(const at::Tensor& q, const at::Tensor& k, const Grid& grid,
+                                       const at::Tensor& positions) {
+  at::Tensor queries = q.detach(), keys = k.detach();
+  if (std::ranges::any_of(grid.lengths, [&](int64_t n) { return n < grid.len; })) {
     // What lies beyond a row's length may be anything.
-    const at::Tensor beyond = (at::arange(grid.len).unsqueeze(0) >= at::tensor(*lengths, at::kLong).unsqueeze(1))
+    const at::Tensor beyond = (positions.unsqueeze(0) >= at::tensor(grid.lengths, at::kLong).unsqueeze(1))
                                   .unsqueeze(2)
                                   .unsqueeze(3)
                                   .to(k.device());  // [batch, len, 1, 1]
     queries = queries.masked_fill(beyond, 0);
     keys = keys.masked_fill(beyond, 0);
   }
-  grid.check(options.density);
-
   const at::ScalarType dtype = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  queries = queries.to(dtype).unflatten(2, {options.kv_heads, q.size(2) / options.kv_heads}).mean(3);
-  const at::Tensor query_features =
-      features(causal ? block_heads(queries, grid) : block_means(queries, grid), query_in, query_out);
-  const at::Tensor key_features = features(block_means(keys.to(dtype), grid), key_in, key_out);
-  const at::Tensor scores =
-      at::matmul(query_features, key_features.transpose(2, 3)) / std::sqrt(static_cast<double>(options.hidden)) +
-      bias.to(dtype);  // [batch, kv_heads, width, width]
+  return {queries.to(dtype).unflatten(2, {k.size(2), q.size(2) / k.size(2)}).mean(3), keys.to(dtype)};
+}
 
+// [batch, kv_heads, blocks, blocks] of what stands for each block.
+at::Tensor scored(const BlockScorerImpl& scorer, const at::Tensor& queries, const at::Tensor& keys) {
+  const at::Tensor query_features = features(queries, scorer.query_in, scorer.query_out);
+  const at::Tensor key_features = features(keys, scorer.key_in, scorer.key_out);
+  return at::matmul(query_features, key_features.transpose(2, 3)) /
+             std::sqrt(static_cast<double>(scorer.options.hidden)) +
+         scorer.bias.to(queries.scalar_type());
+}
+
+// The blocks that each row takes, bool as the scores.
+at::Tensor taken_by(const at::Tensor& scores, const Grid& grid, const LearnedBlocks& options, double temperature) {
   const at::Tensor there = grid.there().to(scores.device());
   const at::Tensor diagonal = at::eye(grid.width(), there.options());
   at::Tensor ranked = scores.detach();
-  if (is_training() && temperature_ > 0) {
+  if (temperature > 0) {
     const at::Tensor uniform = at::rand_like(ranked).clamp_min(1e-20);
-    ranked = ranked - temperature_ * (-uniform.log()).log();
+    ranked = ranked - temperature * (-uniform.log()).log();
   }
   ranked = ranked.masked_fill(there.logical_not() | ranked.isnan(), -kInfinity).masked_fill(diagonal, kInfinity);
   const at::Tensor rank = ranked.argsort(/*stable=*/true, /*dim=*/3, /*descending=*/true).argsort(/*dim=*/int64_t{3});
   const at::Tensor least = grid.counts(options.min_density.value_or(options.density)).to(scores.device());
   const at::Tensor most = grid.counts(options.max_density.value_or(options.density)).to(scores.device());
-  const at::Tensor taken = there & ((rank < least) | ((rank < most) & (ranked > 0)));
+  return there & ((rank < least) | ((rank < most) & (ranked > 0)));
+}
 
+// `dtype`: of the gates. Scores are of fewer bits under autocast.
+BlockChoice choice_of(const at::Tensor& scores, const at::Tensor& taken, const Grid& grid, const LearnedBlocks& options,
+                      at::ScalarType dtype) {
+  const at::Tensor there = grid.there().to(scores.device());
+  const at::Tensor diagonal = at::eye(grid.width(), there.options());
   const at::Tensor cells = taken.to(at::kCPU).nonzero();  // [rows, 4]
   const std::vector<at::Tensor> at_cells = cells.to(scores.device()).unbind(1);
   const at::Tensor score = scores.index({at_cells[0], at_cells[1], at_cells[2], at_cells[3]}).to(dtype);
@@ -240,6 +273,62 @@ BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
       open.sum() /
       std::max<int64_t>(1, grid.pairs() * (scores.size(0) / std::max<int64_t>(1, grid.rows())) * options.kv_heads);
   return {cells.to(at::kInt), 1 + through, scores, (share - options.density).square()};
+}
+
+}  // namespace
+
+BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
+                                     const std::optional<std::vector<int64_t>>& lengths) const {
+  check_tensors(*this, q, k);
+  const Grid grid = grid_of(*this, k.size(0), k.size(1), lengths);
+  const auto [queries, keys] = read(q, k, grid, at::arange(grid.len));
+  const at::Tensor of_queries = causal ? block_heads(queries, grid) : block_means(block_sums(queries, grid), grid);
+  const at::Tensor scores = scored(*this, of_queries, block_means(block_sums(keys, grid), grid));
+  return choice_of(scores, taken_by(scores, grid, options, noise()), grid, options, keys.scalar_type());
+}
+
+BlockChoice BlockScorerImpl::over_ranks(const nn::Placement& placement, const at::Tensor& q, const at::Tensor& k,
+                                        const std::optional<std::vector<int64_t>>& lengths,
+                                        const std::vector<int64_t>& boundaries) const {
+  const CallOptions call{.boundaries = boundaries};
+  op::autograd::Turn turn("the choice of blocks", placement.group);
+  std::optional<Error> error;
+  Grid grid;
+  at::Tensor positions;
+  std::string text;
+  try {
+    check_tensors(*this, q, k);
+    op::autograd::check_device("q", q, placement.group);
+    positions = placement.positions("q", k.size(1), call);
+    grid = grid_of(*this, k.size(0), nn::whole_length(&placement, "q", k.size(1), call), lengths);
+    core::Json of_call = {
+        {"boundaries", boundaries}, {"layout", placement.layout}, {"lengths", grid.lengths},
+        {"len", grid.len},          {"causal", causal},           {"batch", q.size(0)},
+        {"heads of q", q.size(2)},  {"training", is_training()},  {"dtype", at::toString(q.scalar_type())}};
+    of_call["learned"] = nn::written(options);
+    text = of_call.dump();
+  } catch (const Error& refused) {
+    error = refused;
+  }
+  turn.agree(text, error, 0);
+  auto [queries, keys] = read(q, k, grid, positions);
+  if (causal) {
+    const at::Tensor first = (positions % grid.block_size).eq(0).to(k.device());
+    queries = queries.masked_fill(first.logical_not().unsqueeze(1).unsqueeze(2), 0);
+  }
+  const at::Tensor both = at::stack({queries, keys}).movedim(2, 0);  // [rows, 2, batch, kv_heads, dim]
+  const op::autograd::Pieces pieces({boundaries, placement.layout}, turn.ranks(), grid.len);
+  const at::Tensor sums = nn::block_sums(turn, both.flatten(1), grid.block_size, pieces)
+                              .unflatten(1, both.sizes().slice(1))
+                              .movedim(0, 2);  // [2, batch, blocks, kv_heads, dim]
+  const at::Tensor of_queries = causal ? sums[0].transpose(1, 2) : block_means(sums[0], grid);
+  const at::Tensor scores = scored(*this, of_queries, block_means(sums[1], grid));
+  // Ranks' scores may differ by rounding.
+  const at::Tensor taken =
+      turn.rank() == 0 ? taken_by(scores, grid, options, noise()).to(at::kByte) : at::empty_like(scores, at::kByte);
+  BlockChoice choice = choice_of(scores, nn::of_first(turn, taken).to(at::kBool), grid, options, keys.scalar_type());
+  choice.density_loss = choice.density_loss / turn.ranks();
+  return choice;
 }
 
 }  // namespace longstride

@@ -24,7 +24,6 @@ namespace {
 }  // namespace
 
 void Placement::check(const DilatedAttentionImpl& attention) {
-  if (attention.options.learned) refuse_over_ranks("module", "without learned blocks", "one that learns them");
   if (attention.attend_)
     refuse_over_ranks("module", "without an AttentionFn", "one of its own", "build it without one");
 }
@@ -54,6 +53,18 @@ AttentionResult Placement::attention(const at::Tensor& q, const at::Tensor& k, c
   static_cast<AttentionOptions&>(options) = call;
   options.sharding = {std::exchange(options.boundaries, {}), layout};
   return cp_attention(q, k, v, pattern, group, options);
+}
+
+void Placement::check_learning(const BlockScorerImpl& scorer) const {
+  const int64_t ranks = group->getSize(), kv_heads = scorer.options.kv_heads;
+  const auto weights = scorer.parameters();
+  const bool learns = at::GradMode::is_enabled() && std::ranges::any_of(weights, &at::Tensor::requires_grad);
+  if (learns && kv_heads % ranks != 0) {
+    core::refuse("learned blocks",
+                 fmt::format("must go by exchange heads({0}), for which {0} must divide kv_heads", ranks),
+                 std::to_string(kv_heads),
+                 "take as many ranks as divide kv_heads, or parameters of the scorer that require no gradient");
+  }
 }
 
 int64_t Placement::sum(const char* what, const std::function<int64_t()>& number) const {

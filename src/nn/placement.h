@@ -24,6 +24,8 @@ struct Placement {
   // attention() over the shards. Throws Error, also for options that several ranks have not.
   AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Pattern&,
                             const AttentionOptions&) const;
+  // Throws Error unless ranks divide the heads of a scorer that learns, which its gates take.
+  void check_learning(const BlockScorerImpl&) const;
   // Of all ranks' numbers; an Error that one rank's throws is thrown on all.
   int64_t sum(const char* what, const std::function<int64_t()>& number) const;
 };

@@ -53,21 +53,15 @@ TEST(Placement, WhatCannotBePlacedIsRefusedAndLeftAsItWas) {
             "module must have attention of longstride/nn.h in it, got torch::nn::LinearImpl");
   MultiheadDilatedAttention plain(options());
   EXPECT_EQ(refusal([&] { place(*plain, {}, "rows"); }), "layout must be \"contiguous\" or \"zigzag\", got 'rows'");
-  MultiheadDilatedAttentionOptions learning = options();
-  learning.attention.learned = LearnedBlocks{.block_size = 4, .density = 0.5};
+  MultiheadDilatedAttention own(options(), local_attention(options().attention.pattern));
   torch::nn::ModuleList both;
   both->push_back(plain);
-  both->push_back(MultiheadDilatedAttention(learning));
+  both->push_back(own);
   EXPECT_EQ(refusal([&] { place(*both, two_ranks()); }),
-            "module must be without learned blocks where the sequence lies with several ranks, got one that learns "
-            "them");
-  place(*both, {});
-  EXPECT_EQ(plain->forward(at::randn({1, 8, 16})).first.size(1), 8);
-  MultiheadDilatedAttention own(options(), local_attention(options().attention.pattern));
-  EXPECT_EQ(refusal([&] { place(*own, two_ranks()); }),
             "module must be without an AttentionFn where the sequence lies with several ranks, got one of its own; "
             "build it without one");
-  place(*own, {});
+  place(*both, {});
+  EXPECT_EQ(plain->forward(at::randn({1, 8, 16})).first.size(1), 8);
 }
 
 TEST(Placement, WhatRanksCannotDoIsRefusedBeforeAnythingIsSent) {

@@ -68,7 +68,7 @@ struct DilatedAttentionOptions {
 //
 // With learned blocks it has a scorer, whose parameters are the module's. Each call chooses by it and gives the choice
 // to `choice`, if given; q and k have equal lengths (no query_start), batch rows may be shorter (`lengths`), packed
-// documents are refused, and attention is that of this process.
+// documents are refused, and there is no AttentionFn.
 //
 // Its sequences lie with this process, or with the ranks of a group: place() of nn/placement.h.
 class DilatedAttentionImpl : public torch::nn::Cloneable<DilatedAttentionImpl> {

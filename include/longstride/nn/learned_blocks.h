@@ -10,6 +10,10 @@
 #include <optional>
 #include <vector>
 
+namespace longstride::nn {
+struct Placement;
+}
+
 namespace longstride {
 
 // The *density* of a choice is the share of block pairs that it computes; of those on and below the diagonal if causal.
@@ -49,7 +53,8 @@ struct BlockChoice {
   at::Tensor gates;
   at::Tensor scores;  // [batch, kv_heads, query blocks, key blocks], without noise; differentiable
   // Scalar: (mean of sigmoid(score), 1 on the diagonal, - density)^2. Add it, weighted, to the loss: it sets where the
-  // scores' 0 lies, and with bounds how many blocks are taken.
+  // scores' 0 lies, and with bounds how many blocks are taken. Of a sequence that lies with several ranks it is this
+  // rank's equal part; the ranks' losses, and their gradients, are summed.
   at::Tensor density_loss;
 };
 
@@ -72,6 +77,11 @@ class BlockScorerImpl : public torch::nn::Cloneable<BlockScorerImpl> {
   // where shapes do not fit, or the diagonal alone is denser than `density`.
   BlockChoice forward(const at::Tensor& q, const at::Tensor& k,
                       const std::optional<std::vector<int64_t>>& lengths = std::nullopt) const;
+  // Of a sequence that lies with several ranks, cut at `boundaries`: q and k are this one's shard, lengths those of the
+  // whole. Each rank has all scores; the first one draws and chooses for all. Called by placed modules.
+  BlockChoice over_ranks(const nn::Placement&, const at::Tensor& q, const at::Tensor& k,
+                         const std::optional<std::vector<int64_t>>& lengths,
+                         const std::vector<int64_t>& boundaries) const;
 
   void set_temperature(double temperature);  // throws Error if negative; options keep what the module was built with
 
@@ -81,6 +91,7 @@ class BlockScorerImpl : public torch::nn::Cloneable<BlockScorerImpl> {
   at::Tensor bias;                                  // [kv_heads, 1, 1]
 
  private:
+  double noise() const { return is_training() ? temperature_ : 0; }
   double temperature_;
 };
 TORCH_MODULE(BlockScorer);

@@ -24,9 +24,11 @@ namespace longstride {
 // Positions "alibi", and attention dropout while training, take ranks that divide the KV heads; pairs are dropped by a
 // seed that the first rank draws from its generator.
 //
-// Refused over several ranks: here learned blocks, and an AttentionFn of the module's own; in a call a
-// key_padding_mask and decoding. Throws Error, also if there is no attention in the module, before anything is
-// changed.
+// So do learned blocks while the scorer learns; what is chosen is the first rank's choice, and each has its equal part
+// of the density loss.
+//
+// Refused over several ranks: here an AttentionFn of the module's own; in a call a key_padding_mask and decoding.
+// Throws Error, also if there is no attention in the module, before anything is changed.
 void place(torch::nn::Module& module, const RankGroup& group, const std::string& layout = "contiguous");
 
 }  // namespace longstride

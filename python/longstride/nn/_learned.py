@@ -262,8 +262,10 @@ class BlockScorer(nn.Module):
             ValueError: shapes that do not fit; a density that the diagonal alone exceeds.
         """
         causal = self.causal if causal is None else causal
-        if over_ranks is not None:
+        if over_ranks is not None and over_ranks.ranks.size > 1:
             return self.over(over_ranks, q, k, lengths, causal, boundaries)
+        if boundaries is not None:
+            refuse("boundaries", "must be None where this process holds the whole sequence", boundaries, "leave them out")
         self.check(q, k)
         grid = self.grid(k.size(0), k.size(1), lengths, causal)
         queries, keys = self.read(q, k, grid, torch.arange(grid.n, device=k.device))

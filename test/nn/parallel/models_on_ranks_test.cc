@@ -150,6 +150,31 @@ Found multihead(bool documents, const Where& where) {
           where.gradient(*model)};
 }
 
+// Blocks of 4 tokens lie with one rank or with two; two or three ranks divide the heads.
+Found learned_blocks(bool causal, const Where& where) {
+  MultiheadDilatedAttentionOptions o = multihead_options();
+  o.embed_dim = 96;
+  o.num_heads = 12;
+  o.kv_heads = 6;
+  o.attention.pattern = Pattern::dilated({4, 16}, {1, 2}, {.causal = causal});
+  o.attention.learned = LearnedBlocks{.block_size = 4, .density = 0.5, .hidden = 8};
+  if (causal) {
+    o.attention.learned->min_density = 0.2;
+    o.attention.learned->max_density = 0.7;
+    o.attention.attention_dropout = 0.3;
+  }
+  MultiheadDilatedAttention model = where.placed(seeded_model<MultiheadDilatedAttention>(o));
+  if (where.group && where.group->getRank() > 0) torch::manual_seed(where.group->getRank());  // the first one's counts
+  MultiheadCall call{where.call()};
+  if (!causal) call.lengths = std::vector<int64_t>{where.len, 14};
+  BlockChoice choice;
+  call.choice = &choice;
+  const Tensor out = model->forward(where.part(embeddings(where.len, 96, 1)), call).first;
+  const Tensor loss = (out * where.part(embeddings(where.len, 96, 2))).sum() + 3 * choice.density_loss;
+  loss.backward();
+  return {out.detach(), where.sum(loss), where.gradient(*model)};
+}
+
 struct Model {
   std::string name;
   std::function<Found(const Where&)> run;
@@ -180,6 +205,8 @@ std::vector<Model> models() {
           {"LongNetLM in float32", [=](const Where& w) { return language_model(plain, w, at::kFloat); }, 1e-5},
           {"LongNet", [](const Where& w) { return longnet(LongNetForm::kEncoderDecoder, w); }},
           {"LongNet, encoder", [](const Where& w) { return longnet(LongNetForm::kEncoder, w); }},
+          {"Learned blocks", [](const Where& w) { return learned_blocks(false, w); }},
+          {"Learned blocks, causal", [](const Where& w) { return learned_blocks(true, w); }},
           {"Multihead, lengths", [](const Where& w) { return multihead(false, w); }},
           {"Multihead, documents", [](const Where& w) { return multihead(true, w); }}};
 }
@@ -280,6 +307,23 @@ void check_refusals(const RankGroup& group) {
       [&] { dropping->forward(ids); });
   dropping->eval();
   expect(dropping->forward(ids).size(1) == 4, "drops nothing in eval");
+  MultiheadDilatedAttentionOptions learning = multihead_options();
+  learning.num_heads = 1;
+  learning.attention.learned = LearnedBlocks{.block_size = 4, .density = 0.5};
+  MultiheadDilatedAttention scored = Where{24, {}, group}.placed(seeded_model<MultiheadDilatedAttention>(learning));
+  const Tensor x = embeddings(8, 16, 1);
+  const std::string must_divide = fmt::format(
+      "learned blocks must go by exchange heads({0}), for which {0} must divide kv_heads, got 1; take as many", ranks);
+  expect_refused(must_divide, [&] { scored->forward(x); });
+  for (at::Tensor& weight : scored->attention->scorer->parameters()) weight.requires_grad_(false);
+  expect(scored->forward(x).first.size(1) == 8, "a scorer that learns no more needs no heads of all");
+  MultiheadCall lengths;
+  lengths.lengths = std::vector<int64_t>{8, rank == 1 ? 6 : 5};
+  expect_refused("the choice of blocks: lengths must be the same on every rank, got [8,5] on rank",
+                 [&] { scored->forward(x, lengths); });
+  lengths.lengths = std::vector<int64_t>{8 * ranks, rank == 1 ? -1 : 5};
+  expect_refused(rank == 1 ? "lengths must be in [0, " : "the choice of blocks: rank 1 of ",
+                 [&] { scored->forward(x, lengths); });
   expect(model->loss(ids, ids).isfinite().item<bool>(), "works after refusals");
 }
 
