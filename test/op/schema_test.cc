@@ -41,12 +41,12 @@ TEST(Schema, WordForWord) {
         c10::Dispatcher::singleton().findSchemaOrThrow("longstride::attention", "").hasKernelForDispatchKey(key));
 }
 
-TEST(Schema, OneOperatorItsBackwardAndWhatDescribesIt) {
+TEST(Schema, OneOperatorItsBackwardWhatDescribesItAndTheChoiceOfAnEngine) {
   std::vector<std::string> ours;
   for (const c10::OperatorName& name : c10::Dispatcher::singleton().getAllOpNames())
     if (name.name.starts_with("longstride::")) ours.push_back(name.name);
   EXPECT_THAT(ours, testing::UnorderedElementsAre("longstride::attention", "longstride::attention_backward",
-                                                  "longstride::describe"));
+                                                  "longstride::describe", "longstride::use_engine"));
 }
 
 // A warm call neither writes nor parses JSON, however many patterns have been seen.
