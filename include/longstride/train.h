@@ -91,7 +91,7 @@ struct TrainSitting {
   int64_t stop_after = 0;      // steps of this sitting; 0: no such limit
   std::string log;             // JSON lines; "": none
   // "cpu", "cuda" (the first GPU) or "cuda:1": where the model, its gradients and AdamW's moments lie. Checkpoints do
-  // not say. Run on one GPU; several ranks on GPUs have not been tried yet.
+  // not say.
   std::string device = "cpu";
   TrainRanks ranks;
 
