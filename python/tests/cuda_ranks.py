@@ -128,7 +128,7 @@ def joined(rank, folder, timeout_s):
     )  # fmt: skip
 
 
-# Exchange, and whether every bit of a repeat must be the same: in no fixed order dq is added.
+# (exchange, deterministic): where it is not, dq is added in no fixed order, and a repeat may have other bits in it.
 WAYS = (("auto", False), ("auto", True), ("ring", True), ("heads(2)", True))
 
 

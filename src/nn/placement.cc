@@ -61,8 +61,7 @@ void Placement::check_learning(const BlockScorerImpl& scorer) const {
   const bool learns = at::GradMode::is_enabled() && std::ranges::any_of(weights, &at::Tensor::requires_grad);
   if (learns && kv_heads % ranks != 0) {
     core::refuse("learned blocks",
-                 fmt::format("must go by exchange heads({0}), for which {0} must divide kv_heads", ranks),
-                 std::to_string(kv_heads),
+                 fmt::format("must go by exchange heads({0}), for which {0} must divide kv_heads", ranks), kv_heads,
                  "take as many ranks as divide kv_heads, or parameters of the scorer that require no gradient");
   }
 }
