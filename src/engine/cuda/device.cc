@@ -30,11 +30,19 @@ std::string device_name(int device) {
   return properties.name;
 }
 
-int32_t multiprocessors() {
-  int device = 0, processors = 0;
+namespace {
+int32_t attribute_of_device(cudaDeviceAttr attribute, const char* what) {
+  int device = 0, value = 0;
   check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "multiprocessors");
-  return processors;
+  check(cudaDeviceGetAttribute(&value, attribute, device), what);
+  return value;
+}
+}  // namespace
+
+int32_t multiprocessors() { return attribute_of_device(cudaDevAttrMultiProcessorCount, "multiprocessors"); }
+
+int32_t shared_bytes_of_block() {
+  return attribute_of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin, "shared memory of a block");
 }
 
 int32_t workers(const Problem& p, Direction direction) {

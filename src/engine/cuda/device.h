@@ -14,6 +14,8 @@ int device_count(std::string* why);
 std::string device_name(int device);
 // Of the current device.
 int32_t multiprocessors();
+// That a block of the grid can ask for, on the current device.
+int32_t shared_bytes_of_block();
 // Geometry::workers on the current device: its multiprocessors, shared by the heads, each of which has a tile of its
 // own (forward), or the KV heads (transposed).
 int32_t workers(const Problem&, Direction);

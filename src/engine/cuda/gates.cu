@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
           product(s.d_out, s.v, dp);
         }
         differentiate<Shape>(
-            p, b, place, query0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
+            p, b, place, query0, head, false, true, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
         float of_tile = 0;  // by itself first: what is added to a long sum is rounded to its size
 #pragma unroll
         for (int i = 0; i < cute::size(dp); ++i) of_tile += dp(i);

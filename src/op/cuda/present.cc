@@ -57,7 +57,7 @@ constexpr Listed kEngines[] = {
      [](int architecture) { return architecture == 90; },
      "compute capability 9.0"},
     {{"cuda sm80", [](core::DType t, int64_t dim, bool, Direction d) { return sm80::geometry(t, dim, d); },
-      sm80::capability, [](const Problem&) { return true; }, run_forward<sm80::forward>, run_backward<sm80::backward>,
+      sm80::capability, sm80::backward_wants_forward_plan, run_forward<sm80::forward>, run_backward<sm80::backward>,
       engine::cuda::workers},
      [](int architecture) { return architecture >= 80; },
      "compute capability 8.0 or later"},

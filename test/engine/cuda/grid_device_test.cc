@@ -18,7 +18,9 @@ struct Kind {
   int64_t dim;
   bool portable = false;  // sm80
 
-  Engine engine(bool deterministic = false) const { return portable ? staged_sm80() : staged_sm90(deterministic); }
+  Engine engine(bool deterministic = false) const {
+    return portable ? staged_sm80(deterministic) : staged_sm90(deterministic);
+  }
   Geometry geometry(Direction d) const {
     return portable ? engine::cuda::sm80::geometry(dtype, dim, d) : engine::cuda::sm90::geometry(d);
   }

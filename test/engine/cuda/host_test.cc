@@ -59,6 +59,21 @@ TEST(CudaHost, CapabilityNamesWhatItRefuses) {
   for (const int64_t dim : {1, 33, 48, 96, 128, 256}) EXPECT_EQ(reason([&](auto& p) { p.dim = dim; }), "taken") << dim;
 }
 
+// Above dim 64 it is a question to the device as well.
+TEST(CudaHost, PortableBackwardWantsTheForwardPlanWhereDqIsMadeByItself) {
+  engine::Problem p = problem();
+  p.dim = 64;
+  EXPECT_FALSE(sm80::backward_wants_forward_plan(p));
+  p.deterministic = true;
+  EXPECT_TRUE(sm80::backward_wants_forward_plan(p));
+  p.deterministic = false;
+  p.dtype = DType::kFloat32;
+  EXPECT_TRUE(sm80::backward_wants_forward_plan(p));
+  p.dtype = DType::kFloat16;
+  p.dim = 129;
+  EXPECT_TRUE(sm80::backward_wants_forward_plan(p));
+}
+
 TEST(CudaHost, PortableEngineTakesFloat32Too) {
   engine::Problem p = problem();
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {

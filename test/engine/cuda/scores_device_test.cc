@@ -22,7 +22,7 @@ struct Kind {
   bool portable = false;  // sm80
   bool deterministic = false;
 
-  Engine engine() const { return portable ? staged_sm80() : staged_sm90(deterministic); }
+  Engine engine() const { return portable ? staged_sm80(deterministic) : staged_sm90(deterministic); }
   Results run(const Case& c) const {
     const auto plan = [&](Direction d) {
       Geometry g = portable ? engine::cuda::sm80::geometry(dtype, dim, d) : engine::cuda::sm90::geometry(d);
@@ -199,6 +199,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, CudaScores,
                          testing::Values(Kind{DType::kFloat32, 16, true}, Kind{DType::kFloat32, 64, true},
                                          Kind{DType::kFloat32, 128, true}, Kind{DType::kFloat32, 256, true},
                                          Kind{DType::kBFloat16, 64, true}, Kind{DType::kFloat16, 128, true},
+                                         Kind{DType::kBFloat16, 64, true, true}, Kind{DType::kFloat16, 128, true, true},
                                          Kind{DType::kBFloat16, 16}, Kind{DType::kBFloat16, 48},
                                          Kind{DType::kBFloat16, 64}, Kind{DType::kBFloat16, 128},
                                          Kind{DType::kFloat16, 64}, Kind{DType::kFloat16, 128},

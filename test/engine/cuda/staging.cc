@@ -152,6 +152,9 @@ Engine staged_sm90(bool deterministic) {
                 engine::cuda::sm90::backward, deterministic);
 }
 
-Engine staged_sm80() { return staged("cuda sm80", engine::cuda::sm80::forward, engine::cuda::sm80::backward, true); }
+Engine staged_sm80(bool deterministic) {
+  return staged(deterministic ? "cuda sm80, deterministic" : "cuda sm80", engine::cuda::sm80::forward,
+                engine::cuda::sm80::backward, deterministic);
+}
 
 }  // namespace longstride::test

@@ -10,7 +10,7 @@ namespace longstride::test {
 // The engines as run_case() wants them. Throw Error on any CUDA error, one of a kernel too. A backward belongs to the
 // forward before it.
 Engine staged_sm90(bool deterministic = false);
-Engine staged_sm80();
+Engine staged_sm80(bool deterministic = false);
 
 // A workspace of plain device memory, filled with NaN before it is handed out.
 engine::Workspace poisoned_workspace();

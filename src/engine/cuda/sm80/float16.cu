@@ -8,10 +8,10 @@ template void launch_forward<Float16, 48>(const ForwardProblem&, const DevicePla
 template void launch_forward<Float16, 64>(const ForwardProblem&, const DevicePlan&, Scratch&);
 template void launch_forward<Float16, 96>(const ForwardProblem&, const DevicePlan&, Scratch&);
 template void launch_forward<Float16, 128>(const ForwardProblem&, const DevicePlan&, Scratch&);
-template void launch_backward<Float16, 32>(const BackwardProblem&, const BackwardPlans&, Scratch&);
-template void launch_backward<Float16, 48>(const BackwardProblem&, const BackwardPlans&, Scratch&);
-template void launch_backward<Float16, 64>(const BackwardProblem&, const BackwardPlans&, Scratch&);
-template void launch_backward<Float16, 96>(const BackwardProblem&, const BackwardPlans&, Scratch&);
-template void launch_backward<Float16, 128>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<Float16, 32>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<Float16, 48>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<Float16, 64>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<Float16, 96>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<Float16, 128>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm80

@@ -7,9 +7,9 @@ template void launch_forward<float, 32>(const ForwardProblem&, const DevicePlan&
 template void launch_forward<float, 48>(const ForwardProblem&, const DevicePlan&, Scratch&);
 template void launch_forward<float, 64>(const ForwardProblem&, const DevicePlan&, Scratch&);
 template void launch_forward<float, 128>(const ForwardProblem&, const DevicePlan&, Scratch&);
-template void launch_backward<float, 32>(const BackwardProblem&, const BackwardPlans&, Scratch&);
-template void launch_backward<float, 48>(const BackwardProblem&, const BackwardPlans&, Scratch&);
-template void launch_backward<float, 64>(const BackwardProblem&, const BackwardPlans&, Scratch&);
-template void launch_backward<float, 128>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<float, 32>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<float, 48>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<float, 64>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<float, 128>(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
 }  // namespace longstride::engine::cuda::sm80

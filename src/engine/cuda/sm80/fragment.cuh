@@ -13,29 +13,42 @@
 namespace longstride::engine::cuda::sm80 {
 
 // The shape of a kernel whose warps have rows whole: kWarps warps with kRowTiles times 16 rows each, of which those of
-// one time stand side by side; blocks of kColumns columns; kBlocks blocks of the grid on a multiprocessor.
-template <class Element_, int kDim_, int kWarps, int kRowTiles_, int kColumns_, int kBlocks_>
+// one time stand side by side; blocks of kColumns columns; kBlocks blocks of the grid on a multiprocessor. With two
+// sides there are twice as many warps, and those of a side have every other eight columns of the same rows.
+template <class Element_, int kDim_, int kWarps, int kRowTiles_, int kColumns_, int kBlocks_, int kSides_ = 1>
 struct RowShape {
   using Element = Element_;
   using Product = std::conditional_t<std::is_same_v<Element, cute::half_t>, cute::SM80_16x8x16_F32F16F16F32_TN,
                                      cute::SM80_16x8x16_F32BF16BF16F32_TN>;
-  using Mma =
-      decltype(cute::make_tiled_mma(Product{}, cute::Layout<cute::Shape<cute::Int<kWarps>, cute::_1, cute::_1>>{}));
+  using Mma = decltype(cute::make_tiled_mma(
+      Product{}, cute::Layout<cute::Shape<cute::Int<kWarps>, cute::Int<kSides_>, cute::_1>>{}));
   static constexpr int kParts = std::is_same_v<Element, float> ? 3 : 1;
   static constexpr int kDim = kDim_;
-  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kSides = kSides_;
+  static constexpr int kRowWarps = kWarps;
+  static constexpr int kThreads = 32 * kWarps * kSides;
   static constexpr int kRowTiles = kRowTiles_;
   static constexpr int kRows = 16 * kWarps * kRowTiles;
   static constexpr int kColumns = kColumns_;
   static constexpr int kBlocks = kBlocks_;
 };
 
+// Of this thread's warp: its place among those with rows of their own, and its side.
+template <class Shape>
+__device__ __forceinline__ int row_warp() {
+  return Shape::kSides == 1 ? threadIdx.x / 32 : threadIdx.x / 32 % Shape::kRowWarps;
+}
+template <class Shape>
+__device__ __forceinline__ int side_of_warp() {
+  return Shape::kSides == 1 ? 0 : threadIdx.x / 32 / Shape::kRowWarps;
+}
+
 // A thread's rows, two for each of its warp's tiles of 16, and whose element i of an accumulator is.
 template <class Shape>
 constexpr int kThreadRows = 2 * Shape::kRowTiles;
 template <class Shape>
 __device__ __forceinline__ int row_of_thread(int i) {
-  return i / 2 * (Shape::kThreads / 2) + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + i % 2 * 8;
+  return (i / 2 * Shape::kRowWarps + row_warp<Shape>()) * 16 + threadIdx.x % 32 / 4 + i % 2 * 8;
 }
 template <class Shape>
 constexpr __device__ int row_of_element(int i) {
@@ -100,15 +113,17 @@ __device__ __forceinline__ void read_transposed_matrices(const uint16_t* at, uin
                : "r"(cute::cast_smem_ptr_to_uint(at)));
 }
 
-// Rows of this warp's tile m of 16, terms from x on.
-template <class Shape, int kParts, int kN>
-__device__ __forceinline__ RowFragment<kParts> row_fragment(const Planes<kParts, kN, Shape::kDim>& from, int x, int m) {
-  const int lane = threadIdx.x % 32, row = m * (Shape::kThreads / 2) + threadIdx.x / 32 * 16 + lane % 16;
+// Rows of this warp's tile m of 16, terms from x on. Sixteen terms, or columns, of one of kSides sides are eight, and
+// eight more that the others' stand before: x is where the first side's begin.
+template <class Shape, int kSides = 1, int kParts, int kN, int kWidth>
+__device__ __forceinline__ RowFragment<kParts> row_fragment(const Planes<kParts, kN, kWidth>& from, int x, int m,
+                                                            int side = 0) {
+  const int lane = threadIdx.x % 32, row = (m * Shape::kRowWarps + row_warp<Shape>()) * 16 + lane % 16;
   RowFragment<kParts> a;
 #pragma unroll
   for (int i = 0; i < kParts; ++i)
-    read_matrices(&from.part[i][row * from.kPitch + x + lane / 16 * 8], a.part[i][0], a.part[i][1], a.part[i][2],
-                  a.part[i][3]);
+    read_matrices(&from.part[i][row * from.kPitch + x + 8 * side + lane / 16 * 8 * kSides], a.part[i][0], a.part[i][1],
+                  a.part[i][2], a.part[i][3]);
   return a;
 }
 template <class Shape, int kN>
@@ -128,26 +143,30 @@ __device__ __forceinline__ RowFragment<kParts> row_fragment(const RowFragment<kP
 }
 
 // Columns from n on, terms from x on, of a tile whose rows are the columns.
-template <int kParts, int kN, int kDim>
-__device__ __forceinline__ ColumnFragment<kParts> column_fragment(const Planes<kParts, kN, kDim>& from, int n, int x) {
+template <int kSides = 1, int kParts, int kN, int kDim>
+__device__ __forceinline__ ColumnFragment<kParts> column_fragment(const Planes<kParts, kN, kDim>& from, int n, int x,
+                                                                  int side = 0) {
   const int lane = threadIdx.x % 32;
   ColumnFragment<kParts> b;
 #pragma unroll
   for (int i = 0; i < kParts; ++i)
-    read_matrices(&from.part[i][(n + lane % 8 + lane / 16 * 8) * from.kPitch + x + lane / 8 % 2 * 8], b.part[i][0][0],
-                  b.part[i][0][1], b.part[i][1][0], b.part[i][1][1]);
+    read_matrices(
+        &from.part[i][(n + 8 * side + lane % 8 + lane / 16 * 8 * kSides) * from.kPitch + x + lane / 8 % 2 * 8],
+        b.part[i][0][0], b.part[i][0][1], b.part[i][1][0], b.part[i][1][1]);
   return b;
 }
 // Columns from n on, terms from x on, of a tile whose rows are the terms.
-template <int kParts, int kN, int kDim>
+template <int kSides = 1, int kParts, int kN, int kDim>
 __device__ __forceinline__ ColumnFragment<kParts> transposed_fragment(const Planes<kParts, kN, kDim>& from, int n,
-                                                                      int x) {
+                                                                      int x, int side = 0, int side_of_terms = 0) {
   const int lane = threadIdx.x % 32;
   ColumnFragment<kParts> b;
 #pragma unroll
   for (int i = 0; i < kParts; ++i)
-    read_transposed_matrices(&from.part[i][(x + lane % 16) * from.kPitch + n + lane / 16 * 8], b.part[i][0][0],
-                             b.part[i][0][1], b.part[i][1][0], b.part[i][1][1]);
+    read_transposed_matrices(
+        &from.part[i][(x + 8 * side_of_terms + lane % 8 + lane / 8 % 2 * 8 * kSides) * from.kPitch + n + 8 * side +
+                      lane / 16 * 8 * kSides],
+        b.part[i][0][0], b.part[i][0][1], b.part[i][1][0], b.part[i][1][1]);
   return b;
 }
 

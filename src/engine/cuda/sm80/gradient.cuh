@@ -154,6 +154,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   tiles.begin(stage_a, stage_b);
   load_queries<Shape>(p, place, tile, tiles);
   auto dq = accumulator<Shape, Shape::kRows, Shape::kDim>();
+  const bool exact = *p.exact != 0;
   for (Cursor c; !s.queue.done(c); c = s.queue.after(c)) {
     tiles.turn(s.queue.after(c), false, stage_a, stage_b);
     take_ahead<Shape>(p, Direction::kForward, 1, c, s.queue);
@@ -163,7 +164,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       auto dp = multiply_rows<Shape, Rows::kQueries>(tiles.rows_b, tiles.columns_b());
       tiles.done_with_b(s.queue.after(c), stage_b);
       differentiate<Shape>(
-          p, s.queue.block(c), place, first_row(place, tile), query_head(p, place), false,
+          p, s.queue.block(c), place, first_row(place, tile), query_head(p, place), false, exact,
           [&](int row, int) { return tiles.query[row]; }, places<Shape, Shape::kRows, Shape::kColumns>(), scores, dp);
       to_rows<Shape>(dp, ds);
     }
@@ -208,13 +209,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
                    tile.rows, p.dim, tiles.rows_b);
   auto dk = accumulator<Shape, Shape::kRows, Shape::kDim>();
   auto dv = accumulator<Shape, Shape::kRows, Shape::kDim>();
+  const bool exact = *p.exact != 0;
   for (Cursor c; !s.queue.done(c); c = s.queue.after(c)) {
     tiles.turn(s.queue.after(c), true, stage_a, stage_b);
     take_ahead<Shape>(p, Direction::kTransposed, p.group, c, s.queue);
     auto scores = multiply_rows<Shape, Rows::kKeys>(tiles.rows_a, tiles.columns_a(c));
     auto dp = multiply_rows<Shape, Rows::kKeys>(tiles.rows_b, tiles.columns_b());
     differentiate<Shape>(
-        p, s.queue.block(c), place, first_row(place, tile), head_of(c), true,
+        p, s.queue.block(c), place, first_row(place, tile), head_of(c), true, exact,
         [&](int, int column) { return tiles.query[column]; }, places<Shape, Shape::kRows, Shape::kColumns>(), scores,
         dp);
     ColumnTerms<Shape> rows;

@@ -34,10 +34,10 @@ constexpr Kernels kKernels = [] {
     using KeyGradient = KeyGradientShape<Element, kDim>;
     constexpr int kRows = most_rows(sizeof(Element), kDim);
     static_assert(Forward::kRows == kRows && QueryGradient::kRows == kRows && KeyGradient::kRows == kRows);
-    // Of cards from Ampere on the smallest give a block 99 KiB; floats have always asked for more.
+    // Floats have always asked for more.
     static_assert(sizeof(Element) == 4 ||
                   std::max({sizeof(ForwardStorage<Forward>), sizeof(GradientStorage<QueryGradient>),
-                            sizeof(GradientStorage<KeyGradient>)}) <= 99 * 1024);
+                            sizeof(GradientStorage<KeyGradient>)}) <= kNarrowBytes);
     return Kernels{
         {forward_kernel<Forward>, Forward::kThreads, sizeof(ForwardStorage<Forward>)},
         {query_gradient_kernel<QueryGradient>, QueryGradient::kThreads, sizeof(GradientStorage<QueryGradient>)},
@@ -81,19 +81,31 @@ void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& sc
   launch_levels(kKernels<Element, kDim>.forward, v, plan, scratch.stream());
 }
 
-template <class Tag, int kDim>
-void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scratch& scratch) {
-  using Element = typename DeviceElement<Tag>::Type;
+// What both backwards begin with.
+template <class Element>
+Values gradient_values(const BackwardProblem& p, Scratch& scratch) {
   Values v = values<Element>(p, scratch);
   v.dq = tensor(p.dq, p.dim, sizeof(Element));
   v.dk = tensor(p.dk, p.dim, sizeof(Element));
   v.dv = tensor(p.dv, p.dim, sizeof(Element));
-  v.partial_a = scratch.take<float>(p.batch * p.heads * plans.forward->partial_rows() * kDim);
-  launch_levels(kKernels<Element, kDim>.query_gradient, v, *plans.forward, scratch.stream());
-  const int64_t slots = p.batch * p.kv_heads * plans.transposed.partial_rows();
+  return v;
+}
+// A kernel that makes dK and dV, through the transposed plan.
+template <int kDim>
+void launch_keys(const Kernel& kernel, const BackwardProblem& p, Values v, const DevicePlan& plan, Scratch& scratch) {
+  const int64_t slots = p.batch * p.kv_heads * plan.partial_rows();
   v.partial_a = scratch.take<float>(slots * kDim);
   v.partial_b = scratch.take<float>(slots * kDim);
-  launch_levels(kKernels<Element, kDim>.key_gradient, v, plans.transposed, scratch.stream());
+  launch_levels(kernel, v, plan, scratch.stream());
+}
+
+template <class Tag, int kDim>
+void launch_gradients(const BackwardProblem& p, const BackwardPlans& plans, Scratch& scratch) {
+  using Element = typename DeviceElement<Tag>::Type;
+  Values v = gradient_values<Element>(p, scratch);
+  v.partial_a = scratch.take<float>(p.batch * p.heads * plans.forward->partial_rows() * kDim);
+  launch_levels(kKernels<Element, kDim>.query_gradient, v, *plans.forward, scratch.stream());
+  launch_keys<kDim>(kKernels<Element, kDim>.key_gradient, p, v, plans.transposed, scratch);
 }
 
 }  // namespace longstride::engine::cuda::sm80

@@ -1,5 +1,5 @@
-// The launchers that are built, one template each, instantiated by bfloat16.cu, float16.cu, float32.cu and wide.cu for
-// the dims of the table in sm80.cc.
+// The launchers that are built, one template each, instantiated by bfloat16*.cu, float16*.cu, float32.cu and wide.cu
+// for the dims of the table in sm80.cc.
 #pragma once
 
 #include "core/half.h"
@@ -24,7 +24,17 @@ constexpr int most_rows(int64_t element_bytes, int64_t dim) {
 template <class Element, int kDim>
 void launch_forward(const ForwardProblem&, const DevicePlan&, Scratch&);
 
+// dQ, dK and dV in one pass over the transposed plan: 16 bits, dims to kMostRowDim.
 template <class Element, int kDim>
 void launch_backward(const BackwardProblem&, const BackwardPlans&, Scratch&);
+
+// dQ through the forward plan and dK, dV through the transposed one.
+template <class Element, int kDim>
+void launch_gradients(const BackwardProblem&, const BackwardPlans&, Scratch&);
+
+// Shared memory of a block of that one pass: what every card from Ampere on gives up to dim 64, and above that what
+// those for data centres give.
+constexpr int kMostNarrowDim = 64;
+constexpr int kNarrowBytes = 99 * 1024, kBroadBytes = 163 * 1024;
 
 }  // namespace longstride::engine::cuda::sm80

@@ -36,39 +36,58 @@ struct Pieces {
 
 __device__ __forceinline__ void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// Rows position + i * stride, first <= i < end, of one head begin to come, and the others become zero. What a thread
-// has brought it may read after await_copies(), what others brought after a barrier too.
+// Rows position + i * stride, first <= i < end, of one head: what a thread brings of them. begin() has them begin to
+// come, and the others become zero. What a thread has brought it may read after await_copies(), what others brought
+// after a barrier too.
+template <class Shape, int kN, int kPitch>
+struct RowCopy {
+  using Element = typename Shape::Element;
+  static_assert(kN % Pieces<Shape>::kAtOnce == 0);
+  const Pieces<Shape> piece;
+  const Element* from;
+  int64_t step;
+  int first, count, dim;
+  bool wide;
+
+  __device__ __forceinline__ RowCopy(const Element* head, const Input& t, int64_t position, int64_t stride, int begin,
+                                     int end, int dim)
+      : from(head + (position + piece.row * stride) * t.len_stride + piece.x),
+        step(piece.kAtOnce * stride * t.len_stride),
+        first(begin - piece.row),
+        count(piece.x < dim ? max(end - begin, 0) : 0),
+        dim(dim),
+        wide(t.wide) {}
+
+  __device__ __forceinline__ void begin(Element* to) const {
+    if (piece.x >= Shape::kDim) return;
+    const Element* row = from;
+    to += piece.row * kPitch + piece.x;
+    if (wide) {
+      const uint32_t at = cute::cast_smem_ptr_to_uint(to);
+#pragma unroll
+      for (int i = 0; i < kN; i += piece.kAtOnce) {
+        // Of 0 bytes none is read, wherever they are.
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + i * kPitch * int(sizeof(Element))),
+                     "l"(row), "r"(unsigned(i - first) < unsigned(count) ? 16 : 0)
+                     : "memory");
+        row += step;
+      }
+      return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < kN; i += piece.kAtOnce) {
+#pragma unroll
+      for (int j = 0; j < piece.kElements; ++j)
+        to[i * kPitch + j] = unsigned(i - first) < unsigned(count) && piece.x + j < dim ? row[j] : Element(0.f);
+      row += step;
+    }
+  }
+};
+
 template <class Shape, int kN, int kPitch>
 __device__ __forceinline__ void stage_rows(const typename Shape::Element* head, const Input& t, int64_t position,
                                            int64_t stride, int first, int end, int dim, typename Shape::Element* to) {
-  using Element = typename Shape::Element;
-  const Pieces<Shape> piece;
-  static_assert(kN % Pieces<Shape>::kAtOnce == 0);
-  if (piece.x >= Shape::kDim) return;
-  const Element* from = head + (position + piece.row * stride) * t.len_stride + piece.x;
-  const int64_t step = piece.kAtOnce * stride * t.len_stride;
-  to += piece.row * kPitch + piece.x;
-  first -= piece.row;
-  const int count = piece.x < dim ? max(end - piece.row - first, 0) : 0;
-  if (t.wide) {
-    const uint32_t at = cute::cast_smem_ptr_to_uint(to);
-#pragma unroll
-    for (int i = 0; i < kN; i += piece.kAtOnce) {
-      // Of 0 bytes none is read, wherever they are.
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + i * kPitch * int(sizeof(Element))),
-                   "l"(from), "r"(unsigned(i - first) < unsigned(count) ? 16 : 0)
-                   : "memory");
-      from += step;
-    }
-    return;
-  }
-#pragma unroll 1
-  for (int i = 0; i < kN; i += piece.kAtOnce) {
-#pragma unroll
-    for (int j = 0; j < piece.kElements; ++j)
-      to[i * kPitch + j] = unsigned(i - first) < unsigned(count) && piece.x + j < dim ? from[j] : Element(0.f);
-    from += step;
-  }
+  RowCopy<Shape, kN, kPitch>(head, t, position, stride, first, end, dim).begin(to);
 }
 
 // The columns of a block that some row sees, into Planes of one part or Staged.

@@ -52,8 +52,8 @@ __device__ __forceinline__ auto multiply_rows(const From& rows,
 #pragma unroll
     for (int m = 0; m < Shape::kRowTiles; ++m) a[m] = row_fragment<Shape>(rows, x, m);
 #pragma unroll
-    for (int n = 0; n < Shape::kColumns; n += 16) {
-      const ColumnFragment<1> b = column_fragment(columns, n, x);
+    for (int n = 0; n < Shape::kColumns / Shape::kSides; n += 16) {
+      const ColumnFragment<1> b = column_fragment<Shape::kSides>(columns, n * Shape::kSides, x, side_of_warp<Shape>());
 #pragma unroll
       for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -91,12 +91,12 @@ __device__ __forceinline__ auto multiply_rows(const From& rows,
 
 // Scores, or what was made of them, as the rows of the next product, the block's columns being its terms.
 template <class Shape>
-using ColumnTerms = RowFragment<Shape::kParts>[Shape::kColumns / 16 * Shape::kRowTiles];
+using ColumnTerms = RowFragment<Shape::kParts>[Shape::kColumns / Shape::kSides / 16 * Shape::kRowTiles];
 template <class Shape, class Scores>
 __device__ __forceinline__ void to_rows(const Scores& from, ColumnTerms<Shape>& to) {
   constexpr int kRowTiles = Shape::kRowTiles;
 #pragma unroll
-  for (int k = 0; k < Shape::kColumns / 16; ++k)
+  for (int k = 0; k < Shape::kColumns / Shape::kSides / 16; ++k)
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m)
 #pragma unroll

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/refuse.h"
+#include "engine/cuda/device.h"
 #include "engine/cuda/gates.h"
 #include "engine/cuda/sm80/launches.h"
 #include "engine/cuda/tile/values.h"
@@ -19,27 +20,29 @@ struct Instance {
   DType dtype;
   int dim;  // problems of this dim or less, beyond the instance before
   void (*forward)(const ForwardProblem&, const DevicePlan&, Scratch&);
-  void (*backward)(const BackwardProblem&, const BackwardPlans&, Scratch&);
+  void (*gradients)(const BackwardProblem&, const BackwardPlans&, Scratch&);
+  void (*backward)(const BackwardProblem&, const BackwardPlans&, Scratch&) = nullptr;  // in one pass
 };
 
 constexpr Instance kInstances[] = {
-    {DType::kBFloat16, 32, launch_forward<BFloat16, 32>, launch_backward<BFloat16, 32>},
-    {DType::kBFloat16, 48, launch_forward<BFloat16, 48>, launch_backward<BFloat16, 48>},
-    {DType::kBFloat16, 64, launch_forward<BFloat16, 64>, launch_backward<BFloat16, 64>},
-    {DType::kBFloat16, 96, launch_forward<BFloat16, 96>, launch_backward<BFloat16, 96>},
-    {DType::kBFloat16, 128, launch_forward<BFloat16, 128>, launch_backward<BFloat16, 128>},
-    {DType::kBFloat16, 256, launch_forward<BFloat16, 256>, launch_backward<BFloat16, 256>},
-    {DType::kFloat16, 32, launch_forward<Float16, 32>, launch_backward<Float16, 32>},
-    {DType::kFloat16, 48, launch_forward<Float16, 48>, launch_backward<Float16, 48>},
-    {DType::kFloat16, 64, launch_forward<Float16, 64>, launch_backward<Float16, 64>},
-    {DType::kFloat16, 96, launch_forward<Float16, 96>, launch_backward<Float16, 96>},
-    {DType::kFloat16, 128, launch_forward<Float16, 128>, launch_backward<Float16, 128>},
-    {DType::kFloat16, 256, launch_forward<Float16, 256>, launch_backward<Float16, 256>},
-    {DType::kFloat32, 32, launch_forward<float, 32>, launch_backward<float, 32>},
-    {DType::kFloat32, 48, launch_forward<float, 48>, launch_backward<float, 48>},
-    {DType::kFloat32, 64, launch_forward<float, 64>, launch_backward<float, 64>},
-    {DType::kFloat32, 128, launch_forward<float, 128>, launch_backward<float, 128>},
-    {DType::kFloat32, 256, launch_forward<float, 256>, launch_backward<float, 256>},
+    {DType::kBFloat16, 32, launch_forward<BFloat16, 32>, launch_gradients<BFloat16, 32>, launch_backward<BFloat16, 32>},
+    {DType::kBFloat16, 48, launch_forward<BFloat16, 48>, launch_gradients<BFloat16, 48>, launch_backward<BFloat16, 48>},
+    {DType::kBFloat16, 64, launch_forward<BFloat16, 64>, launch_gradients<BFloat16, 64>, launch_backward<BFloat16, 64>},
+    {DType::kBFloat16, 96, launch_forward<BFloat16, 96>, launch_gradients<BFloat16, 96>, launch_backward<BFloat16, 96>},
+    {DType::kBFloat16, 128, launch_forward<BFloat16, 128>, launch_gradients<BFloat16, 128>,
+     launch_backward<BFloat16, 128>},
+    {DType::kBFloat16, 256, launch_forward<BFloat16, 256>, launch_gradients<BFloat16, 256>},
+    {DType::kFloat16, 32, launch_forward<Float16, 32>, launch_gradients<Float16, 32>, launch_backward<Float16, 32>},
+    {DType::kFloat16, 48, launch_forward<Float16, 48>, launch_gradients<Float16, 48>, launch_backward<Float16, 48>},
+    {DType::kFloat16, 64, launch_forward<Float16, 64>, launch_gradients<Float16, 64>, launch_backward<Float16, 64>},
+    {DType::kFloat16, 96, launch_forward<Float16, 96>, launch_gradients<Float16, 96>, launch_backward<Float16, 96>},
+    {DType::kFloat16, 128, launch_forward<Float16, 128>, launch_gradients<Float16, 128>, launch_backward<Float16, 128>},
+    {DType::kFloat16, 256, launch_forward<Float16, 256>, launch_gradients<Float16, 256>},
+    {DType::kFloat32, 32, launch_forward<float, 32>, launch_gradients<float, 32>},
+    {DType::kFloat32, 48, launch_forward<float, 48>, launch_gradients<float, 48>},
+    {DType::kFloat32, 64, launch_forward<float, 64>, launch_gradients<float, 64>},
+    {DType::kFloat32, 128, launch_forward<float, 128>, launch_gradients<float, 128>},
+    {DType::kFloat32, 256, launch_forward<float, 256>, launch_gradients<float, 256>},
 };
 
 const Instance& instance_of(const Problem& p) {
@@ -80,6 +83,11 @@ Capability capability(const Problem& p) {
   return {true, "cuda sm80"};
 }
 
+bool backward_wants_forward_plan(const Problem& p) {
+  if (p.deterministic || instance_of(p).backward == nullptr) return true;
+  return p.dim > kMostNarrowDim && shared_bytes_of_block() < kBroadBytes;
+}
+
 void forward(const ForwardProblem& p, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
   require(p);
   require_plan(p, plan, Direction::kForward, geometry(p.dtype, p.dim, Direction::kForward).tile_rows);
@@ -89,13 +97,20 @@ void forward(const ForwardProblem& p, const DevicePlan& plan, const Workspace& w
 
 void backward(const BackwardProblem& p, const BackwardPlans& plans, const Workspace& workspace, Stream stream) {
   require(p);
-  if (plans.forward == nullptr) core::refuse("forward plan", "must be given for a backward of the sm80 engine", "none");
   const int32_t rows = geometry(p.dtype, p.dim, Direction::kForward).tile_rows;
-  require_plan(p, *plans.forward, Direction::kForward, rows);
+  const bool ordered = backward_wants_forward_plan(p);
+  if (ordered) {
+    if (plans.forward == nullptr)
+      core::refuse("forward plan",
+                   "must be given for a deterministic backward, for one of float32 and where dQ is made by itself",
+                   "none");
+    require_plan(p, *plans.forward, Direction::kForward, rows);
+  }
   require_plan(p, plans.transposed, Direction::kTransposed, rows);
   if (p.gates != nullptr) gate_gradients(p, workspace, stream);
   Scratch scratch(workspace, stream);
-  instance_of(p).backward(p, plans, scratch);
+  const Instance& instance = instance_of(p);
+  (ordered ? instance.gradients : instance.backward)(p, plans, scratch);
 }
 
 }  // namespace longstride::engine::cuda::sm80

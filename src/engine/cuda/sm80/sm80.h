@@ -18,8 +18,10 @@ constexpr int64_t kMostDim = 256;
 // gates (gates.h).
 Capability capability(const Problem&);
 void forward(const ForwardProblem&, const DevicePlan&, const Workspace&, Stream);
-// dQ is made through the forward plan, dK and dV through the transposed one, in a fixed order of additions: always the
-// same bits.
+// 16 bits up to dim 128 in one pass over the transposed plan, dQ added in no order; everything else, and if the problem
+// is deterministic or a block has too little shared memory on the current device, dQ through the forward plan and dK,
+// dV through the transposed one, in a fixed order of additions: always the same bits.
+bool backward_wants_forward_plan(const Problem&);
 void backward(const BackwardProblem&, const BackwardPlans&, const Workspace&, Stream);
 
 }  // namespace longstride::engine::cuda::sm80

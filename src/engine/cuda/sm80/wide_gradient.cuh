@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
     multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
                     matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
     differentiate<Shape>(
-        p, b, place, row0, head, false, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
+        p, b, place, row0, head, false, true, [&](int row, int) { return s.query[row]; }, of_scores, scores, dp);
     keep_scores<Shape>(of_scores, dp, s.scores);
     __syncthreads();
     multiply<Shape>(matrix<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores),
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kGradientBlocks)
       multiply<Shape>(matrix<Shape::kRows, Shape::kDim, Shape::kPitch>(s.rows_b),
                       matrix<Shape::kColumns, Shape::kDim, Shape::kPitch>(s.columns_b), dp);
       differentiate<Shape>(
-          p, b, place, row0, head, true, [&](int, int column) { return s.query[column]; }, of_scores, scores, dp);
+          p, b, place, row0, head, true, true, [&](int, int column) { return s.query[column]; }, of_scores, scores, dp);
       keep_scores<Shape>(of_scores, scores, s.scores);
       __syncthreads();
       const auto kept = matrix<Shape::kRows, Shape::kColumns, Shape::kScorePitch>(s.scores);

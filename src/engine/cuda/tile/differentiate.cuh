@@ -9,10 +9,16 @@
 
 namespace longstride::engine::cuda {
 
-// (lse, +inf where nothing is seen so that exp(score - lse) = 0; dO . O - d_lse), one warp a row.
+// Below this |lse| an exponent of a result of 16 bits is one multiply-add: what that rounds off moves a probability by
+// 2^-15 of itself.
+constexpr float kMostRoundedLse = 256;
+
+// (lse, +inf where nothing is seen so that exp(score - lse) = 0; dO . O - d_lse), one warp a row. `exact`, 0 before,
+// becomes 1 if some lse is large.
 template <class Element>
-__global__ void __launch_bounds__(256) prepare_rows_kernel(const Values p, Input forward_out, const float* lse,
-                                                           const float* d_lse, int64_t count, float2* to) {
+__global__ void __launch_bounds__(256)
+    prepare_rows_kernel(const Values p, Input forward_out, const float* lse, const float* d_lse, int64_t count,
+                        float2* to, int32_t* exact) {
   const int64_t row = int64_t(blockIdx.x) * 8 + threadIdx.x / 32;
   if (row >= count) return;
   const int64_t i = row % p.len_q, h = row / p.len_q % p.heads, b = row / p.len_q / p.heads;
@@ -24,13 +30,14 @@ __global__ void __launch_bounds__(256) prepare_rows_kernel(const Values p, Input
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
   if (threadIdx.x % 32) return;
   to[row] = make_float2(lse[row] == -INFINITY ? INFINITY : lse[row], sum - (d_lse ? d_lse[row] : 0.f));
+  if (fabsf(lse[row]) >= kMostRoundedLse && lse[row] != -INFINITY) *exact = 1;
 }
 
 // P and dS of one block, in place of scores and dP: `info` gives a query's (lse, delta), positions count for dropout.
-// Pairs that are none become 0, whatever stood there.
+// `exact`: some lse may be large. Pairs that are none become 0, whatever stood there.
 template <class Shape, class Scores, class Places, class Info>
 __device__ __forceinline__ void differentiate(const Values& p, const ColumnBlock& b, const TilePlace& place, int row0,
-                                              int head, bool transposed, const Info& info, const Places& of,
+                                              int head, bool transposed, bool exact, const Info& info, const Places& of,
                                               Scores& scores, Scores& dp) {
   adjust_scores(p, head, row0, b.column0, place.stride, of, scores);
   const float weight = weight_log2(b), gain = p.out_scale * p.dropout.gain;
@@ -44,14 +51,20 @@ __device__ __forceinline__ void differentiate(const Values& p, const ColumnBlock
 #pragma unroll
     for (int i = 0; i < kCount; ++i) dp(i) = kept[i / 32] >> i % 32 & 1 ? dp(i) : 0.f;
   }
+  const auto finish = [&](const auto& exponent) {
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    const int row = cute::get<0>(of(i)), column = cute::get<1>(of(i));
-    const float2 query = info(row, column);
-    const float probability =
-        exp2_unit(exponent_below<std::is_same_v<typename Shape::Element, float>>(scores(i), p.scale, query.x, weight));
-    scores(i) = probability;
-    dp(i) = probability * (dp(i) * gain - query.y);
+    for (int i = 0; i < kCount; ++i) {
+      const float2 query = info(cute::get<0>(of(i)), cute::get<1>(of(i)));
+      scores(i) = exp2_unit(exponent(scores(i), query.x));
+      dp(i) = scores(i) * (dp(i) * gain - query.y);
+    }
+  };
+  constexpr bool kFull = std::is_same_v<typename Shape::Element, float>;
+  if (kFull || exact) {
+    finish([&](float score, float lse) { return exponent_below<kFull>(score, p.scale, lse, weight); });
+  } else {
+    const float scale_log2 = copysignf(p.scale_log2, p.scale);
+    finish([&](float score, float lse) { return fmaf(score, scale_log2, fmaf(lse, -kLog2E, weight)); });
   }
   if (p.dropout.seed) {
 #pragma unroll

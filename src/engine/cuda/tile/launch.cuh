@@ -65,11 +65,14 @@ Values values(const BackwardProblem& p, Scratch& scratch) {
   v.d_out = tensor(p.d_out, p.dim, sizeof(Element));
   const int64_t rows = p.batch * p.heads * p.len_q;
   auto* prepared = scratch.take<float2>(rows);
+  auto* exact = scratch.take<int32_t>(1);
   v.rows = prepared;
+  v.exact = exact;
+  check(cudaMemsetAsync(exact, 0, sizeof(*exact), scratch.stream()), "clearing a flag");
   if (rows > 0) {
     prepare_rows_kernel<Element><<<static_cast<unsigned>((rows + 7) / 8), 256, 0, scratch.stream()>>>(
         v, tensor(p.out, p.dim, sizeof(Element)), static_cast<const float*>(p.lse), static_cast<const float*>(p.d_lse),
-        rows, prepared);
+        rows, prepared, exact);
     check(cudaGetLastError(), "launch of prepare_rows");
   }
   return v;

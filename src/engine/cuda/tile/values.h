@@ -41,12 +41,14 @@ struct Values : CallValues {
   float scale_log2 = 1;    // forward: of |scale|, for scores that are negated if scale < 0
   float out_scale = 1;
   Input q, k, v;
-  bool float32_results = false;  // of 16-bit tensors
-  Output out;                    // forward, as lse
-  float* lse = nullptr;          // [batch, heads, len_q]
-  const float2* rows = nullptr;  // backward: (lse, +inf where nothing is seen; delta) [batch, heads, len_q]
+  bool float32_results = false;    // of 16-bit tensors
+  Output out;                      // forward, as lse
+  float* lse = nullptr;            // [batch, heads, len_q]
+  const float2* rows = nullptr;    // backward: (lse, +inf where nothing is seen; delta) [batch, heads, len_q]
+  const int32_t* exact = nullptr;  // backward: not 0 if some lse is large
   Input d_out;
   Output dq, dk, dv;
+  float* query_sums = nullptr;        // dQ while it is added to: [batch, heads, len_q, kDim]
   int64_t partial_rows = 0;           // slots a head
   float* partial_a = nullptr;         // forward: out; else dQ, or dK: [heads of all batch rows][partial_rows][kDim]
   float* partial_b = nullptr;         // dV like dK
