@@ -74,10 +74,13 @@ class CudaTest(unittest.TestCase):
             graphs.append(module)
             return module.forward
 
-        compiled = torch.compile(CALLS["dilated"], fullgraph=True, dynamic=True, backend=backend)
+        def call(q, k, v):  # deterministic: what atomics add up differs by a rounding from call to call
+            return ls.dilated_attention(q, k, v, SEGMENTS, RATES, causal=True, deterministic=True)
+
+        compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=backend)
         for length in (300, 389, 512, 700):
             tensors = inputs(torch.bfloat16, length)
-            self.agree(gradients(compiled, tensors), gradients(CALLS["dilated"], tensors), 1e-6)
+            self.agree(gradients(compiled, tensors), gradients(call, tensors), 1e-6)
         self.assertEqual(len(graphs), 1)
 
     def test_inductor(self):

@@ -91,8 +91,8 @@ class CudaTest(unittest.TestCase):
                 given = {name: torch.tensor(numbers, dtype=torch.int32, device=device)}
                 out, lse = torch.ops.longstride.attention(q, k, v, text, **given)
                 results.append((out, lse, *torch.autograd.grad(out.float().square().sum(), (q, k, v))))
-            for host, device in zip(*results):
-                torch.testing.assert_close(host, device)
+            for host, device in zip(*results):  # but for the order in which dQ is added
+                torch.testing.assert_close(host, device, atol=1e-3, rtol=1.6e-2)
 
     def test_large_scores_are_as_exact_as_dense_attention(self):
         """Against float64, beside torch's own attention where that is finite, in one group and as two copies of it."""
