@@ -14,10 +14,10 @@ namespace longstride::engine::cuda::sm80 {
 
 // 32 queries a warp: each fragment of keys that is read from shared memory is multiplied twice, and so the tensor cores
 // wait for it no longer.
-template <class Element, int kDim>
-struct ForwardShape : RowShape<Element, kDim, 4, 2, 64, 2> {};
-template <int kDim>
-struct ForwardShape<float, kDim> : RowShape<float, kDim, 4, 1, 32, kDim <= 64 ? 3 : 2> {
+template <class Element, int kDim, int kColumns>
+struct ForwardShape : RowShape<Element, kDim, 4, 2, kColumns, 2> {};
+template <int kDim, int kColumns>
+struct ForwardShape<float, kDim, kColumns> : RowShape<float, kDim, 4, 1, kColumns, kDim <= 64 ? 3 : 2> {
   static constexpr int kRowPairs = 1, kPairs = 1;
 };
 

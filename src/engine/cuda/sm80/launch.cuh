@@ -7,6 +7,7 @@
 #include <limits>
 #include <string>
 
+#include "engine/cuda/device.h"
 #include "engine/cuda/sm80/forward.cuh"
 #include "engine/cuda/sm80/gradient.cuh"
 #include "engine/cuda/sm80/launches.h"
@@ -24,28 +25,45 @@ struct Kernel {
   int bytes;
 };
 struct Kernels {
-  Kernel forward, query_gradient, key_gradient;
+  Kernel forward, broad_forward;  // the latter where shared memory takes two of its blocks
+  Kernel query_gradient, key_gradient;
 };
+
+// Columns of a block: with twice as many, half as often goes into the next block what does not multiply, a third of
+// what a block of 64 issues at dim 64. Above, registers have no room for so many scores.
+template <class Element, int kDim>
+constexpr int forward_columns(bool broad) {
+  if (sizeof(Element) == 4) return 32;
+  return broad && kDim <= 64 ? 128 : 64;
+}
+template <class Element, int kDim, bool kBroad>
+constexpr Kernel kForward = [] {
+  using Shape = ForwardShape<Element, kDim, forward_columns<Element, kDim>(kBroad)>;
+  static_assert(Shape::kRows == most_rows(sizeof(Element), kDim));
+  // Floats have always asked for more.
+  static_assert(sizeof(Element) == 4 || sizeof(ForwardStorage<Shape>) <= (kBroad ? kBroadBytes / 2 : kNarrowBytes));
+  return Kernel{forward_kernel<Shape>, Shape::kThreads, sizeof(ForwardStorage<Shape>)};
+}();
 template <class Element, int kDim>
 constexpr Kernels kKernels = [] {
   if constexpr (kDim <= kMostRowDim) {
-    using Forward = ForwardShape<Element, kDim>;
     using QueryGradient = QueryGradientShape<Element, kDim>;
     using KeyGradient = KeyGradientShape<Element, kDim>;
     constexpr int kRows = most_rows(sizeof(Element), kDim);
-    static_assert(Forward::kRows == kRows && QueryGradient::kRows == kRows && KeyGradient::kRows == kRows);
-    // Floats have always asked for more.
-    static_assert(sizeof(Element) == 4 ||
-                  std::max({sizeof(ForwardStorage<Forward>), sizeof(GradientStorage<QueryGradient>),
-                            sizeof(GradientStorage<KeyGradient>)}) <= kNarrowBytes);
+    static_assert(QueryGradient::kRows == kRows && KeyGradient::kRows == kRows);
+    static_assert(sizeof(Element) == 4 || std::max(sizeof(GradientStorage<QueryGradient>),
+                                                   sizeof(GradientStorage<KeyGradient>)) <= kNarrowBytes);
     return Kernels{
-        {forward_kernel<Forward>, Forward::kThreads, sizeof(ForwardStorage<Forward>)},
+        kForward<Element, kDim, false>,
+        kForward<Element, kDim, true>,
         {query_gradient_kernel<QueryGradient>, QueryGradient::kThreads, sizeof(GradientStorage<QueryGradient>)},
         {key_gradient_kernel<KeyGradient>, KeyGradient::kThreads, sizeof(GradientStorage<KeyGradient>)}};
   } else {
     using Shape = cuda::Shape<Element, kDim>;
     constexpr int kBytes = sizeof(WideGradientStorage<Shape>);
-    return Kernels{{wide_forward_kernel<Shape>, Shape::kThreads, sizeof(WideForwardStorage<Shape>)},
+    constexpr Kernel kForward{wide_forward_kernel<Shape>, Shape::kThreads, sizeof(WideForwardStorage<Shape>)};
+    return Kernels{kForward,
+                   kForward,
                    {wide_query_gradient_kernel<Shape>, Shape::kThreads, kBytes},
                    {wide_key_gradient_kernel<Shape>, Shape::kThreads, kBytes}};
   }
@@ -78,7 +96,9 @@ void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& sc
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
   v.partial_a = scratch.take<float>(slots * kDim);
   v.partial_softmax = scratch.take<float2>(slots);
-  launch_levels(kKernels<Element, kDim>.forward, v, plan, scratch.stream());
+  constexpr const Kernels& kernels = kKernels<Element, kDim>;
+  launch_levels(shared_bytes_of_block() < kBroadBytes ? kernels.forward : kernels.broad_forward, v, plan,
+                scratch.stream());
 }
 
 // What both backwards begin with.
