@@ -18,7 +18,8 @@ namespace longstride {
 struct CallOptions {
   std::optional<std::vector<int64_t>> cu_seqlens;  // packed documents: 0 = c0 <= c1 <= ... = len_k
   std::optional<std::vector<int64_t>> lengths;     // one per batch row: positions beyond it see and are seen by nothing
-  bool deterministic = false;                      // the same bits in every repeat; on the CPU they always are
+  // The same bits in every repeat, as under torch.use_deterministic_algorithms(True); on the CPU they always are.
+  bool deterministic = false;
   // Of a call of a module whose sequences lie with several ranks (nn/placement.h): where their shards begin and end, as
   // Sharding of parallel.h has it; {0, len}: cut evenly; empty: all have as many rows. Lengths and documents are those
   // of the whole sequence then. An Error where this process holds all of it.

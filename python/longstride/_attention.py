@@ -122,7 +122,8 @@ def attention(
         dropout_p: of the attention probabilities, in [0, 1).
         dropout_seed: one int64 on q's device, which the dropped pairs follow from; needed iff dropout_p > 0.
             `draw_dropout_seed(q.device)` draws one.
-        deterministic: the same bits in every repeat; on the CPU they always are.
+        deterministic: the same bits in every repeat, as under `torch.use_deterministic_algorithms(True)`; on the CPU
+            they always are.
         blocks: int32 [rows, 4] (batch row or -1, KV head or -1, query block, key block), on any device: the blocks of a
             pattern's "list" that has none of its own.
         gates: [rows of blocks], dtype of lse, all 1: multiplies e^score of a block's pairs, and is there for its
@@ -170,7 +171,7 @@ def call_of(
         settings["query_start"] = query_start
     if dropout_p != 0:
         settings["dropout_p"] = dropout_p
-    if deterministic:
+    if deterministic or torch.are_deterministic_algorithms_enabled():
         settings["deterministic"] = True
     return text, (blocks, gates, alibi_slopes, numbers(cu_seqlens), numbers(lengths), dropout_seed), settings
 

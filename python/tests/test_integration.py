@@ -178,3 +178,20 @@ def test_a_step_under_autocast_is_near_and_keeps_float32_weights():
         gradients.append([p.grad for p in model.parameters()])
     for a, b in zip(*gradients):
         assert b.dtype == torch.float32 and 0 < (a - b).norm() < 0.1 * a.norm()
+
+
+def test_torchs_deterministic_algorithms_ask_for_the_same_bits():
+    from longstride._attention import call_of
+
+    pattern, asked = ls.Pattern.dilated(**GROUPS), torch.are_deterministic_algorithms_enabled()
+    assert call_of(pattern)[2] == {}
+    call, graphs = compiled(lambda q: ls.attention(q, q, q, pattern))
+    q = heads()
+    before = call(q)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert call_of(pattern)[2] == {"deterministic": True}
+        assert torch.equal(call(q), before)
+        assert ["deterministic" in graph.print_readable(print_output=False) for graph in graphs] == [False, True]
+    finally:
+        torch.use_deterministic_algorithms(asked)

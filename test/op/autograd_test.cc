@@ -1,11 +1,13 @@
 // Gradients: numeric differences in float64 through out and lse, gradients that are not there, second derivatives,
 // layouts of d_out, autocast, torch's grad modes.
+#include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "op/autograd/tensor.h"
 #include "test/op/support.h"
 
 namespace longstride::test {
@@ -192,6 +194,14 @@ TEST_F(Plain, DropoutDrawsTheSameMaskInTheBackward) {
   EXPECT_NEAR((dv * v).sum().item<double>(), (d_out * out).sum().item<double>(), 1e-3);
   options.dropout_seed = torch::tensor({int64_t{100}}, at::kLong);
   EXPECT_GT((attention(q, k, v, pattern, options).out - out).abs().max().item<double>(), 1e-2);
+}
+
+TEST(DeterministicAlgorithms, OfTorchAskForTheSameBits) {
+  const Pattern pattern = Pattern::dilated({8, 16}, {1, 2});
+  EXPECT_FALSE(op::autograd::make_call(pattern, {}).deterministic);
+  at::globalContext().setDeterministicAlgorithms(true, false);
+  EXPECT_TRUE(op::autograd::make_call(pattern, {}).deterministic);
+  at::globalContext().setDeterministicAlgorithms(false, false);
 }
 
 }  // namespace

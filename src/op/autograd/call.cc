@@ -1,4 +1,5 @@
 // Turns the C++ form of a call into the operator's form.
+#include <ATen/Context.h>
 #include <ATen/Functions.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -49,7 +50,7 @@ void set_options(Call& call, const AttentionOptions& options) {
   if (options.query_start) call.query_start = *options.query_start;
   call.dropout_p = options.dropout_p;
   call.dropout_seed = options.dropout_seed;
-  call.deterministic = options.deterministic;
+  call.deterministic = options.deterministic || at::globalContext().deterministicAlgorithms();
   call.gates = options.gates;
   call.alibi_slopes = options.alibi_slopes;
 }
