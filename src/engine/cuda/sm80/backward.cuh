@@ -16,6 +16,9 @@ namespace longstride::engine::cuda::sm80 {
 template <class Element, int kDim>
 struct BackwardShape : RowShape<Element, kDim, 4, 2, 64, kDim <= 64 ? 2 : 1, kDim <= 64 ? 1 : 2> {
   static constexpr int kTurns = kDim <= 64 ? 2 : 1;
+  // With one block of the grid on a multiprocessor its warps must not all add to dQ at one time: those of one side
+  // multiply for dK meanwhile, and so Q has to stay while the next one comes.
+  static constexpr int kQueryBlocks = kDim <= 64 ? 1 : 2;
   using Turn = RowShape<Element, kDim, 4, 2, 64 / kTurns, 1, kDim <= 64 ? 1 : 2>;
   // The warps share out dQ^T of a block: each has kDimTiles tiles of 16 columns and kQueryTiles of 8 queries.
   static constexpr int kDimTiles = kDim / 16 % 4 == 0 ? 2 : kDim == 96 ? 3 : kDim / 16;
@@ -28,7 +31,7 @@ struct BackwardStorage {
   using Turn = typename Shape::Turn;
   struct None {};
   Planes<1, Shape::kRows, Shape::kDim> keys, values;
-  Planes<1, Turn::kColumns, Shape::kDim> queries[Shape::kTurns], d_out[Shape::kTurns];
+  Planes<1, Turn::kColumns, Shape::kDim> queries[Shape::kQueryBlocks][Shape::kTurns], d_out[Shape::kTurns];
   Planes<1, Shape::kRows, Shape::kColumns> ds;
   // P for the warp of the other side.
   std::conditional_t<Shape::kSides == 1, None, Planes<1, Shape::kRows, Shape::kColumns>> probabilities;
@@ -130,22 +133,30 @@ __device__ __forceinline__ void add_queries(const Values& p, const TilePlace& pl
         multiply_tile<Shape>(a, columns[n / 2].part[0][n % 2], sum, m + kDimTiles * n);
     }
   }
+  // A row's address is made once for its columns, and in whole blocks no row is asked about.
+  const int64_t step = int64_t(place.stride) * Shape::kDim;
   float* const first = p.query_sums +
                        ((int64_t(place.batch) * p.heads + head) * p.len_q + b.column0 - p.query_start) * Shape::kDim +
-                       dim0 + lane / 4;
+                       (query0 + lane % 4 * 2) * step + dim0 + lane / 4;
+  const auto add = [&](int n, int i) {
+    float* const to = first + (8 * n + i) * step;
 #pragma unroll
-  for (int n = 0; n < kQueryTiles; ++n)
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int query = query0 + 8 * n + lane % 4 * 2 + i;
-      if (query >= b.columns) continue;
-      float* const to = first + int64_t(query) * place.stride * Shape::kDim;
-#pragma unroll
-      for (int m = 0; m < kDimTiles; ++m) {
-        atomicAdd(to + 16 * m, sum(4 * (m + kDimTiles * n) + i));
-        atomicAdd(to + 16 * m + 8, sum(4 * (m + kDimTiles * n) + 2 + i));
-      }
+    for (int m = 0; m < kDimTiles; ++m) {
+      atomicAdd(to + 16 * m, sum(4 * (m + kDimTiles * n) + i));
+      atomicAdd(to + 16 * m + 8, sum(4 * (m + kDimTiles * n) + 2 + i));
     }
+  };
+  const int rows = b.columns - query0 - lane % 4 * 2;
+  if (b.columns == Shape::kColumns) {
+#pragma unroll
+    for (int n = 0; n < kQueryTiles; ++n) add(n, 0), add(n, 1);
+  } else {
+#pragma unroll
+    for (int n = 0; n < kQueryTiles; ++n) {
+      if (8 * n < rows) add(n, 0);
+      if (8 * n + 1 < rows) add(n, 1);
+    }
+  }
 }
 
 // Zeroes the keys that no query of the tile sees: 0 of dS times NaN would enter dQ.
@@ -187,8 +198,10 @@ struct QueryCopy {
              int64_t(threadIdx.x) * place.stride),
         columns(b.columns) {}
 
-  __device__ __forceinline__ void begin(BackwardStorage<Shape>& s) const {
-    queries.begin(reinterpret_cast<typename Shape::Element*>(first_of(s.queries[0])));
+  __device__ __forceinline__ void begin_queries(BackwardStorage<Shape>& s, const Cursor& c) const {
+    queries.begin(reinterpret_cast<typename Shape::Element*>(first_of(s.queries[c.before % Shape::kQueryBlocks][0])));
+  }
+  __device__ __forceinline__ void begin_d_out(BackwardStorage<Shape>& s) const {
     d_out.begin(reinterpret_cast<typename Shape::Element*>(first_of(s.d_out[0])));
     const int i = threadIdx.x;
     if (i < columns) {
@@ -211,7 +224,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) backward_kern
   const Tile& tile = p.plan.tiles[place.tile];
   const auto head_of = [&](const Cursor& c) { return place.kv_head * p.group + s.queue.member[c.entry % 3]; };
   const auto copy_of = [&](const Cursor& c) { return QueryCopy<Shape>(p, place, s.queue.block(c), head_of(c)); };
-  if (!s.queue.done(Cursor())) copy_of(Cursor()).begin(s);
+  if (!s.queue.done(Cursor())) {
+    const auto copy = copy_of(Cursor());
+    copy.begin_queries(s, Cursor());
+    copy.begin_d_out(s);
+  }
   load_tile<Shape>(p.k.head<const Element>(place.batch, place.kv_head), p.k, first_row(place, tile), place.stride,
                    tile.rows, p.dim, s.keys);
   load_tile<Shape>(p.v.head<const Element>(place.batch, place.kv_head), p.v, first_row(place, tile), place.stride,
@@ -224,11 +241,13 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) backward_kern
     await_copies();
     __syncthreads();  // the block has come for all warps, and all are through with dS of the one before
     take_ahead<Shape>(p, Direction::kTransposed, p.group, c, s.queue);
+    auto& queries = s.queries[c.before % Shape::kQueryBlocks];
+    ColumnTerms<Turn> ds;
 #pragma unroll 1
     for (int turn = 0; turn < Shape::kTurns; ++turn) {
-      ColumnTerms<Turn> probabilities, ds;
+      ColumnTerms<Turn> probabilities;
       {
-        auto scores = multiply_rows<Turn, Rows::kKeys>(s.keys, s.queries[turn]);
+        auto scores = multiply_rows<Turn, Rows::kKeys>(s.keys, queries[turn]);
         auto dp = multiply_rows<Turn, Rows::kKeys>(s.values, s.d_out[turn]);
         differentiate<Turn>(
             p, s.queue.block(c), place, first_row(place, tile), head_of(c), true, exact,
@@ -240,7 +259,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) backward_kern
       if constexpr (Shape::kSides > 1) keep_terms<Turn>(probabilities, 0, s.probabilities);
       meet_other_side<Turn>();
       add_columns<Turn>(probabilities, s.probabilities, s.d_out[turn], dv);
-      add_columns<Turn>(ds, s.ds, s.queries[turn], dk);
+      if constexpr (Shape::kSides == 1) add_columns<Turn>(ds, s.ds, queries[turn], dk);
     }
     const ColumnBlock b = s.queue.block(c);
     const int head = head_of(c);
@@ -249,10 +268,23 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) backward_kern
       __syncthreads();
     } else {
       const auto copy = copy_of(next);
-      __syncthreads();  // dS of all warps is there, and all are through with the block
-      copy.begin(s);
+      if constexpr (Shape::kQueryBlocks > 1) copy.begin_queries(s, next);
+      __syncthreads();  // dS of all warps is there, and all are through with dO and, if it has one place, with Q
+      if constexpr (Shape::kQueryBlocks == 1) copy.begin_queries(s, next);
+      copy.begin_d_out(s);
     }
-    add_queries<Shape>(p, place, b, head, s.keys, s.ds);
+    if constexpr (Shape::kSides == 1) {
+      add_queries<Shape>(p, place, b, head, s.keys, s.ds);
+    } else {
+#pragma unroll 1
+      for (int step = 0; step < 2; ++step) {
+        if (step == side_of_warp<Shape>()) {
+          add_columns<Turn>(ds, s.ds, queries[0], dk);
+        } else {
+          add_queries<Shape>(p, place, b, head, s.keys, s.ds);
+        }
+      }
+    }
     c = next;
   }
   await_copies();
