@@ -4,7 +4,9 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "engine/contract.h"
@@ -32,7 +34,28 @@ class Scratch {
 
   template <class T>
   T* take(size_t count) {
-    const size_t bytes = (count * sizeof(T) + 255) / 256 * 256 + 256;
+    return static_cast<T*>(memory(rounded(count * sizeof(T)) + kAlignment));
+  }
+  // Arrays in one piece of memory, which takes the host as long as one array.
+  template <class... T>
+  std::tuple<T*...> take_together(const std::array<size_t, sizeof...(T)>& counts) {
+    constexpr size_t kSizes[] = {sizeof(T)...};
+    std::array<size_t, sizeof...(T)> at;
+    size_t end = 0;
+    for (size_t i = 0; i < sizeof...(T); ++i) {
+      at[i] = end;
+      end += rounded(counts[i] * kSizes[i]);
+    }
+    auto* const first = static_cast<unsigned char*>(memory(end + kAlignment));
+    size_t i = 0;
+    return {reinterpret_cast<T*>(first + at[i++])...};
+  }
+
+ private:
+  static constexpr size_t kAlignment = 256;
+  static size_t rounded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+  void* memory(size_t bytes) {
     void* memory = nullptr;
     if (workspace_.allocate) {
       memory = workspace_.allocate(bytes);
@@ -41,10 +64,9 @@ class Scratch {
       check(cudaMallocAsync(&memory, bytes, stream_), "scratch memory");
     }
     owned_.push_back(memory);
-    return static_cast<T*>(memory);
+    return memory;
   }
 
- private:
   const Workspace& workspace_;
   cudaStream_t stream_;
   std::vector<void*> owned_;

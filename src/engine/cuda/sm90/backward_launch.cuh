@@ -52,11 +52,9 @@ void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scrat
   const DevicePlan& plan = plans.transposed;
   const int64_t rows = p.batch * p.heads * p.len_q;
   const int64_t slots = p.batch * p.kv_heads * plan.partial_rows();
-  auto* ticket = scratch.take<unsigned long long>(plan.launches() + 1);
+  auto [ticket, dq, prepared, partial] = scratch.take_together<unsigned long long, float, float2, float>(
+      {size_t(plan.launches() + 1), size_t(rows * Shape::kWidth), size_t(rows), size_t(2 * slots * Shape::kDim)});
   auto* exact = reinterpret_cast<int32_t*>(ticket + plan.launches());  // cleared with them
-  auto* dq = scratch.take<float>(rows * Shape::kWidth);
-  auto* prepared = scratch.take<float2>(rows);
-  auto* partial = scratch.take<float>(2 * slots * Shape::kDim);
   check(cudaMemsetAsync(ticket, 0, (plan.launches() + 1) * sizeof(*ticket), scratch.stream()), "tickets");
   if (rows > 0) prepare_rows<Element, Shape::kWidth>(p, prepared, dq, exact, scratch.stream());
   BackwardParams params;

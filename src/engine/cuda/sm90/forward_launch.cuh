@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "engine/cuda/device.h"
 #include "engine/cuda/score_scale.h"
@@ -71,13 +72,12 @@ void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& sc
   using Shape = ForwardShape<ElementOf<Tag>, kDim, Calls>;
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
   ForwardParams params = forward_params(p, plan);
-  params.ticket = scratch.take<unsigned long long>(plan.launches());
-  params.partial_out = scratch.take<float>(slots * Shape::kDim);
-  params.partial_softmax = scratch.take<float2>(slots);
   int64_t items = 0;
   for (const auto* levels : {&plan.partial(), &plan.base()})
     for (const LaunchLanes& lanes : *levels) items = std::max(items, lanes.items);
-  params.again = scratch.take<int64_t>(items);
+  std::tie(params.ticket, params.partial_out, params.partial_softmax, params.again) =
+      scratch.take_together<unsigned long long, float, float2, int64_t>(
+          {size_t(plan.launches()), size_t(slots * Shape::kDim), size_t(slots), size_t(items)});
   if (items > multiprocessors())  // else no block of the grid takes a second item
     check(cudaMemsetAsync(params.ticket, 0, plan.launches() * sizeof(*params.ticket), scratch.stream()), "tickets");
   for (const bool partial : {true, false}) {
