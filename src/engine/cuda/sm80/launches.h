@@ -1,5 +1,4 @@
-// The launchers that are built, one template each, instantiated by bfloat16*.cu, float16*.cu, float32.cu and wide.cu
-// for the dims of the table in sm80.cc.
+// The launchers that are built, one template each; of which element and dim: instances.cmake.
 #pragma once
 
 #include "core/half.h"

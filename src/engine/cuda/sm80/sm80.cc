@@ -8,6 +8,7 @@
 #include "core/refuse.h"
 #include "engine/cuda/device.h"
 #include "engine/cuda/gates.h"
+#include "engine/cuda/instances.h"
 #include "engine/cuda/sm80/launches.h"
 #include "engine/cuda/tile/values.h"
 
@@ -16,39 +17,14 @@ namespace {
 
 using core::DType;
 
-struct Instance {
-  DType dtype;
-  int dim;  // problems of this dim or less, beyond the instance before
-  void (*forward)(const ForwardProblem&, const DevicePlan&, Scratch&);
-  void (*gradients)(const BackwardProblem&, const BackwardPlans&, Scratch&);
-  void (*backward)(const BackwardProblem&, const BackwardPlans&, Scratch&) = nullptr;  // in one pass
-};
-
-constexpr Instance kInstances[] = {
-    {DType::kBFloat16, 32, launch_forward<BFloat16, 32>, launch_gradients<BFloat16, 32>, launch_backward<BFloat16, 32>},
-    {DType::kBFloat16, 48, launch_forward<BFloat16, 48>, launch_gradients<BFloat16, 48>, launch_backward<BFloat16, 48>},
-    {DType::kBFloat16, 64, launch_forward<BFloat16, 64>, launch_gradients<BFloat16, 64>, launch_backward<BFloat16, 64>},
-    {DType::kBFloat16, 96, launch_forward<BFloat16, 96>, launch_gradients<BFloat16, 96>, launch_backward<BFloat16, 96>},
-    {DType::kBFloat16, 128, launch_forward<BFloat16, 128>, launch_gradients<BFloat16, 128>,
-     launch_backward<BFloat16, 128>},
-    {DType::kBFloat16, 256, launch_forward<BFloat16, 256>, launch_gradients<BFloat16, 256>},
-    {DType::kFloat16, 32, launch_forward<Float16, 32>, launch_gradients<Float16, 32>, launch_backward<Float16, 32>},
-    {DType::kFloat16, 48, launch_forward<Float16, 48>, launch_gradients<Float16, 48>, launch_backward<Float16, 48>},
-    {DType::kFloat16, 64, launch_forward<Float16, 64>, launch_gradients<Float16, 64>, launch_backward<Float16, 64>},
-    {DType::kFloat16, 96, launch_forward<Float16, 96>, launch_gradients<Float16, 96>, launch_backward<Float16, 96>},
-    {DType::kFloat16, 128, launch_forward<Float16, 128>, launch_gradients<Float16, 128>, launch_backward<Float16, 128>},
-    {DType::kFloat16, 256, launch_forward<Float16, 256>, launch_gradients<Float16, 256>},
-    {DType::kFloat32, 32, launch_forward<float, 32>, launch_gradients<float, 32>},
-    {DType::kFloat32, 48, launch_forward<float, 48>, launch_gradients<float, 48>},
-    {DType::kFloat32, 64, launch_forward<float, 64>, launch_gradients<float, 64>},
-    {DType::kFloat32, 128, launch_forward<float, 128>, launch_gradients<float, 128>},
-    {DType::kFloat32, 256, launch_forward<float, 256>, launch_gradients<float, 256>},
-};
-
-const Instance& instance_of(const Problem& p) {
-  for (const Instance& instance : kInstances)
-    if (instance.dtype == p.dtype && instance.dim >= p.dim) return instance;
-  throw Error("no sm80 kernel for this problem, though capability() took it");
+// Those of floats have no 96, which 128 serves.
+template <class Element, class Call>
+void at_built_dim(int64_t dim, const Call& call) {
+  if constexpr (sizeof(Element) == 4) {
+    at_dim<32, 48, 64, 128, 256>(dim, call);
+  } else {
+    at_dim<32, 48, 64, 96, 128, 256>(dim, call);
+  }
 }
 
 void require(const Problem& p) {
@@ -84,7 +60,7 @@ Capability capability(const Problem& p) {
 }
 
 bool backward_wants_forward_plan(const Problem& p) {
-  if (p.deterministic || instance_of(p).backward == nullptr) return true;
+  if (p.deterministic || p.dtype == DType::kFloat32 || p.dim > kMostRowDim) return true;
   return p.dim > kMostNarrowDim && shared_bytes_of_block() < kBroadBytes;
 }
 
@@ -92,7 +68,9 @@ void forward(const ForwardProblem& p, const DevicePlan& plan, const Workspace& w
   require(p);
   require_plan(p, plan, Direction::kForward, geometry(p.dtype, p.dim, Direction::kForward).tile_rows);
   Scratch scratch(workspace, stream);
-  instance_of(p).forward(p, plan, scratch);
+  at_element<BFloat16, Float16, float>(p.dtype, [&]<class Element>() {
+    at_built_dim<Element>(p.dim, [&]<int kDim>() { launch_forward<Element, kDim>(p, plan, scratch); });
+  });
 }
 
 void backward(const BackwardProblem& p, const BackwardPlans& plans, const Workspace& workspace, Stream stream) {
@@ -109,8 +87,15 @@ void backward(const BackwardProblem& p, const BackwardPlans& plans, const Worksp
   require_plan(p, plans.transposed, Direction::kTransposed, rows);
   if (p.gates != nullptr) gate_gradients(p, workspace, stream);
   Scratch scratch(workspace, stream);
-  const Instance& instance = instance_of(p);
-  (ordered ? instance.gradients : instance.backward)(p, plans, scratch);
+  if (ordered) {
+    at_element<BFloat16, Float16, float>(p.dtype, [&]<class Element>() {
+      at_built_dim<Element>(p.dim, [&]<int kDim>() { launch_gradients<Element, kDim>(p, plans, scratch); });
+    });
+  } else {
+    at_element<BFloat16, Float16>(p.dtype, [&]<class Element>() {
+      at_dim<32, 48, 64, 96, 128>(p.dim, [&]<int kDim>() { launch_backward<Element, kDim>(p, plans, scratch); });
+    });
+  }
 }
 
 }  // namespace longstride::engine::cuda::sm80

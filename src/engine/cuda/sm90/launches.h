@@ -1,6 +1,5 @@
-// The launchers that are built, one template each, instantiated by the files forward_*.cu, backward_*.cu and
-// gradient_*.cu for every (element, dim, Plain or Extras) of the tables in forward.cc and backward.cc. core::BFloat16
-// and core::Float16 stand for the kernels' own types, so that the tables need no CUDA header.
+// The launchers that are built, one template each; of which element, dim and kind of call: instances.cmake.
+// core::BFloat16 and core::Float16 stand for the kernels' own types, so that who calls needs no CUDA header.
 #pragma once
 
 #include "core/half.h"
