@@ -124,80 +124,93 @@ struct ColumnBlock {
   bool masked;  // some pair of the block is none
 };
 
-// The blocks of a tile in the order of its runs; blocks in which no row sees a column are left out. It holds a place,
-// not a run: the run is read again (from L1) at each block, since the producer has few registers.
+// The blocks of a tile, run by run; blocks in which no row sees a column are left out. Of a forward plan the first come
+// first, of a transposed one the last: where tiles see from their own place to one end, as causal ones do, those that
+// run together so begin together, and find in L2 what the others have just read. It holds a place, not a run: the run
+// is read again (from L1) at each block, since the producer has few registers.
 class BlockWalk {
  public:
   LONGSTRIDE_DEVICE BlockWalk(const Run* runs, uint32_t count, Direction direction, int32_t width)
-      : run_(runs), end_(runs + count), width_(width), direction_(direction) {
+      : runs_(runs), width_(width), direction_(direction) {
+    run_ = ascends() ? 0 : static_cast<int32_t>(count) - 1;
+    end_ = ascends() ? static_cast<int32_t>(count) : -1;
     enter();
   }
 
   LONGSTRIDE_DEVICE bool done() const { return run_ == end_; }
 
   LONGSTRIDE_DEVICE ColumnBlock at(int32_t rows, int32_t stride, int32_t shift) const {
+    const Run& run = runs_[run_];
     const int32_t first = block_ * width_;
-    const int32_t left = static_cast<int32_t>(run_->columns) - first;
+    const int32_t left = static_cast<int32_t>(run.columns) - first;
     const auto within = [&](int64_t diagonal) {
       return static_cast<int32_t>(diagonal > width_ ? width_ : diagonal < -kMostRows ? -kMostRows : diagonal);
     };
-    const int32_t begin = within(run_->begin_diagonal(direction_) - first),
-                  end = within(run_->end_diagonal(direction_) - first);
+    const int32_t begin = within(run.begin_diagonal(direction_) - first),
+                  end = within(run.end_diagonal(direction_) - first);
     ColumnBlock block;
-    block.column0 = static_cast<int32_t>(run_->column0) + shift + residue_ * static_cast<int32_t>(run_->residue_step) +
-                    first * stride;
+    block.column0 =
+        static_cast<int32_t>(run.column0) + shift + residue_ * static_cast<int32_t>(run.residue_step) + first * stride;
     block.columns = left < width_ ? left : width_;
     block.diagonals = Diagonals::of(begin, end);
-    block.rows = run_->row_begin | run_->row_end << 16;
-    block.weight = run_->weight;
-    const bool diagonals_cut = run_->row_end - 1 + begin > 0 || run_->row_begin + end < width_;
-    block.masked = block.columns < width_ || diagonals_cut || run_->row_begin > 0 || run_->row_end < rows;
+    block.rows = run.row_begin | run.row_end << 16;
+    block.weight = run.weight;
+    const bool diagonals_cut = run.row_end - 1 + begin > 0 || run.row_begin + end < width_;
+    block.masked = block.columns < width_ || diagonals_cut || run.row_begin > 0 || run.row_end < rows;
     return block;
   }
 
   // Blocks that follow one that is not masked, on its columns' progression, and aren't either.
   LONGSTRIDE_DEVICE int32_t whole_after() const {
-    const int64_t seen_by_all = run_->row_begin + run_->end_diagonal(direction_);
-    const int64_t columns = seen_by_all < run_->columns ? seen_by_all : run_->columns;
+    const Run& run = runs_[run_];
+    if (!ascends()) {
+      const int64_t seen_by_all = run.row_end - 1 + run.begin_diagonal(direction_);
+      return block_ - (seen_by_all > 0 ? static_cast<int32_t>((seen_by_all + width_ - 1) / width_) : 0);
+    }
+    const int64_t seen_by_all = run.row_begin + run.end_diagonal(direction_);
+    const int64_t columns = seen_by_all < run.columns ? seen_by_all : run.columns;
     return static_cast<int32_t>(columns / width_) - 1 - block_;
   }
 
   // Past `count` blocks of one progression.
   LONGSTRIDE_DEVICE void advance(int32_t count = 1) {
-    block_ += count;
-    if (block_ < blocks_) return;
-    if (++residue_ < run_->residues) {
-      block_ = begin();
+    block_ += ascends() ? count : -count;
+    if (ascends() ? block_ < bound_ : block_ > bound_) return;
+    if (++residue_ < runs_[run_].residues) {
+      begin_progression();
       return;
     }
-    ++run_;
+    run_ += ascends() ? 1 : -1;
     enter();
   }
 
  private:
   static constexpr int32_t kMostRows = 1 << 15;  // Run::row_end is an int16
 
-  // The first block with a pair: that of the first column that the first row sees.
-  LONGSTRIDE_DEVICE int32_t begin() const {
-    const int64_t reach = run_->row_begin + run_->begin_diagonal(direction_);
-    return reach > 0 ? static_cast<int32_t>(reach / width_) : 0;
+  LONGSTRIDE_DEVICE bool ascends() const { return direction_ == Direction::kForward; }
+
+  // Sets out at the first of a run's blocks with a pair; false: there is none.
+  LONGSTRIDE_DEVICE bool begin_progression() {
+    const Run& run = runs_[run_];
+    // The columns that the last row sees end there, and those that the first one sees begin here.
+    const int64_t reach = run.row_end - 1 + run.end_diagonal(direction_);
+    const int64_t seen = reach < run.columns ? reach : run.columns;
+    const int32_t end = seen > 0 ? static_cast<int32_t>((seen + width_ - 1) / width_) : 0;
+    const int64_t from = run.row_begin + run.begin_diagonal(direction_);
+    const int32_t begin = from > 0 ? static_cast<int32_t>(from / width_) : 0;
+    block_ = ascends() ? begin : end - 1;
+    bound_ = ascends() ? end : begin - 1;
+    return begin < end;
   }
 
   LONGSTRIDE_DEVICE void enter() {
-    for (; run_ != end_; ++run_) {
-      // The columns that the last row sees end there.
-      const int64_t reach = run_->row_end - 1 + run_->end_diagonal(direction_);
-      const int64_t seen = reach < run_->columns ? reach : run_->columns;
-      blocks_ = seen > 0 ? static_cast<int32_t>((seen + width_ - 1) / width_) : 0;
-      block_ = begin();
-      residue_ = 0;
-      if (block_ < blocks_) return;
-    }
+    residue_ = 0;
+    while (run_ != end_ && !begin_progression()) run_ += ascends() ? 1 : -1;
   }
 
-  const Run* run_;
-  const Run* end_;
-  int32_t width_, block_ = 0, blocks_ = 0, residue_ = 0;
+  const Run* runs_;
+  int32_t run_, end_;
+  int32_t width_, block_ = 0, bound_ = 0, residue_ = 0;
   Direction direction_;
 };
 

@@ -170,7 +170,7 @@ int64_t check_whole_blocks(const Plan& plan, const Tile& tile, int32_t stride, D
       one_by_one.advance();
       const engine::cuda::ColumnBlock b = one_by_one.at(tile.rows, stride, 0);
       EXPECT_FALSE(b.masked);
-      EXPECT_EQ(b.column0, first.column0 + n * kWidth * stride);
+      EXPECT_EQ(b.column0, first.column0 + (direction == Direction::kForward ? n : -n) * kWidth * stride);
       EXPECT_EQ(b.weight, first.weight);
     }
     one_by_one.advance();

@@ -77,7 +77,7 @@ __device__ __forceinline__ void begin_blocks(const Values& p, int group, Directi
     const Tile& tile = p.plan.tiles[queue.place.tile];
     queue.walk = BlockWalk(p.plan.runs + tile.run_begin, tile.run_count, direction, Shape::kColumns);
     queue.next_member = 0;
-    queue.step = Shape::kColumns * queue.place.stride;
+    queue.step = (direction == Direction::kForward ? 1 : -1) * Shape::kColumns * queue.place.stride;
   }
   take_entry<Shape>(p, direction, members, 0, queue);
   __syncthreads();
