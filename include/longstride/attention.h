@@ -55,8 +55,9 @@ AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Te
                           const AttentionOptions& options = {});
 
 // The same for a pattern in JSON (pattern/json.h), whose one "list" without blocks of its own, if it has one, has those
-// of `blocks`: int32 [rows, 4] on any device, {batch row or -1, KV head or -1, query block, key block}. They are read
-// to the host. The operator torch.ops.longstride.attention takes the same.
+// of `blocks`: int32 [rows, 4] on any device, {batch row or -1, KV head or -1, query block, key block}. On q's
+// GPU they are planned where they are and nothing waits (docs/block_sparse.md says when); else they are read to the
+// host. The operator torch.ops.longstride.attention takes the same.
 AttentionResult attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                           const std::string& pattern_json, const std::optional<at::Tensor>& blocks = std::nullopt,
                           const AttentionOptions& options = {});

@@ -125,7 +125,7 @@ def attention(
         deterministic: the same bits in every repeat, as under `torch.use_deterministic_algorithms(True)`; on the CPU
             they always are.
         blocks: int32 [rows, 4] (batch row or -1, KV head or -1, query block, key block), on any device: the blocks of a
-            pattern's "list" that has none of its own.
+            pattern's "list" that has none of its own. On q's GPU they are planned there, and nothing waits.
         gates: [rows of blocks], dtype of lse, all 1: multiplies e^score of a block's pairs, and is there for its
             gradient (1 + score - score.detach()).
         return_lse: whether to return (out, lse) in place of out.

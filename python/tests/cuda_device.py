@@ -26,6 +26,19 @@ CALLS = {
 }
 
 
+LISTED = ls.Pattern.block_sparse("list", 32, causal=True)
+
+
+def listed(size, seed=3, length=389, batch=2, kv_heads=3):
+    """Some blocks of every batch row and KV head or of one, some of them named twice."""
+    generator = torch.Generator().manual_seed(seed)
+    blocks = -(-length // size)
+    ranges = ((-1, batch), (-1, kv_heads), (0, blocks), (0, blocks))
+    columns = [torch.randint(low, high, (60,), generator=generator) for low, high in ranges]
+    rows = torch.stack(columns, 1).int()
+    return torch.cat((rows, rows[:5]))
+
+
 def inputs(dtype, length=389, heads=6, kv_heads=3, dim=64, device="cuda", grad=True):
     generator = torch.Generator().manual_seed(1)
 
@@ -130,6 +143,110 @@ class CudaTest(unittest.TestCase):
                 of_device.append(loss.item())
             losses.append(of_device)
         torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=1e-4)
+
+    def test_blocks_on_the_gpu_are_those_on_the_cpu(self):
+        for causal, size, lengths in ((False, 32, None), (True, 64, None), (True, 48, [389, 200]), (False, 150, [100, 389])):
+            for dtype, tolerance in TOLERANCE.items():
+                with self.subTest(causal=causal, size=size, lengths=lengths, dtype=dtype):
+                    tensors = inputs(dtype)
+                    host = tuple(t.detach().float().cpu().requires_grad_() for t in tensors)
+                    rows = listed(size)
+                    of_gates = []
+                    for given in (tensors, host):
+                        device = given[0].device
+                        gates = torch.ones(len(rows), device=device, requires_grad=True)
+
+                        def call(q, k, v, gates=gates):
+                            pattern = ls.Pattern.block_sparse("list", size, causal=causal)
+                            return ls.attention(q, k, v, pattern, blocks=rows.to(q.device), gates=gates, lengths=lengths)
+
+                        of_gates.append((gradients(call, given), gradients(call, (*given, gates))[-1]))
+                    self.agree(of_gates[0][0], of_gates[1][0], tolerance)
+                    wanted = of_gates[1][1]
+                    error = (of_gates[0][1].cpu() - wanted).abs().max() / wanted.abs().max()
+                    self.assertLess(error, tolerance)
+
+    def test_blocks_on_the_gpu_wait_for_nothing(self):
+        q, k, v = inputs(torch.bfloat16)
+        rows = listed(32).cuda()
+        gates = torch.ones(len(rows), device="cuda", requires_grad=True)
+
+        def step():
+            out = ls.attention(q, k, v, LISTED, blocks=rows, gates=gates)
+            return torch.autograd.grad(out, (q, k, v, gates), torch.ones_like(out))
+
+        self.waits_for_nothing(step)
+
+    def waits_for_nothing(self, step):
+        step()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            torch.cuda._sleep(2_000_000_000)
+            step()
+            self.assertFalse(torch.cuda.current_stream().query())
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+
+    def test_a_graph_goes_by_the_blocks_that_are_there_when_it_is_replayed(self):
+        q, k, v = inputs(torch.bfloat16)
+        rows = listed(32).cuda()
+        gates = torch.ones(len(rows), device="cuda", requires_grad=True)
+
+        def step():
+            out = ls.attention(q, k, v, LISTED, blocks=rows, gates=gates, deterministic=True)
+            return out, *torch.autograd.grad(out, (q, k, v, gates), torch.ones_like(out))
+
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = step()
+        outs = []
+        for seed in (5, 6):
+            rows.copy_(listed(32, seed))
+            graph.replay()
+            torch.cuda.synchronize()
+            for name, one, other in zip(("out", "dq", "dk", "dv", "gates"), captured, step()):
+                self.assertTrue(torch.equal(one, other), name)
+            outs.append(captured[0].clone())
+        self.assertFalse(torch.equal(*outs))
+
+    def test_learned_blocks_train_as_on_the_cpu_and_wait_for_nothing(self):
+        for causal, bounds in ((False, {}), (True, {}), (True, {"min_density": 0.2, "max_density": 0.5})):
+            with self.subTest(causal=causal, bounds=bounds):
+                torch.manual_seed(4)
+                learned = {"block_size": 32, "density": 0.3, "temperature": 0.0, **bounds}
+                module = ls.nn.MultiheadDilatedAttention(64, 4, learned=learned, causal=causal)
+                x = torch.randn(2, 300, 64)
+                losses, counts = [], []
+                for device in ("cpu", "cuda"):
+                    copy = type(module)(64, 4, learned=learned, causal=causal).to(device)
+                    copy.load_state_dict(module.state_dict())
+                    optimizer = torch.optim.SGD(copy.parameters(), lr=0.1)
+                    given = x.to(device)
+
+                    def step():
+                        choices = []
+                        loss = copy(given, choices=choices)[0].square().mean() + choices[0].density_loss
+                        optimizer.zero_grad()
+                        loss.backward()
+                        optimizer.step()
+                        return loss.detach(), choices[0].blocks
+
+                    of_device = []
+                    for _ in range(3):
+                        loss, blocks = step()
+                        of_device.append(loss.item())
+                    losses.append(of_device)
+                    counts.append(len(torch.unique(blocks.cpu(), dim=0)))
+                torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=1e-4)
+                self.assertEqual(*counts)
+                self.assertEqual(blocks.device.type, "cuda")
+                self.waits_for_nothing(step)
 
     def test_merge(self):
         tensors = inputs(torch.float32, grad=False)

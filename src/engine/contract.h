@@ -65,6 +65,18 @@ struct Problem {
   ConstTensorRef v;  // [batch, len_k, kv_heads, dim]
 };
 
+// A list of blocks that lies on the engine's device, for an engine that plans it there: pair (q, k) of a (batch row, KV
+// head) is seen iff a row of the list names both, floor(q / block_size) and floor(k / block_size), and (causal) k <= q.
+// Who gives an engine such a list knows of its rows how many there are, not what they say.
+struct BlocksOnDevice {
+  const int32_t* rows = nullptr;  // [count, 4]: batch row or -1, KV head or -1, query block, key block
+  int64_t count = 0;
+  int64_t block_size = 0;
+  bool causal = false;
+  const int64_t* lengths = nullptr;  // [batch], on the host: positions beyond are none; null: all are
+  void* gate_grad = nullptr;  // [count], dtype of lse: a backward writes the gradient of each row's gate; null: none
+};
+
 struct ForwardProblem : Problem {
   TensorRef out;        // as q, but for float32_results
   void* lse = nullptr;  // [batch, heads, len_q] contiguous, natural log; float32, or float64 if dtype is float64

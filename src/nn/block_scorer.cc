@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "longstride/nn/learned_blocks.h"
+#include "nn/block_grid.h"
 #include "nn/json_fields.h"
 #include "nn/placement.h"
 #include "nn/rank_blocks.h"
@@ -12,6 +13,10 @@
 #include "op/autograd/devices.h"
 
 namespace longstride {
+
+using nn::Grid;
+using nn::GridTables;
+
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -24,73 +29,6 @@ void require_temperature(double value) {
   if (!(value >= 0 && std::isfinite(value))) core::refuse("temperature", "must be finite and not negative", value);
 }
 
-int64_t blocks_of(int64_t len, int64_t block_size) { return (len + block_size - 1) / block_size; }
-
-// The grid of one call: a batch row has nb blocks of its own, fewer than the widest has if it is shorter.
-struct Grid {
-  int64_t block_size;
-  int64_t len;
-  bool causal;
-  std::vector<int64_t> lengths;  // one, or one per batch row
-
-  int64_t width() const { return blocks_of(len, block_size); }
-  int64_t blocks(size_t row) const { return blocks_of(lengths[row], block_size); }
-  int64_t rows() const { return std::ssize(lengths); }
-
-  int64_t pairs() const {
-    int64_t all = 0;
-    for (size_t row = 0; row < lengths.size(); ++row) {
-      all += causal ? blocks(row) * (blocks(row) + 1) / 2 : blocks(row) * blocks(row);
-    }
-    return all;
-  }
-
-  // bool [rows, 1, width, width]: which pairs of blocks there are.
-  at::Tensor there() const {
-    const at::Tensor index = at::arange(width());
-    std::vector<int64_t> counts;
-    for (size_t row = 0; row < lengths.size(); ++row) counts.push_back(blocks(row));
-    const at::Tensor inside = index.unsqueeze(0) < at::tensor(counts, at::kLong).unsqueeze(1);  // [rows, width]
-    const at::Tensor pairs = inside.unsqueeze(2) & inside.unsqueeze(1);
-    return (causal ? pairs.tril() : pairs).unsqueeze(1);
-  }
-
-  // [rows, 1, width, 1]: how many blocks each row of blocks takes at a density. The rule of RandomBlocks: what a row
-  // has too much of, for it keeps its diagonal, the next ones make up for.
-  at::Tensor counts(double density) const {
-    const at::Tensor all = at::zeros({rows(), width()}, at::kLong);
-    auto count = all.accessor<int64_t, 2>();
-    for (int64_t row = 0; row < rows(); ++row) {
-      const int64_t nb = blocks(static_cast<size_t>(row));
-      int64_t seen = 0, taken = 0;
-      for (int64_t i = 0; i < nb; ++i) {
-        const int64_t most = causal ? i + 1 : nb;
-        seen += most;
-        const auto owed = static_cast<int64_t>(std::floor(density * static_cast<double>(seen) + 0.5)) - taken;
-        count[row][i] = std::clamp<int64_t>(owed, 1, most);
-        taken += count[row][i];
-      }
-    }
-    return all.unsqueeze(1).unsqueeze(3);
-  }
-
-  // As for RandomBlocks: held against the longest row, but not if causal; half a block is rounding, and one block is
-  // dense.
-  void check(double density) const {
-    if (lengths.empty() || causal) return;
-    const int64_t nb = blocks_of(*std::max_element(lengths.begin(), lengths.end()), block_size);
-    const int64_t pairs = nb * nb;
-    if (nb < 2 || density * static_cast<double>(pairs) >= static_cast<double>(nb) - 0.5) return;
-    const double least = static_cast<double>(nb) / static_cast<double>(pairs);
-    core::refuse("density",
-                 fmt::format("must be at least {:.4g} on {} x {} blocks: every row keeps its diagonal", least, nb, nb),
-                 fmt::format("{:.4g}", density),
-                 fmt::format("the nearest that can be reached is {:.6g} (sparsity_ratio {:.6g}); smaller blocks reach "
-                             "lower densities",
-                             least, 1 - least));
-  }
-};
-
 // t [batch, len, kv_heads, dim] -> the sum of each block's positions [batch, blocks, kv_heads, dim].
 at::Tensor block_sums(const at::Tensor& t, const Grid& grid) {
   const at::Tensor padded = at::constant_pad_nd(t, {0, 0, 0, 0, 0, grid.width() * grid.block_size - grid.len});
@@ -99,9 +37,7 @@ at::Tensor block_sums(const at::Tensor& t, const Grid& grid) {
 
 // Sums -> what stands for each block: the mean of its positions below the row's length. [batch, kv_heads, blocks, dim]
 at::Tensor block_means(const at::Tensor& sums, const Grid& grid) {
-  const at::Tensor starts = at::arange(grid.width()) * grid.block_size;
-  const at::Tensor filled =
-      (at::tensor(grid.lengths, at::kLong).unsqueeze(1) - starts).clamp(1, grid.block_size).to(sums.options());
+  const at::Tensor filled = grid.tables(sums.device()).filled.to(sums.scalar_type());
   return (sums / filled.unsqueeze(2).unsqueeze(3)).transpose(1, 2);
 }
 
@@ -201,7 +137,13 @@ void check_tensors(const BlockScorerImpl& scorer, const at::Tensor& q, const at:
 
 Grid grid_of(const BlockScorerImpl& scorer, int64_t batch, int64_t len,
              const std::optional<std::vector<int64_t>>& lengths) {
-  Grid grid{scorer.options.block_size, len, scorer.causal, {len}};
+  const LearnedBlocks& options = scorer.options;
+  Grid grid{.block_size = options.block_size,
+            .len = len,
+            .causal = scorer.causal,
+            .lengths = {len},
+            .least = options.min_density.value_or(options.density),
+            .most = options.max_density.value_or(options.density)};
   if (lengths) {
     if (std::ssize(*lengths) != batch) {
       core::refuse("lengths", fmt::format("must have one entry a batch row, {}", batch), lengths->size());
@@ -211,7 +153,7 @@ Grid grid_of(const BlockScorerImpl& scorer, int64_t batch, int64_t len,
     }
     grid.lengths = *lengths;
   }
-  grid.check(scorer.options.density);
+  grid.check(options.density);
   return grid;
 }
 
@@ -222,10 +164,9 @@ std::pair<at::Tensor, at::Tensor> read(const at::Tensor& q, const at::Tensor& k,
   at::Tensor queries = q.detach(), keys = k.detach();
   if (std::ranges::any_of(grid.lengths, [&](int64_t n) { return n < grid.len; })) {
     // What lies beyond a row's length may be anything.
-    const at::Tensor beyond = (positions.unsqueeze(0) >= at::tensor(grid.lengths, at::kLong).unsqueeze(1))
-                                  .unsqueeze(2)
-                                  .unsqueeze(3)
-                                  .to(k.device());  // [batch, len, 1, 1]
+    const at::Tensor lengths = grid.tables(k.device()).lengths.unsqueeze(1);
+    const at::Tensor beyond =
+        (positions.to(k.device()).unsqueeze(0) >= lengths).unsqueeze(2).unsqueeze(3);  // [batch, len, 1, 1]
     queries = queries.masked_fill(beyond, 0);
     keys = keys.masked_fill(beyond, 0);
   }
@@ -243,32 +184,35 @@ at::Tensor scored(const BlockScorerImpl& scorer, const at::Tensor& queries, cons
 }
 
 // The blocks that each row takes, bool as the scores.
-at::Tensor taken_by(const at::Tensor& scores, const Grid& grid, const LearnedBlocks& options, double temperature) {
-  const at::Tensor there = grid.there().to(scores.device());
-  const at::Tensor diagonal = at::eye(grid.width(), there.options());
+at::Tensor taken_by(const at::Tensor& scores, const GridTables& tables, double temperature) {
   at::Tensor ranked = scores.detach();
   if (temperature > 0) {
     const at::Tensor uniform = at::rand_like(ranked).clamp_min(1e-20);
     ranked = ranked - temperature * (-uniform.log()).log();
   }
-  ranked = ranked.masked_fill(there.logical_not() | ranked.isnan(), -kInfinity).masked_fill(diagonal, kInfinity);
+  ranked = ranked.masked_fill(tables.there.logical_not() | ranked.isnan(), -kInfinity)
+               .masked_fill(tables.diagonal, kInfinity);
   const at::Tensor rank = ranked.argsort(/*stable=*/true, /*dim=*/3, /*descending=*/true).argsort(/*dim=*/int64_t{3});
-  const at::Tensor least = grid.counts(options.min_density.value_or(options.density)).to(scores.device());
-  const at::Tensor most = grid.counts(options.max_density.value_or(options.density)).to(scores.device());
-  return there & ((rank < least) | ((rank < most) & (ranked > 0)));
+  return tables.there & ((rank < tables.least) | ((rank < tables.most) & (ranked > 0)));
+}
+
+// [rows, 4] of the blocks taken. `stay`: where they are, as many as there may be, so that nothing waits for how many
+// there are; what is too much of it names the first block again, whose gate, on the diagonal, has no gradient.
+at::Tensor cells_of(const at::Tensor& taken, const Grid& grid, const GridTables& tables, bool stay) {
+  if (!stay) return taken.to(at::kCPU).nonzero();
+  const int64_t heads = taken.size(0) / std::max<int64_t>(1, grid.rows()) * taken.size(1);
+  return at::nonzero_static(taken, tables.taken_at_most * heads, 0);
 }
 
 // `dtype`: of the gates. Scores are of fewer bits under autocast.
-BlockChoice choice_of(const at::Tensor& scores, const at::Tensor& taken, const Grid& grid, const LearnedBlocks& options,
-                      at::ScalarType dtype) {
-  const at::Tensor there = grid.there().to(scores.device());
-  const at::Tensor diagonal = at::eye(grid.width(), there.options());
-  const at::Tensor cells = taken.to(at::kCPU).nonzero();  // [rows, 4]
+BlockChoice choice_of(const at::Tensor& scores, const at::Tensor& cells, const Grid& grid, const GridTables& tables,
+                      const LearnedBlocks& options, at::ScalarType dtype) {
   const std::vector<at::Tensor> at_cells = cells.to(scores.device()).unbind(1);
   const at::Tensor score = scores.index({at_cells[0], at_cells[1], at_cells[2], at_cells[3]}).to(dtype);
   // A score that is NaN leaves its gate at 1.
   const at::Tensor through = at::nan_to_num(score - score.detach()) * at_cells[2].ne(at_cells[3]);
-  const at::Tensor open = at::sigmoid(scores).masked_fill(diagonal, 1).masked_fill(there.logical_not(), 0);
+  const at::Tensor open =
+      at::sigmoid(scores).masked_fill(tables.diagonal, 1).masked_fill(tables.there.logical_not(), 0);
   const at::Tensor share =
       open.sum() /
       std::max<int64_t>(1, grid.pairs() * (scores.size(0) / std::max<int64_t>(1, grid.rows())) * options.kv_heads);
@@ -281,10 +225,12 @@ BlockChoice BlockScorerImpl::forward(const at::Tensor& q, const at::Tensor& k,
                                      const std::optional<std::vector<int64_t>>& lengths) const {
   check_tensors(*this, q, k);
   const Grid grid = grid_of(*this, k.size(0), k.size(1), lengths);
-  const auto [queries, keys] = read(q, k, grid, at::arange(grid.len));
+  const auto [queries, keys] = read(q, k, grid, at::arange(grid.len, k.options().dtype(at::kLong)));
   const at::Tensor of_queries = causal ? block_heads(queries, grid) : block_means(block_sums(queries, grid), grid);
   const at::Tensor scores = scored(*this, of_queries, block_means(block_sums(keys, grid), grid));
-  return choice_of(scores, taken_by(scores, grid, options, noise()), grid, options, keys.scalar_type());
+  const GridTables tables = grid.tables(scores.device());
+  const at::Tensor cells = cells_of(taken_by(scores, tables, noise()), grid, tables, scores.is_cuda());
+  return choice_of(scores, cells, grid, tables, options, keys.scalar_type());
 }
 
 BlockChoice BlockScorerImpl::over_ranks(const nn::Placement& placement, const at::Tensor& q, const at::Tensor& k,
@@ -324,9 +270,11 @@ BlockChoice BlockScorerImpl::over_ranks(const nn::Placement& placement, const at
   const at::Tensor of_queries = causal ? sums[0].transpose(1, 2) : block_means(sums[0], grid);
   const at::Tensor scores = scored(*this, of_queries, block_means(sums[1], grid));
   // Ranks' scores may differ by rounding.
+  const GridTables tables = grid.tables(scores.device());
   const at::Tensor taken =
-      turn.rank() == 0 ? taken_by(scores, grid, options, noise()).to(at::kByte) : at::empty_like(scores, at::kByte);
-  BlockChoice choice = choice_of(scores, nn::of_first(turn, taken).to(at::kBool), grid, options, keys.scalar_type());
+      turn.rank() == 0 ? taken_by(scores, tables, noise()).to(at::kByte) : at::empty_like(scores, at::kByte);
+  const at::Tensor cells = cells_of(nn::of_first(turn, taken).to(at::kBool), grid, tables, /*stay=*/false);
+  BlockChoice choice = choice_of(scores, cells, grid, tables, options, keys.scalar_type());
   choice.density_loss = choice.density_loss / turn.ranks();
   return choice;
 }

@@ -77,16 +77,18 @@ void each_tensor(const Views<Size>& of, const CallOf<Tensor, Size>& call, Check 
   });
 }
 
-// Blocks without numbers (a traced graph) are taken for none.
+// Without the rows of a list that lies with q on a GPU, which to read would wait (device_list.h), and those without
+// numbers (a traced graph).
 template <class Tensor, class Size>
-std::shared_ptr<const Pattern> pattern_of_call(const CallOf<Tensor, Size>& call) {
+std::shared_ptr<const Pattern> pattern_of_call(const ArrayView<Size>& q, const CallOf<Tensor, Size>& call) {
   if (!given(call.blocks)) return pattern_of(call.pattern);
   const ArrayView<Size> blocks = Access<Tensor>::view(*call.blocks);
   if (blocks.dtype != ScalarType::Int || blocks.dim() != 2 || differ(blocks.sizes[1], Size(4)))
     refuse("blocks", "must be int32 [rows, 4]: batch row or -1, KV head or -1, query block, key block",
            dtype_and_shape(blocks));
+  const bool here = blocks.has_data && !(blocks.place.is_cuda() && q.place.is_cuda());
   return std::make_shared<const Pattern>(
-      pattern_from_json(call.pattern, blocks.has_data ? Access<Tensor>::blocks(*call.blocks) : std::vector<Block>()));
+      pattern_from_json(call.pattern, here ? Access<Tensor>::blocks(*call.blocks) : std::vector<Block>()));
 }
 
 template <class Size>
@@ -221,11 +223,12 @@ void check_sharded(const CallOf<Tensor, Size>& call, const std::string& where) {
 
 }  // namespace checks
 
-// Checks everything that does not need the numbers of the lengths, and gives the pattern. Throws Error.
+// Checks everything that does not need the numbers of the lengths, nor of a list that lies with q on a GPU, and gives
+// the pattern, without that list. Throws Error.
 template <class Tensor, class Size>
 std::shared_ptr<const Pattern> check_forward(const Views<Size>& of, const CallOf<Tensor, Size>& call) {
   checks::each_tensor(of, call, [](const char* name, const auto& t) { check_handed_in(name, t); });
-  std::shared_ptr<const Pattern> pattern = checks::pattern_of_call(call);
+  std::shared_ptr<const Pattern> pattern = checks::pattern_of_call(of.q, call);
   checks::check_tensors(of);
   checks::check_lengths(of.q, of.k, call);
   checks::check_settings(call);

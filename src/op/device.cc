@@ -7,6 +7,7 @@
 
 #include "core/refuse.h"
 #include "op/checks.h"
+#include "op/device_list.h"
 #include "op/engines.h"
 #include "op/gate_grads.h"
 #include "op/kernels.h"
@@ -56,13 +57,15 @@ engine::Problem problem_of(core::DType dtype, int64_t dim, const Settings& setti
 Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
   const Views of = views_of(q, k, v);
   const ArrayView<int64_t>& of_q = of.q;
-  const std::shared_ptr<const Pattern> pattern = check_forward(of, call);
+  std::shared_ptr<const Pattern> pattern = check_forward(of, call);
   const Extent extent = extent_of(of, call);
   engine::ForwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
   const Engine& engine = choose_engine(of_q.place, problem);
   const std::optional<Tensor> slopes = slopes_of(call);
-  if (has_gates(call)) check_ones(*call.gates);
+  const std::optional<DeviceList> listed = DeviceList::of(engine, problem, *pattern, extent, q, call);
+  if (!listed) pattern = with_rows(pattern, q, call);
+  if (has_gates(call) && !listed) check_ones(*call.gates);
 
   const Tensor out = empty_result(of_q.sizes, of_q.dtype, of_q.place);  // [batch, len_q, heads, dim]
   const Tensor lse = empty(std::array{extent.batch, extent.heads, extent.len_q}, lse_dtype(of_q.dtype), of_q.place);
@@ -70,7 +73,12 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
 
   const Loan loan = lend(of_q.place);
   Plans plans;
-  plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
+  const engine::BlocksOnDevice list = listed ? listed->view() : engine::BlocksOnDevice();
+  if (listed) {
+    plans.list = &list;
+  } else {
+    plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
+  }
   attach(problem, q, k, v, call, slopes);
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
@@ -81,7 +89,7 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
 
 CallReport describe_device(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) {
   const Views of = views_of(q, k, v);
-  const std::shared_ptr<const Pattern> pattern = check_forward(of, call);
+  const std::shared_ptr<const Pattern> pattern = with_rows(check_forward(of, call), q, call);
   const Extent extent = extent_of(of, call);
   engine::Problem problem = problem_of(dtype_of(of.q.dtype), of.q.sizes[3], call, *pattern, extent);
   problem.alibi = given(call.alibi_slopes);
@@ -92,12 +100,14 @@ CallReport describe_device(const Tensor& q, const Tensor& k, const Tensor& v, co
 InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   const Views of = views_of(in.q, in.k, in.v);
   const ArrayView<int64_t>&of_q = of.q, &of_k = of.k;
-  const std::shared_ptr<const Pattern> pattern = check_backward(of, in, call);
+  std::shared_ptr<const Pattern> pattern = check_backward(of, in, call);
   const Extent extent = extent_of(of, call);
   engine::BackwardProblem problem{problem_of(dtype_of(of_q.dtype), of_q.sizes[3], call, *pattern, extent)};
   const auto on_device = guard(of_q.place);
   const Engine& engine = choose_engine(of_q.place, problem);
   const std::optional<Tensor> slopes = slopes_of(call);
+  const std::optional<DeviceList> listed = DeviceList::of(engine, problem, *pattern, extent, in.q, call);
+  if (!listed) pattern = with_rows(pattern, in.q, call);
   const auto like_lse = [&](int64_t size, auto make) {
     return make(std::array{size}, lse_dtype(of_q.dtype), of_q.place);
   };
@@ -117,9 +127,11 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
 
   const Loan loan = lend(of_q.place);
   Plans plans;
-  plans.transposed = plan_for(engine, problem, *pattern, extent, Direction::kTransposed, loan.capturing);
-  if (engine.backward_wants_forward_plan(problem))
-    plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
+  if (!listed) {
+    plans.transposed = plan_for(engine, problem, *pattern, extent, Direction::kTransposed, loan.capturing);
+    if (engine.backward_wants_forward_plan(problem))
+      plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
+  }
   attach(problem, in.q, in.k, in.v, call, slopes);
   problem.out = read(out);
   problem.lse = lse.const_data_ptr();
@@ -128,10 +140,14 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
   problem.dq = write(dq);
   problem.dk = write(dk);
   problem.dv = write(dv);
-  if (!has_gates(call)) {
+  if (listed || !has_gates(call)) {
+    const Tensor d_gates = like_lse(has_gates(call) ? call.gates->size(0) : 0, empty);
+    const engine::BlocksOnDevice list =
+        listed ? listed->view(has_gates(call) ? d_gates.mutable_data_ptr() : nullptr) : engine::BlocksOnDevice();
+    if (listed) plans.list = &list;
     engine.backward(problem, plans, loan);
     note_engine(engine);
-    return {dq, dk, dv, like_lse(0, empty)};
+    return {dq, dk, dv, d_gates};
   }
   const Tensor d_gates =
       gate_grads(*pattern, extent, lse_dtype(of_q.dtype), of_q.place, 0, [&](const engine::Gates& gates) {

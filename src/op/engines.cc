@@ -28,6 +28,7 @@ std::atomic<int64_t> plan_limit_bytes = plan::PlanCache::kDefaultCapacityBytes;
 
 Geometry reference_geometry(core::DType, int64_t, bool, Direction) { return {}; }
 bool no_forward_plan(const engine::Problem&) { return false; }
+bool no_list(const engine::Problem&, const engine::BlocksOnDevice&) { return false; }
 
 // Engines of the CPU read a plan where the cache keeps it.
 template <auto run>
@@ -55,14 +56,16 @@ constexpr Engine kReference = {"reference",
                                no_forward_plan,
                                run_forward<engine::reference::forward>,
                                run_backward<engine::reference::backward>,
-                               one_worker};
+                               one_worker,
+                               no_list};
 constexpr Engine kCpu = {"cpu",
                          engine::cpu::geometry,
                          engine::cpu::capability,
                          no_forward_plan,
                          run_forward<engine::cpu::forward>,
                          run_backward<engine::cpu::backward>,
-                         cpu_workers};
+                         cpu_workers,
+                         no_list};
 
 // Calls body for 0..count on torch's threads. Indices are handed out one by one, in order: the tiles of a plan stand
 // longest first, and those that share keys are near each other. What a body throws is kept until all threads are back:

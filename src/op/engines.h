@@ -14,9 +14,11 @@ namespace longstride::op {
 
 using PlanPointer = std::shared_ptr<const plan::CachedPlan>;
 
-// The plans of one call; those that the engine does not read are null.
+// The plans of one call; those that the engine does not read are null. All of them where the engine makes plans itself,
+// of a list of blocks on its device.
 struct Plans {
   PlanPointer forward, transposed;
+  const engine::BlocksOnDevice* list = nullptr;
 };
 
 // What an engine is lent for one call.
@@ -34,7 +36,8 @@ struct Engine {
   bool (*backward_wants_forward_plan)(const engine::Problem&);
   void (*forward)(const engine::ForwardProblem&, const Plans&, const Loan&);
   void (*backward)(const engine::BackwardProblem&, const Plans&, const Loan&);
-  int32_t (*workers)(const engine::Problem&, Direction);  // Geometry::workers, on the current device
+  int32_t (*workers)(const engine::Problem&, Direction);                 // Geometry::workers, on the current device
+  bool (*plans)(const engine::Problem&, const engine::BlocksOnDevice&);  // whether it makes plans of such a list
 };
 
 // The one engine for this device, which is the current one, and problem: that of use_engine() if it is of this device;

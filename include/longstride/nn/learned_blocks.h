@@ -46,7 +46,9 @@ struct LearnedBlocks {
 
 // What a scorer chose in one call.
 struct BlockChoice {
-  // int32 [rows, 4] on the CPU: {batch row, KV head, query block, key block}, as attention() takes them.
+  // int32 [rows, 4]: {batch row, KV head, query block, key block}, as attention() takes them. On q's GPU, where nothing
+  // waits for how many were chosen: with bounds there are as many rows as max_density gives, and those that are not
+  // needed are {0, 0, 0, 0}. Otherwise, and of a sequence that lies with several ranks, on the CPU.
   at::Tensor blocks;
   // [rows], on q's device: 1, with the gradient of the block's score (straight-through). The diagonal's have none: it
   // is there in any case.
@@ -73,7 +75,8 @@ class BlockScorerImpl : public torch::nn::Cloneable<BlockScorerImpl> {
   void pretty_print(std::ostream& stream) const override;
 
   // q [batch, len, heads, head_dim], k [batch, len, kv_heads, head_dim] of one len; lengths: one per batch row, rows of
-  // blocks beyond them choose and are chosen by none. Which blocks are chosen is read to the host once. Throws Error
+  // blocks beyond them choose and are chosen by none. Which blocks are chosen is read to the host once;
+  // on a GPU nothing waits for it once a call of the same lengths was there. Throws Error
   // where shapes do not fit, or the diagonal alone is denser than `density`.
   BlockChoice forward(const at::Tensor& q, const at::Tensor& k,
                       const std::optional<std::vector<int64_t>>& lengths = std::nullopt) const;

@@ -3,7 +3,8 @@ The options, parameters and choices of C++ (include/longstride/nn/learned_blocks
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +73,9 @@ class BlockChoice(NamedTuple):
     """What a scorer chose in one call.
 
     Attributes:
-        blocks: int32 [rows, 4] on the host: (batch row, KV head, query block, key block), as `attention` takes them.
+        blocks: int32 [rows, 4]: (batch row, KV head, query block, key block), as `attention` takes them. On q's GPU, where
+            nothing waits for how many were chosen: with bounds it has as many rows as max_density gives, and those that are
+            not needed are (0, 0, 0, 0). Otherwise, and of a sequence that lies with several ranks, on the host.
         gates: [rows] on q's device: 1, with the gradient of the block's score (straight-through). The diagonal's have none:
             it is there in any case.
         scores: [batch, kv_heads, query blocks, key blocks], without noise; differentiable.
@@ -90,23 +93,18 @@ class BlockChoice(NamedTuple):
 class Grid:
     """The blocks of one call: batch row b has nb[b] of its own, fewer than the widest has if it is shorter."""
 
-    def __init__(self, block_size: int, n: int, causal: bool, lengths: list[int]):
+    def __init__(self, block_size: int, n: int, causal: bool, lengths: Sequence[int], least: float, most: float):
         self.block_size, self.n, self.causal, self.lengths = block_size, n, causal, lengths
+        self.least, self.most = least, most  # densities
         self.nb = [-(-length // block_size) for length in lengths]
         self.width = -(-n // block_size)
 
     def pairs(self) -> int:
         return sum(nb * (nb + 1) // 2 if self.causal else nb * nb for nb in self.nb)
 
-    def there(self) -> Tensor:
-        """bool [rows, 1, width, width]: which pairs of blocks there are."""
-        inside = torch.arange(self.width) < torch.tensor(self.nb, dtype=torch.int64)[:, None]
-        pairs = inside[:, :, None] & inside[:, None, :]
-        return (pairs.tril() if self.causal else pairs)[:, None]
-
-    def counts(self, density: float) -> Tensor:
-        """[rows, 1, width, 1]: how many blocks each row of blocks takes. What a row has too much of, for it keeps its
-        diagonal, the next ones make up for."""
+    def counts(self, density: float) -> list[list[int]]:
+        """[rows, width]: how many blocks each row of blocks takes. What a row has too much of, for it keeps its diagonal,
+        the next ones make up for."""
         rows = []
         for nb in self.nb:
             seen = taken = 0
@@ -117,7 +115,12 @@ class Grid:
                 row[i] = min(max(math.floor(density * seen + 0.5) - taken, 1), most)
                 taken += row[i]
             rows.append(row)
-        return torch.tensor(rows, dtype=torch.int64).view(len(rows), 1, self.width, 1)
+        return rows
+
+    def tables(self, device: torch.device) -> "Tables":
+        """Kept from call to call, but where tensors are other than they seem (a mode that traces them)."""
+        make = tables_of.__wrapped__ if torch._C._len_torch_dispatch_stack() > 0 else tables_of
+        return make(device, self.block_size, self.n, self.causal, tuple(self.lengths), self.least, self.most)
 
     def check(self, density: float) -> None:
         """Refuses a density that the diagonals alone exceed; half a block is rounding, and one block is dense."""
@@ -137,15 +140,51 @@ class Grid:
 
     def means(self, sums: Tensor) -> Tensor:
         """Sums -> the mean of each block's positions below the length [batch, kv_heads, nb, dim]."""
-        starts = torch.arange(self.width) * self.block_size
-        filled = (torch.tensor(self.lengths, dtype=torch.int64)[:, None] - starts).clamp(1, self.block_size)
-        return (sums / filled.to(sums.device, sums.dtype)[:, :, None, None]).transpose(1, 2)
+        return (sums / self.tables(sums.device).filled.to(sums.dtype)[:, :, None, None]).transpose(1, 2)
 
     def beyond(self, positions: Tensor) -> Tensor | None:
         """bool [rows, len, 1, 1]: what lies beyond a row's length, which may be anything; None where nothing does."""
         if all(length == self.n for length in self.lengths):
             return None
-        return (positions >= torch.tensor(self.lengths, device=positions.device)[:, None])[:, :, None, None]
+        return (positions >= self.tables(positions.device).lengths[:, None])[:, :, None, None]
+
+
+class Tables(NamedTuple):
+    """What depends on the lengths of a call alone, on its device.
+
+    Attributes:
+        lengths: [rows].
+        filled: [rows, width]: positions of each block, at least 1.
+        there: bool [rows, 1, width, width]: which pairs of blocks there are.
+        diagonal: bool [width, width].
+        least, most: [rows, 1, width, 1]: blocks that each row of blocks takes at least, and at most.
+        taken_at_most: of all rows, a KV head.
+    """
+
+    lengths: Tensor
+    filled: Tensor
+    there: Tensor
+    diagonal: Tensor
+    least: Tensor
+    most: Tensor
+    taken_at_most: int
+
+
+# To copy them to a GPU waits for it, so a step of training does without from the second one on.
+@lru_cache(maxsize=8)
+def tables_of(device: torch.device, block_size: int, n: int, causal: bool, lengths: tuple[int, ...], *bounds: float) -> Tables:
+    grid = Grid(block_size, n, causal, lengths, *bounds)
+    with torch.inference_mode(False):
+        of_rows = torch.tensor(lengths, dtype=torch.int64, device=device)
+        blocks = torch.arange(grid.width, device=device)
+        filled = (of_rows[:, None] - blocks * block_size).clamp(1, block_size)
+        inside = blocks < torch.tensor(grid.nb, dtype=torch.int64, device=device)[:, None]
+        pairs = inside[:, :, None] & inside[:, None, :]
+        there = (pairs.tril() if causal else pairs)[:, None]
+        counts = [grid.counts(density) for density in bounds]
+        columns = [torch.tensor(rows, dtype=torch.int64, device=device).view(len(rows), 1, grid.width, 1) for rows in counts]
+        diagonal = torch.eye(grid.width, dtype=torch.bool, device=device)
+        return Tables(of_rows, filled, there, diagonal, *columns, sum(map(sum, counts[1])))
 
 
 def normalised(t: Tensor) -> Tensor:
@@ -249,7 +288,8 @@ class BlockScorer(nn.Module):
         self, q: Tensor, k: Tensor, lengths: Lengths = None, *, causal: bool | None = None,
         over_ranks: ContextParallel | None = None, boundaries: Boundaries = None,
     ) -> BlockChoice:  # fmt: skip
-        """Scores, and a choice by them, which is read to the host once.
+        """Scores, and a choice by them. On a GPU nothing waits for it once a call of the same lengths was there, unless the
+        sequence lies with several ranks; else it is read to the host once.
 
         Args:
             q: [batch, len, heads, head_dim].
@@ -318,8 +358,10 @@ class BlockScorer(nn.Module):
             for length in rows:
                 if not 0 <= length <= n:
                     refuse("lengths", f"must be in [0, {n}]", length)
-        grid = Grid(self.options["block_size"], n, causal, rows)
-        grid.check(self.options["density"])
+        density = self.options["density"]
+        bounds = (self.options[name] for name in ("min_density", "max_density"))
+        grid = Grid(self.options["block_size"], n, causal, rows, *(density if bound is None else bound for bound in bounds))
+        grid.check(density)
         return grid
 
     def read(self, q: Tensor, k: Tensor, grid: Grid, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -333,20 +375,24 @@ class BlockScorer(nn.Module):
         return queries.to(dtype).unflatten(2, (kv_heads, q.size(2) // kv_heads)).mean(3), keys.to(dtype)
 
     def choice(self, scores: Tensor, grid: Grid, placed: ContextParallel | None = None) -> BlockChoice:
-        there = grid.there().to(scores.device)
-        diagonal = torch.eye(grid.width, dtype=torch.bool, device=scores.device)
+        tables = grid.tables(scores.device)
         if placed is None or placed.ranks.rank == 0:
-            taken = self.taken(scores.detach(), there, diagonal, grid)
+            taken = self.taken(scores.detach(), tables)
         else:
             taken = torch.empty_like(scores, dtype=torch.bool)
         if placed is not None:  # ranks' scores may differ by rounding
             taken = placed.of_first("the choice of blocks", taken.to(torch.uint8)).bool()
-        cells = taken.cpu().nonzero()
+        if placed is None and scores.is_cuda:
+            # What is too much of it names the first block again, whose gate, on the diagonal, has no gradient.
+            rows = tables.taken_at_most * (scores.size(0) // max(1, len(grid.lengths))) * scores.size(1)
+            cells = torch.nonzero_static(taken, size=rows, fill_value=0)
+        else:
+            cells = taken.cpu().nonzero()
         places = cells.to(scores.device).unbind(1)
         score = scores[places]
         # A score that is NaN leaves its gate at 1.
         through = torch.nan_to_num(score - score.detach()) * (places[2] != places[3])
-        opened = scores.sigmoid().masked_fill(diagonal, 1).masked_fill(~there, 0)
+        opened = scores.sigmoid().masked_fill(tables.diagonal, 1).masked_fill(~tables.there, 0)
         of_all = grid.pairs() * (scores.size(0) // max(1, len(grid.lengths))) * self.options["kv_heads"]
         density_loss = (opened.sum() / max(1, of_all) - self.options["density"]).square()
         part = 1 if placed is None else placed.ranks.size
@@ -360,14 +406,10 @@ class BlockScorer(nn.Module):
             root = math.sqrt(self.options["hidden"])
             return of_queries @ of_keys.transpose(2, 3) / root + self.bias.to(queries.dtype)
 
-    def taken(self, ranked: Tensor, there: Tensor, diagonal: Tensor, grid: Grid) -> Tensor:
+    def taken(self, ranked: Tensor, tables: Tables) -> Tensor:
         """bool, shaped as the scores: the diagonal, and the best of each row as far as its count goes."""
         if self.training and self.temperature > 0:
             ranked = ranked - self.temperature * (-torch.rand_like(ranked).clamp_min(1e-20).log()).log()
-        ranked = ranked.masked_fill(~there | ranked.isnan(), -math.inf).masked_fill(diagonal, math.inf)
+        ranked = ranked.masked_fill(~tables.there | ranked.isnan(), -math.inf).masked_fill(tables.diagonal, math.inf)
         rank = ranked.argsort(dim=3, descending=True, stable=True).argsort(dim=3)
-        bounds = [self.options[name] for name in ("min_density", "max_density")]
-        least, most = (
-            grid.counts(self.options["density"] if bound is None else bound).to(ranked.device) for bound in bounds
-        )
-        return there & ((rank < least) | ((rank < most) & (ranked > 0)))
+        return tables.there & ((rank < tables.least) | ((rank < tables.most) & (ranked > 0)))

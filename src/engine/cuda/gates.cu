@@ -1,12 +1,13 @@
 // The gradient of gates: a block of the grid takes a range and walks its pairs in square tiles, query head by query
-// head. Of each tile it makes P and dS as the portable engine's backward does, of the same parts (tile/), and keeps
-// nothing but their sum. Launched for both engines (gates.h).
+// head, of every batch row and KV head that the range is of. Of each tile it makes P and dS as the portable engine's
+// backward does, of the same parts (tile/), and keeps nothing but their sum. Launched for both engines (gates.h).
 #include <limits>
 #include <vector>
 
 #include "core/refuse.h"
 #include "engine/cuda/device.h"
 #include "engine/cuda/gates.h"
+#include "engine/cuda/lists/lengths.h"
 #include "engine/cuda/tile/launch.cuh"
 
 namespace longstride::engine::cuda {
@@ -14,9 +15,15 @@ namespace {
 
 // A range as the kernel reads it.
 struct DeviceRange {
-  int32_t batch, kv_head;
+  int32_t batch_begin, batch_end;
+  int32_t kv_begin, kv_end;
   int32_t query_begin, query_end;
   int32_t key_begin, key_end;
+};
+struct DeviceRanges {
+  const DeviceRange* ranges;
+  const int32_t* lengths;  // [batch], which cut them; null: they are cut
+  bool causal;
 };
 
 // Dims go through shared memory 64 at a time, so that one kernel a dtype serves all of them, and several blocks of the
@@ -49,27 +56,31 @@ __device__ __forceinline__ float sum_of_threads(float sum, GateStorage<Shape>& s
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads)
-    gate_gradient_kernel(const __grid_constant__ Values p, const DeviceRange* ranges, bool causal, float* grad) {
+    gate_gradient_kernel(const __grid_constant__ Values p, const DeviceRanges all, float* grad) {
   using Element = typename Shape::Element;
   constexpr int kRows = Shape::kRows, kColumns = Shape::kColumns;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<GateStorage<Shape>*>(memory);
-  const DeviceRange range = ranges[blockIdx.x];
+  const DeviceRange range = all.ranges[blockIdx.x];
   TilePlace place{};
   place.stride = 1;
-  place.batch = range.batch;
   const auto of_scores = places<Shape, kRows, kColumns>();
   float sum = 0;
-  for (int head = range.kv_head * p.group; head < (range.kv_head + 1) * p.group; ++head) {
-    const float2* rows = p.rows + (int64_t(range.batch) * p.heads + head) * p.len_q;
-    for (int query0 = range.query_begin; query0 < range.query_end; query0 += kRows) {
-      const int queries = min(kRows, range.query_end - query0), row0 = query0 - p.query_start;
-      const int key_end = causal ? min(range.key_end, query0 + queries) : range.key_end;
+  const int heads = (range.kv_end - range.kv_begin) * p.group;
+  for (int n = 0; n < (range.batch_end - range.batch_begin) * heads; ++n) {
+    const int batch = range.batch_begin + n / heads, head = range.kv_begin * p.group + n % heads;
+    const int kv_head = head / p.group, length = all.lengths ? all.lengths[batch] : INT32_MAX;
+    place.batch = batch;
+    const float2* rows = p.rows + (int64_t(batch) * p.heads + head) * p.len_q;
+    const int query_end = min(range.query_end, length);
+    for (int query0 = range.query_begin; query0 < query_end; query0 += kRows) {
+      const int queries = min(kRows, query_end - query0), row0 = query0 - p.query_start;
+      const int most = min(range.key_end, length), key_end = all.causal ? min(most, query0 + queries) : most;
       for (int key0 = range.key_begin; key0 < key_end; key0 += kColumns) {
         ColumnBlock b{};
         b.column0 = key0;
         b.columns = min(kColumns, key_end - key0);
-        const int end = causal ? min(kColumns, max(-kRows, query0 - key0 + 1)) : kColumns;
+        const int end = all.causal ? min(kColumns, max(-kRows, query0 - key0 + 1)) : kColumns;
         b.diagonals = Diagonals::of(-kRows, end);
         b.rows = queries << 16;
         b.weight = 1;
@@ -78,14 +89,13 @@ __global__ void __launch_bounds__(Shape::kThreads)
         auto dp = accumulator<Shape, kRows, kColumns>();
         for (int x = 0; x < p.dim; x += Shape::kDim) {
           __syncthreads();  // the tile before was read
-          load_rows<Shape, kRows>(p.q.head<const Element>(range.batch, head) + x, p.q, row0, 1, 0, queries, p.dim - x,
-                                  s.q);
-          load_rows<Shape, kRows>(p.d_out.head<const Element>(range.batch, head) + x, p.d_out, row0, 1, 0, queries,
-                                  p.dim - x, s.d_out);
-          load_rows<Shape, kColumns>(p.k.head<const Element>(range.batch, range.kv_head) + x, p.k, key0, 1, 0,
-                                     b.columns, p.dim - x, s.k);
-          load_rows<Shape, kColumns>(p.v.head<const Element>(range.batch, range.kv_head) + x, p.v, key0, 1, 0,
-                                     b.columns, p.dim - x, s.v);
+          load_rows<Shape, kRows>(p.q.head<const Element>(batch, head) + x, p.q, row0, 1, 0, queries, p.dim - x, s.q);
+          load_rows<Shape, kRows>(p.d_out.head<const Element>(batch, head) + x, p.d_out, row0, 1, 0, queries, p.dim - x,
+                                  s.d_out);
+          load_rows<Shape, kColumns>(p.k.head<const Element>(batch, kv_head) + x, p.k, key0, 1, 0, b.columns, p.dim - x,
+                                     s.k);
+          load_rows<Shape, kColumns>(p.v.head<const Element>(batch, kv_head) + x, p.v, key0, 1, 0, b.columns, p.dim - x,
+                                     s.v);
           if (x == 0 && threadIdx.x < kRows)
             s.query[threadIdx.x] = int(threadIdx.x) < queries ? rows[row0 + threadIdx.x] : make_float2(INFINITY, 0.f);
           arrived();
@@ -116,32 +126,61 @@ std::vector<DeviceRange> device_ranges(const BackwardProblem& p) {
   for (int64_t place = 0; place < p.batch * p.kv_heads; ++place) {
     for (int64_t n = p.gates->begin[place]; n < p.gates->begin[place + 1]; ++n) {
       const GateRange& r = p.gates->ranges[n];
-      ranges.push_back({narrow(place / p.kv_heads), narrow(place % p.kv_heads), narrow(r.query_begin),
-                        narrow(r.query_end), narrow(r.key_begin), narrow(r.key_end)});
+      const int32_t b = narrow(place / p.kv_heads), j = narrow(place % p.kv_heads);
+      ranges.push_back(
+          {b, b + 1, j, j + 1, narrow(r.query_begin), narrow(r.query_end), narrow(r.key_begin), narrow(r.key_end)});
     }
   }
   return ranges;
 }
 
+// A thread a row of a list; lengths cut it later, batch row by batch row.
+__global__ void ranges_of_rows(const __grid_constant__ BlocksOnDevice list, int32_t batch, int32_t kv_heads,
+                               int64_t query_begin, int64_t query_end, int64_t len_k, DeviceRange* to) {
+  const int64_t n = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (n >= list.count) return;
+  const int32_t* row = list.rows + 4 * n;
+  const auto within = [&](int64_t position, int64_t begin, int64_t end) {
+    return static_cast<int32_t>(max(begin, min(position, end)));
+  };
+  const int64_t query0 = row[2] * list.block_size, key0 = row[3] * list.block_size;
+  to[n] = {row[0] < 0 ? 0 : row[0],
+           row[0] < 0 ? batch : row[0] + 1,
+           row[1] < 0 ? 0 : row[1],
+           row[1] < 0 ? kv_heads : row[1] + 1,
+           within(query0, query_begin, query_end),
+           within(query0 + list.block_size, query_begin, query_end),
+           within(key0, 0, len_k),
+           within(key0 + list.block_size, 0, len_k)};
+}
+
 template <class Tag>
-void launch(const BackwardProblem& p, const Workspace& workspace, Stream stream) {
+void launch(const BackwardProblem& p, const DeviceRanges& ranges, int64_t count, void* grad, Scratch& scratch) {
   using Element = typename DeviceElement<Tag>::Type;
   using Shape = GateShape<Element>;
-  const std::vector<DeviceRange> ranges = device_ranges(p);
-  if (ranges.empty()) return;
-  Scratch scratch(workspace, stream);
-  auto* const uploaded = scratch.take<DeviceRange>(ranges.size());
-  // Memory that is not pinned is read before this returns.
-  check(cudaMemcpyAsync(uploaded, ranges.data(), ranges.size() * sizeof(DeviceRange), cudaMemcpyHostToDevice,
-                        scratch.stream()),
-        "copying the ranges of gates");
+  if (count == 0) return;
   const Values v = values<Element>(p, scratch);
   constexpr int kBytes = sizeof(GateStorage<Shape>);
   check(cudaFuncSetAttribute(gate_gradient_kernel<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "shared memory for gates");
-  gate_gradient_kernel<Shape><<<static_cast<unsigned>(ranges.size()), Shape::kThreads, kBytes, scratch.stream()>>>(
-      v, uploaded, p.gates->causal, static_cast<float*>(p.gates->grad));
+  gate_gradient_kernel<Shape><<<static_cast<unsigned>(count), Shape::kThreads, kBytes, scratch.stream()>>>(
+      v, ranges, static_cast<float*>(grad));
   check(cudaGetLastError(), "launch of gate_gradient");
+}
+
+void launch_for_dtype(const BackwardProblem& p, const DeviceRanges& ranges, int64_t count, void* grad,
+                      Scratch& scratch) {
+  switch (p.dtype) {
+    case core::DType::kFloat32:
+      return launch<float>(p, ranges, count, grad, scratch);
+    case core::DType::kBFloat16:
+      return launch<core::BFloat16>(p, ranges, count, grad, scratch);
+    case core::DType::kFloat16:
+      return launch<core::Float16>(p, ranges, count, grad, scratch);
+    case core::DType::kFloat64:
+      break;
+  }
+  core::refuse("dtype", "must be one that a CUDA engine takes", core::name(p.dtype));
 }
 
 }  // namespace
@@ -153,17 +192,27 @@ void gate_gradients(const BackwardProblem& p, const Workspace& workspace, Stream
   const int64_t entries = p.gates->begin[p.batch * p.kv_heads];
   if (entries > std::numeric_limits<int32_t>::max())
     core::refuse("gates", "must be at most 2^31 - 1 on a GPU", std::to_string(entries), "use larger blocks");
-  switch (p.dtype) {
-    case core::DType::kFloat32:
-      return launch<float>(p, workspace, stream);
-    case core::DType::kBFloat16:
-      return launch<core::BFloat16>(p, workspace, stream);
-    case core::DType::kFloat16:
-      return launch<core::Float16>(p, workspace, stream);
-    case core::DType::kFloat64:
-      break;
-  }
-  core::refuse("dtype", "must be one that a CUDA engine takes", core::name(p.dtype));
+  const std::vector<DeviceRange> ranges = device_ranges(p);
+  Scratch scratch(workspace, stream);
+  auto* const uploaded = scratch.take<DeviceRange>(ranges.size());
+  // Memory that is not pinned is read before this returns.
+  check(cudaMemcpyAsync(uploaded, ranges.data(), ranges.size() * sizeof(DeviceRange), cudaMemcpyHostToDevice,
+                        scratch.stream()),
+        "copying the ranges of gates");
+  launch_for_dtype(p, {uploaded, nullptr, p.gates->causal}, entries, p.gates->grad, scratch);
+}
+
+void gate_gradients(const BackwardProblem& p, const BlocksOnDevice& list, const Workspace& workspace, Stream stream) {
+  if (list.count == 0) return;
+  Scratch scratch(workspace, stream);
+  auto* const ranges = scratch.take<DeviceRange>(list.count);
+  constexpr int kThreads = 256;
+  ranges_of_rows<<<static_cast<unsigned>((list.count + kThreads - 1) / kThreads), kThreads, 0, scratch.stream()>>>(
+      list, static_cast<int32_t>(p.batch), static_cast<int32_t>(p.kv_heads), p.query_start, p.query_start + p.len_q,
+      p.len_k, ranges);
+  check(cudaGetLastError(), "launch of ranges_of_rows");
+  const DeviceRanges all{ranges, lists::lengths_on_device(p, list, scratch), list.causal};
+  launch_for_dtype(p, all, list.count, list.gate_grad, scratch);
 }
 
 }  // namespace longstride::engine::cuda

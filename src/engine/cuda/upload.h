@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "engine/contract.h"
@@ -23,6 +24,16 @@ class DevicePlan {
   // `group`: query heads per KV head; 1 for a transposed plan, whose items are keys. The copy is there on return, also
   // while a stream is being recorded. Throws Error if memory is short or the plan reads buffers of other ranks.
   DevicePlan(const PlanView&, int64_t batch, int64_t kv_heads, int64_t group);
+  // Of arrays that lie on the device, in memory that `kept` holds; one launch of base levels, or none.
+  DevicePlan(Direction direction, int64_t batch, int64_t kv_heads, int64_t group, const PlanArrays& arrays,
+             std::vector<LaunchLanes> base, std::shared_ptr<const void> kept)
+      : direction_(direction),
+        batch_(batch),
+        kv_heads_(kv_heads),
+        group_(group),
+        kept_(std::move(kept)),
+        arrays_(arrays),
+        base_(std::move(base)) {}
   DevicePlan(const DevicePlan&) = delete;
   DevicePlan& operator=(const DevicePlan&) = delete;
 
@@ -46,7 +57,8 @@ class DevicePlan {
   void upload(const PlanView&);
   Direction direction_ = Direction::kForward;
   int64_t batch_ = 0, kv_heads_ = 0, group_ = 0;
-  std::unique_ptr<void, Release> memory_;
+  std::unique_ptr<void, Release> memory_;  // an upload's
+  std::shared_ptr<const void> kept_;
   PlanArrays arrays_;
   std::vector<LaunchLanes> partial_, base_;
   int64_t partial_rows_ = 0;
@@ -55,8 +67,9 @@ class DevicePlan {
 
 // Those of a backward.
 struct BackwardPlans {
-  const DevicePlan& transposed;         // uploaded with one query head an item
-  const DevicePlan* forward = nullptr;  // for a backward that wants it
+  const DevicePlan& transposed;          // uploaded with one query head an item
+  const DevicePlan* forward = nullptr;   // for a backward that wants it
+  const BlocksOnDevice* list = nullptr;  // of which they are made, if its gates want a gradient
 };
 
 // Throws Error unless the plan has the direction, was uploaded for the problem's heads, and has tiles of at most so

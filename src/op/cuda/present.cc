@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <iterator>
+#include <memory>
 #include <stdexcept>
 
 #include "core/refuse.h"
 #include "engine/cuda/device.h"
+#include "engine/cuda/lists/plan.h"
 #include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "longstride/attention/gpus.h"
@@ -21,6 +23,7 @@ namespace {
 
 using engine::Problem;
 using engine::cuda::DevicePlan;
+namespace lists = engine::cuda::lists;
 namespace sm80 = engine::cuda::sm80;
 namespace sm90 = engine::cuda::sm90;
 
@@ -33,12 +36,40 @@ const DevicePlan& on_device(const plan::CachedPlan& plan, const Problem& p, cons
   return *static_cast<const DevicePlan*>(kept.get());
 }
 
-template <auto run>
+using GeometryOf = Geometry (*)(core::DType, int64_t dim, bool causal, Direction);
+Geometry sm90_geometry(core::DType, int64_t, bool, Direction d) { return sm90::geometry(d); }
+Geometry sm80_geometry(core::DType dtype, int64_t dim, bool, Direction d) { return sm80::geometry(dtype, dim, d); }
+
+template <GeometryOf geometry>
+bool plans_list(const Problem& p, const engine::BlocksOnDevice& list) {
+  const auto takes = [&](Direction d) { return lists::takes(p, list, geometry(p.dtype, p.dim, list.causal, d), d); };
+  return takes(Direction::kForward) && takes(Direction::kTransposed);
+}
+
+// Of this call's list, in memory of its loan.
+template <GeometryOf geometry>
+std::unique_ptr<const DevicePlan> of_list(const Problem& p, const engine::BlocksOnDevice& list, Direction direction,
+                                          const Loan& loan) {
+  const Geometry g = geometry(p.dtype, p.dim, list.causal, direction);
+  return std::unique_ptr<const DevicePlan>(
+      new DevicePlan(lists::plan(p, list, g, direction, loan.workspace, loan.stream)));
+}
+
+template <auto run, GeometryOf geometry>
 void run_forward(const engine::ForwardProblem& p, const Plans& plans, const Loan& loan) {
+  if (plans.list != nullptr)
+    return run(p, *of_list<geometry>(p, *plans.list, Direction::kForward, loan), loan.workspace, loan.stream);
   run(p, on_device(*plans.forward, p, loan), loan.workspace, loan.stream);
 }
-template <auto run>
+template <auto run, GeometryOf geometry, auto wants_forward>
 void run_backward(const engine::BackwardProblem& p, const Plans& plans, const Loan& loan) {
+  if (plans.list != nullptr) {
+    const auto transposed = of_list<geometry>(p, *plans.list, Direction::kTransposed, loan);
+    std::unique_ptr<const DevicePlan> forward;
+    if (wants_forward(p)) forward = of_list<geometry>(p, *plans.list, Direction::kForward, loan);
+    const engine::BlocksOnDevice* const gated = plans.list->gate_grad != nullptr ? plans.list : nullptr;
+    return run(p, {.transposed = *transposed, .forward = forward.get(), .list = gated}, loan.workspace, loan.stream);
+  }
   const DevicePlan* forward = plans.forward ? &on_device(*plans.forward, p, loan) : nullptr;
   run(p, {.transposed = on_device(*plans.transposed, p, loan), .forward = forward}, loan.workspace, loan.stream);
 }
@@ -51,14 +82,16 @@ struct Listed {
 
 // In order of preference.
 constexpr Listed kEngines[] = {
-    {{"cuda sm90", [](core::DType, int64_t, bool, Direction d) { return sm90::geometry(d); }, sm90::capability,
-      sm90::backward_wants_forward_plan, run_forward<sm90::forward>, run_backward<sm90::backward>,
-      engine::cuda::workers},
+    {{"cuda sm90", sm90_geometry, sm90::capability, sm90::backward_wants_forward_plan,
+      run_forward<sm90::forward, sm90_geometry>,
+      run_backward<sm90::backward, sm90_geometry, sm90::backward_wants_forward_plan>, engine::cuda::workers,
+      plans_list<sm90_geometry>},
      [](int architecture) { return architecture == 90; },
      "compute capability 9.0"},
-    {{"cuda sm80", [](core::DType t, int64_t dim, bool, Direction d) { return sm80::geometry(t, dim, d); },
-      sm80::capability, sm80::backward_wants_forward_plan, run_forward<sm80::forward>, run_backward<sm80::backward>,
-      engine::cuda::workers},
+    {{"cuda sm80", sm80_geometry, sm80::capability, sm80::backward_wants_forward_plan,
+      run_forward<sm80::forward, sm80_geometry>,
+      run_backward<sm80::backward, sm80_geometry, sm80::backward_wants_forward_plan>, engine::cuda::workers,
+      plans_list<sm80_geometry>},
      [](int architecture) { return architecture >= 80; },
      "compute capability 8.0 or later"},
 };

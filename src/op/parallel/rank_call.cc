@@ -8,6 +8,7 @@
 
 #include "core/refuse.h"
 #include "op/checks.h"
+#include "op/device_list.h"
 #include "op/parallel/cuda/device_moves.h"
 #include "op/problem.h"
 #include "op/refs.h"
@@ -96,7 +97,7 @@ RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call
   checks::check_sharded(call, "where the sequence lies in shards");
   const AllHeads of_all(views_of(q, k, v), among);
   const Views<int64_t>& of = of_all.views;
-  key_.call.pattern = *check_forward(of, call);
+  key_.call.pattern = *with_rows(check_forward(of, call), q, call);
   key_.shards = shards_of(shards).joined(among);
   key_.rank = shards.rank / among;
   key_.share = {among, shards.rank % among};

@@ -3,6 +3,10 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
+#include <cmath>
+
+#include "engine/cuda/lists/plan.h"
 #include "engine/cuda/sm80/sm80.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "longstride/error.h"
@@ -96,7 +100,51 @@ using Forward = void (*)(const engine::ForwardProblem&, const DevicePlan&, const
 using Backward = void (*)(const engine::BackwardProblem&, const BackwardPlans&, const engine::Workspace&,
                           engine::Stream);
 
-Engine staged(const char* name, Forward forward, Backward backward, bool deterministic) {
+// A case's list on the device.
+class ListOnDevice {
+ public:
+  ListOnDevice(const Case& c, bool portable) : portable_(portable), lengths_(c.options.lengths) {
+    const oracle::BlockRule& rule = c.options.blocks.at(0);
+    std::vector<std::array<int64_t, 4>> all = gate_cells(c);
+    all.insert(all.end(), rule.list.begin(), rule.list.end());
+    std::vector<int32_t> rows;
+    for (const auto& row : all) rows.insert(rows.end(), row.begin(), row.end());
+    rows_ = std::make_unique<Mirror>(rows.data(), rows.size() * sizeof(int32_t));
+    const std::vector<float> nothing(all.size(), NAN);
+    gates_ = std::make_unique<Mirror>(nothing.data(), nothing.size() * sizeof(float));
+    list_ = {.rows = static_cast<const int32_t*>(rows_->device()),
+             .count = std::ssize(all),
+             .block_size = rule.block_size,
+             .causal = c.options.causal,
+             .lengths = lengths_.empty() ? nullptr : lengths_.data()};
+  }
+
+  std::unique_ptr<DevicePlan> plan(const engine::Problem& p, Direction d, const engine::Workspace& w) const {
+    const Geometry g = portable_ ? engine::cuda::sm80::geometry(p.dtype, p.dim, d) : engine::cuda::sm90::geometry(d);
+    if (!engine::cuda::lists::takes(p, list_, g, d)) throw Error("the list is not planned on the device");
+    return std::unique_ptr<DevicePlan>(new DevicePlan(engine::cuda::lists::plan(p, list_, g, d, w, nullptr)));
+  }
+  engine::BlocksOnDevice with_gates() const {
+    engine::BlocksOnDevice list = list_;
+    list.gate_grad = gates_->device();
+    return list;
+  }
+  // Those of the first rows.
+  void fetch_gates(void* to, int64_t count) const {
+    check(cudaMemcpy(to, gates_->device(), count * sizeof(float), cudaMemcpyDeviceToHost), "gates from the device");
+  }
+
+ private:
+  bool portable_;
+  std::vector<int64_t> lengths_;
+  std::unique_ptr<Mirror> rows_, gates_;
+  engine::BlocksOnDevice list_;
+};
+
+using Listed = std::shared_ptr<const ListOnDevice>;
+
+// `listed`: null where plans are uploaded.
+Engine staged(const char* name, Forward forward, Backward backward, bool deterministic, const Listed& listed) {
   const auto stage = [](Mirrors& m, engine::Problem& p) {
     m.in(p.q, p.len_q, p.heads);
     m.in(p.k, p.len_k, p.kv_heads);
@@ -107,19 +155,22 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
   Engine e;
   e.name = name;
   auto last = std::make_shared<std::unique_ptr<DevicePlan>>();  // of the forward before, for the backward
-  e.forward = [stage, last, forward](const engine::ForwardProblem& host, const PlanView& plan,
-                                     const engine::Workspace& w) {
+  e.forward = [=](const engine::ForwardProblem& host, const PlanView& plan, const engine::Workspace& w) {
     engine::ForwardProblem p = host;
     Mirrors m(host);
     stage(m, p);
     m.out(p.out, p.len_q, p.heads);
     p.lse = m.out(p.lse, p.batch * p.heads * p.len_q * sizeof(float));
-    *last = std::make_unique<DevicePlan>(plan, p.batch, p.kv_heads, p.heads / p.kv_heads);
-    forward(p, **last, w.allocate ? w : poisoned_workspace(), nullptr);
+    const engine::Workspace lent = w.allocate ? w : poisoned_workspace();
+    if (listed) {
+      forward(p, *listed->plan(p, Direction::kForward, lent), lent, nullptr);
+    } else {
+      *last = std::make_unique<DevicePlan>(plan, p.batch, p.kv_heads, p.heads / p.kv_heads);
+      forward(p, **last, lent, nullptr);
+    }
     m.finish();
   };
-  e.backward = [stage, last, backward, deterministic](const engine::BackwardProblem& host, const PlanView& plan,
-                                                      const engine::Workspace& w) {
+  e.backward = [=](const engine::BackwardProblem& host, const PlanView& plan, const engine::Workspace& w) {
     engine::BackwardProblem p = host;
     p.deterministic = deterministic;
     Mirrors m(host);
@@ -132,6 +183,18 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
     m.out(p.dq, p.len_q, p.heads);
     m.out(p.dk, p.len_k, p.kv_heads);
     m.out(p.dv, p.len_k, p.kv_heads);
+    const engine::Workspace lent = w.allocate ? w : poisoned_workspace();
+    if (listed) {
+      p.gates = nullptr;
+      const auto transposed = listed->plan(p, Direction::kTransposed, lent);
+      const auto of_queries = listed->plan(p, Direction::kForward, lent);
+      const engine::BlocksOnDevice list = listed->with_gates();
+      backward(p, {.transposed = *transposed, .forward = of_queries.get(), .list = host.gates ? &list : nullptr}, lent,
+               nullptr);
+      m.finish();
+      if (host.gates) listed->fetch_gates(host.gates->grad, host.gates->begin[p.batch * p.kv_heads]);
+      return;
+    }
     engine::Gates gates;
     if (p.gates) {
       gates = *p.gates;  // but for what is written, on the host
@@ -139,22 +202,29 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
       p.gates = &gates;
     }
     const DevicePlan uploaded(plan, p.batch, p.kv_heads, 1);
-    backward(p, {.transposed = uploaded, .forward = last->get()}, w.allocate ? w : poisoned_workspace(), nullptr);
+    backward(p, {.transposed = uploaded, .forward = last->get()}, lent, nullptr);
     m.finish();
   };
   return e;
 }
 
-}  // namespace
-
-Engine staged_sm90(bool deterministic) {
+Engine staged_sm90_with(bool deterministic, const Listed& listed) {
   return staged(deterministic ? "cuda sm90, deterministic" : "cuda sm90", engine::cuda::sm90::forward,
-                engine::cuda::sm90::backward, deterministic);
+                engine::cuda::sm90::backward, deterministic, listed);
+}
+Engine staged_sm80_with(bool deterministic, const Listed& listed) {
+  return staged(deterministic ? "cuda sm80, deterministic" : "cuda sm80", engine::cuda::sm80::forward,
+                engine::cuda::sm80::backward, deterministic, listed);
 }
 
-Engine staged_sm80(bool deterministic) {
-  return staged(deterministic ? "cuda sm80, deterministic" : "cuda sm80", engine::cuda::sm80::forward,
-                engine::cuda::sm80::backward, deterministic);
+}  // namespace
+
+Engine staged_sm90(bool deterministic) { return staged_sm90_with(deterministic, nullptr); }
+Engine staged_sm80(bool deterministic) { return staged_sm80_with(deterministic, nullptr); }
+
+Engine staged_list(const Case& c, bool portable, bool deterministic) {
+  const auto listed = std::make_shared<const ListOnDevice>(c, portable);
+  return portable ? staged_sm80_with(deterministic, listed) : staged_sm90_with(deterministic, listed);
 }
 
 }  // namespace longstride::test

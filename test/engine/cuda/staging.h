@@ -12,6 +12,11 @@ namespace longstride::test {
 Engine staged_sm90(bool deterministic = false);
 Engine staged_sm80(bool deterministic = false);
 
+// The same for a case of one list of blocks, whose rows lie on the device: plans are made there, and those that the
+// test brings are not looked at. The list has the rows of gate_cells() first, whose gates are asked for, then the
+// case's.
+Engine staged_list(const Case&, bool portable, bool deterministic = false);
+
 // A workspace of plain device memory, filled with NaN before it is handed out.
 engine::Workspace poisoned_workspace();
 

@@ -86,6 +86,7 @@ void backward(const BackwardProblem& p, const BackwardPlans& plans, const Worksp
   }
   require_plan(p, plans.transposed, Direction::kTransposed, rows);
   if (p.gates != nullptr) gate_gradients(p, workspace, stream);
+  if (plans.list != nullptr) gate_gradients(p, *plans.list, workspace, stream);
   Scratch scratch(workspace, stream);
   if (ordered) {
     at_element<BFloat16, Float16, float>(p.dtype, [&]<class Element>() {

@@ -30,6 +30,7 @@ void backward(const BackwardProblem& given, const BackwardPlans& plans, const Wo
     require(given, *plans.forward, Direction::kForward);
   }
   if (given.gates != nullptr) gate_gradients(given, workspace, stream);
+  if (plans.list != nullptr) gate_gradients(given, *plans.list, workspace, stream);
   Scratch scratch(workspace, stream);
   Padding padding(given, scratch);
   BackwardProblem p = given;
