@@ -2,8 +2,8 @@
 // (w = len, r = 1), a window of 1024 tokens and the same in blocks, and decoding, one query against all keys. One line
 // of JSON a case: median and quartiles in ms by CUDA events, TFLOP/s of what the plan computes (`plan`, masked pairs
 // included), of what is seen (`useful`) and of the sum over groups (`nominal`). A backward counts 2.5 forwards.
-// Workspaces come from a pool, so that no allocation is timed. float32, and cases whose name says so, run on the
-// portable engine (sm80), the others on Hopper's.
+// Workspaces come from a pool, so that no allocation is timed. Cases whose name says so run on the portable engine
+// (sm80), the others on Hopper's.
 //
 // usage: cuda_bench [FILTER] [REPEATS]      cases whose name contains FILTER
 #include <cuda_runtime.h>
@@ -342,6 +342,11 @@ std::vector<Shape> shapes() {
   for (const bool backward : {false, true})
     all.push_back({16384, 256, false, Kind::kDense, backward, DType::kBFloat16, 0, 8});
   for (const bool causal : {false, true}) all.push_back({1048576, 128, causal, Kind::kLongNet, false});
+  for (const int64_t dim : {128, 96, 64, 32})
+    for (const bool causal : {false, true}) all.push_back({16384, dim, causal, Kind::kDense, false, DType::kFloat32});
+  for (const int64_t dim : {128, 64}) all.push_back({131072, dim, false, Kind::kLongNet, false, DType::kFloat32});
+  for (const bool portable : {false, true})
+    all.push_back({10001, 48, false, Kind::kGigaPath, false, DType::kFloat32, 0, 16, false, portable});
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     for (const bool backward : {false, true}) {
       for (const int64_t dim : {128, 64})

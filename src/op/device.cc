@@ -77,7 +77,7 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   if (listed) {
     plans.list = &list;
   } else {
-    plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
+    plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, Pass::kForward, loan.capturing);
   }
   attach(problem, q, k, v, call, slopes);
   problem.out = write(out);
@@ -127,10 +127,12 @@ InputGrads backward_device(const BackwardInputs& in, const Call& call) {
 
   const Loan loan = lend(of_q.place);
   Plans plans;
+  const auto plan = [&](Direction direction) {
+    return plan_for(engine, problem, *pattern, extent, direction, Pass::kBackward, loan.capturing);
+  };
   if (!listed) {
-    plans.transposed = plan_for(engine, problem, *pattern, extent, Direction::kTransposed, loan.capturing);
-    if (engine.backward_wants_forward_plan(problem))
-      plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, loan.capturing);
+    plans.transposed = plan(Direction::kTransposed);
+    if (engine.backward_wants_forward_plan(problem)) plans.forward = plan(Direction::kForward);
   }
   attach(problem, in.q, in.k, in.v, call, slopes);
   problem.out = read(out);

@@ -26,7 +26,10 @@ std::atomic<const char*> engine_in_use = "";
 
 std::atomic<int64_t> plan_limit_bytes = plan::PlanCache::kDefaultCapacityBytes;
 
-Geometry reference_geometry(core::DType, int64_t, bool, Direction) { return {}; }
+Geometry reference_geometry(core::DType, int64_t, bool, Direction, Pass) { return {}; }
+Geometry cpu_geometry(core::DType dtype, int64_t dim, bool causal, Direction direction, Pass) {
+  return engine::cpu::geometry(dtype, dim, causal, direction);
+}
 bool no_forward_plan(const engine::Problem&) { return false; }
 bool no_list(const engine::Problem&, const engine::BlocksOnDevice&) { return false; }
 
@@ -59,7 +62,7 @@ constexpr Engine kReference = {"reference",
                                one_worker,
                                no_list};
 constexpr Engine kCpu = {"cpu",
-                         engine::cpu::geometry,
+                         cpu_geometry,
                          engine::cpu::capability,
                          no_forward_plan,
                          run_forward<engine::cpu::forward>,
@@ -103,15 +106,16 @@ const Engine& choose_engine(Place device, const engine::Problem& problem) {
   return engine;
 }
 
-Geometry geometry_for(const Engine& engine, const engine::Problem& problem, bool causal, Direction direction) {
-  Geometry geometry = engine.geometry(problem.dtype, problem.dim, causal, direction);
+Geometry geometry_for(const Engine& engine, const engine::Problem& problem, bool causal, Direction direction,
+                      Pass pass) {
+  Geometry geometry = engine.geometry(problem.dtype, problem.dim, causal, direction, pass);
   geometry.workers = engine.workers(problem, direction);
   return geometry;
 }
 
 PlanPointer plan_for(const Engine& engine, const engine::Problem& problem, const Pattern& pattern, const Extent& extent,
-                     Direction direction, bool pin) {
-  const Geometry geometry = geometry_for(engine, problem, pattern.causal(), direction);
+                     Direction direction, Pass pass, bool pin) {
+  const Geometry geometry = geometry_for(engine, problem, pattern.causal(), direction, pass);
   return plan::process_cache().get(pattern, extent, geometry, direction, pin);
 }
 

@@ -29,9 +29,12 @@ struct Loan {
   bool capturing = false;  // the stream is being recorded: what it reads is never given back
 };
 
+// What plans are used in: an engine may want other tiles in a backward.
+enum class Pass { kForward, kBackward };
+
 struct Engine {
   const char* name;
-  Geometry (*geometry)(core::DType, int64_t dim, bool causal, Direction);
+  Geometry (*geometry)(core::DType, int64_t dim, bool causal, Direction, Pass);
   engine::Capability (*capability)(const engine::Problem&);
   bool (*backward_wants_forward_plan)(const engine::Problem&);
   void (*forward)(const engine::ForwardProblem&, const Plans&, const Loan&);
@@ -49,10 +52,11 @@ const Engine& choose_engine(Place, const engine::Problem&);
 constexpr const char* kNoEngineAskedFor = "leave the engine to each call: use_engine(\"\") takes the choice back";
 
 // What plans for this engine and problem are compiled for, with as many threads as torch gives now.
-Geometry geometry_for(const Engine&, const engine::Problem&, bool causal, Direction);
+Geometry geometry_for(const Engine&, const engine::Problem&, bool causal, Direction, Pass);
 
 // The plan of a call from the cache of the process, compiled if it is not there. `pin`: never evicted.
-PlanPointer plan_for(const Engine&, const engine::Problem&, const Pattern&, const Extent&, Direction, bool pin = false);
+PlanPointer plan_for(const Engine&, const engine::Problem&, const Pattern&, const Extent&, Direction, Pass,
+                     bool pin = false);
 
 // On the CPU torch's threads (one inside a parallel region), memory, torch's micro-GEMM.
 Loan lend(Place);

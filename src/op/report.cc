@@ -20,7 +20,8 @@ nlohmann::json json_of(const PlanReport& plan) {
 
 PlanReport report_plan(const Engine& engine, const engine::Problem& problem, const Pattern& pattern,
                        const Extent& extent, Direction direction) {
-  const PlanPointer plan = plan_for(engine, problem, pattern, extent, direction);
+  const Pass pass = direction == Direction::kForward ? Pass::kForward : Pass::kBackward;
+  const PlanPointer plan = plan_for(engine, problem, pattern, extent, direction, pass);
   const PlanView view = plan->view();
   return {describe(view, extent), count(view, extent), plan->bytes()};
 }
@@ -31,7 +32,7 @@ CallReport report_call(const Engine& engine, const engine::Problem& problem, con
   report.engine = engine.name;
   report.forward = report_plan(engine, problem, pattern, extent, Direction::kForward);
   report.backward = report_plan(engine, problem, pattern, extent, Direction::kTransposed);
-  const PlanPointer plan = plan_for(engine, problem, pattern, extent, Direction::kForward);
+  const PlanPointer plan = plan_for(engine, problem, pattern, extent, Direction::kForward, Pass::kForward);
   report.useful_flops = useful_flops(plan->view(), extent, problem.dim);
   report.nominal_flops = nominal_flops(pattern, extent, problem.dim);
   return report;

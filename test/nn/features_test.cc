@@ -220,7 +220,7 @@ TEST(Features, PageSaysWhatEnginesTake) {
   expect_line("ALiBi");
   // The CUDA engine is not part of this build: what the page quotes must stand in its checks.
   const std::string checks = text_of(root / "src/engine/cuda/sm90/capability.cc");
-  for (const char* quoted : {"dtype must be bfloat16 or float16", "len_k must be below 2^31"}) {
+  for (const char* quoted : {"dtype must be float32, bfloat16 or float16", "len_k must be below 2^31"}) {
     EXPECT_NE(checks.find(quoted), std::string::npos) << quoted;
     EXPECT_NE(page.find(quoted), std::string::npos) << quoted;
   }

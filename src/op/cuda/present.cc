@@ -36,21 +36,37 @@ const DevicePlan& on_device(const plan::CachedPlan& plan, const Problem& p, cons
   return *static_cast<const DevicePlan*>(kept.get());
 }
 
-using GeometryOf = Geometry (*)(core::DType, int64_t dim, bool causal, Direction);
-Geometry sm90_geometry(core::DType, int64_t, bool, Direction d) { return sm90::geometry(d); }
-Geometry sm80_geometry(core::DType dtype, int64_t dim, bool, Direction d) { return sm80::geometry(dtype, dim, d); }
+using GeometryOf = Geometry (*)(core::DType, int64_t dim, bool causal, Direction, Pass);
+Geometry sm80_geometry(core::DType dtype, int64_t dim, bool, Direction d, Pass) {
+  return sm80::geometry(dtype, dim, d);
+}
+
+// Of Hopper, float32 is multiplied by its forward and by the portable engine's backward.
+Geometry sm90_geometry(core::DType dtype, int64_t dim, bool, Direction d, Pass pass) {
+  return pass == Pass::kForward || sm90::has_backward(dtype) ? sm90::geometry(d) : sm80::geometry(dtype, dim, d);
+}
+bool sm90_wants_forward_plan(const Problem& p) {
+  return (sm90::has_backward(p.dtype) ? sm90::backward_wants_forward_plan : sm80::backward_wants_forward_plan)(p);
+}
+void sm90_backward(const engine::BackwardProblem& p, const engine::cuda::BackwardPlans& plans,
+                   const engine::Workspace& workspace, engine::Stream stream) {
+  (sm90::has_backward(p.dtype) ? sm90::backward : sm80::backward)(p, plans, workspace, stream);
+}
 
 template <GeometryOf geometry>
 bool plans_list(const Problem& p, const engine::BlocksOnDevice& list) {
-  const auto takes = [&](Direction d) { return lists::takes(p, list, geometry(p.dtype, p.dim, list.causal, d), d); };
-  return takes(Direction::kForward) && takes(Direction::kTransposed);
+  const auto takes = [&](Direction d, Pass pass) {
+    return lists::takes(p, list, geometry(p.dtype, p.dim, list.causal, d, pass), d);
+  };
+  return takes(Direction::kForward, Pass::kForward) && takes(Direction::kForward, Pass::kBackward) &&
+         takes(Direction::kTransposed, Pass::kBackward);
 }
 
 // Of this call's list, in memory of its loan.
 template <GeometryOf geometry>
 std::unique_ptr<const DevicePlan> of_list(const Problem& p, const engine::BlocksOnDevice& list, Direction direction,
-                                          const Loan& loan) {
-  const Geometry g = geometry(p.dtype, p.dim, list.causal, direction);
+                                          Pass pass, const Loan& loan) {
+  const Geometry g = geometry(p.dtype, p.dim, list.causal, direction, pass);
   return std::unique_ptr<const DevicePlan>(
       new DevicePlan(lists::plan(p, list, g, direction, loan.workspace, loan.stream)));
 }
@@ -58,15 +74,16 @@ std::unique_ptr<const DevicePlan> of_list(const Problem& p, const engine::Blocks
 template <auto run, GeometryOf geometry>
 void run_forward(const engine::ForwardProblem& p, const Plans& plans, const Loan& loan) {
   if (plans.list != nullptr)
-    return run(p, *of_list<geometry>(p, *plans.list, Direction::kForward, loan), loan.workspace, loan.stream);
+    return run(p, *of_list<geometry>(p, *plans.list, Direction::kForward, Pass::kForward, loan), loan.workspace,
+               loan.stream);
   run(p, on_device(*plans.forward, p, loan), loan.workspace, loan.stream);
 }
 template <auto run, GeometryOf geometry, auto wants_forward>
 void run_backward(const engine::BackwardProblem& p, const Plans& plans, const Loan& loan) {
   if (plans.list != nullptr) {
-    const auto transposed = of_list<geometry>(p, *plans.list, Direction::kTransposed, loan);
+    const auto transposed = of_list<geometry>(p, *plans.list, Direction::kTransposed, Pass::kBackward, loan);
     std::unique_ptr<const DevicePlan> forward;
-    if (wants_forward(p)) forward = of_list<geometry>(p, *plans.list, Direction::kForward, loan);
+    if (wants_forward(p)) forward = of_list<geometry>(p, *plans.list, Direction::kForward, Pass::kBackward, loan);
     const engine::BlocksOnDevice* const gated = plans.list->gate_grad != nullptr ? plans.list : nullptr;
     return run(p, {.transposed = *transposed, .forward = forward.get(), .list = gated}, loan.workspace, loan.stream);
   }
@@ -82,9 +99,8 @@ struct Listed {
 
 // In order of preference.
 constexpr Listed kEngines[] = {
-    {{"cuda sm90", sm90_geometry, sm90::capability, sm90::backward_wants_forward_plan,
-      run_forward<sm90::forward, sm90_geometry>,
-      run_backward<sm90::backward, sm90_geometry, sm90::backward_wants_forward_plan>, engine::cuda::workers,
+    {{"cuda sm90", sm90_geometry, sm90::capability, sm90_wants_forward_plan, run_forward<sm90::forward, sm90_geometry>,
+      run_backward<sm90_backward, sm90_geometry, sm90_wants_forward_plan>, engine::cuda::workers,
       plans_list<sm90_geometry>},
      [](int architecture) { return architecture == 90; },
      "compute capability 9.0"},

@@ -57,7 +57,8 @@ Outputs forward_pieces(const RankCall& call) {
   if (call.empty()) return {out, lse};
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
-  parallel::forward_pieces(call.rank(), *call.plans(Direction::kForward), problem, call.moves(), forward_engine(call));
+  parallel::forward_pieces(call.rank(), *call.plans(Direction::kForward, Pass::kForward), problem, call.moves(),
+                           forward_engine(call));
   return {out, lse};
 }
 
@@ -71,8 +72,8 @@ Tensor forward_gathered(const RankCall& call, const Tensor& received, const Tens
   engine::ForwardProblem problem{call.problem()};
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
-  parallel::forward_gathered(rank, *call.plans(Direction::kForward), problem, keys.mutable_data_ptr(), call.moves(),
-                             forward_engine(call));
+  parallel::forward_gathered(rank, *call.plans(Direction::kForward, Pass::kForward), problem, keys.mutable_data_ptr(),
+                             call.moves(), forward_engine(call));
   return keys;
 }
 

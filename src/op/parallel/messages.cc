@@ -83,8 +83,9 @@ parallel::BackwardEngine backward_engine(const RankCall& call) {
   };
 }
 
-HeldPlans::HeldPlans(const RankCall& call) : transposed(call.plans(Direction::kTransposed)) {
-  if (call.engine().backward_wants_forward_plan(call.problem())) forward = call.plans(Direction::kForward);
+HeldPlans::HeldPlans(const RankCall& call) : transposed(call.plans(Direction::kTransposed, Pass::kBackward)) {
+  if (call.engine().backward_wants_forward_plan(call.problem()))
+    forward = call.plans(Direction::kForward, Pass::kBackward);
 }
 
 }  // namespace longstride::op

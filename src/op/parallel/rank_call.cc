@@ -151,9 +151,9 @@ std::shared_ptr<const parallel::Rank> RankCall::rank_of_step(int64_t step) const
   return rank_of(key);
 }
 
-std::shared_ptr<const parallel::RankPlans> RankCall::plans(Direction direction) const {
+std::shared_ptr<const parallel::RankPlans> RankCall::plans(Direction direction, Pass pass) const {
   RankKey key = key_;
-  key.call.geometry = geometry_for(*engine_, problem_, key.call.pattern.causal(), direction);
+  key.call.geometry = geometry_for(*engine_, problem_, key.call.pattern.causal(), direction, pass);
   key.call.direction = direction;
   return plans_of(key, *rank_);
 }

@@ -56,7 +56,7 @@ class RankCall {
   ScalarType wide_dtype() const { return lse_dtype(dtype_); }
   Place place() const { return place_; }
 
-  std::shared_ptr<const parallel::RankPlans> plans(Direction) const;
+  std::shared_ptr<const parallel::RankPlans> plans(Direction, Pass) const;
   const parallel::Moves& moves() const { return *moves_; }
   // An empty shard, or no batch: nothing is computed and nothing travels.
   bool empty() const { return problem_.batch == 0 || problem_.len_q == 0; }

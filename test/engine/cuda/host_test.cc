@@ -49,7 +49,11 @@ TEST(CudaHost, CapabilityNamesWhatItRefuses) {
     const engine::Capability can = sm90::capability(p);
     return can.yes ? "taken" : can.reason;
   };
-  EXPECT_EQ(reason([](auto& p) { p.dtype = DType::kFloat32; }), "dtype must be bfloat16 or float16, got float32");
+  EXPECT_EQ(reason([](auto& p) { p.dtype = DType::kFloat32; }), "taken");
+  EXPECT_EQ(reason([](auto& p) { p.dtype = DType::kFloat64; }),
+            "dtype must be float32, bfloat16 or float16, got float64");
+  EXPECT_EQ(reason([](auto& p) { p.dtype = DType::kFloat32, p.dim = 129; }),
+            "dim must be 1 to 128 of float32, got 129");
   EXPECT_EQ(reason([](auto& p) { p.dim = 257; }), "dim must be 1 to 256, got 257");
   EXPECT_EQ(reason([](auto& p) { p.dim = 0; }), "dim must be 1 to 256, got 0");
   EXPECT_EQ(reason([](auto& p) { p.kv_heads = 3; }), "kv_heads must divide heads, got 3 and 4");

@@ -31,12 +31,7 @@ Case long_case(DType dtype, int64_t dim, int64_t len, int64_t heads, int64_t kv_
   });
 }
 
-void check_long(const Case& c) {
-  const auto plan = [&](Direction d) { return compile(c.pattern(), c.extent(), engine::cuda::sm90::geometry(d), d); };
-  const Engine engine = staged_sm90();
-  EXPECT_EQ(against_oracle(engine, c, run_case(engine, c, plan(Direction::kForward), plan(Direction::kTransposed))),
-            "");
-}
+void check_long(const Case& c) { EXPECT_EQ(against_oracle(staged_sm90(), c, run_sm90(c)), ""); }
 
 class CudaLong : public testing::TestWithParam<std::tuple<int64_t, bool>> {  // dim, causal
  protected:
@@ -46,6 +41,10 @@ class CudaLong : public testing::TestWithParam<std::tuple<int64_t, bool>> {  // 
 
 TEST_P(CudaLong, LongNet) {
   check_long(long_case(DType::kBFloat16, dim(), 4096, 2, 1, causal(), {256, 512, 1024, 2048, 4096}, {1, 2, 4, 8, 16}));
+}
+
+TEST_P(CudaLong, LongNetOfFloats) {
+  check_long(long_case(DType::kFloat32, dim(), 2048, 2, 1, causal(), {256, 512, 1024, 2048}, {1, 2, 4, 8}));
 }
 
 TEST_P(CudaLong, Dense) { check_long(long_case(DType::kBFloat16, dim(), 2003, 1, 1, causal(), {2003}, {1})); }

@@ -209,8 +209,13 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
 }
 
 Engine staged_sm90_with(bool deterministic, const Listed& listed) {
-  return staged(deterministic ? "cuda sm90, deterministic" : "cuda sm90", engine::cuda::sm90::forward,
-                engine::cuda::sm90::backward, deterministic, listed);
+  const Backward backward = [](const engine::BackwardProblem& p, const BackwardPlans& plans, const engine::Workspace& w,
+                               engine::Stream stream) {
+    (engine::cuda::sm90::has_backward(p.dtype) ? engine::cuda::sm90::backward : engine::cuda::sm80::backward)(
+        p, plans, w, stream);
+  };
+  return staged(deterministic ? "cuda sm90, deterministic" : "cuda sm90", engine::cuda::sm90::forward, backward,
+                deterministic, listed);
 }
 Engine staged_sm80_with(bool deterministic, const Listed& listed) {
   return staged(deterministic ? "cuda sm80, deterministic" : "cuda sm80", engine::cuda::sm80::forward,
@@ -219,12 +224,36 @@ Engine staged_sm80_with(bool deterministic, const Listed& listed) {
 
 }  // namespace
 
+Geometry sm90_backward_geometry(core::DType dtype, int64_t dim, Direction d) {
+  return engine::cuda::sm90::has_backward(dtype) ? engine::cuda::sm90::geometry(d)
+                                                 : engine::cuda::sm80::geometry(dtype, dim, d);
+}
+
 Engine staged_sm90(bool deterministic) { return staged_sm90_with(deterministic, nullptr); }
 Engine staged_sm80(bool deterministic) { return staged_sm80_with(deterministic, nullptr); }
 
 Engine staged_list(const Case& c, bool portable, bool deterministic) {
   const auto listed = std::make_shared<const ListOnDevice>(c, portable);
   return portable ? staged_sm80_with(deterministic, listed) : staged_sm90_with(deterministic, listed);
+}
+
+Results run_sm90(const Case& c, bool deterministic, const std::function<void(Geometry&)>& change) {
+  namespace sm90 = engine::cuda::sm90;
+  const auto plan = [&](Geometry g, Direction d) {
+    if (change) change(g);
+    return compile(c.pattern(), c.extent(), g, d);
+  };
+  const auto of_backward = [&](Direction d) { return plan(sm90_backward_geometry(c.dtype, c.options.dim, d), d); };
+  const Plan transposed = of_backward(Direction::kTransposed);
+  Engine engine = staged_sm90(deterministic);
+  Results r = run_case(engine, c, of_backward(Direction::kForward), transposed);
+  if (sm90::has_backward(c.dtype)) return r;
+  engine.backward = [](const engine::BackwardProblem&, const PlanView&, const engine::Workspace&) {};
+  Results wide = run_case(engine, c, plan(sm90::geometry(Direction::kForward), Direction::kForward), transposed);
+  r.out = std::move(wide.out);
+  r.lse = std::move(wide.lse);
+  r.strayed = r.strayed || wide.strayed;
+  return r;
 }
 
 }  // namespace longstride::test

@@ -8,6 +8,7 @@
 #include <cute/tensor.hpp>
 #include <type_traits>
 
+#include "engine/cuda/tile/parts.cuh"
 #include "engine/cuda/tile/shape.cuh"
 
 namespace longstride::engine::cuda::sm80 {
@@ -80,22 +81,8 @@ struct Floats {
   alignas(16) float value[kN * kPitch];
 };
 
-// Two results that lie side by side become pair i of a fragment, or of any other array of parts: a float's greatest
-// part first.
-template <class Element>
-__device__ __forceinline__ void split(float x, float y, const auto& to) {
-  if constexpr (std::is_same_v<Element, cute::half_t>) {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(to(0)) : "f"(y), "f"(x));
-  } else {
-    constexpr int kParts = std::is_same_v<Element, float> ? 3 : 1;
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(to(part)) : "f"(y), "f"(x));
-      x -= __uint_as_float(to(part) << 16);
-      y -= __uint_as_float(to(part) & 0xffff0000u);
-    }
-  }
-}
+// Two results that lie side by side become pair i of a fragment.
+using cuda::split;
 template <class Element, int kParts>
 __device__ __forceinline__ void split(float x, float y, RowFragment<kParts>& to, int i) {
   split<Element>(x, y, [&](int part) -> uint32_t& { return to.part[part][i]; });

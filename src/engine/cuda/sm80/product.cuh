@@ -15,15 +15,12 @@ __device__ __forceinline__ void multiply_tile(const uint32_t (&a)[4], const uint
                       c(4 * n + 1), c(4 * n + 2), c(4 * n + 3));
 }
 
-// Which parts are multiplied, the smallest products first. Whatever stands in the rows, a score must come out of the
-// same additions, so that what the forward adds to an lse the backward takes away.
+// Which part of the rows is multiplied: queries or keys stand there.
 enum class Rows { kQueries, kKeys };
 template <Rows kRows>
-constexpr __device__ int query_part(int product) {
-  constexpr int kFirst[] = {2, 0, 1, 1, 0}, kSecond[] = {0, 2, 1, 0, 1};
-  return kRows == Rows::kQueries ? kFirst[product] : kSecond[product];
+constexpr __device__ int part_of(int product) {
+  return kRows == Rows::kQueries ? query_part(product) : key_part(product);
 }
-constexpr int kSmallProducts = 5;
 
 template <class Shape, Rows kRows, int kPairs, class C>
 __device__ __forceinline__ void multiply_small(const RowFragment<3>& a, const ColumnFragment<3> (&b)[kPairs], C& c) {
@@ -32,8 +29,7 @@ __device__ __forceinline__ void multiply_small(const RowFragment<3>& a, const Co
   for (int product = 0; product < kSmallProducts; ++product)
 #pragma unroll
     for (int i = 0; i < 2 * kPairs; ++i)
-      multiply_tile<Shape>(a.part[query_part<kRows>(product)], b[i / 2].part[query_part<kOthers>(product)][i % 2], c,
-                           i);
+      multiply_tile<Shape>(a.part[part_of<kRows>(product)], b[i / 2].part[part_of<kOthers>(product)][i % 2], c, i);
 }
 template <class Shape, int kPairs, class C>
 __device__ __forceinline__ void multiply_great(const RowFragment<3>& a, const ColumnFragment<3> (&b)[kPairs], C& c) {

@@ -20,6 +20,8 @@ constexpr int64_t kMostFusedDim = 128;  // dK and dV of 64 keys fill half of the
 bool backward_wants_forward_plan(const Problem& p) { return p.deterministic || p.dim > kMostFusedDim; }
 
 void backward(const BackwardProblem& given, const BackwardPlans& plans, const Workspace& workspace, Stream stream) {
+  if (!has_backward(given.dtype))
+    core::refuse("dtype", "must be bfloat16 or float16 in a backward of the sm90 engine", core::name(given.dtype));
   require(given, plans.transposed, Direction::kTransposed);
   const bool ordered = backward_wants_forward_plan(given);
   if (ordered) {

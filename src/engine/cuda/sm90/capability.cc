@@ -13,9 +13,12 @@ namespace longstride::engine::cuda::sm90 {
 
 Capability capability(const Problem& p) {
   const auto no = [](std::string because) { return Capability{false, std::move(because)}; };
-  if (p.dtype != core::DType::kBFloat16 && p.dtype != core::DType::kFloat16)
-    return no(fmt::format("dtype must be bfloat16 or float16, got {}", core::name(p.dtype)));
+  const bool floats = p.dtype == core::DType::kFloat32;
+  if (!floats && p.dtype != core::DType::kBFloat16 && p.dtype != core::DType::kFloat16)
+    return no(fmt::format("dtype must be float32, bfloat16 or float16, got {}", core::name(p.dtype)));
   if (p.dim < 1 || p.dim > kMostDim) return no(fmt::format("dim must be 1 to {}, got {}", kMostDim, p.dim));
+  if (floats && p.dim > kMostFloat32Dim)
+    return no(fmt::format("dim must be 1 to {} of float32, got {}", kMostFloat32Dim, p.dim));
   if (p.kv_heads < 1 || p.heads < 1 || p.heads % p.kv_heads != 0)
     return no(fmt::format("kv_heads must divide heads, got {} and {}", p.kv_heads, p.heads));
   if (!(p.dropout_p >= 0 && p.dropout_p < 1))

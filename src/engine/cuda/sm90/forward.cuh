@@ -2,96 +2,23 @@
 // Launched by forward_launch.cuh, once for the partial levels of a plan and once for its base levels. Assumes 16-byte
 // aligned tensors whose strides TMA takes (tensor_maps.h says which) and lengths below 2^31.
 //
-// Read it from top to bottom: shape, shared memory, barriers, producer (which walks the plan), consumer.
+// Read it after forward_shape.cuh: producer (which walks the plan), consumer.
 #pragma once
 
-#include <cutlass/arch/barrier.h>
 #include <cutlass/arch/reg_reconfig.h>
 
 #include <cute/tensor.hpp>
 
 #include "engine/cuda/sm90/alibi.cuh"
 #include "engine/cuda/sm90/dropout.cuh"
-#include "engine/cuda/sm90/forward_values.h"
+#include "engine/cuda/sm90/forward_products.cuh"
+#include "engine/cuda/sm90/forward_shape.cuh"
 #include "engine/cuda/sm90/load.cuh"
 #include "engine/cuda/sm90/locate.cuh"
 #include "engine/cuda/sm90/pipeline.cuh"
 #include "engine/cuda/sm90/softmax.cuh"
 
 namespace longstride::engine::cuda::sm90 {
-
-template <class Element_, int kDim_, class Calls_>
-struct ForwardShape {
-  using Element = Element_;
-  using Calls = Calls_;
-  static constexpr int kDim = kDim_;                              // columns of V that are multiplied
-  static constexpr int kBox = kDim % 64 == 32 ? 32 : 64;          // inner extent of a TMA box
-  static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;  // columns held in shared memory
-  static constexpr int kConsumers = 2;                            // warpgroups, 64 queries each
-  static constexpr int kRows = 64 * kConsumers;
-  static constexpr int kColumns = kDim > 128 ? 64 : 128;  // 256: 128 accumulators leave room for 64 keys
-  // K and V blocks in flight and Q tiles at hand, as many as fit in 227 KiB: at 128, a third block instead of a second
-  // Q took LongNet's 128k from 5.51 to 5.07 ms.
-  static constexpr int kQueries = kDim > 96 ? 1 : 2;
-  static constexpr int kStages = kWidth <= 64 ? 4 : kWidth <= 96 ? 3 : kWidth <= 128 && kQueries == 1 ? 3 : 2;
-  static constexpr int kNotes = 4;  // an item's note is read until its tile is stored: later than its Q is released
-  static constexpr int kThreads = 128 * (kConsumers + 1);
-
-  using Atom =
-      std::conditional_t<kBox == 32, cute::GMMA::Layout_K_SW64_Atom<Element>, cute::GMMA::Layout_K_SW128_Atom<Element>>;
-  using LayoutQ =
-      decltype(cute::tile_to_shape(Atom{}, cute::Shape<cute::Int<kRows>, cute::Int<kWidth>, cute::Int<kQueries>>{}));
-  using LayoutK =
-      decltype(cute::tile_to_shape(Atom{}, cute::Shape<cute::Int<kColumns>, cute::Int<kWidth>, cute::Int<kStages>>{}));
-  // V as the second product wants it: [dim, keys] over the same bytes.
-  using LayoutVt = decltype(cute::composition(
-      LayoutK{}, cute::make_layout(cute::Shape<cute::Int<kWidth>, cute::Int<kColumns>, cute::Int<kStages>>{},
-                                   cute::Stride<cute::Int<kColumns>, cute::_1, cute::Int<kColumns * kWidth>>{})));
-  using MmaScores = decltype(cute::make_tiled_mma(
-      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kColumns>, cute::_16>>()));
-  using MmaOutput = decltype(cute::make_tiled_mma(
-      cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kDim>, cute::_16>,
-                                 cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
-
-  static constexpr int kRowsBytes = kRows * kWidth * sizeof(Element);
-  static constexpr int kBlockBytes = kColumns * kWidth * sizeof(Element);
-};
-
-template <class Shape>
-struct ForwardStorage {
-  alignas(1024) cute::array_aligned<typename Shape::Element, cute::cosize_v<typename Shape::LayoutQ>, 1024> q;
-  alignas(1024) cute::array_aligned<typename Shape::Element, cute::cosize_v<typename Shape::LayoutK>, 1024> k;
-  alignas(1024) cute::array_aligned<typename Shape::Element, cute::cosize_v<typename Shape::LayoutK>, 1024> v;
-  // barrier        arrives                                        waits      count
-  // q_full[i]      producer lane + TMA bytes of Q                 consumers  1
-  // q_empty[i]     each consumer warp                             producer   4 * kConsumers
-  // k_full[s]      producer lane + TMA bytes of K                 consumers  1
-  // k_empty[s]     each consumer warp                             producer   4 * kConsumers
-  // v_full, v_empty: likewise for V, but that a block with a tail comes through
-  // raw            producer lane + TMA bytes of V                 producer   1
-  cutlass::arch::ClusterTransactionBarrier q_full[Shape::kQueries], k_full[Shape::kStages], v_full[Shape::kStages], raw;
-  cutlass::arch::ClusterBarrier q_empty[Shape::kQueries], k_empty[Shape::kStages], v_empty[Shape::kStages];
-  BlockNote block[Shape::kStages];
-  ItemNote item[Shape::kNotes];
-  unsigned long long again;  // the first of the items to be made again, or kNone
-};
-constexpr unsigned long long kNone = ~0ull;
-
-template <class Shape>
-__device__ __forceinline__ void init_barriers(ForwardStorage<Shape>& s) {
-  s.raw.init(1);
-  for (int i = 0; i < Shape::kQueries; ++i) {
-    s.q_full[i].init(1);
-    s.q_empty[i].init(4 * Shape::kConsumers);
-  }
-  for (int i = 0; i < Shape::kStages; ++i) {
-    s.k_full[i].init(1);
-    s.v_full[i].init(1);
-    s.k_empty[i].init(4 * Shape::kConsumers);
-    s.v_empty[i].init(4 * Shape::kConsumers);
-  }
-  cutlass::arch::fence_barrier_init();
-}
 
 // Puts an item into the block's list of those to be made again. One lane of any of its warps calls it.
 template <class Shape>
@@ -125,12 +52,62 @@ __device__ __forceinline__ void fetch_partials(const ForwardParams& p, const Til
   }
 }
 
+// What the consumers are told. One lane calls it.
+__device__ __forceinline__ void write_note(const TilePlace& place, const Tile& tile, int64_t index, int32_t head,
+                                           int32_t row0, ItemNote& item) {
+  item.index = index;
+  item.again = 0;
+  item.row0 = row0;
+  item.stride = place.stride;
+  item.slot = place.slot;
+  item.repeat = place.repeat;
+  item.rows = tile.rows;
+  item.batch = place.batch;
+  item.head = head;
+  item.phantom_begin = tile.phantom_begin;
+  item.phantom_count = tile.phantom_count;
+  item.merge_begin = tile.merge_begin;
+  item.merge_count = tile.merge_count;
+  item.stop = 0;
+}
+__device__ __forceinline__ void write_note(const ColumnBlock& block, bool last, BlockNote& note) {
+  note.column0 = block.column0;
+  note.columns = block.columns;
+  note.diagonals = block.diagonals;
+  note.rows = block.rows;
+  note.weight_log2 = block.weight == 1 ? 0.f : log2f(float(block.weight));
+  note.masked = block.masked;
+  note.last = last;
+}
+
 // One warp; lane 0 speaks to the copy engine. kAgain: the items of the block's list instead of those that it draws.
 template <class Shape, bool kAgain>
 __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStorage<Shape>& s) {
+  constexpr int kRowsSize = Shape::kParts * Shape::kRows * Shape::kWidth;
+  constexpr int kBlockSize = Shape::kParts * Shape::kColumns * Shape::kWidth;
+  // With room for one block K is free before V is, and the next one comes while V is multiplied.
+  constexpr bool kKeysAhead = Shape::kStages == 1;
   const bool first_lane = threadIdx.x % 32 == 0;
   int stage = 0, phase = 1;  // an empty buffer counts as consumed
   int query = 0, q_phase = 1, note = 0, raw_phase = 0;
+  auto load_values = [&](int stage, int phase, const TensorMaps& m, const TilePlace& place, int column0, int columns) {
+    const bool tail = columns < Shape::kColumns;
+    auto* const to = s.v.data() + stage * kBlockSize;
+    s.v_empty[stage].wait(phase);
+    auto& bar = tail ? s.raw : s.v_full[stage];
+    if (first_lane) {
+      bar.arrive_and_expect_tx(Shape::kBlockBytes);
+      load_parts<Shape, Shape::kColumns>(m.v, p.len_k, place.stride, column0, place.kv_head, place.batch, p.batch, bar,
+                                         to);
+    }
+    if (!tail) return;
+    s.raw.wait(raw_phase);
+    raw_phase ^= 1;
+    zero_parts<Shape, Shape::kColumns>(to, columns);
+    cutlass::arch::fence_view_async_shared();
+    __syncwarp();
+    if (first_lane) s.v_full[stage].arrive();
+  };
   int64_t index = kAgain ? static_cast<int64_t>(s.again) : blockIdx.x;
   while (kAgain ? index >= 0 : index < p.items) {
     const int64_t own = index;
@@ -153,30 +130,16 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
     fetch_partials<Shape>(p, tile, place, head);
     s.q_empty[query].wait(q_phase);
     if (first_lane) {
-      ItemNote& item = s.item[note];
-      item.index = own;
-      item.again = 0;
-      item.row0 = row0;
-      item.stride = place.stride;
-      item.slot = place.slot;
-      item.repeat = place.repeat;
-      item.rows = rows;
-      item.batch = place.batch;
-      item.head = head;
-      item.phantom_begin = tile.phantom_begin;
-      item.phantom_count = tile.phantom_count;
-      item.merge_begin = tile.merge_begin;
-      item.merge_count = tile.merge_count;
-      item.stop = 0;
+      write_note(place, tile, own, head, row0, s.item[note]);
       s.q_full[query].arrive_and_expect_tx(Shape::kRowsBytes);
-      load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.q, p.len_q, place.stride, row0, head, place.batch,
-                                                          s.q_full[query],
-                                                          s.q.data() + query * Shape::kRows * Shape::kWidth);
+      load_parts<Shape, Shape::kRows>(m.q, p.len_q, place.stride, row0, head, place.batch, p.batch, s.q_full[query],
+                                      s.q.data() + query * kRowsSize);
     }
     note = (note + 1) % Shape::kNotes;
     if (++query == Shape::kQueries) query = 0, q_phase ^= 1;
     // A tile that sees nothing gets one block of no columns, so that the consumers know one way only.
-    bool more = true;
+    bool more = true, first = true;
+    int v_column0 = 0, v_columns = 0;
     while (more) {
       ColumnBlock now{0, 0, {}, 0, 1, true};
       if (!walk.done()) {
@@ -184,40 +147,24 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
         walk.advance();
       }
       more = !walk.done();
-      const bool tail = now.columns < Shape::kColumns;
-      auto* const to_v = s.v.data() + stage * Shape::kColumns * Shape::kWidth;
       s.k_empty[stage].wait(phase);
       if (first_lane) {
-        BlockNote& b = s.block[stage];
-        b.column0 = now.column0;
-        b.columns = now.columns;
-        b.diagonals = now.diagonals;
-        b.rows = now.rows;
-        b.weight_log2 = now.weight == 1 ? 0.f : log2f(float(now.weight));
-        b.masked = now.masked;
-        b.last = !more;
+        write_note(now, !more, s.block[stage]);
         s.k_full[stage].arrive_and_expect_tx(Shape::kBlockBytes);
-        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.k, p.len_k, place.stride, now.column0, place.kv_head,
-                                                               place.batch, s.k_full[stage],
-                                                               s.k.data() + stage * Shape::kColumns * Shape::kWidth);
+        load_parts<Shape, Shape::kColumns>(m.k, p.len_k, place.stride, now.column0, place.kv_head, place.batch, p.batch,
+                                           s.k_full[stage], s.k.data() + stage * kBlockSize);
       }
-      s.v_empty[stage].wait(phase);
-      auto& v_bar = tail ? s.raw : s.v_full[stage];
-      if (first_lane) {
-        v_bar.arrive_and_expect_tx(Shape::kBlockBytes);
-        load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.v, p.len_k, place.stride, now.column0, place.kv_head,
-                                                               place.batch, v_bar, to_v);
+      if constexpr (!kKeysAhead) {
+        load_values(stage, phase, m, place, now.column0, now.columns);
+      } else if (!first) {
+        load_values(0, phase ^ 1, m, place, v_column0, v_columns);
       }
-      if (tail) {
-        s.raw.wait(raw_phase);
-        raw_phase ^= 1;
-        zero_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(to_v, now.columns);
-        cutlass::arch::fence_view_async_shared();
-        __syncwarp();
-        if (first_lane) s.v_full[stage].arrive();
-      }
+      v_column0 = now.column0;
+      v_columns = now.columns;
+      first = false;
       if (++stage == Shape::kStages) stage = 0, phase ^= 1;
     }
+    if constexpr (kKeysAhead) load_values(0, phase ^ 1, m, place, v_column0, v_columns);
   }
   s.q_empty[query].wait(q_phase);
   if (first_lane) {
@@ -230,7 +177,6 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
 template <class Shape, bool kExact>
 __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<Shape>& s) {
   using namespace cute;
-  using Element = typename Shape::Element;
   int of_block = threadIdx.x;
   // Opaque to the second pass, or all that both make of it stays in registers throughout the first.
   if constexpr (kExact) asm volatile("" : "+r"(of_block));
@@ -238,50 +184,9 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
   const int thread = of_block % 128;
   const int row0 = 64 * group + 16 * (thread / 32) + (thread % 32) / 4;
 
-  Tensor sQ = make_tensor(make_smem_ptr(s.q.data()), typename Shape::LayoutQ{});
-  Tensor sK = make_tensor(make_smem_ptr(s.k.data()), typename Shape::LayoutK{});
-  Tensor sVt = make_tensor(make_smem_ptr(s.v.data()), typename Shape::LayoutVt{});
-  typename Shape::MmaScores mma_scores;
-  typename Shape::MmaOutput mma_output;
-  auto thr_scores = mma_scores.get_thread_slice(thread);
-  auto thr_output = mma_output.get_thread_slice(thread);
-  Tensor rQ = thr_scores.partition_fragment_A(
-      local_tile(sQ, cute::Tile<Int<64>, Int<Shape::kWidth>>{}, make_coord(group, 0, _)));
-  Tensor rK = thr_scores.partition_fragment_B(sK);
-  Tensor sVd = local_tile(sVt, cute::Tile<Int<Shape::kDim>, Int<Shape::kColumns>>{}, make_coord(0, 0, _));
-  Tensor rV = thr_output.partition_fragment_B(sVd);
-  Tensor scores = partition_fragment_C(mma_scores, cute::Shape<cute::_64, cute::Int<Shape::kColumns>>{});
-  Tensor output = partition_fragment_C(mma_output, cute::Shape<cute::_64, cute::Int<Shape::kDim>>{});
-  Tensor weights = make_tensor<Element>(
-      thr_output
-          .partition_fragment_A(make_tensor(make_smem_ptr(static_cast<Element*>(nullptr)),
-                                            make_layout(cute::Shape<cute::_64, cute::Int<Shape::kColumns>>{})))
-          .layout());
-
-  auto multiply_scores = [&](int query, int stage) {
-    warpgroup_fence_operand(scores);
-    warpgroup_arrive();
-    mma_scores.accumulate_ = GMMA::ScaleOut::Zero;
-#pragma unroll
-    for (int k = 0; k < (Shape::kDim + 15) / 16; ++k) {
-      cute::gemm(mma_scores, rQ(_, _, k, query), rK(_, _, k, stage), scores);
-      mma_scores.accumulate_ = GMMA::ScaleOut::One;
-    }
-    warpgroup_commit_batch();
-  };
-  auto multiply_output = [&](int stage) {
-    warpgroup_fence_operand(output);
-    warpgroup_fence_operand(weights);
-    warpgroup_arrive();
-    mma_output.accumulate_ = GMMA::ScaleOut::One;
-#pragma unroll
-    for (int k = 0; k < Shape::kColumns / 16; ++k) cute::gemm(mma_output, weights(_, _, k), rV(_, _, k, stage), output);
-    warpgroup_commit_batch();
-  };
-  auto narrow = [&] {
-#pragma unroll
-    for (int i = 0; i < size(scores); ++i) weights[i] = static_cast<Element>(scores[i]);
-  };
+  ForwardProducts<Shape> products(s, group, thread);
+  auto& scores = products.scores;
+  auto& output = products.output;
 
   // While a block is multiplied with V, the scores of the next are made and their softmax step is taken.
   int stage = 0, phase = 0, query = 0, q_phase = 0, note = 0;
@@ -298,6 +203,7 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
       release(s.q_empty[query]);
       if (++query == Shape::kQueries) query = 0, q_phase ^= 1;
     }
+    if constexpr (Shape::kParts > 1 && kExact) mend_scores<Shape>(p, *item, b, row0, scores);
     if (p.negate)
       for (int i = 0; i < size(scores); ++i) scores[i] = -scores[i];
     if constexpr (Shape::Calls::kAlibi) {
@@ -330,35 +236,31 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
   while (next_item()) {
     state = begin_rows(p, *item, row0);
     s.k_full[stage].wait(phase);
-    multiply_scores(query, stage);
+    products.multiply_scores(query, stage);
     begin_output<Shape>(p, *item, state.max, output, row0);
     warpgroup_wait<0>();
-    warpgroup_fence_operand(scores);
+    products.take_scores();
     finish_scores();
-    narrow();
-    scale_rows(output, rescale);
+    products.take_weights(rescale);
     while (!last) {
       const int used = v_stage;
       s.k_full[stage].wait(phase);
-      multiply_scores(query, stage);
+      products.multiply_scores(query, stage);
       s.v_full[v_stage].wait(v_phase);
-      multiply_output(v_stage);
+      products.multiply_output(v_stage);
       warpgroup_wait<1>();
-      warpgroup_fence_operand(scores);
+      products.take_scores();
       finish_scores();
-      warpgroup_wait<0>();
-      warpgroup_fence_operand(output);
+      products.finish_output(used);
       release(s.v_empty[used]);
-      narrow();
-      scale_rows(output, rescale);
+      products.take_weights(rescale);
     }
     s.v_full[v_stage].wait(v_phase);
-    multiply_output(v_stage);
-    warpgroup_wait<0>();
-    warpgroup_fence_operand(output);
+    products.multiply_output(v_stage);
+    products.finish_output(v_stage);
     release(s.v_empty[v_stage]);
     if constexpr (!kExact)
-      if (is_large(state, p.scale_log2) && threadIdx.x % 32 == 0) make_again(p, *item, s);
+      if (wants_again<Shape>(state, p.scale_log2) && threadIdx.x % 32 == 0) make_again(p, *item, s);
     store<Shape>(p, *item, state, output, row0);
   }
 }

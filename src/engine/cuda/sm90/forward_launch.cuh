@@ -11,6 +11,7 @@
 #include "engine/cuda/device.h"
 #include "engine/cuda/score_scale.h"
 #include "engine/cuda/sm90/elements.cuh"
+#include "engine/cuda/sm90/float_parts.h"
 #include "engine/cuda/sm90/forward.cuh"
 #include "engine/cuda/sm90/launch_after.h"
 #include "engine/cuda/sm90/launches.h"
@@ -49,6 +50,7 @@ inline ForwardParams forward_params(const ForwardProblem& p, const DevicePlan& p
   params.query_start = static_cast<int32_t>(p.query_start);
   params.len_q = static_cast<int32_t>(p.len_q);
   params.len_k = static_cast<int32_t>(p.len_k);
+  params.batch = static_cast<int32_t>(p.batch);
   params.heads = static_cast<int32_t>(p.heads);
   params.dim = static_cast<int32_t>(p.dim);
   const ScoreFactors factors = score_factors(p);
@@ -69,9 +71,20 @@ inline ForwardParams forward_params(const ForwardProblem& p, const DevicePlan& p
 
 template <class Tag, int kDim, class Calls>
 void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& scratch) {
-  using Shape = ForwardShape<ElementOf<Tag>, kDim, Calls>;
+  using Shape = ForwardShape<ElementOf<Tag>, kDim, Calls, kPartsOf<Tag>>;
   const int64_t slots = p.batch * p.heads * plan.partial_rows();
   ForwardParams params = forward_params(p, plan);
+  ForwardProblem read = p;  // what the kernel reads
+  if constexpr (Shape::kParts > 1) {
+    params.float_q = p.q;
+    params.float_k = p.k;
+    params.float32_results = true;
+    read.dtype = core::DType::kBFloat16;
+    read.batch = p.batch * Shape::kParts;
+    read.q = split_floats(p.q, p.batch, p.len_q, p.heads, p.dim, scratch);
+    read.k = split_floats(p.k, p.batch, p.len_k, p.kv_heads, p.dim, scratch);
+    read.v = split_floats(p.v, p.batch, p.len_k, p.kv_heads, p.dim, scratch);
+  }
   int64_t items = 0;
   for (const auto* levels : {&plan.partial(), &plan.base()})
     for (const LaunchLanes& lanes : *levels) items = std::max(items, lanes.items);
@@ -90,7 +103,7 @@ void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& sc
       if (!partial && lanes.merges_only) {
         launch_merges<Tag>(params, kDim, early, scratch.stream());
       } else {
-        launch_levels<Shape>(p, lanes, params, early, scratch.stream());
+        launch_levels<Shape>(read, lanes, params, early, scratch.stream());
       }
       ++params.ticket;
     }

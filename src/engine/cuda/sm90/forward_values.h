@@ -55,6 +55,9 @@ struct ForwardParams : CallValues {
   float2* partial_softmax;  // (greatest score, sum), likewise
   int64_t partial_rows;
   int32_t float32_results;  // Extras: whether out is float32
+  // Of float32: its parts are batch rows of the tensors that are read, and these the tensors themselves.
+  int32_t batch;
+  ConstTensorRef float_q, float_k;
 };
 
 }  // namespace longstride::engine::cuda::sm90

@@ -40,4 +40,20 @@ __device__ __forceinline__ void zero_rows(Element* tile, int first) {
   }
 }
 
+// The same of every part of a tensor: those lie one behind the other as `batches` batch rows each.
+template <class Shape, int kRows, class Barrier, class Element>
+__device__ __forceinline__ void load_parts(const MapPair& maps, int len, int stride, int position, int head, int batch,
+                                           int batches, Barrier& barrier, Element* to) {
+#pragma unroll 1
+  for (int part = 0; part < Shape::kParts; ++part)
+    load_rows<Shape::kBox, Shape::kWidth, kRows>(maps, len, stride, position, head, batch + part * batches, barrier,
+                                                 to + part * kRows * Shape::kWidth);
+}
+template <class Shape, int kRows, class Element>
+__device__ __forceinline__ void zero_parts(Element* tile, int first) {
+#pragma unroll 1
+  for (int part = 0; part < Shape::kParts; ++part)
+    zero_rows<Shape::kBox, Shape::kWidth, kRows>(tile + part * kRows * Shape::kWidth, first);
+}
+
 }  // namespace longstride::engine::cuda::sm90

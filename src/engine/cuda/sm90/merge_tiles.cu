@@ -115,6 +115,7 @@ void launch_merges(const ForwardParams& params, int partial_dim, bool early, cud
 }
 
 template void launch_merges<core::BFloat16>(const ForwardParams&, int, bool, cudaStream_t);
+template void launch_merges<float>(const ForwardParams&, int, bool, cudaStream_t);
 template void launch_merges<core::Float16>(const ForwardParams&, int, bool, cudaStream_t);
 
 }  // namespace longstride::engine::cuda::sm90

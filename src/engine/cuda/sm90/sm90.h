@@ -25,6 +25,11 @@ inline Geometry geometry(Direction direction) {
 }
 
 constexpr int64_t kMostDim = 256;
+constexpr int64_t kMostFloat32Dim = 128;
+
+// float32 has a forward alone: scores come out of it bit for bit as out of the portable engine's kernels, whose
+// backward belongs to it.
+constexpr bool has_backward(core::DType dtype) { return dtype != core::DType::kFloat32; }
 
 // What the kernels take; forward and backward throw Error with the reason for the rest. Memory beyond the workspace is
 // never taken, and nothing waits for the device, but for gates (gates.h). Tensors whose address or strides are no

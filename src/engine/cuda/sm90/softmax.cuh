@@ -57,7 +57,8 @@ __device__ __forceinline__ void mask(Scores& scores, const BlockNote& b, int row
 
 // Turns scores into probabilities in place; `rescale` is what the old output must be multiplied with. Not kExact: by
 // one multiply-add each, which is good enough if is_large() says no at the end. kExact: large terms are subtracted
-// first, and a row that has none comes out as it would without, so that nothing depends on a tile's other rows.
+// first, and a row that has none comes out as it would without, so that nothing depends on a tile's other rows. Of
+// floats the greatest score is always subtracted first.
 template <class Shape, bool kExact, class Scores>
 __device__ __forceinline__ void softmax_step(Scores& scores, RowState& state, float (&rescale)[2], float scale_log2,
                                              float weight_log2) {
@@ -78,7 +79,11 @@ __device__ __forceinline__ void softmax_step(Scores& scores, RowState& state, fl
     rescale[r] = exp_below(was, base, scale_log2);
     // A row that begins at -2^31 and less must bring nothing infinite to where it ends.
     float less = 0, shift = fminf(fmaf(-base, scale_log2, weight_log2), 0x1p31f), sum = 0;
-    if constexpr (kExact) {
+    constexpr bool kFloats = Shape::kParts > 1;
+    if constexpr (kFloats) {
+      less = base;
+      shift = weight_log2;
+    } else if constexpr (kExact) {
       const bool large = fabsf(shift) >= kMostForward;
       less = large ? base : 0.f;
       shift = large ? weight_log2 : shift;
@@ -88,20 +93,27 @@ __device__ __forceinline__ void softmax_step(Scores& scores, RowState& state, fl
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& x = scores[4 * n + 2 * r + c];
-        x = exp2_unit(fmaf(kExact ? x - less : x, scale_log2, shift));
+        x = exp2_unit(fmaf(kExact || kFloats ? x - less : x, scale_log2, shift));
         sum += x;
       }
     state.sum[r] = fmaf(state.sum[r], rescale[r], sum);
   }
 }
 
-// Whether a score of the warp's rows was so large that their tile must be made again with kExact.
-__device__ __forceinline__ bool is_large(const RowState& state, float scale_log2) {
-  bool large = false;
+// Whether the warp's tile must be made again with kExact: a score of its rows was large; or, of floats, one came out as
+// NaN, which it may not be.
+template <class Shape>
+__device__ __forceinline__ bool wants_again(const RowState& state, float scale_log2) {
+  bool again = false;
 #pragma unroll
-  for (int r = 0; r < 2; ++r)
-    large = large || (fabsf(state.max[r] * scale_log2) >= kMostForward && state.max[r] != -INFINITY);
-  return __any_sync(~0u, large);
+  for (int r = 0; r < 2; ++r) {
+    if constexpr (Shape::kParts > 1) {
+      again = again || state.sum[r] != state.sum[r];
+    } else {
+      again = again || (fabsf(state.max[r] * scale_log2) >= kMostForward && state.max[r] != -INFINITY);
+    }
+  }
+  return __any_sync(~0u, again);
 }
 
 // What up to four merges of a base tile hold of a thread's two rows: where (-1: nothing), and (greatest score, sum).
@@ -221,12 +233,6 @@ __device__ __forceinline__ void begin_output(const ForwardParams& p, const ItemN
 #pragma unroll 1
   for (int i = 0; i < item.merge_count; i += Parts::kMost)
     Parts(p, item, row0, i).template add_to<Shape>(output, p, item, max);
-}
-
-template <class Output>
-__device__ __forceinline__ void scale_rows(Output& output, const float (&rescale)[2]) {
-#pragma unroll
-  for (int i = 0; i < cute::size(output); ++i) output[i] *= rescale[(i / 2) % 2];
 }
 
 template <class Shape, class Output>
