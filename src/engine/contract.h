@@ -143,6 +143,13 @@ struct Workspace {
   std::function<void(void*)> free;
 };
 
+// Calls body(index, thread) for every index in [0, count): as the workspace's parallel_for does, or one after another.
+template <class Body>
+void for_each_index(const Workspace& w, int64_t count, const Body& body) {
+  if (w.parallel_for) return w.parallel_for(count, body);
+  for (int64_t index = 0; index < count; ++index) body(index, 0);
+}
+
 using Stream = void*;  // cudaStream_t, or null on the CPU
 
 // "yes: <engine>" or "no: <because>".

@@ -28,8 +28,6 @@ class Definitions {
 // Owns a text of LibTorch: its own headers before 2.14 forget those that they turn into std::string.
 std::string take(StringHandle handle);
 
-using MaybeTensor = std::optional<Tensor>;
-
 template <class Field>
 constexpr const char* schema_type() {
   if constexpr (std::is_same_v<Field, std::string>) return "str";

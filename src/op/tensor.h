@@ -5,14 +5,13 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include <initializer_list>
-
 #include "op/array.h"
 #include "op/call.h"
 
 namespace longstride::op {
 
 using Tensor = torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
 using Call = CallOf<Tensor, int64_t>;
 using Outputs = OutputsOf<Tensor>;
 using InputGrads = InputGradsOf<Tensor>;

@@ -46,6 +46,7 @@ struct Rank {
 
   int64_t rows() const { return call.shards.rows(rank); }
   int64_t places() const { return call.extent.batch * call.extent.kv_heads; }
+  const GatheredClass& gathered_of(int64_t place) const { return gathered.classes[call.classes.class_of[place]]; }
   int64_t bytes() const;  // of what it lists
 };
 
@@ -74,7 +75,7 @@ using BackwardEngine =
 
 // Writes out and lse of the shard as far as its own pieces show them.
 void forward_pieces(const Rank&, const RankPlans&, const engine::ForwardProblem&, const Moves&, const ForwardEngine&);
-// Joins what the gathered queries see. `keys` is the buffer of keys (rows.h) with all received rows in it; its other
+// Joins what the gathered queries see. `keys` is the buffer of keys (moves.h) with all received rows in it; its other
 // rows are gathered here.
 void forward_gathered(const Rank&, const RankPlans&, const engine::ForwardProblem&, void* keys, const Moves&,
                       const ForwardEngine&);

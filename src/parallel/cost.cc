@@ -181,7 +181,6 @@ Choice choose(const ShardedCall& call, const Survey& all, const RowShape& shape,
   auto taken = std::min_element(choice.feasible.begin(), choice.feasible.end(),
                                 [](const auto& a, const auto& b) { return a.second.total_s() < b.second.total_s(); });
   if (exchange != "auto") {
-    choice.forced = true;
     const ExchangePlan asked = exchange_from_name(exchange);
     const std::string because = infeasible_because(asked, call, all);
     if (!because.empty()) {

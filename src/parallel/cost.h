@@ -1,6 +1,6 @@
 // What an exchange would cost: a model, as good as its figures, each of which says whether it was measured. Called by
-// the choice of a plan and by describe(). A pure function of what all ranks agree on, so that ranks of one build choose
-// alike.
+// the choice of a plan and by the program's show. A pure function of what all ranks agree on, so that ranks of one
+// build choose alike.
 #pragma once
 
 #include <cstdint>
@@ -77,7 +77,6 @@ Prediction predict(const ExchangePlan&, const ShardedCall&, const Survey&, const
 struct Choice {
   ExchangePlan plan;
   Prediction prediction;
-  bool forced = false;  // by name
   std::vector<std::pair<ExchangePlan, Prediction>> feasible;
 };
 
@@ -85,9 +84,5 @@ struct Choice {
 // the reason and those that can.
 Choice choose(const ShardedCall&, const Survey&, const RowShape&, const Hardware&,
               const std::string& exchange = "auto");
-
-// Who moves what, in words: bytes by source for the rank that receives most and, of up to 16 ranks, for every rank;
-// then the prediction, labelled as a model, with which figures it stands on.
-std::string describe(const Choice&, const ShardedCall&, const Survey&, const RowShape&, const Hardware&);
 
 }  // namespace longstride::parallel

@@ -1,6 +1,6 @@
 // The ways in which ranks can come by the keys that they need, as values: what each is called, when it can be had, and
 // how many bytes it moves. No exchange runs here. Called by who runs one (op/parallel), the cost model, the choice and
-// describe().
+// the program's show.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // What a rank computes beyond the pieces of its shard: the pairs of its queries with keys of other ranks, and of one
 // piece with another. Both are rows far apart, so they are gathered: the queries into rows of their own, the keys into
 // a buffer that begins with the received ones. There everything is a rectangle of neighbouring rows, whatever the rates
-// were. Called by who compiles a rank's plans (compile.h) and by who moves its rows (rows.h).
+// were. Called by who compiles a rank's plans (compile.h) and by who moves its rows (moves.h).
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ struct GatheredClass {
   int64_t key_rows = 0;    // of the buffer of keys: received, own, received again
 };
 
-// A row of the shard may be gathered more than once; its parts are joined by their softmax (rows.h).
+// A row of the shard may be gathered more than once; its parts are joined by their softmax (moves.h).
 struct Gathered {
   std::vector<GatheredClass> classes;
   // The most of any class, so that places lie at one distance: rows beyond those of its class no pair sees.

@@ -1,9 +1,9 @@
-// Rows of tensors on the host, by the caller's threads (rows.h, sums.h).
+// Rows of tensors on the host, by the caller's threads: moved as bytes, of any element type, and added up in float32 or
+// float64.
 #pragma once
 
 #include "parallel/attention.h"
 #include "parallel/moves.h"
-#include "parallel/rows.h"
 
 namespace longstride::parallel {
 
@@ -29,11 +29,14 @@ class HostMoves : public Moves {
                   int64_t lines) const override;
 
  private:
-  const RankLists& lists_;
+  void gather(const engine::ConstTensorRef& from, const RowShape&, void* to) const;
+  template <class Visit>
+  void for_each_query(const Visit& visit) const;
+
+  const Rank& rank_;
   int64_t heads_, rows_;
   const engine::Workspace& workspace_;
-  Moving rows_of_;  // keys and queries
-  Moving lse_of_;
+  RowShape shape_;
 };
 
 }  // namespace longstride::parallel

@@ -100,9 +100,9 @@ Message message(const ShardedCall& call, int64_t from, int64_t to) {
   return writer.finish(call);
 }
 
-int64_t RankLists::rows_sent() const {
+int64_t rows_in(const std::vector<Message>& messages) {
   int64_t rows = 0;
-  for (const Message& m : sends) rows += m.rows();
+  for (const Message& m : messages) rows += m.rows();
   return rows;
 }
 

@@ -36,6 +36,8 @@ struct Message {
   bool operator==(const Message&) const = default;
 };
 
+int64_t rows_in(const std::vector<Message>&);
+
 // What one rank sends to another; may be empty.
 Message message(const ShardedCall&, int64_t from, int64_t to);
 
@@ -48,7 +50,6 @@ struct RankLists {
   std::vector<int64_t> received_begin;  // places + 1: where the rows of a place begin in the buffer of received keys
 
   int64_t rows_received() const { return received_begin.back(); }
-  int64_t rows_sent() const;
 };
 
 // What it receives costs what it lists. What it sends is found by asking what each other rank needs, which for block

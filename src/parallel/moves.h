@@ -1,6 +1,10 @@
 // What a rank does with rows beside its engine, wherever its tensors are: on the host (host_moves.h), or on a device,
 // whose kernels src/op/parallel brings. Called by the rank's attention (attention.h) and by who runs its exchange, of
-// one rank and problem. rows.h says how messages, the buffer of keys and gathered queries lie.
+// one rank and problem.
+//
+// Messages lie end to end in the order of the lists, by ascending peer, as an all-to-all takes and gives them: row by
+// row K and V of a key side by side, [rows, 2, dim]. The buffer of keys is [places, Gathered::keys, 2, dim]; gathered
+// queries are [batch, heads, Gathered::queries, dim].
 //
 // Parts of rows, and gradients that travel, are float32, or float64 of float64.
 #pragma once

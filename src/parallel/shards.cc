@@ -96,21 +96,4 @@ int64_t Shards::rows(int64_t rank) const {
   return rows;
 }
 
-std::vector<Move> Shards::moves() const {
-  std::vector<Move> moves;
-  int64_t sharded = 0;
-  for (int64_t rank = 0; rank < ranks_; ++rank) {
-    for (const Piece& p : positions(rank)) {
-      const int64_t rows = p.end - p.begin;
-      if (!moves.empty() && moves.back().sequence + moves.back().rows == p.begin) {
-        moves.back().rows += rows;
-      } else {
-        moves.push_back({p.begin, sharded, rows});
-      }
-      sharded += rows;
-    }
-  }
-  return moves;
-}
-
 }  // namespace longstride::parallel

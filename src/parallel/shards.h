@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 namespace longstride::parallel {
@@ -23,14 +22,6 @@ struct Piece {
   int64_t rank = 0;
   int64_t row = 0;
   bool operator==(const Piece&) const = default;
-};
-
-// `rows` positions from `sequence` on are those from `sharded` on of the shards of rank 0, 1, ... laid end to end.
-struct Move {
-  int64_t sequence = 0;
-  int64_t sharded = 0;
-  int64_t rows = 0;
-  bool operator==(const Move&) const = default;
 };
 
 class Shards {
@@ -59,9 +50,6 @@ class Shards {
   // The chunks of a rank that are not empty, ascending: the positions of its rows, in their order. Throws Error if
   // there is no such rank.
   std::vector<Piece> positions(int64_t rank) const;
-  // From the sequence to the shards; read backwards, from the shards to the sequence. In order of `sharded`, no two
-  // that could be one.
-  std::vector<Move> moves() const;
 
   bool operator==(const Shards&) const = default;
 

@@ -1,5 +1,5 @@
 // What every rank computes and receives, counted by arithmetic: what plans of the exchange are judged by. Called by the
-// volumes, the cost model and describe().
+// volumes, the cost model and the program's show.
 #pragma once
 
 #include <cstdint>

@@ -163,39 +163,33 @@ TEST(Cost, RefusesFiguresThatAreNone) {
   }
 }
 
-TEST(Describe, SaysWhoMovesWhat) {
+// Segment 4096 brings its later half 1,024 rows of the earlier one, 8192 likewise: of 12 heads, K and V, 64 elements of
+// 2 bytes.
+TEST(Cost, OfEveryExchangeByHand) {
   const ShardedCall call = growing(8192, 4);
   const Survey all = survey(call);
-  Hardware hardware;
-  hardware.near_bytes.measured = true;
-  const std::string text = describe(choose(call, all, kShape, hardware, "direct"), call, all, kShape, hardware);
-  // Segment 4096 brings its later half 1,024 rows of the earlier one, 8192 likewise: of 12 heads, K and V, 64 elements
-  // of 2 bytes.
-  EXPECT_EQ(
-      text,
-      "exchange direct, as asked for; feasible: direct, ladder, heads(2), heads(4), ring\n"
-      "4 ranks, contiguous, 2048 of 8192 tokens each; batch 1, 12 KV heads, dim 64, bfloat16\n"
-      "bytes received, forward by source (segment/rate), then in all:\n"
-      "  rank            2048/1          4096/2          8192/4         forward        backward\n"
-      "  0                    0               0               0               0               0\n"
-      "  1                    0         3145728               0         3145728         6291456\n"
-      "  2                    0               0         3145728         3145728         6291456\n"
-      "  3                    0         3145728         3145728         6291456        12582912\n"
-      "model, not a measurement, ms a layer on the slowest rank, and of these waited for the exchange:\n"
-      "  direct     forward 0.0926 (0.003358), backward 0.1715 (0)\n"
-      "  ladder     forward 0.1001 (0.01086), backward 0.1715 (0)\n"
-      "  heads(2)   forward 0.1458 (0.06164), backward 0.2163 (0.06164)\n"
-      "  heads(4)   forward 0.1634 (0.0812), backward 0.2292 (0.0812)\n"
-      "  ring       forward 0.2015 (0.02842), backward 0.2893 (0.03406)\n"
-      "figures measured: near_bytes 3e+11\n"
-      "figures assumed: forward_flops 4e+14, backward_flops 3e+14, memory_bytes 3.6e+12, near_latency_s 1.2e-05, "
-      "far_bytes 4.2e+10, far_latency_s 2.5e-05, message_s 1.5e-06, launch_s 6e-06, launches 3, ranks_per_node 8\n");
-  EXPECT_THAT(describe(choose(call, all, kShape, hardware), call, all, kShape, hardware),
-              HasSubstr("of the least predicted time"));
-  const ShardedCall many = growing(1 << 20, 64);
-  const Survey of_many = survey(many);
-  EXPECT_THAT(describe(choose(many, of_many, kShape, hardware), many, of_many, kShape, hardware),
-              HasSubstr("the most that any rank receives; 64 of 64 do"));
+  const Choice choice = choose(call, all, kShape, Hardware(), "direct");
+  std::string text;
+  for (int64_t rank = 0; rank < 4; ++rank) {
+    const std::vector<Volume> moved = volumes(choice.plan, call, all, rank, kShape);
+    const Volume sum = total(moved);
+    text += fmt::format("{} {} {} {} {}\n", moved[0].forward_bytes, moved[1].forward_bytes, moved[2].forward_bytes,
+                        sum.forward_bytes, sum.backward_bytes);
+  }
+  for (const auto& [plan, its] : choice.feasible) {
+    text += fmt::format("{} {:.4g} {:.4g} {:.4g} {:.4g}\n", name(plan), its.forward.total_s * 1e3,
+                        its.forward.exposed_s * 1e3, its.backward.total_s * 1e3, its.backward.exposed_s * 1e3);
+  }
+  EXPECT_EQ(text,
+            "0 0 0 0 0\n"
+            "0 3145728 0 3145728 6291456\n"
+            "0 0 3145728 3145728 6291456\n"
+            "0 3145728 3145728 6291456 12582912\n"
+            "direct 0.0926 0.003358 0.1715 0\n"
+            "ladder 0.1001 0.01086 0.1715 0\n"
+            "heads(2) 0.1458 0.06164 0.2163 0.06164\n"
+            "heads(4) 0.1634 0.0812 0.2292 0.0812\n"
+            "ring 0.2015 0.02842 0.2893 0.03406\n");
 }
 
 }  // namespace

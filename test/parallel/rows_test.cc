@@ -1,7 +1,5 @@
 // Rows on their way, against the lists: every row of a message and of a buffer is the key or the query that stands
 // there, whatever the element type, the strides and the threads; and gradients are added in one order.
-#include "parallel/rows.h"
-
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,8 +8,7 @@
 #include <map>
 
 #include "longstride/error.h"
-#include "parallel/attention.h"
-#include "parallel/sums.h"
+#include "parallel/host_moves.h"
 #include "test/engine/lent.h"
 #include "test/parallel/sharded_cases.h"
 #include "test/plan/patterns.h"
@@ -60,6 +57,10 @@ Bytes joined(Bytes a, const Bytes& b) {
   return a;
 }
 
+engine::Problem problem_of(const Rank& rank, core::DType dtype) {
+  return {.dtype = dtype, .heads = rank.call.extent.heads, .len_q = rank.rows(), .dim = kDim};
+}
+
 // The keys and values of all ranks, and one rank's rows by position.
 struct World {
   World(const Pattern& pattern, const Extent& e, const test::Held& held, core::DType type) : extent(e), dtype(type) {
@@ -71,8 +72,8 @@ struct World {
       for (int64_t i = 0; i < rows; ++i) holder[held.positions[rank][i]] = {rank, i};
     }
   }
-  Moving moving(size_t rank, const engine::ParallelFor& threads) const {
-    return {ranks[rank].call, ranks[rank].gathered, {.dim = kDim, .dtype = dtype}, threads};
+  HostMoves moves(size_t rank, const engine::Workspace& w) const {
+    return {ranks[rank], problem_of(ranks[rank], dtype), w};
   }
   int64_t row_bytes() const { return 2 * kDim * static_cast<int64_t>(core::size_bytes(dtype)); }
   // K and V of a position.
@@ -132,12 +133,12 @@ std::string check_buffer(const World& world, size_t rank, const std::vector<int6
   return "";
 }
 
-std::string check_queries(const World& world, size_t rank, const engine::ParallelFor& threads) {
+std::string check_queries(const World& world, size_t rank, const engine::Workspace& w) {
   const Rank& its = world.ranks[rank];
   const int64_t heads = world.extent.heads, bytes = world.row_bytes() / 2;
   const Tensor q(world.extent.batch, its.rows(), heads, world.dtype, 77);
   Bytes got(world.extent.batch * heads * its.gathered.queries * bytes, kUntouched);
-  gather_queries(world.moving(rank, threads), heads, q.read(), got.data());
+  world.moves(rank, w).gather_queries(q.read(), got.data());
   for (int64_t line = 0; line < world.extent.batch * heads; ++line) {
     const GatheredClass& g = its.gathered.classes[its.call.classes.class_of[line / (heads / world.extent.kv_heads)]];
     std::vector<Bytes> expected(its.gathered.queries, Bytes(bytes, 0));
@@ -154,34 +155,34 @@ std::string check_queries(const World& world, size_t rank, const engine::Paralle
 }
 
 std::string check(const Pattern& pattern, const Extent& e, const test::Held& held, core::DType dtype,
-                  const engine::ParallelFor& threads) {
+                  const engine::Workspace& w) {
   const World world(pattern, e, held, dtype);
   for (size_t rank = 0; rank < world.ranks.size(); ++rank) {
     const RankLists& lists = world.ranks[rank].lists;
-    const Moving m = world.moving(rank, threads);
+    const HostMoves moves = world.moves(rank, w);
     Bytes sent(rows_in(lists.sends) * world.row_bytes(), kUntouched);
-    pack(m, lists.sends, world.k[rank].read(), world.v[rank].read(), sent.data());
+    moves.pack(world.k[rank].read(), world.v[rank].read(), sent.data());
     if (sent != by_the_lists(world, lists.sends)) return fmt::format("rank {} packs other rows", rank);
     const Bytes received = by_the_lists(world, lists.receives);
     Bytes buffer(world.ranks[rank].places() * world.ranks[rank].gathered.keys * world.row_bytes(), kUntouched);
-    unpack(m, lists.receives, received.data(), buffer.data());
+    moves.unpack(received.data(), buffer.data());
     Bytes back(received.size(), kUntouched);
-    pack_gradients(m, lists.receives, buffer.data(), back.data());
+    moves.pack_gradients(buffer.data(), back.data());
     if (back != received) return fmt::format("rank {} sends back other rows than it received", rank);
-    gather_keys(m, world.k[rank].read(), world.v[rank].read(), buffer.data());
+    moves.gather_keys(world.k[rank].read(), world.v[rank].read(), buffer.data());
     std::string wrong = check_buffer(world, rank, held.positions[rank], buffer);
-    if (wrong.empty()) wrong = check_queries(world, rank, threads);
+    if (wrong.empty()) wrong = check_queries(world, rank, w);
     if (!wrong.empty()) return fmt::format("rank {}: {}", rank, wrong);
   }
   return "";
 }
 
 TEST(Rows, LieWhereTheListsSay) {
-  const engine::ParallelFor threads = test::threads(3).parallel_for;
+  const engine::Workspace threads = test::threads(3);
   int n = 0;
   const auto check_one = [&](const Pattern& pattern, const Extent& e, const test::Held& held) {
     const core::DType dtype = std::array{core::DType::kBFloat16, core::DType::kFloat32, core::DType::kFloat64}[n % 3];
-    return check(pattern, e, held, dtype, n++ % 8 == 0 ? threads : engine::ParallelFor());
+    return check(pattern, e, held, dtype, n++ % 8 == 0 ? threads : engine::Workspace());
   };
   test::for_each_sharded_case(150, check_one);
   test::for_each_sharded_rule(check_one);
@@ -191,7 +192,7 @@ TEST(Rows, LieWhereTheListsSay) {
 TEST(Rows, OfManyTasks) {
   const Pattern pattern = Pattern::dilated({4096, 8192}, {1, 2}, {.causal = true});
   const Extent e = {.batch = 1, .heads = 2, .kv_heads = 2, .len_q = 8192, .len_k = 8192};
-  EXPECT_EQ("", check(pattern, e, test::held_zigzag(8192, 2), core::DType::kFloat32, test::threads(3).parallel_for));
+  EXPECT_EQ("", check(pattern, e, test::held_zigzag(8192, 2), core::DType::kFloat32, test::threads(3)));
 }
 
 // All see every second key of rank 2: what comes home is added to what is there, one peer after another, by threads
@@ -227,12 +228,10 @@ TEST(Sums, ComeHomeInOneOrder) {
   }
   for (const bool by_threads : {false, true}) {
     std::vector<float> got_dk = dk, got_dv = dv;
-    const Moving m{rank.call,
-                   rank.gathered,
-                   {.dim = kDim, .dtype = core::DType::kFloat32},
-                   by_threads ? test::threads(3).parallel_for : engine::ParallelFor()};
-    add_returned(m, rank.lists.sends, returned.data(), {got_dk.data(), 8 * 3 * kDim, 3 * kDim, kDim},
-                 {got_dv.data(), 8 * 3 * kDim, 3 * kDim, kDim});
+    const engine::Workspace w = by_threads ? test::threads(3) : engine::Workspace();
+    HostMoves(rank, problem_of(rank, core::DType::kFloat32), w)
+        .add_returned(returned.data(), {got_dk.data(), 8 * 3 * kDim, 3 * kDim, kDim},
+                      {got_dv.data(), 8 * 3 * kDim, 3 * kDim, kDim});
     EXPECT_EQ(expected_dk, got_dk);
     EXPECT_EQ(expected_dv, got_dv);
   }
@@ -241,9 +240,9 @@ TEST(Sums, ComeHomeInOneOrder) {
 TEST(Sums, OfFewBitsAreRefused) {
   const ShardedCall call(Pattern::dilated({8}, {1}), test::square(1, 8), Shards::even(8, 2));
   const Rank rank(call, 0);
-  const Moving m{rank.call, rank.gathered, {.dim = kDim, .dtype = core::DType::kBFloat16}, {}};
+  const engine::Workspace here;
   try {
-    add_returned(m, rank.lists.sends, nullptr, {}, {});
+    HostMoves(rank, problem_of(rank, core::DType::kBFloat16), here).add_returned(nullptr, {}, {});
     ADD_FAILURE() << "not refused";
   } catch (const Error& e) {
     EXPECT_THAT(e.what(), testing::HasSubstr("dtype must be float32 or float64 where parts of several ranks are added, "

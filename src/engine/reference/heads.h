@@ -12,13 +12,8 @@ namespace longstride::engine::reference {
 // Calls body(b, j) for every batch row and KV head, in parallel if the caller brought threads.
 template <typename Body>
 void for_each_kv_head(const Problem& p, const Workspace& workspace, Body&& body) {
-  const int64_t count = p.batch * p.kv_heads;
-  const auto one = [&](int64_t index, int) { body(index / p.kv_heads, index % p.kv_heads); };
-  if (workspace.parallel_for) {
-    workspace.parallel_for(count, one);
-  } else {
-    for (int64_t index = 0; index < count; ++index) one(index, 0);
-  }
+  for_each_index(workspace, p.batch * p.kv_heads,
+                 [&](int64_t index, int) { body(index / p.kv_heads, index % p.kv_heads); });
 }
 
 // The score of query head h's pair of these positions, whose product is `product`.

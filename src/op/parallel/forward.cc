@@ -10,6 +10,23 @@
 #include "parallel/exchange.h"
 
 namespace longstride::op {
+namespace {
+
+Tensor of_numbers(const std::vector<int64_t>& numbers, Sizes sizes) {
+  const Tensor made = empty(sizes, ScalarType::Long, {});
+  std::ranges::copy(numbers, static_cast<int64_t*>(made.mutable_data_ptr()));
+  return made;
+}
+
+// The buffer of keys with what was received in it.
+Tensor unpacked(const RankCall& call, const Tensor& received) {
+  check_message("received", received, call, call.rank().lists.receives, call.dtype());
+  const Tensor keys = empty_result(sizes_of_keys(call), call.dtype(), call.place());
+  if (!call.rank().gathered.empty()) call.moves().unpack(received.const_data_ptr(), keys.mutable_data_ptr());
+  return keys;
+}
+
+}  // namespace
 
 Tensor pieces(const parallel::Shards& shards) {
   std::vector<int64_t> numbers;
@@ -18,9 +35,7 @@ Tensor pieces(const parallel::Shards& shards) {
       numbers.insert(numbers.end(), {piece.begin, piece.end, rank});
     }
   }
-  const Tensor made = empty(std::array{std::ssize(numbers) / 3, int64_t{3}}, ScalarType::Long, {});
-  std::ranges::copy(numbers, static_cast<int64_t*>(made.mutable_data_ptr()));
-  return made;
+  return of_numbers(numbers, std::array{std::ssize(numbers) / 3, int64_t{3}});
 }
 
 std::tuple<Tensor, bool> counts(const RankCall& call) {
@@ -38,9 +53,7 @@ std::tuple<Tensor, int64_t> exchange_of(const RankCall& call, const std::string&
   const parallel::ExchangePlan plan = parallel::plan_to_run(name, call.rank().call, call.of_whole());
   std::vector<int64_t> numbers;
   if (plan.kind == parallel::Exchange::kRing) numbers = call.rank_of_step(0)->steps;
-  const Tensor made = empty(std::array{std::ssize(numbers)}, ScalarType::Long, {});
-  std::ranges::copy(numbers, static_cast<int64_t*>(made.mutable_data_ptr()));
-  return {made, plan.heads};
+  return {of_numbers(numbers, std::array{std::ssize(numbers)}), plan.heads};
 }
 
 Tensor pack(const RankCall& call) {
@@ -51,9 +64,8 @@ Tensor pack(const RankCall& call) {
 
 Outputs forward_pieces(const RankCall& call) {
   engine::ForwardProblem problem{call.problem()};
-  const std::array out_sizes = {problem.batch, problem.len_q, problem.heads, problem.dim};
-  const Tensor out = empty_result(out_sizes, call.dtype(), call.place());
-  const Tensor lse = empty(std::array{problem.batch, problem.heads, problem.len_q}, call.wide_dtype(), call.place());
+  const Tensor out = empty_result(sizes_of_out(problem), call.dtype(), call.place());
+  const Tensor lse = empty(sizes_of_lse(problem), call.wide_dtype(), call.place());
   if (call.empty()) return {out, lse};
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
@@ -64,11 +76,9 @@ Outputs forward_pieces(const RankCall& call) {
 
 Tensor forward_gathered(const RankCall& call, const Tensor& received, const Tensor& out, const Tensor& lse) {
   const parallel::Rank& rank = call.rank();
-  check_message("received", received, call, rank.lists.receives, call.dtype());
   check_results(out, lse, call);
-  const Tensor keys = empty_result(sizes_of_keys(call), call.dtype(), call.place());
+  const Tensor keys = unpacked(call, received);
   if (rank.gathered.empty()) return keys;
-  call.moves().unpack(received.const_data_ptr(), keys.mutable_data_ptr());
   engine::ForwardProblem problem{call.problem()};
   problem.out = write(out);
   problem.lse = lse.mutable_data_ptr();
@@ -78,11 +88,9 @@ Tensor forward_gathered(const RankCall& call, const Tensor& received, const Tens
 }
 
 Tensor keys_again(const RankCall& call, const Tensor& received) {
-  check_message("received", received, call, call.rank().lists.receives, call.dtype());
-  const Tensor keys = empty_result(sizes_of_keys(call), call.dtype(), call.place());
-  if (call.rank().gathered.empty()) return keys;
-  call.moves().unpack(received.const_data_ptr(), keys.mutable_data_ptr());
-  call.moves().gather_keys(call.problem().k, call.problem().v, keys.mutable_data_ptr());
+  const Tensor keys = unpacked(call, received);
+  if (!call.rank().gathered.empty())
+    call.moves().gather_keys(call.problem().k, call.problem().v, keys.mutable_data_ptr());
   return keys;
 }
 

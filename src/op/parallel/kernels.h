@@ -42,12 +42,14 @@ Tensor forward_gathered(const RankCall&, const Tensor& received, const Tensor& o
 // The same buffer again, for a backward to which it was not kept.
 Tensor keys_again(const RankCall&, const Tensor& received);
 
-// Of the inputs q, k and v are the call's. Gradients of the gathered queries [batch, heads, queries, dim] and of the
-// buffer of keys, and of the latter what goes back to those that sent them.
-std::tuple<Tensor, Tensor, Tensor> backward_gathered(const RankCall&, const BackwardInputs&, const Tensor& keys);
+// Of all of the backward d_lse is none where it is zero. Gradients of the gathered queries [batch, heads, queries, dim]
+// and of the buffer of keys, and of the latter what goes back to those that sent them.
+std::tuple<Tensor, Tensor, Tensor> backward_gathered(const RankCall&, const Tensor& d_out, const MaybeTensor& d_lse,
+                                                     const Tensor& out, const Tensor& lse, const Tensor& keys);
 // dq, dk, dv of the shard: of its pieces, and what backward_gathered() gave for its own rows. d_gates, which is empty
 // if the call has no gates: of the heads that the tensors have, so that the sum over the ranks is that of all.
-InputGrads backward_pieces(const RankCall&, const BackwardInputs&, const Tensor& d_queries, const Tensor& d_keys);
+InputGrads backward_pieces(const RankCall&, const Tensor& d_out, const MaybeTensor& d_lse, const Tensor& out,
+                           const Tensor& lse, const Tensor& d_queries, const Tensor& d_keys);
 // Adds to them what backward_gathered() gave for the shard's own rows in a later step.
 void add_gathered(const RankCall&, const Tensor& d_queries, const Tensor& d_keys, const Tensor& dq, const Tensor& dk,
                   const Tensor& dv);

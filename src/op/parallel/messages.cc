@@ -8,7 +8,6 @@
 #include "core/refuse.h"
 #include "op/checks.h"
 #include "op/results.h"
-#include "parallel/rows.h"
 
 namespace longstride::op {
 namespace {
@@ -16,9 +15,6 @@ namespace {
 std::array<int64_t, 2> sizes_of(const RankCall& call, const std::vector<parallel::Message>& messages) {
   return {parallel::rows_in(messages), 2 * call.problem().dim};
 }
-
-std::array<int64_t, 4> sizes_of_out(const engine::Problem& p) { return {p.batch, p.len_q, p.heads, p.dim}; }
-std::array<int64_t, 3> sizes_of_lse(const engine::Problem& p) { return {p.batch, p.heads, p.len_q}; }
 
 void check_sizes(std::string_view name, const Tensor& tensor, const RankCall& call, std::span<const int64_t> sizes,
                  ScalarType dtype) {
@@ -34,6 +30,10 @@ void check_sizes(std::string_view name, const Tensor& tensor, const RankCall& ca
 Tensor empty_message(const RankCall& call, const std::vector<parallel::Message>& messages, ScalarType dtype) {
   return empty_result(sizes_of(call, messages), dtype, call.place());
 }
+
+std::array<int64_t, 4> sizes_of_out(const engine::Problem& p) { return {p.batch, p.len_q, p.heads, p.dim}; }
+std::array<int64_t, 4> sizes_of_shard_keys(const engine::Problem& p) { return {p.batch, p.len_k, p.kv_heads, p.dim}; }
+std::array<int64_t, 3> sizes_of_lse(const engine::Problem& p) { return {p.batch, p.heads, p.len_q}; }
 
 std::array<int64_t, 4> sizes_of_keys(const RankCall& call) {
   return {call.rank().places(), call.rank().gathered.keys, 2, call.problem().dim};

@@ -11,6 +11,10 @@ namespace longstride::op {
 
 // [rows of all messages, 2 * dim], yet to be written.
 Tensor empty_message(const RankCall&, const std::vector<parallel::Message>&, ScalarType);
+// [batch, rows, heads, dim], [batch, rows, kv_heads, dim] and [batch, heads, rows] of the shard.
+std::array<int64_t, 4> sizes_of_out(const engine::Problem&);
+std::array<int64_t, 4> sizes_of_shard_keys(const engine::Problem&);
+std::array<int64_t, 3> sizes_of_lse(const engine::Problem&);
 // [batch * kv_heads, keys, 2, dim]
 std::array<int64_t, 4> sizes_of_keys(const RankCall&);
 // [batch, heads, queries, dim]

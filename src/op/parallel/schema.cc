@@ -1,5 +1,6 @@
 // The operators of a rank: schemas and kernels on the CPU and CUDA, registered through LibTorch's stable ABI. They
 // stand below autograd: who calls them (python/longstride/parallel) has the gradient.
+#include <tuple>
 #include <type_traits>
 
 #include "op/library.h"
@@ -45,69 +46,37 @@ struct Made<std::tuple<Argument<Owner, Field>...>> {
 };
 constexpr auto* call_of = &Made<decltype(Call::arguments())>::call_of;
 
-// Functions of the operators' signatures around the kernels.
 Tensor unpacked_pieces(Tensor boundaries, StringHandle layout, int64_t ranks) {
   return pieces(shards_of(shard_of(boundaries, layout, ranks, 0)));
 }
 
-template <class Arguments>
-struct Unpack;
-template <class... Rest>
-struct Unpack<RankCall (*)(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
-  static std::tuple<Tensor, bool> counts(Tensor q, Tensor k, Tensor v, Rest... rest) {
-    return op::counts(call_of(q, k, v, std::move(rest)...));
-  }
-  static std::tuple<Tensor, int64_t> exchange(StringHandle name, Tensor q, Tensor k, Tensor v, Rest... rest) {
-    const std::string exchange_name = take(name);
-    return op::exchange_of(call_of(q, k, v, std::move(rest)...), exchange_name);
-  }
-  static Tensor pack(Tensor q, Tensor k, Tensor v, Rest... rest) {
-    return op::pack(call_of(q, k, v, std::move(rest)...));
-  }
-  static Outputs forward_pieces(Tensor q, Tensor k, Tensor v, Rest... rest) {
-    return op::forward_pieces(call_of(q, k, v, std::move(rest)...));
-  }
-  static Tensor forward_gathered(Tensor received, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, Rest... rest) {
-    return op::forward_gathered(call_of(q, k, v, std::move(rest)...), received, out, lse);
-  }
-  static Tensor keys(Tensor received, Tensor q, Tensor k, Tensor v, Rest... rest) {
-    return op::keys_again(call_of(q, k, v, std::move(rest)...), received);
-  }
-  static std::tuple<Tensor, Tensor, Tensor> backward_gathered(Tensor d_out, MaybeTensor d_lse, Tensor out, Tensor lse,
-                                                              Tensor keys, Tensor q, Tensor k, Tensor v, Rest... rest) {
-    return op::backward_gathered(call_of(q, k, v, std::move(rest)...), {d_out, d_lse, q, k, v, out, lse}, keys);
-  }
-  static InputGrads backward_pieces(Tensor d_out, MaybeTensor d_lse, Tensor out, Tensor lse, Tensor d_queries,
-                                    Tensor d_keys, Tensor q, Tensor k, Tensor v, Rest... rest) {
-    return op::backward_pieces(call_of(q, k, v, std::move(rest)...), {d_out, d_lse, q, k, v, out, lse}, d_queries,
-                               d_keys);
-  }
-  static void add_gathered(Tensor d_queries, Tensor d_keys, Tensor dq, Tensor dk, Tensor dv, Tensor q, Tensor k,
-                           Tensor v, Rest... rest) {
-    op::add_gathered(call_of(q, k, v, std::move(rest)...), d_queries, d_keys, dq, dk, dv);
-  }
-  static void add_returned(Tensor returned, Tensor dk, Tensor dv, Tensor q, Tensor k, Tensor v, Rest... rest) {
-    op::add_returned(call_of(q, k, v, std::move(rest)...), returned, dk, dv);
+// kernel(call, its own arguments...), of which the operator has its own first, then those of the call.
+template <auto kernel, class Kernel, class Call>
+struct Operator;
+template <auto kernel, class Result, class... Own, class... Rest>
+struct Operator<kernel, Result (*)(const RankCall&, const Own&...),
+                RankCall (*)(const Tensor&, const Tensor&, const Tensor&, Rest...)> {
+  static Result run(Handed<Own>... own, Tensor q, Tensor k, Tensor v, Rest... rest) {
+    const std::tuple<Own...> taken_own{taken<Own>(own)...};
+    const RankCall call = call_of(q, k, v, std::move(rest)...);
+    return std::apply([&](const Own&... arguments) { return kernel(call, arguments...); }, taken_own);
   }
 };
-using Unpacked = Unpack<std::remove_const_t<decltype(call_of)>>;
-
-}  // namespace
-
-namespace {
+template <auto kernel>
+constexpr auto* run = &Operator<kernel, decltype(kernel), std::remove_const_t<decltype(call_of)>>::run;
 
 // All but cp_pieces, which has no tensor but boundaries, on the host.
 void add_kernels(torch::stable::detail::StableLibrary& library) {
-  library.impl("cp_counts", TORCH_BOX(&Unpacked::counts));
-  library.impl("cp_exchange", TORCH_BOX(&Unpacked::exchange));
-  library.impl("cp_pack", TORCH_BOX(&Unpacked::pack));
-  library.impl("cp_forward_pieces", TORCH_BOX(&Unpacked::forward_pieces));
-  library.impl("cp_forward_gathered", TORCH_BOX(&Unpacked::forward_gathered));
-  library.impl("cp_keys", TORCH_BOX(&Unpacked::keys));
-  library.impl("cp_backward_gathered", TORCH_BOX(&Unpacked::backward_gathered));
-  library.impl("cp_backward_pieces", TORCH_BOX(&Unpacked::backward_pieces));
-  library.impl("cp_add_gathered", TORCH_BOX(&Unpacked::add_gathered));
-  library.impl("cp_add_returned", TORCH_BOX(&Unpacked::add_returned));
+  library.impl("cp_counts", TORCH_BOX(run<&counts>));
+  library.impl("cp_exchange", TORCH_BOX(run<&exchange_of>));
+  library.impl("cp_pack", TORCH_BOX(run<&pack>));
+  library.impl("cp_forward_pieces", TORCH_BOX(run<&forward_pieces>));
+  library.impl("cp_forward_gathered", TORCH_BOX(run<&forward_gathered>));
+  library.impl("cp_keys", TORCH_BOX(run<&keys_again>));
+  library.impl("cp_backward_gathered", TORCH_BOX(run<&backward_gathered>));
+  library.impl("cp_backward_pieces", TORCH_BOX(run<&backward_pieces>));
+  library.impl("cp_add_gathered", TORCH_BOX(run<&add_gathered>));
+  library.impl("cp_add_returned", TORCH_BOX(run<&add_returned>));
 }
 
 }  // namespace
