@@ -54,14 +54,14 @@ __device__ __forceinline__ void fetch_partials(const ForwardParams& p, const Til
 
 // What the consumers are told. One lane calls it.
 __device__ __forceinline__ void write_note(const TilePlace& place, const Tile& tile, int64_t index, int32_t head,
-                                           int32_t row0, ItemNote& item) {
+                                           int32_t row0, int32_t rows, ItemNote& item) {
   item.index = index;
   item.again = 0;
   item.row0 = row0;
   item.stride = place.stride;
   item.slot = place.slot;
   item.repeat = place.repeat;
-  item.rows = tile.rows;
+  item.rows = rows;
   item.batch = place.batch;
   item.head = head;
   item.phantom_begin = tile.phantom_begin;
@@ -130,7 +130,7 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
     fetch_partials<Shape>(p, tile, place, head);
     s.q_empty[query].wait(q_phase);
     if (first_lane) {
-      write_note(place, tile, own, head, row0, s.item[note]);
+      write_note(place, tile, own, head, row0, rows, s.item[note]);
       s.q_full[query].arrive_and_expect_tx(Shape::kRowsBytes);
       load_parts<Shape, Shape::kRows>(m.q, p.len_q, place.stride, row0, head, place.batch, p.batch, s.q_full[query],
                                       s.q.data() + query * kRowsSize);
