@@ -6,7 +6,6 @@
 #include <csignal>
 #include <exception>
 #include <filesystem>
-#include <initializer_list>
 #include <iostream>
 #include <new>
 #include <nlohmann/json.hpp>

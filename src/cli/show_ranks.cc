@@ -8,7 +8,7 @@
 
 #include "core/refuse.h"
 #include "options.h"
-#include "parallel/traffic.h"
+#include "parallel/lists.h"
 #include "pattern_options.h"
 #include "show_cost.h"
 #include "terminal.h"

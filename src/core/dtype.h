@@ -10,17 +10,8 @@ enum class DType { kFloat64, kFloat32, kBFloat16, kFloat16 };
 constexpr size_t size_bytes(DType t) { return t == DType::kFloat64 ? 8 : t == DType::kFloat32 ? 4 : 2; }
 
 constexpr const char* name(DType t) {
-  switch (t) {
-    case DType::kFloat64:
-      return "float64";
-    case DType::kFloat32:
-      return "float32";
-    case DType::kBFloat16:
-      return "bfloat16";
-    case DType::kFloat16:
-      return "float16";
-  }
-  return "?";
+  constexpr const char* kNames[] = {"float64", "float32", "bfloat16", "float16"};  // in the order of DType
+  return kNames[static_cast<size_t>(t)];
 }
 
 }  // namespace longstride::core

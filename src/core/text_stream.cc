@@ -22,18 +22,9 @@ int length_of(unsigned char lead) {
 
 // Whether `byte` may be the second of a character that `lead` begins: this shuts out overlong forms and surrogates.
 bool second_fits(unsigned char lead, unsigned char byte) {
-  switch (lead) {
-    case 0xe0:
-      return byte >= 0xa0 && byte <= 0xbf;
-    case 0xed:
-      return byte >= 0x80 && byte <= 0x9f;
-    case 0xf0:
-      return byte >= 0x90 && byte <= 0xbf;
-    case 0xf4:
-      return byte >= 0x80 && byte <= 0x8f;
-    default:
-      return byte >= 0x80 && byte <= 0xbf;
-  }
+  const unsigned char least = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+  const unsigned char most = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+  return byte >= least && byte <= most;
 }
 
 bool is_shown(unsigned char byte) { return byte == '\n' || byte == '\t' || (byte >= 0x20 && byte != 0x7f); }

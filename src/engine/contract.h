@@ -10,8 +10,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <new>
 #include <string>
 
+#include "core/dropout.h"
 #include "core/dtype.h"
 #include "longstride/plan.h"
 
@@ -143,12 +145,43 @@ struct Workspace {
   std::function<void(void*)> free;
 };
 
+// What an engine of the host drops in a problem: nothing, if it does not drop.
+inline core::Dropout dropout_of(const Problem& p) {
+  if (!p.drops()) return {};
+  return {p.dropout_p, *p.dropout_seed, p.heads_of_all(), p.first_head};
+}
+
 // Calls body(index, thread) for every index in [0, count): as the workspace's parallel_for does, or one after another.
 template <class Body>
 void for_each_index(const Workspace& w, int64_t count, const Body& body) {
   if (w.parallel_for) return w.parallel_for(count, body);
   for (int64_t index = 0; index < count; ++index) body(index, 0);
 }
+
+// One allocation of a workspace, given back at the end of its scope.
+class Scratch {
+ public:
+  Scratch(const Workspace& workspace, int64_t size_bytes) : workspace_(workspace) {
+    if (size_bytes <= 0) return;
+    data_ = workspace.allocate ? workspace.allocate(static_cast<size_t>(size_bytes))
+                               : ::operator new (static_cast<size_t>(size_bytes), std::align_val_t{64});
+  }
+  ~Scratch() {
+    if (!data_) return;
+    if (workspace_.free) {
+      workspace_.free(data_);
+    } else if (!workspace_.allocate) {
+      ::operator delete (data_, std::align_val_t{64});
+    }
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  char* data() const { return static_cast<char*>(data_); }
+
+ private:
+  const Workspace& workspace_;
+  void* data_ = nullptr;
+};
 
 using Stream = void*;  // cudaStream_t, or null on the CPU
 

@@ -10,7 +10,7 @@
 #include "nn/placement.h"
 #include "nn/rank_blocks.h"
 #include "nn/require.h"
-#include "op/autograd/devices.h"
+#include "op/autograd/ranks.h"
 
 namespace longstride {
 

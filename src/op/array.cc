@@ -45,16 +45,10 @@ bool is_our_dtype(ScalarType dtype) {
 }
 
 core::DType dtype_of(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Double:
-      return core::DType::kFloat64;
-    case ScalarType::Half:
-      return core::DType::kFloat16;
-    case ScalarType::BFloat16:
-      return core::DType::kBFloat16;
-    default:
-      return core::DType::kFloat32;
-  }
+  return dtype == ScalarType::Double     ? core::DType::kFloat64
+         : dtype == ScalarType::Half     ? core::DType::kFloat16
+         : dtype == ScalarType::BFloat16 ? core::DType::kBFloat16
+                                         : core::DType::kFloat32;
 }
 
 }  // namespace longstride::op

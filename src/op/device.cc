@@ -13,7 +13,6 @@
 #include "op/kernels.h"
 #include "op/problem.h"
 #include "op/refs.h"
-#include "op/results.h"
 
 namespace longstride::op {
 namespace {

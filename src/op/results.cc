@@ -1,10 +1,9 @@
-// Results from torch's allocator or from the pool, in the stable ABI (results.h).
-#include "op/results.h"
-
+// Results from torch's allocator or from the pool, in the stable ABI (tensor.h).
 #include <torch/csrc/stable/library.h>
 
 #include "op/later.h"
 #include "op/memory.h"
+#include "op/tensor.h"
 
 namespace longstride::op {
 namespace {

@@ -29,6 +29,10 @@ struct Access<Tensor> {
 // A contiguous tensor of one of our dtypes or int64 whose values are yet to be written.
 Tensor empty(Sizes, ScalarType, Place);
 Tensor zeros(Sizes, ScalarType, Place);
+// The same for what a call gives (results.cc): large ones on the CPU come from the process's pool, to which they return
+// with their last reference. Throws Error for more than the machine's memory; where there is no more, std::bad_alloc,
+// or for what LibTorch allocates what out_of_memory() does.
+Tensor empty_result(Sizes, ScalarType, Place);
 // The tensor itself where it is so already.
 Tensor contiguous(const Tensor&);
 Tensor on_host(const Tensor&);

@@ -3,8 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
-#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -17,6 +15,7 @@ namespace {
 using engine::BackwardProblem;
 using engine::ForwardProblem;
 using engine::Problem;
+using engine::Scratch;
 using engine::Workspace;
 
 // Of lse, and of the results of what is gathered.
@@ -48,7 +47,7 @@ void check(const Rank& rank, const RankPlans& plans, const Problem& p, const Mov
                  "divide the heads among all ranks: exchange \"auto\"");
   }
   if (p.drops() && !has_whole(rank)) {
-    core::refuse("dropout_p", "must be 0 where a rank has no whole sequence", fmt::format("{}", p.dropout_p),
+    core::refuse("dropout_p", "must be 0 where a rank has no whole sequence", p.dropout_p,
                  "divide the heads among all ranks: exchange \"auto\"");
   }
   if (has_parts(rank) && has_16_bits(p) && !moves.rounds()) {
@@ -59,25 +58,6 @@ void check(const Rank& rank, const RankPlans& plans, const Problem& p, const Mov
     core::refuse("plans", "must be compiled for this rank and direction", "others");
   }
 }
-
-// Scratch memory from the workspace.
-class Scratch {
- public:
-  Scratch(const Workspace& w, int64_t bytes) : free_(w.allocate ? w.free : [](void* memory) { std::free(memory); }) {
-    constexpr size_t kAlignment = 64;
-    const size_t size = (static_cast<size_t>(bytes) + kAlignment) / kAlignment * kAlignment;
-    memory_ = w.allocate ? w.allocate(size) : std::aligned_alloc(kAlignment, size);
-    if (!memory_) throw std::bad_alloc();
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { free_(memory_); }
-  void* data() const { return memory_; }
-
- private:
-  std::function<void(void*)> free_;
-  void* memory_ = nullptr;
-};
 
 // A tensor from a row on.
 template <class Ref>

@@ -40,7 +40,7 @@ ShardedCall::ShardedCall(Pattern given_pattern, Extent given_extent, Shards give
   extent.validate();
   if (extent.len_q != extent.len_k) {
     core::refuse("len_q", fmt::format("must be len_k ({}) where the sequence lies in shards", extent.len_k),
-                 fmt::format("{}", extent.len_q), "decode on one rank");
+                 extent.len_q, "decode on one rank");
   }
   if (shards.len() != extent.len_k) {
     core::refuse("shards", fmt::format("must hold len_k ({}) tokens in all", extent.len_k),

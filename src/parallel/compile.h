@@ -3,8 +3,6 @@
 // all ranks, their pairs are those of the whole pattern, and phantom keys stand in those of the pieces.
 #pragma once
 
-#include <cstdint>
-
 #include "longstride/plan.h"
 #include "parallel/call.h"
 #include "parallel/gathered.h"

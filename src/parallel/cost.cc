@@ -12,10 +12,10 @@ namespace longstride::parallel {
 namespace {
 
 void check(const RowShape& shape, const Hardware& hardware) {
-  if (shape.dim < 1) core::refuse("dim", "must be positive", fmt::format("{}", shape.dim));
+  if (shape.dim < 1) core::refuse("dim", "must be positive", shape.dim);
   for_each_figure(hardware, [](const char* name, const Figure& figure) {
     if (!(figure.value > 0) || !std::isfinite(figure.value)) {
-      core::refuse(fmt::format("hardware.{}", name), "must be positive and finite", fmt::format("{}", figure.value));
+      core::refuse(fmt::format("hardware.{}", name), "must be positive and finite", figure.value);
     }
   });
 }

@@ -3,7 +3,6 @@
 // build choose alike.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>

@@ -60,22 +60,28 @@ Volume turned(const ShardedCall& call, int64_t rank, int64_t u, const RowShape& 
           call.extent.batch * (others * results + own * (u - 1) * inputs)};
 }
 
+// All ranks divide the heads, so that each has whole sequences.
+ExchangePlan whole_sequences(const std::string& given, const ShardedCall& call, const std::string& option) {
+  const ExchangePlan plan{Exchange::kHeads, call.shards.ranks()};
+  if (given != "auto" && exchange_from_name(given) != plan) {
+    core::refuse("exchange",
+                 fmt::format("must be auto or {} with {}, for which ranks have whole sequences", name(plan), option),
+                 given);
+  }
+  if (call.extent.kv_heads % plan.heads != 0) {
+    core::refuse(option,
+                 fmt::format("must go by exchange {}, for which {} must divide kv_heads", name(plan), plan.heads),
+                 call.extent.kv_heads, fmt::format("take as many ranks as divide kv_heads, or leave {} out", option));
+  }
+  return plan;
+}
+
 }  // namespace
 
 std::string name(const ExchangePlan& plan) {
-  switch (plan.kind) {
-    case Exchange::kNone:
-      return "none";
-    case Exchange::kDirect:
-      return "direct";
-    case Exchange::kLadder:
-      return "ladder";
-    case Exchange::kHeads:
-      return fmt::format("heads({})", plan.heads);
-    case Exchange::kRing:
-      return "ring";
-  }
-  return "?";
+  if (plan.kind == Exchange::kHeads) return fmt::format("heads({})", plan.heads);
+  constexpr const char* kNames[] = {"none", "direct", "ladder", "heads", "ring"};  // in the order of Exchange
+  return kNames[static_cast<size_t>(plan.kind)];
 }
 
 ExchangePlan exchange_from_name(const std::string& given) {
@@ -195,27 +201,6 @@ std::vector<Volume> volumes(const ExchangePlan& plan, const ShardedCall& call, c
 }
 
 bool runs(Exchange kind) { return kind != Exchange::kLadder; }
-
-namespace {
-
-// All ranks divide the heads, so that each has whole sequences.
-ExchangePlan whole_sequences(const std::string& given, const ShardedCall& call, const std::string& option) {
-  const ExchangePlan plan{Exchange::kHeads, call.shards.ranks()};
-  if (given != "auto" && exchange_from_name(given) != plan) {
-    core::refuse("exchange",
-                 fmt::format("must be auto or {} with {}, for which ranks have whole sequences", name(plan), option),
-                 given);
-  }
-  if (call.extent.kv_heads % plan.heads != 0) {
-    core::refuse(option,
-                 fmt::format("must go by exchange {}, for which {} must divide kv_heads", name(plan), plan.heads),
-                 fmt::format("{}", call.extent.kv_heads),
-                 fmt::format("take as many ranks as divide kv_heads, or leave {} out", option));
-  }
-  return plan;
-}
-
-}  // namespace
 
 ExchangePlan plan_to_run(const std::string& given, const ShardedCall& call, const std::string& of_whole) {
   if (!of_whole.empty() && call.shards.ranks() > 1) return whole_sequences(given, call, of_whole);

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <map>
-#include <tuple>
 
 #include "parallel/slice.h"
 #include "pattern/block_rows.h"
@@ -16,9 +15,7 @@ struct Line {
   int64_t first = 0;
   int64_t step = 1;
   int64_t count = 0;
-  bool operator<(const Line& other) const {
-    return std::tie(first, step, count) < std::tie(other.first, other.step, other.count);
-  }
+  auto operator<=>(const Line&) const = default;
 };
 
 // Gives rows of one memory places in another: neighbours are gathered once, whoever asks for them, and lines at a step
@@ -107,9 +104,7 @@ class Gatherer {
     if (one.high < Shown::kUnbounded) r.most = one.high + moved;
     if (!to.empty()) {
       plan::Rectangle& last = to.back();
-      const bool unbounded = [](const plan::Rectangle& x) {
-        return x.least == -plan::Rectangle::kFar && x.most == plan::Rectangle::kFar;
-      }(r);
+      const bool unbounded = r.least == -plan::Rectangle::kFar && r.most == plan::Rectangle::kFar;
       if (unbounded && last.least == r.least && last.most == r.most && last.row_begin == r.row_begin &&
           last.row_end == r.row_end && last.column_end == r.column_begin) {
         last.column_end = r.column_end;
@@ -123,22 +118,6 @@ class Gatherer {
   std::vector<const Shown*> own_;
   std::vector<const Shown*> others_;
 };
-
-}  // namespace
-
-std::vector<Piece> joined_pieces(const Shards& shards, int64_t rank) {
-  std::vector<Piece> joined;
-  for (const Piece& piece : shards.positions(rank)) {
-    if (!joined.empty() && joined.back().end == piece.begin) {
-      joined.back().end = piece.end;
-    } else {
-      joined.push_back(piece);
-    }
-  }
-  return joined;
-}
-
-namespace {
 
 // `cut`: the slice of a class.
 template <class Cut>
@@ -156,6 +135,18 @@ Gathered gather_slices(const ShardedCall& call, int64_t rank, const std::vector<
 }
 
 }  // namespace
+
+std::vector<Piece> joined_pieces(const Shards& shards, int64_t rank) {
+  std::vector<Piece> joined;
+  for (const Piece& piece : shards.positions(rank)) {
+    if (!joined.empty() && joined.back().end == piece.begin) {
+      joined.back().end = piece.end;
+    } else {
+      joined.push_back(piece);
+    }
+  }
+  return joined;
+}
 
 Gathered gather(const ShardedCall& call, int64_t rank, const std::vector<Need>& needs) {
   return gather_slices(call, rank, needs, [&](int64_t c) { return slice(call, rank, c, needs[c]); });

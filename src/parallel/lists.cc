@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "core/refuse.h"
-#include "parallel/traffic.h"
 
 namespace longstride::parallel {
 namespace {
@@ -128,8 +127,7 @@ RankLists lists(const ShardedCall& call, int64_t rank) {
 
 RankLists lists_of_step(const ShardedCall& call, int64_t rank, int64_t step) {
   const int64_t ranks = call.shards.ranks();
-  if (step < 0 || step >= ranks)
-    core::refuse("step", fmt::format("must be in [0, {})", ranks), fmt::format("{}", step));
+  if (step < 0 || step >= ranks) core::refuse("step", fmt::format("must be in [0, {})", ranks), step);
   const int64_t before = (rank + ranks - step) % ranks, after = (rank + step) % ranks;
   RankLists result{.rank = rank, .needs = needs_of(call, before, rank)};
   result.received_begin = received_begins(call, result.needs);
@@ -139,6 +137,18 @@ RankLists lists_of_step(const ShardedCall& call, int64_t rank, int64_t step) {
   add(message_of(call, before, rank, result.needs), result.receives);
   add(message_of(call, rank, after, needs_of(call, rank, after)), result.sends);
   return result;
+}
+
+std::vector<int64_t> rows_by_sender(const ShardedCall& call, int64_t rank) {
+  std::vector<int64_t> rows(call.shards.ranks());
+  for (int64_t c = 0; c < call.class_count(); ++c) {
+    for (const Rows& one : need(call, rank, c).rows) {
+      for_each_piece(call.shards, one.keys, [&](const Progression& keys, const Piece& piece) {
+        rows[piece.rank] += keys.count * call.places_of[c];
+      });
+    }
+  }
+  return rows;
 }
 
 std::vector<int64_t> steps(const ShardedCall& call) {

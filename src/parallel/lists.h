@@ -59,6 +59,9 @@ RankLists lists(const ShardedCall&, int64_t rank);
 // The same rows one distance at a time: those that a rank receives from the rank `step` before it, round the end, and
 // sends to the rank `step` after it. The buffer of received keys is of these alone. Step 0 has none.
 RankLists lists_of_step(const ShardedCall&, int64_t rank, int64_t step);
+// Of each rank the rows that this one needs of it, over all (batch row, KV head): those of the messages that lists()
+// gives, counted and not listed.
+std::vector<int64_t> rows_by_sender(const ShardedCall&, int64_t rank);
 // The distances in [1, ranks) at which any rank sends any row, ascending: the same on every rank.
 std::vector<int64_t> steps(const ShardedCall&);
 

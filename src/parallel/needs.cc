@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 
 #include "parallel/progressions.h"
 #include "plan/bands.h"

@@ -14,13 +14,13 @@ namespace {
 
 void check_ranks(int64_t ranks) {
   if (ranks < 1 || ranks > Shards::kMostRanks) {
-    core::refuse("ranks", fmt::format("must be in [1, {}]", Shards::kMostRanks), fmt::format("{}", ranks));
+    core::refuse("ranks", fmt::format("must be in [1, {}]", Shards::kMostRanks), ranks);
   }
 }
 
 std::vector<int64_t> even_cuts(int64_t len, int64_t chunks) {
   if (len < 0 || len > core::kMostTokens) {
-    core::refuse("len", fmt::format("must be in [0, {}] tokens", core::kMostTokens), fmt::format("{}", len));
+    core::refuse("len", fmt::format("must be in [0, {}] tokens", core::kMostTokens), len);
   }
   std::vector<int64_t> cuts(chunks + 1);
   for (int64_t n = 0; n <= chunks; ++n) cuts[n] = n * (len / chunks) + std::min(n, len % chunks);
@@ -51,8 +51,7 @@ Shards Shards::of_lengths(const std::vector<int64_t>& lengths) {
     const int64_t most = core::kMostTokens - cuts.back();
     if (lengths[i] < 0 || lengths[i] > most) {
       core::refuse(fmt::format("lengths[{}]", i),
-                   fmt::format("must be in [0, {}], {} tokens in all at most", most, core::kMostTokens),
-                   fmt::format("{}", lengths[i]));
+                   fmt::format("must be in [0, {}], {} tokens in all at most", most, core::kMostTokens), lengths[i]);
     }
     cuts.push_back(cuts.back() + lengths[i]);
   }
@@ -61,8 +60,7 @@ Shards Shards::of_lengths(const std::vector<int64_t>& lengths) {
 
 Shards Shards::joined(int64_t u) const {
   if (u < 1 || ranks_ % u != 0)
-    core::refuse("ranks", fmt::format("must be a multiple of the {} that are taken as one", u),
-                 fmt::format("{}", ranks_));
+    core::refuse("ranks", fmt::format("must be a multiple of the {} that are taken as one", u), ranks_);
   std::vector<int64_t> cuts;
   for (size_t n = 0; n < cuts_.size(); n += static_cast<size_t>(u)) cuts.push_back(cuts_[n]);
   return {layout_, ranks_ / u, std::move(cuts)};
@@ -82,8 +80,7 @@ Piece Shards::chunk(int64_t number) const {
 }
 
 std::vector<Piece> Shards::positions(int64_t rank) const {
-  if (rank < 0 || rank >= ranks_)
-    core::refuse("rank", fmt::format("must be in [0, {})", ranks_), fmt::format("{}", rank));
+  if (rank < 0 || rank >= ranks_) core::refuse("rank", fmt::format("must be in [0, {})", ranks_), rank);
   std::vector<Piece> pieces = {chunk(rank)};
   if (layout_ == Layout::kZigzag) pieces.push_back(chunk(2 * ranks_ - 1 - rank));
   std::erase_if(pieces, [](const Piece& p) { return p.begin == p.end; });

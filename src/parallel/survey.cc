@@ -2,7 +2,6 @@
 #include "parallel/survey.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "parallel/needs.h"
 

@@ -106,13 +106,6 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   return hash.value();
 }
 
-CachedPlan::Kept CachedPlan::kept(int64_t key, const std::function<Kept()>& make) const {
-  const std::lock_guard lock(mutex_);
-  Kept& kept = kept_[key];
-  if (!kept) kept = make();
-  return kept;
-}
-
 PlanCache::PlanCache(int64_t capacity_bytes, Compile compile)
     : compile_(compile ? std::move(compile) : Compile(&longstride::compile)), capacity_bytes_(capacity_bytes) {}
 

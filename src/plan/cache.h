@@ -31,20 +31,26 @@ struct PlanKeyHash {
   size_t operator()(const PlanKey&) const;
 };
 
-// A plan, and what an engine keeps with it: its own form of the plan (a copy on a device), which goes when the plan
-// goes.
-class CachedPlan : public Plan {
+// A value, and what an engine keeps with it: its own form of the value (a copy on a device), which goes when that goes.
+template <class Value>
+class Cached : public Value {
  public:
   using Kept = std::shared_ptr<const void>;
-  explicit CachedPlan(Plan plan) : Plan(std::move(plan)) {}
+  explicit Cached(Value value) : Value(std::move(value)) {}
   // What `make` gave when first asked for this key (the number of a device); threads that ask at one time share one
   // make(). If it throws, nothing is kept.
-  Kept kept(int64_t key, const std::function<Kept()>& make) const;
+  Kept kept(int64_t key, const std::function<Kept()>& make) const {
+    const std::lock_guard lock(mutex_);
+    Kept& kept = kept_[key];
+    if (!kept) kept = make();
+    return kept;
+  }
 
  private:
   mutable std::mutex mutex_;
   mutable std::map<int64_t, Kept> kept_;
 };
+using CachedPlan = Cached<Plan>;
 
 struct CacheStatistics {
   int64_t hits = 0;       // found, or found being compiled by another thread

@@ -1,5 +1,4 @@
 // Rows counted by sender against the messages of the lists.
-#include "parallel/traffic.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

@@ -16,7 +16,6 @@
 #include "engine/cpu/packing.h"
 #include "engine/cpu/team.h"
 #include "engine/cpu/tiles.h"
-#include "engine/dropout.h"
 
 namespace longstride::engine::cpu {
 namespace {

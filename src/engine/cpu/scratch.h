@@ -1,39 +1,12 @@
-// Scratch memory of one call, through the caller's Workspace. Called by forward.cc and backward.cc.
+// The arrays of one call in scratch memory. Called by forward.cc and backward.cc.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <new>
 #include <vector>
 
 #include "engine/contract.h"
 
 namespace longstride::engine::cpu {
-
-// One allocation, given back at the end of its scope.
-class Scratch {
- public:
-  Scratch(const Workspace& workspace, int64_t size_bytes) : workspace_(workspace) {
-    if (size_bytes <= 0) return;
-    data_ = workspace.allocate ? workspace.allocate(static_cast<size_t>(size_bytes))
-                               : ::operator new (static_cast<size_t>(size_bytes), std::align_val_t{64});
-  }
-  ~Scratch() {
-    if (!data_) return;
-    if (workspace_.free) {
-      workspace_.free(data_);
-    } else if (!workspace_.allocate) {
-      ::operator delete (data_, std::align_val_t{64});
-    }
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  char* data() const { return static_cast<char*>(data_); }
-
- private:
-  const Workspace& workspace_;
-  void* data_ = nullptr;
-};
 
 // Cuts an allocation into aligned arrays. With a null base it only measures.
 class Carver {

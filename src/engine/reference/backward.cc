@@ -4,7 +4,6 @@
 #include <cmath>
 #include <vector>
 
-#include "engine/dropout.h"
 #include "engine/gates.h"
 #include "engine/reference/elements.h"
 #include "engine/reference/heads.h"

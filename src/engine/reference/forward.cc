@@ -4,7 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "engine/dropout.h"
 #include "engine/reference/elements.h"
 #include "engine/reference/heads.h"
 #include "engine/reference/reference.h"

@@ -1,6 +1,4 @@
-// Backends of a group, and waiting for what they do (devices.h, await_work of longstride/parallel/work.h).
-#include "op/autograd/devices.h"
-
+// Backends of a group, and waiting for what they do (ranks.h, await_work of longstride/parallel/work.h).
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -13,6 +11,7 @@
 
 #include "core/refuse.h"
 #include "longstride/parallel/work.h"
+#include "op/autograd/ranks.h"
 
 namespace longstride {
 namespace op::autograd {

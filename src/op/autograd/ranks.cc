@@ -15,7 +15,6 @@
 #include "core/json.h"
 #include "core/refuse.h"
 #include "longstride/parallel/work.h"
-#include "op/autograd/devices.h"
 
 namespace longstride::op::autograd {
 

@@ -1,5 +1,5 @@
 // A process group as cp_attention and unshard use it: ranks compare what they are about to do, then rows travel in one
-// all-to-all. Called by sharded.cc.
+// all-to-all, of tensors of devices that it moves. Called by sharded.cc and shards.cc.
 #pragma once
 
 #include <functional>
@@ -11,6 +11,12 @@
 #include "longstride/parallel.h"
 
 namespace longstride::op::autograd {
+
+// Where numbers that ranks compare travel: the CPU, or of a group that moves none there the current GPU.
+at::Device host_of(const RankGroup&);
+
+// Throws Error unless `tensor` is on the CPU or a CUDA device, and of one that `group`, if it has ranks, moves.
+void check_device(const char* name, const at::Tensor& tensor, const RankGroup& group);
 
 // One call of `what` on a group, for as long as it lives: throws CommError while another one lives, and once one has
 // failed.

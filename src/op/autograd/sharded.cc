@@ -9,7 +9,6 @@
 #include "core/json.h"
 #include "core/refuse.h"
 #include "longstride/parallel.h"
-#include "op/autograd/devices.h"
 #include "op/autograd/exchanges.h"
 #include "op/autograd/pieces.h"
 #include "op/autograd/tensor.h"
@@ -28,10 +27,6 @@ using torch::autograd::variable_list;
 // Kept for the backward.
 struct RankCall : torch::CustomClassHolder, op::autograd::ShardedCall {};
 using RankCallPointer = c10::intrusive_ptr<RankCall>;
-
-Tensor numbers_tensor(const std::vector<int64_t>& numbers) {
-  return at::tensor(numbers, at::TensorOptions().dtype(at::kLong));
-}
 
 core::Json json_of(const std::string& text) { return text; }
 core::Json json_of(double number) { return number; }
@@ -113,7 +108,8 @@ RankCallPointer agreed(Turn& turn, const RankGroup& group, Tensor& q, Tensor& k,
     made->group = group;
     made->layout = options.sharding.layout;
     const std::vector<int64_t>& cuts = options.sharding.boundaries;
-    made->boundaries = numbers_tensor(cuts.empty() ? std::vector<int64_t>{0, q.size(1) * group->getSize()} : cuts);
+    made->boundaries =
+        at::tensor(cuts.empty() ? std::vector<int64_t>{0, q.size(1) * group->getSize()} : cuts, at::kLong);
     const auto [rows, joined] = made->run<std::tuple<Tensor, bool>>("longstride::cp_counts", q, k, v);
     const auto* const counts = rows.const_data_ptr<int64_t>();
     made->sent.assign(counts, counts + group->getSize());
@@ -185,8 +181,7 @@ AttentionResult cp_attention(const Tensor& q, const Tensor& k, const Tensor& v, 
     check_tensors(q, k, v, group);
     const Pieces whole(options.sharding, 1, q.size(1));
     if (whole.end != q.size(1))
-      core::refuse("boundaries", fmt::format("must end with the {} rows of q", q.size(1)),
-                   fmt::format("{}", whole.end));
+      core::refuse("boundaries", fmt::format("must end with the {} rows of q", q.size(1)), whole.end);
     op::checks::check_sharded(op::autograd::make_call(pattern, options), "in cp_attention");
     return attention(q, k, v, pattern, options);
   }

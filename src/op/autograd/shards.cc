@@ -7,7 +7,6 @@
 #include "core/json.h"
 #include "core/refuse.h"
 #include "longstride/parallel.h"
-#include "op/autograd/devices.h"
 #include "op/autograd/pieces.h"
 #include "op/autograd/ranks.h"
 #include "op/autograd/tensor.h"

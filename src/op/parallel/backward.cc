@@ -5,7 +5,6 @@
 #include "op/parallel/kernels.h"
 #include "op/parallel/messages.h"
 #include "op/refs.h"
-#include "op/results.h"
 
 namespace longstride::op {
 namespace {

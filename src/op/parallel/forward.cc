@@ -6,7 +6,6 @@
 #include "op/parallel/kernels.h"
 #include "op/parallel/messages.h"
 #include "op/refs.h"
-#include "op/results.h"
 #include "parallel/exchange.h"
 
 namespace longstride::op {

@@ -7,7 +7,6 @@
 
 #include "core/refuse.h"
 #include "op/checks.h"
-#include "op/results.h"
 
 namespace longstride::op {
 namespace {

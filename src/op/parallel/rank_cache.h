@@ -31,23 +31,8 @@ struct RankKeyHash {
   size_t operator()(const RankKey&) const;
 };
 
-// A rank, and what a device keeps with it: its own form of the lists, which goes when the rank goes.
-class CachedRank : public parallel::Rank {
- public:
-  using Kept = std::shared_ptr<const void>;
-  explicit CachedRank(parallel::Rank rank) : Rank(std::move(rank)) {}
-  // What `make` gave when first asked for this device; threads that ask at one time share one make().
-  Kept kept(int device, const std::function<Kept()>& make) const {
-    const std::lock_guard lock(mutex_);
-    Kept& kept = kept_[device];
-    if (!kept) kept = make();
-    return kept;
-  }
-
- private:
-  mutable std::mutex mutex_;
-  mutable std::unordered_map<int, Kept> kept_;
-};
+// A device keeps its own form of the lists with a rank.
+using CachedRank = plan::Cached<parallel::Rank>;
 
 // Values by key, the least recently used dropped first. Threads that ask for one key at one time may each make it.
 template <class Value>

@@ -21,50 +21,12 @@ using core::refuse;
 
 void check_rank(const ShardArguments& given) {
   if (given.ranks < 1 || given.ranks > parallel::Shards::kMostRanks)
-    refuse("ranks", fmt::format("must be in [1, {}]", parallel::Shards::kMostRanks), fmt::format("{}", given.ranks));
+    refuse("ranks", fmt::format("must be in [1, {}]", parallel::Shards::kMostRanks), given.ranks);
   if (given.rank < 0 || given.rank >= given.ranks)
-    refuse("rank", fmt::format("must be in [0, {})", given.ranks), fmt::format("{}", given.rank));
+    refuse("rank", fmt::format("must be in [0, {})", given.ranks), given.rank);
   if (given.heads_among < 1 || given.ranks % given.heads_among != 0)
-    refuse("heads_among", fmt::format("must divide the {} ranks", given.ranks), fmt::format("{}", given.heads_among));
+    refuse("heads_among", fmt::format("must divide the {} ranks", given.ranks), given.heads_among);
 }
-
-}  // namespace
-
-std::vector<int64_t> boundaries_of(const Tensor& boundaries) {
-  const ArrayView<int64_t> t = Access<Tensor>::view(boundaries);
-  check_handed_in("boundaries", t);
-  if (t.dim() != 1 || (t.dtype != ScalarType::Int && t.dtype != ScalarType::Long))
-    refuse("boundaries", "must be an int32 or int64 tensor of one dimension", checks::dtype_and_shape(t));
-  return Access<Tensor>::numbers(boundaries);
-}
-
-parallel::Shards shards_of(const ShardArguments& given) {
-  check_rank(given);
-  const bool zigzag = given.layout == name(parallel::Layout::kZigzag);
-  if (!zigzag && given.layout != name(parallel::Layout::kContiguous))
-    refuse("layout", "must be \"contiguous\" or \"zigzag\"", fmt::format("\"{}\"", given.layout));
-  const std::vector<int64_t>& at = given.boundaries;
-  if (at.empty() || at[0] != 0)
-    refuse("boundaries", "must begin with 0", at.empty() ? "none" : fmt::format("{}", at[0]));
-  if (at.size() == 2 && zigzag) return parallel::Shards::zigzag(at[1], given.ranks);
-  if (at.size() == 2) return parallel::Shards::even(at[1], given.ranks);
-  if (zigzag)
-    refuse("boundaries", "must be 0 and the length of the sequence where the layout is zigzag, whose shards are even",
-           fmt::format("{} positions", at.size()));
-  if (static_cast<int64_t>(at.size()) != given.ranks + 1)
-    refuse("boundaries", fmt::format("must have {} positions for {} ranks", given.ranks + 1, given.ranks),
-           fmt::format("{}", at.size()), "rank i holds the tokens from boundaries[i] to boundaries[i + 1]");
-  std::vector<int64_t> lengths;
-  for (size_t i = 1; i < at.size(); ++i) {
-    if (at[i] < at[i - 1])
-      refuse(fmt::format("boundaries[{}]", i), fmt::format("must be at least boundaries[{}], {}", i - 1, at[i - 1]),
-             fmt::format("{}", at[i]));
-    lengths.push_back(at[i] - at[i - 1]);
-  }
-  return parallel::Shards::of_lengths(lengths);
-}
-
-namespace {
 
 // Views that have all heads where tensors have a share of them, as patterns know heads by their number among all. The
 // tensors' own memory is checked before: of these no more than the share may be read.
@@ -91,6 +53,40 @@ struct AllHeads {
 };
 
 }  // namespace
+
+std::vector<int64_t> boundaries_of(const Tensor& boundaries) {
+  const ArrayView<int64_t> t = Access<Tensor>::view(boundaries);
+  check_handed_in("boundaries", t);
+  if (t.dim() != 1 || (t.dtype != ScalarType::Int && t.dtype != ScalarType::Long))
+    refuse("boundaries", "must be an int32 or int64 tensor of one dimension", checks::dtype_and_shape(t));
+  return Access<Tensor>::numbers(boundaries);
+}
+
+parallel::Shards shards_of(const ShardArguments& given) {
+  check_rank(given);
+  const bool zigzag = given.layout == name(parallel::Layout::kZigzag);
+  if (!zigzag && given.layout != name(parallel::Layout::kContiguous))
+    refuse("layout", "must be \"contiguous\" or \"zigzag\"", fmt::format("\"{}\"", given.layout));
+  const std::vector<int64_t>& at = given.boundaries;
+  if (at.empty() || at[0] != 0)
+    refuse("boundaries", "must begin with 0", at.empty() ? "none" : fmt::format("{}", at[0]));
+  if (at.size() == 2 && zigzag) return parallel::Shards::zigzag(at[1], given.ranks);
+  if (at.size() == 2) return parallel::Shards::even(at[1], given.ranks);
+  if (zigzag)
+    refuse("boundaries", "must be 0 and the length of the sequence where the layout is zigzag, whose shards are even",
+           fmt::format("{} positions", at.size()));
+  if (static_cast<int64_t>(at.size()) != given.ranks + 1)
+    refuse("boundaries", fmt::format("must have {} positions for {} ranks", given.ranks + 1, given.ranks), at.size(),
+           "rank i holds the tokens from boundaries[i] to boundaries[i + 1]");
+  std::vector<int64_t> lengths;
+  for (size_t i = 1; i < at.size(); ++i) {
+    if (at[i] < at[i - 1])
+      refuse(fmt::format("boundaries[{}]", i), fmt::format("must be at least boundaries[{}], {}", i - 1, at[i - 1]),
+             at[i]);
+    lengths.push_back(at[i] - at[i - 1]);
+  }
+  return parallel::Shards::of_lengths(lengths);
+}
 
 RankCall::RankCall(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call, const ShardArguments& shards) {
   const int64_t among = shards.heads_among;

@@ -1,6 +1,8 @@
 // Attention over shards from C++, in as many processes as it is told, against one process.
 //
 // usage: ranks_test RANKS: starts itself as RANKS processes, ranks_test RANKS RANK FILE, and waits for all.
+#include "op/autograd/ranks.h"
+
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <fmt/format.h>
@@ -10,7 +12,6 @@
 #include "longstride/attention.h"
 #include "longstride/parallel.h"
 #include "longstride/parallel/work.h"
-#include "op/autograd/devices.h"
 #include "test/op/parallel/processes.h"
 #include "test/op/parallel/store_backend.h"
 
