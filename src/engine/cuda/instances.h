@@ -1,5 +1,5 @@
-// Picks the instances of a launch that a problem runs on, among those that instances.cmake has built: one that is not
-// there does not link.
+// Picks the instance of a launch that a problem runs on, among those of the engines' files *.cu: one that none of them
+// has does not link.
 #pragma once
 
 #include "core/dtype.h"

@@ -1,4 +1,5 @@
-// The launchers that are built, one template each; of which element, dim and kind of call: instances.cmake.
+// The launchers that are built, one template each, instantiated by the files forward_*.cu, backward_*.cu and
+// gradient_*.cu for every (element, dim, kind of call) that forward.cc and backward.cc ask for.
 // core::BFloat16 and core::Float16 stand for the kernels' own types, so that who calls needs no CUDA header.
 #pragma once
 

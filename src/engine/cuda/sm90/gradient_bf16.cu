@@ -1,0 +1,9 @@
+// Instances of the one-gradient kernels: BFloat16, Plain, the dims that are tuned.
+#include "engine/cuda/sm90/gradient_launch.cuh"
+
+namespace longstride::engine::cuda::sm90 {
+
+template void launch_gradients<BFloat16, 64, Plain>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+template void launch_gradients<BFloat16, 128, Plain>(const BackwardProblem&, const BackwardPlans&, Scratch&);
+
+}  // namespace longstride::engine::cuda::sm90
