@@ -80,7 +80,9 @@ struct Shape {
             .query_start = len - len_q()};
   }
   Plan plan(const engine::Problem& p, Direction d) const {
-    Geometry g = portable ? sm80::geometry(dtype, dim, d) : sm90::geometry(d);
+    Geometry g = portable   ? sm80::geometry(dtype, dim, d)
+                 : backward ? sm90::backward_geometry(dtype, d)
+                            : sm90::geometry(d);
     if (!whole) g.workers = engine::cuda::workers(p, d);
     return compile(pattern(), extent(), g, d);
   }
@@ -347,12 +349,17 @@ std::vector<Shape> shapes() {
   for (const int64_t dim : {128, 64}) all.push_back({131072, dim, false, Kind::kLongNet, false, DType::kFloat32});
   for (const bool portable : {false, true})
     all.push_back({10001, 48, false, Kind::kGigaPath, false, DType::kFloat32, 0, 16, false, portable});
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    for (const bool backward : {false, true}) {
-      for (const int64_t dim : {128, 64})
-        for (const bool causal : {false, true})
-          all.push_back({16384, dim, causal, Kind::kDense, backward, dtype, 0, 16, false, true});
-      all.push_back({131072, 128, false, Kind::kLongNet, backward, dtype, 0, 16, false, true});
+  for (const bool portable : {false, true}) {
+    all.push_back({10001, 48, false, Kind::kGigaPath, true, DType::kFloat32, 0, 16, false, portable});
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      if (!portable && dtype == DType::kBFloat16) continue;  // above
+      for (const bool backward : {false, true}) {
+        if (!portable && !backward) continue;
+        for (const int64_t dim : {128, 64})
+          for (const bool causal : {false, true})
+            all.push_back({16384, dim, causal, Kind::kDense, backward, dtype, 0, 16, false, portable});
+        all.push_back({131072, 128, false, Kind::kLongNet, backward, dtype, 0, 16, false, portable});
+      }
     }
   }
   return all;

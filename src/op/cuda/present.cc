@@ -41,16 +41,12 @@ Geometry sm80_geometry(core::DType dtype, int64_t dim, bool, Direction d, Pass) 
   return sm80::geometry(dtype, dim, d);
 }
 
-// Of Hopper, float32 is multiplied by its forward and by the portable engine's backward.
-Geometry sm90_geometry(core::DType dtype, int64_t dim, bool, Direction d, Pass pass) {
-  return pass == Pass::kForward || sm90::has_backward(dtype) ? sm90::geometry(d) : sm80::geometry(dtype, dim, d);
-}
-bool sm90_wants_forward_plan(const Problem& p) {
-  return (sm90::has_backward(p.dtype) ? sm90::backward_wants_forward_plan : sm80::backward_wants_forward_plan)(p);
+Geometry sm90_geometry(core::DType dtype, int64_t, bool, Direction d, Pass pass) {
+  return pass == Pass::kForward ? sm90::geometry(d) : sm90::backward_geometry(dtype, d);
 }
 void sm90_backward(const engine::BackwardProblem& p, const engine::cuda::BackwardPlans& plans,
                    const engine::Workspace& workspace, engine::Stream stream) {
-  (sm90::has_backward(p.dtype) ? sm90::backward : sm80::backward)(p, plans, workspace, stream);
+  (sm90::has_backward(p) ? sm90::backward : sm80::backward)(p, plans, workspace, stream);
 }
 
 template <GeometryOf geometry>
@@ -99,8 +95,9 @@ struct Listed {
 
 // In order of preference.
 constexpr Listed kEngines[] = {
-    {{"cuda sm90", sm90_geometry, sm90::capability, sm90_wants_forward_plan, run_forward<sm90::forward, sm90_geometry>,
-      run_backward<sm90_backward, sm90_geometry, sm90_wants_forward_plan>, engine::cuda::workers,
+    {{"cuda sm90", sm90_geometry, sm90::capability, sm90::backward_wants_forward_plan,
+      run_forward<sm90::forward, sm90_geometry>,
+      run_backward<sm90_backward, sm90_geometry, sm90::backward_wants_forward_plan>, engine::cuda::workers,
       plans_list<sm90_geometry>},
      [](int architecture) { return architecture == 90; },
      "compute capability 9.0"},

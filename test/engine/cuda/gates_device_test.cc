@@ -79,7 +79,8 @@ struct Kind {
 
   Results run(const Engine& engine, const Case& c) const {
     const auto plan = [&](Direction d) {
-      const Geometry g = portable ? engine::cuda::sm80::geometry(dtype, dim, d) : sm90_backward_geometry(dtype, dim, d);
+      const Geometry g =
+          portable ? engine::cuda::sm80::geometry(dtype, dim, d) : engine::cuda::sm90::backward_geometry(dtype, d);
       return compile(c.pattern(), c.extent(), g, d);
     };
     return run_case(engine, c, plan(Direction::kForward), plan(Direction::kTransposed));

@@ -22,7 +22,7 @@ struct Kind {
     return portable ? staged_sm80(deterministic) : staged_sm90(deterministic);
   }
   Geometry geometry(Direction d) const {
-    return portable ? engine::cuda::sm80::geometry(dtype, dim, d) : sm90_backward_geometry(dtype, dim, d);
+    return portable ? engine::cuda::sm80::geometry(dtype, dim, d) : engine::cuda::sm90::backward_geometry(dtype, d);
   }
 };
 

@@ -67,6 +67,36 @@ TEST(CudaHost, PortableBackwardWantsTheForwardPlanWhereDqIsMadeByItself) {
   EXPECT_TRUE(sm80::backward_wants_forward_plan(p));
 }
 
+TEST(CudaHost, HopperBackwardWantsTheForwardPlanWhereDqIsMadeByItself) {
+  engine::Problem p = problem();
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    p.dtype = dtype;
+    p.dim = 128;
+    p.deterministic = false;
+    EXPECT_FALSE(sm90::backward_wants_forward_plan(p));
+    p.deterministic = true;
+    EXPECT_TRUE(sm90::backward_wants_forward_plan(p));
+  }
+  p.deterministic = false;
+  p.dim = 129;
+  EXPECT_TRUE(sm90::backward_wants_forward_plan(p));
+}
+
+// Deterministic gradients of float32 are the portable engine's, by plans of the Hopper engine's shape.
+TEST(CudaHost, HopperLeavesDeterministicFloat32ToThePortableEngine) {
+  engine::Problem p = problem();
+  p.dtype = DType::kFloat32;
+  EXPECT_TRUE(sm90::has_backward(p));
+  p.deterministic = true;
+  EXPECT_FALSE(sm90::has_backward(p));
+  EXPECT_TRUE(sm80::backward_wants_forward_plan(p));
+  for (const Direction d : {Direction::kForward, Direction::kTransposed})
+    for (const int64_t dim : {16, 64, 128})
+      EXPECT_LE(sm90::backward_geometry(p.dtype, d).tile_rows, sm80::geometry(p.dtype, dim, d).tile_rows);
+  p.dtype = DType::kBFloat16;
+  EXPECT_TRUE(sm90::has_backward(p));
+}
+
 TEST(CudaHost, PortableEngineTakesFloat32Too) {
   engine::Problem p = problem();
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {

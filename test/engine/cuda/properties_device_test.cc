@@ -31,7 +31,7 @@ Case wide_case(uint64_t seed, std::initializer_list<std::pair<Factor, int>> set)
     o.dim = seed % 4 < 2 ? 64 : 128;
   });
   c.geometry.tile_rows =
-      std::min(c.geometry.tile_rows, sm90_backward_geometry(c.dtype, c.options.dim, Direction::kForward).tile_rows);
+      std::min(c.geometry.tile_rows, engine::cuda::sm90::backward_geometry(c.dtype, Direction::kForward).tile_rows);
   return c;
 }
 
@@ -110,7 +110,7 @@ TEST_P(CudaNonFinite, KeyReachesItsRowsOnly) {
       });
       const Geometry widest = GetParam().portable
                                   ? engine::cuda::sm80::geometry(c.dtype, GetParam().dim, Direction::kForward)
-                                  : sm90_backward_geometry(c.dtype, GetParam().dim, Direction::kForward);
+                                  : engine::cuda::sm90::backward_geometry(c.dtype, Direction::kForward);
       c.geometry.tile_rows = std::min(c.geometry.tile_rows, widest.tile_rows);
       const oracle::Options& o = c.options;
       const int64_t p = static_cast<int64_t>(seed * 29) % o.len_k;

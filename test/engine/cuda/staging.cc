@@ -94,6 +94,8 @@ engine::Workspace poisoned_workspace() {
 
 namespace {
 
+namespace sm80 = engine::cuda::sm80;
+namespace sm90 = engine::cuda::sm90;
 using engine::cuda::BackwardPlans;
 using engine::cuda::DevicePlan;
 using Forward = void (*)(const engine::ForwardProblem&, const DevicePlan&, const engine::Workspace&, engine::Stream);
@@ -119,10 +121,12 @@ class ListOnDevice {
              .lengths = lengths_.empty() ? nullptr : lengths_.data()};
   }
 
-  std::unique_ptr<DevicePlan> plan(const engine::Problem& p, Direction d, const engine::Workspace& w) const {
-    const Geometry g = portable_ ? engine::cuda::sm80::geometry(p.dtype, p.dim, d) : engine::cuda::sm90::geometry(d);
-    if (!engine::cuda::lists::takes(p, list_, g, d)) throw Error("the list is not planned on the device");
-    return std::unique_ptr<DevicePlan>(new DevicePlan(engine::cuda::lists::plan(p, list_, g, d, w, nullptr)));
+  std::unique_ptr<DevicePlan> plan(const engine::ForwardProblem& p, const engine::Workspace& w) const {
+    constexpr Direction d = Direction::kForward;
+    return plan(p, d, portable_ ? sm80::geometry(p.dtype, p.dim, d) : sm90::geometry(d), w);
+  }
+  std::unique_ptr<DevicePlan> plan(const engine::BackwardProblem& p, Direction d, const engine::Workspace& w) const {
+    return plan(p, d, portable_ ? sm80::geometry(p.dtype, p.dim, d) : sm90::backward_geometry(p.dtype, d), w);
   }
   engine::BlocksOnDevice with_gates() const {
     engine::BlocksOnDevice list = list_;
@@ -135,6 +139,12 @@ class ListOnDevice {
   }
 
  private:
+  std::unique_ptr<DevicePlan> plan(const engine::Problem& p, Direction d, const Geometry& g,
+                                   const engine::Workspace& w) const {
+    if (!engine::cuda::lists::takes(p, list_, g, d)) throw Error("the list is not planned on the device");
+    return std::unique_ptr<DevicePlan>(new DevicePlan(engine::cuda::lists::plan(p, list_, g, d, w, nullptr)));
+  }
+
   bool portable_;
   std::vector<int64_t> lengths_;
   std::unique_ptr<Mirror> rows_, gates_;
@@ -163,7 +173,7 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
     p.lse = m.out(p.lse, p.batch * p.heads * p.len_q * sizeof(float));
     const engine::Workspace lent = w.allocate ? w : poisoned_workspace();
     if (listed) {
-      forward(p, *listed->plan(p, Direction::kForward, lent), lent, nullptr);
+      forward(p, *listed->plan(p, lent), lent, nullptr);
     } else {
       *last = std::make_unique<DevicePlan>(plan, p.batch, p.kv_heads, p.heads / p.kv_heads);
       forward(p, **last, lent, nullptr);
@@ -211,23 +221,17 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
 Engine staged_sm90_with(bool deterministic, const Listed& listed) {
   const Backward backward = [](const engine::BackwardProblem& p, const BackwardPlans& plans, const engine::Workspace& w,
                                engine::Stream stream) {
-    (engine::cuda::sm90::has_backward(p.dtype) ? engine::cuda::sm90::backward : engine::cuda::sm80::backward)(
-        p, plans, w, stream);
+    (sm90::has_backward(p) ? sm90::backward : sm80::backward)(p, plans, w, stream);
   };
-  return staged(deterministic ? "cuda sm90, deterministic" : "cuda sm90", engine::cuda::sm90::forward, backward,
-                deterministic, listed);
+  return staged(deterministic ? "cuda sm90, deterministic" : "cuda sm90", sm90::forward, backward, deterministic,
+                listed);
 }
 Engine staged_sm80_with(bool deterministic, const Listed& listed) {
-  return staged(deterministic ? "cuda sm80, deterministic" : "cuda sm80", engine::cuda::sm80::forward,
-                engine::cuda::sm80::backward, deterministic, listed);
+  return staged(deterministic ? "cuda sm80, deterministic" : "cuda sm80", sm80::forward, sm80::backward, deterministic,
+                listed);
 }
 
 }  // namespace
-
-Geometry sm90_backward_geometry(core::DType dtype, int64_t dim, Direction d) {
-  return engine::cuda::sm90::has_backward(dtype) ? engine::cuda::sm90::geometry(d)
-                                                 : engine::cuda::sm80::geometry(dtype, dim, d);
-}
 
 Engine staged_sm90(bool deterministic) { return staged_sm90_with(deterministic, nullptr); }
 Engine staged_sm80(bool deterministic) { return staged_sm80_with(deterministic, nullptr); }
@@ -238,16 +242,15 @@ Engine staged_list(const Case& c, bool portable, bool deterministic) {
 }
 
 Results run_sm90(const Case& c, bool deterministic, const std::function<void(Geometry&)>& change) {
-  namespace sm90 = engine::cuda::sm90;
   const auto plan = [&](Geometry g, Direction d) {
     if (change) change(g);
     return compile(c.pattern(), c.extent(), g, d);
   };
-  const auto of_backward = [&](Direction d) { return plan(sm90_backward_geometry(c.dtype, c.options.dim, d), d); };
+  const auto of_backward = [&](Direction d) { return plan(sm90::backward_geometry(c.dtype, d), d); };
   const Plan transposed = of_backward(Direction::kTransposed);
   Engine engine = staged_sm90(deterministic);
   Results r = run_case(engine, c, of_backward(Direction::kForward), transposed);
-  if (sm90::has_backward(c.dtype)) return r;
+  if (c.dtype != core::DType::kFloat32) return r;
   engine.backward = [](const engine::BackwardProblem&, const PlanView&, const engine::Workspace&) {};
   Results wide = run_case(engine, c, plan(sm90::geometry(Direction::kForward), Direction::kForward), transposed);
   r.out = std::move(wide.out);

@@ -17,9 +17,6 @@ Engine staged_sm80(bool deterministic = false);
 // case's.
 Engine staged_list(const Case&, bool portable, bool deterministic = false);
 
-// What plans of its backwards are compiled for: sm90's backward, or of float32 sm80's.
-Geometry sm90_backward_geometry(core::DType, int64_t dim, Direction);
-
 // The case with the plans that the sm90 engine asks for. Where a backward wants another forward plan than the forward
 // (float32), its gradients are those of a forward with that plan, and out and lse of one with its own. `change`: of
 // every geometry.

@@ -20,20 +20,25 @@ constexpr int64_t kMostFusedDim = 128;  // dK and dV of 64 keys fill half of the
 bool backward_wants_forward_plan(const Problem& p) { return p.deterministic || p.dim > kMostFusedDim; }
 
 void backward(const BackwardProblem& given, const BackwardPlans& plans, const Workspace& workspace, Stream stream) {
-  if (!has_backward(given.dtype))
-    core::refuse("dtype", "must be bfloat16 or float16 in a backward of the sm90 engine", core::name(given.dtype));
-  require(given, plans.transposed, Direction::kTransposed);
+  if (!has_backward(given))
+    core::refuse("deterministic", "must be false in a float32 backward of the sm90 engine", "true");
+  const auto require_of = [&](const DevicePlan& plan, Direction direction) {
+    require(given, plan, direction, backward_geometry(given.dtype, direction));
+  };
+  require_of(plans.transposed, Direction::kTransposed);
   const bool ordered = backward_wants_forward_plan(given);
   if (ordered) {
     if (plans.forward == nullptr)
       core::refuse("forward plan",
                    fmt::format("must be given for a deterministic backward and for dims over {}", kMostFusedDim),
                    "none");
-    require(given, *plans.forward, Direction::kForward);
+    require_of(*plans.forward, Direction::kForward);
   }
   if (given.gates != nullptr) gate_gradients(given, workspace, stream);
   if (plans.list != nullptr) gate_gradients(given, *plans.list, workspace, stream);
   Scratch scratch(workspace, stream);
+  if (given.dtype == core::DType::kFloat32)  // its parts are made as the kernels want them
+    return at_dim<32, 48, 64, 128>(given.dim, [&]<int kDim>() { launch_float_backward<kDim>(given, plans, scratch); });
   Padding padding(given, scratch);
   BackwardProblem p = given;
   p.q = padding.in(given.q, given.len_q, given.heads);

@@ -208,7 +208,8 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
       warpgroup_fence_operand(dq);
       if (last) release(s.k_empty);  // scores begun early after the last block read what comes next, and are not read
       if constexpr (Shape::kDirectQueries) {
-        add_queries_directly<Shape>(p, item, b, group, row0, column0, dq);
+        add_queries_directly<Shape>(p, item, b.head, b.row * item.stride + b.residue, b.columns, group, row0, column0,
+                                    dq);
       } else {
         store_queries<Shape>(b, group, dq, s.dq);
         cutlass::arch::fence_view_async_shared();

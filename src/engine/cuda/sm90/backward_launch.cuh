@@ -93,7 +93,14 @@ void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scrat
       launch_levels<Shape>(p, lanes, params, dq_rows, scratch.stream());
     }
   }
-  if (rows > 0) narrow_queries<Shape>(p, dq, params.result_scale, scratch.stream());
+  if (rows == 0) return;
+  const auto narrow = [&]<class Result>() {
+    narrow_queries<Result, Shape::kWidth, Shape::kDirectQueries>(p, dq, params.result_scale, scratch.stream());
+  };
+  if constexpr (Calls::kFloat32Results) {
+    if (p.float32_results) return narrow.template operator()<float>();
+  }
+  narrow.template operator()<Element>();
 }
 
 }  // namespace longstride::engine::cuda::sm90

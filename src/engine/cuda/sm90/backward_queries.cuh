@@ -7,17 +7,16 @@
 namespace longstride::engine::cuda::sm90 {
 
 // Adds one warpgroup's slice of a block's dQ to memory, 16 bytes a thread: of 16 columns, 8 n + 2 c + i lies at
-// 4 c + 2 n + i.
-template <class Shape, class Queries>
-__device__ __forceinline__ void add_queries_directly(const BackwardParams& p, const KeyItemNote& item,
-                                                     const KeyBlockNote& b, int group, int row0, int column0,
-                                                     const Queries& dq) {
+// 4 c + 2 n + i. `position`: of the block's first query in its tensor; `queries`: how many it has.
+template <class Shape, class Params, class Item, class Queries>
+__device__ __forceinline__ void add_queries_directly(const Params& p, const Item& item, int head, int position,
+                                                     int queries, int group, int row0, int column0, const Queries& dq) {
   const int query = row0 % 64;
-  const int64_t row = (int64_t(item.batch) * p.heads + b.head) * p.len_q + b.row * item.stride + b.residue;
+  const int64_t row = (int64_t(item.batch) * p.heads + head) * p.len_q + position;
   float* to = p.dq + (row + query * item.stride) * Shape::kWidth + group * Shape::kSlice + 2 * column0;
 #pragma unroll
   for (int r = 0; r < 2; ++r, to += int64_t(8) * item.stride * Shape::kWidth) {
-    if (query + 8 * r >= b.columns) break;
+    if (query + 8 * r >= queries) break;
 #pragma unroll
     for (int n = 0; n < Shape::kSlice / 8; n += 2) {
       if (Shape::kDim < Shape::kWidth && group * Shape::kSlice + 8 * n >= Shape::kDim) break;

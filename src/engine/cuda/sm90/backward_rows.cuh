@@ -43,8 +43,10 @@ constexpr int kRowThreads = 256;
 template <class Element>
 __device__ __forceinline__ void read_eight(const Element* from, int left, bool wide, float (&to)[8]) {
   if (wide && left >= 8) {
-    const uint4 bits = *reinterpret_cast<const uint4*>(from);
-    const Element* x = reinterpret_cast<const Element*>(&bits);
+    uint4 bits[sizeof(Element) / 2];
+#pragma unroll
+    for (int i = 0; i < int(sizeof(Element)) / 2; ++i) bits[i] = reinterpret_cast<const uint4*>(from)[i];
+    const Element* x = reinterpret_cast<const Element*>(bits);
 #pragma unroll
     for (int i = 0; i < 8; ++i) to[i] = static_cast<float>(x[i]);
   } else {
@@ -117,7 +119,9 @@ __global__ void __launch_bounds__(kRowThreads) narrow_queries_kernel(const float
     for (int n = 0; n < 8; ++n) narrow[n] = static_cast<Element>(values[n] * scale);
     Element* at = to.row(b, i, blockIdx.y) + x;
     if (wide) {
-      *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(narrow);
+#pragma unroll
+      for (int n = 0; n < int(sizeof(Element)) / 2; ++n)
+        reinterpret_cast<uint4*>(at)[n] = reinterpret_cast<const uint4*>(narrow)[n];
     } else {
 #pragma unroll
       for (int n = 0; n < 8; ++n)
@@ -143,21 +147,11 @@ void prepare_rows(const BackwardProblem& p, float2* to, float* dq, int32_t* exac
   check(cudaGetLastError(), "launch of prepare_rows");
 }
 
-template <class Shape>
+// kDirect: who added to dq, add_queries_directly or store_queries.
+template <class Element, int kWidth, bool kDirect>
 void narrow_queries(const BackwardProblem& p, const float* dq, float scale, cudaStream_t stream) {
-  constexpr int kWidth = Shape::kWidth;
-  const auto run = [&]<class Element>(bool wide) {
-    narrow_queries_kernel<Element, kWidth, Shape::kDirectQueries><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
-        dq, Rows<Element>(p.dq), wide, p.batch, p.len_q, static_cast<int>(p.dim), scale);
-  };
-  if constexpr (Shape::Calls::kFloat32Results) {
-    if (p.float32_results) {
-      run.template operator()<float>(false);
-      check(cudaGetLastError(), "launch of narrow_queries");
-      return;
-    }
-  }
-  run.template operator()<typename Shape::Element>(rows_are_wide(p.dq, p.dim));
+  narrow_queries_kernel<Element, kWidth, kDirect><<<grid_of_rows<kWidth>(p), kRowThreads, 0, stream>>>(
+      dq, Rows<Element>(p.dq), rows_are_wide(p.dq, p.dim), p.batch, p.len_q, static_cast<int>(p.dim), scale);
   check(cudaGetLastError(), "launch of narrow_queries");
 }
 

@@ -28,13 +28,13 @@ Capability capability(const Problem& p) {
   return {true, "cuda sm90"};
 }
 
-void require(const Problem& p, const DevicePlan& plan, Direction direction) {
+void require(const Problem& p, const DevicePlan& plan, Direction direction, const Geometry& g) {
   const Capability can = capability(p);
   if (!can.yes) core::refuse("problem", "must suit the sm90 engine", can.reason);
   if (p.dropout_p > 0 && p.dropout_seed == nullptr)
     core::refuse("dropout_seed", "must be given when dropout_p > 0", "none");
   if (p.alibi && p.alibi_slopes == nullptr) core::refuse("alibi_slopes", "must be given when alibi is set", "none");
-  require_plan(p, plan, direction, geometry(direction).tile_rows);
+  require_plan(p, plan, direction, g.tile_rows);
 }
 
 }  // namespace longstride::engine::cuda::sm90

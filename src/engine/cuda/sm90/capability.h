@@ -7,6 +7,6 @@
 namespace longstride::engine::cuda::sm90 {
 
 // Throws Error unless capability() takes the problem and the plan belongs to it and has the direction.
-void require(const Problem&, const DevicePlan&, Direction);
+void require(const Problem&, const DevicePlan&, Direction, const Geometry&);
 
 }  // namespace longstride::engine::cuda::sm90

@@ -11,7 +11,7 @@
 namespace longstride::engine::cuda::sm90 {
 
 void forward(const ForwardProblem& given, const DevicePlan& plan, const Workspace& workspace, Stream stream) {
-  require(given, plan, Direction::kForward);
+  require(given, plan, Direction::kForward, geometry(Direction::kForward));
   Scratch scratch(workspace, stream);
   Padding padding(given, scratch);
   ForwardProblem p = given;

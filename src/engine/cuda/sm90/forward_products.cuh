@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "engine/cuda/sm90/forward_shape.cuh"
-#include "engine/cuda/tile/parts.cuh"
+#include "engine/cuda/sm90/part_products.cuh"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -55,13 +55,6 @@ __device__ __forceinline__ auto weight_operand(int thread) {
                        .layout();
   using One = decltype(one);
   return make_tensor<Element>(append(One{}, make_layout(Int<Shape::kParts>{}, Int<cute::size(One{})>{})));
-}
-
-// Addresses of operands are worked out where they are used: of three parts those of all steps at once have no
-// registers.
-template <class Operand>
-__device__ __forceinline__ void work_out_here(Operand& operand) {
-  asm volatile("" : "+r"(operand.data().desc_.reg32_[0]));
 }
 
 template <class Shape>
@@ -119,9 +112,7 @@ struct WholeProducts {
   }
 };
 
-// Of scores small products are summed apart from the great ones, in the order of sm80/product.cuh: WGMMA and mma.sync
-// round alike, so that both make the same bits of a score, and the backward there takes away what is added here. The
-// sums of a block with values are added to the output by multiply-adds.
+// The sums of a block with values are added to the output by multiply-adds.
 template <class Shape>
 struct PartProducts {
   static constexpr int kSlices = Shape::kDim / Shape::kSlice;
@@ -150,22 +141,8 @@ struct PartProducts {
     warpgroup_fence_operand(scores);
     warpgroup_fence_operand(small);
     warpgroup_arrive();
-    mma_scores.accumulate_ = GMMA::ScaleOut::Zero;
-#pragma unroll
-    for (int x = 0; x < (Shape::kDim + 15) / 16; ++x) {
-#pragma unroll
-      for (int product = 0; product < kSmallProducts; ++product) {
-        cute::gemm(mma_scores, q(_, _, x, Shape::kParts * query + query_part(product)),
-                   k(_, _, x, Shape::kParts * stage + key_part(product)), small);
-        mma_scores.accumulate_ = GMMA::ScaleOut::One;
-      }
-    }
-    mma_scores.accumulate_ = GMMA::ScaleOut::Zero;
-#pragma unroll
-    for (int x = 0; x < (Shape::kDim + 15) / 16; ++x) {
-      cute::gemm(mma_scores, q(_, _, x, Shape::kParts * query), k(_, _, x, Shape::kParts * stage), scores);
-      mma_scores.accumulate_ = GMMA::ScaleOut::One;
-    }
+    sm90::multiply_scores<true, (Shape::kDim + 15) / 16>(mma_scores, PartsOf{q, Shape::kParts * query},
+                                                         PartsOf{k, Shape::kParts * stage}, scores, small);
     warpgroup_commit_batch();
   }
   __device__ __forceinline__ void take_scores() {
@@ -175,11 +152,7 @@ struct PartProducts {
     for (int i = 0; i < cute::size(scores); ++i) scores[i] += small[i];
   }
   __device__ __forceinline__ void take_weights(const float (&rescale)[2]) {
-    auto pairs = cute::recast<uint32_t>(weights);
-#pragma unroll
-    for (int i = 0; i < Shape::kColumns / 4; ++i)
-      split<float>(scores[2 * i], scores[2 * i + 1],
-                   [&](int part) -> uint32_t& { return pairs[part * Shape::kColumns / 4 + i]; });
+    split_into(scores, weights);
     factor[0] = rescale[0];
     factor[1] = rescale[1];
     cute::warpgroup_fence_operand(weights);  // made before the next scores are on their way
@@ -191,19 +164,8 @@ struct PartProducts {
     warpgroup_fence_operand(fresh);
     warpgroup_fence_operand(weights);
     warpgroup_arrive();
-    mma_output.accumulate_ = GMMA::ScaleOut::Zero;
-#pragma unroll
-    for (int n = 0; n < Shape::kColumns / 16; ++n) {
-#pragma unroll
-      for (int product = 0; product < kSmallProducts; ++product) {
-        cute::gemm(mma_output, weights(_, _, n, query_part(product)),
-                   v[kSlice](_, _, n, Shape::kParts * stage + key_part(product)), fresh);
-        mma_output.accumulate_ = GMMA::ScaleOut::One;
-      }
-    }
-#pragma unroll
-    for (int n = 0; n < Shape::kColumns / 16; ++n)
-      cute::gemm(mma_output, weights(_, _, n, 0), v[kSlice](_, _, n, Shape::kParts * stage), fresh);
+    multiply_block<Shape::kColumns / 16>(mma_output, PartsOf{weights, 0}, PartsOf{v[kSlice], Shape::kParts * stage},
+                                         fresh);
     warpgroup_commit_batch();
   }
   template <int kSlice = 0>

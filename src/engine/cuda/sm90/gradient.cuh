@@ -12,6 +12,7 @@
 #include "engine/cuda/sm90/alibi.cuh"
 #include "engine/cuda/sm90/dropout.cuh"
 #include "engine/cuda/sm90/exponential.cuh"
+#include "engine/cuda/sm90/gradient_notes.cuh"
 #include "engine/cuda/sm90/gradient_store.cuh"
 #include "engine/cuda/sm90/gradient_values.h"
 #include "engine/cuda/sm90/load.cuh"
@@ -107,18 +108,7 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
     s.row_empty.wait(row_phase);
     row_phase ^= 1;
     if (lane == 0) {
-      GradientItemNote& item = s.item[note];
-      item.row0 = row0;
-      item.stride = place.stride;
-      item.slot = place.slot;
-      item.repeat = place.repeat;
-      item.rows = tile.rows;
-      item.batch = place.batch;
-      item.head = row_head;
-      item.merge_begin = tile.merge_begin;
-      item.merge_count = tile.merge_count;
-      item.blocks = more;
-      item.stop = 0;
+      write_note(place, tile, row_head, row0, more, s.item[note]);
       s.row_full.arrive_and_expect_tx(2 * Shape::kRowsBytes);
       load_rows<Shape::kBox, Shape::kWidth, Shape::kRows>(m.row, p.len_rows, place.stride, row0, row_head, place.batch,
                                                           s.row_full, s.row);
@@ -150,15 +140,7 @@ __device__ void produce_gradient(const GradientParams& p, const GradientMapSet& 
       const int at_stage = stage * Shape::kColumns * Shape::kWidth;
       const int column_head = kQueries ? place.kv_head : head;
       if (lane == 0) {
-        GradientBlockNote& b = s.block[stage];
-        b.column0 = now.column0;
-        b.columns = now.columns;
-        b.diagonals = now.diagonals;
-        b.rows = now.rows;
-        b.weight_log2 = now.weight == 1 ? 0.f : log2f(float(now.weight));
-        b.masked = now.masked;
-        b.last = !more;
-        b.head = head;
+        write_note(now, head, !more, s.block[stage]);
         bar.arrive_and_expect_tx(2 * Shape::kColumnsBytes);
         load_rows<Shape::kBox, Shape::kWidth, Shape::kColumns>(m.column, len_columns, place.stride, position,
                                                                column_head, place.batch, bar, s.column + at_stage);
@@ -244,7 +226,7 @@ __device__ __forceinline__ void consume_gradient(const GradientParams& p, Gradie
     const GradientItemNote& item = s.item[note];
     note ^= 1;
     if (item.stop) return;
-    begin_gradient<Shape>(p, item, result, row0, column0);
+    begin_gradient<Shape>(p, p.result, item, result, row0, column0);
     float2 mine[2];  // rows that are queries: lse, delta
     if constexpr (kQueries) {
       const float2* rows = p.rows + (int64_t(item.batch) * p.heads + item.head) * p.len_q;
@@ -329,7 +311,7 @@ __device__ __forceinline__ void consume_gradient(const GradientParams& p, Gradie
       if (++stage == Shape::kStages) stage = 0, phase ^= 1;
     }
     release(s.row_empty);  // the note stays until the next item but one
-    store_gradient<Shape>(p, item, result, row0, column0);
+    store_gradient<Shape>(p, p.result, item, result, row0, column0);
   }
 }
 

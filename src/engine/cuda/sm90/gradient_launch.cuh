@@ -6,10 +6,10 @@
 #include <algorithm>
 
 #include "engine/cuda/device.h"
-#include "engine/cuda/score_scale.h"
 #include "engine/cuda/sm90/backward_rows.cuh"
 #include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/gradient.cuh"
+#include "engine/cuda/sm90/gradient_params.h"
 #include "engine/cuda/sm90/launches.h"
 
 namespace longstride::engine::cuda::sm90 {
@@ -51,31 +51,14 @@ void launch_gradient_levels(const BackwardProblem& p, const LaunchLanes& lanes, 
 template <class Shape>
 void launch_gradient(const BackwardProblem& p, const DevicePlan& plan, const float2* rows, const int32_t* exact,
                      const TensorRef& result, double result_scale, Scratch& scratch) {
-  GradientParams params;
-  params.plan = plan.arrays();
-  params.group = static_cast<int32_t>(p.heads / p.kv_heads);
-  params.query_start = static_cast<int32_t>(p.query_start);
-  params.len_q = static_cast<int32_t>(p.len_q);
-  params.len_k = static_cast<int32_t>(p.len_k);
-  params.len_rows = Shape::kRowsAreQueries ? params.len_q : params.len_k;
-  params.heads = static_cast<int32_t>(p.heads);
-  params.row_heads = static_cast<int32_t>(Shape::kRowsAreQueries ? p.heads : p.kv_heads);
-  params.dim = static_cast<int32_t>(p.dim);
-  const ScoreFactors factors = score_factors(p);
-  params.scale = factors.scale;
-  params.scale_log2 = factors.log2;
-  static_cast<CallValues&>(params) = call_values(p);
-  params.gain = static_cast<float>(p.out_scale) * params.dropout.gain;
-  params.result_scale = static_cast<float>(result_scale);
+  constexpr bool kQueries = Shape::kRowsAreQueries;
+  GradientParams params = gradient_params(p, plan);
+  params.len_rows = kQueries ? params.len_q : params.len_k;
+  params.row_heads = static_cast<int32_t>(kQueries ? p.heads : p.kv_heads);
   params.rows = rows;
   params.exact = exact;
-  params.float32_results = p.float32_results;
-  params.result = result.data;
-  params.batch_stride = result.batch_stride;
-  params.len_stride = result.len_stride;
-  params.head_stride = result.head_stride;
-  params.partial_rows = plan.partial_rows();
-  params.partial_result = scratch.take<float>(p.batch * params.row_heads * plan.partial_rows() * Shape::kDim);
+  params.result = gradient_result(result, result_scale);
+  params.result.partial = scratch.take<float>(p.batch * params.row_heads * plan.partial_rows() * Shape::kDim);
   auto* ticket = scratch.take<unsigned long long>(plan.launches());
   check(cudaMemsetAsync(ticket, 0, plan.launches() * sizeof(*ticket), scratch.stream()), "tickets");
   for (const bool partial : {true, false}) {

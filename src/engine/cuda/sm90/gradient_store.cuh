@@ -11,8 +11,8 @@
 namespace longstride::engine::cuda::sm90 {
 
 template <class Shape, class Result>
-__device__ __forceinline__ void begin_gradient(const GradientParams& p, const GradientItemNote& item, Result& result,
-                                               int row0, int column0) {
+__device__ __forceinline__ void begin_gradient(const GradientParams& p, const GradientResult& of,
+                                               const GradientItemNote& item, Result& result, int row0, int column0) {
   cute::clear(result);
   const int64_t head = int64_t(item.batch) * p.row_heads + item.head;
 #pragma unroll 1
@@ -22,7 +22,7 @@ __device__ __forceinline__ void begin_gradient(const GradientParams& p, const Gr
     for (int r = 0; r < 2; ++r) {
       const int64_t slot = row0 + 8 * r < item.rows ? merged.slot(row0 + 8 * r) : -1;
       if (slot < 0) continue;
-      const float* from = p.partial_result + slot * Shape::kDim + column0;
+      const float* from = of.partial + slot * Shape::kDim + column0;
 #pragma unroll
       for (int j = 0; j < Shape::kDim / 8; ++j) {
         const float2 x = *reinterpret_cast<const float2*>(from + 8 * j);
@@ -34,8 +34,9 @@ __device__ __forceinline__ void begin_gradient(const GradientParams& p, const Gr
 }
 
 template <class Shape, class Result>
-__device__ __forceinline__ void store_gradient(const GradientParams& p, const GradientItemNote& item,
-                                               const Result& result, int row0, int column0) {
+__device__ __forceinline__ void store_gradient(const GradientParams& p, const GradientResult& of,
+                                               const GradientItemNote& item, const Result& result, int row0,
+                                               int column0) {
   const int64_t head = int64_t(item.batch) * p.row_heads + item.head;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -43,15 +44,15 @@ __device__ __forceinline__ void store_gradient(const GradientParams& p, const Gr
     const bool valid = row < item.rows;
     if (p.partial) {
       if (!valid) continue;
-      float* to = p.partial_result + (head * p.partial_rows + item.slot + row) * Shape::kDim + column0;
+      float* to = of.partial + (head * p.partial_rows + item.slot + row) * Shape::kDim + column0;
 #pragma unroll
       for (int n = 0; n < Shape::kDim / 8; ++n)
         *reinterpret_cast<float2*>(to + 8 * n) = make_float2(result[4 * n + 2 * r], result[4 * n + 2 * r + 1]);
       continue;
     }
     const int64_t at = item.row0 + int64_t(row) * item.stride;
-    const int64_t to = item.batch * p.batch_stride + at * p.len_stride + item.head * p.head_stride;
-    store_result<Shape>(p.result, to, p.float32_results, valid, p.dim, result, r, p.result_scale);
+    const int64_t to = item.batch * of.batch_stride + at * of.len_stride + item.head * of.head_stride;
+    store_result<Shape>(of.data, to, p.float32_results, valid, p.dim, result, r, of.scale);
   }
 }
 

@@ -29,6 +29,14 @@ struct GradientItemNote {
   int32_t blocks, stop;
 };
 
+// One gradient: where it goes, and what partial levels keep of it.
+struct GradientResult {
+  void* data;  // [batch, len_rows, row_heads, dim]
+  int64_t batch_stride, len_stride, head_stride;
+  float scale;
+  float* partial;  // [batch * row_heads][partial_rows][kDim]
+};
+
 struct GradientParams : CallValues {
   PlanArrays plan;
   const Lane* lanes;
@@ -40,12 +48,9 @@ struct GradientParams : CallValues {
   int32_t query_start, len_q, len_k, len_rows;
   int32_t heads, row_heads, dim;
   float scale, scale_log2, gain;  // signed scale; out_scale / (1 - dropout_p)
-  float result_scale;
-  const float2* rows;    // [batch * heads][len_q]: lse (+inf where nothing is seen), delta
-  const int32_t* exact;  // whether some lse is large (exponential.cuh)
-  void* result;          // [batch, len_rows, row_heads, dim]
-  int64_t batch_stride, len_stride, head_stride;
-  float* partial_result;  // [batch * row_heads][partial_rows][kDim]
+  const float2* rows;             // [batch * heads][len_q]: lse (+inf where nothing is seen), delta
+  const int32_t* exact;           // whether some lse is large (exponential.cuh)
+  GradientResult result;
   int64_t partial_rows;
   int32_t float32_results;  // Extras: whether the result is float32
 };

@@ -21,6 +21,10 @@ void launch_forward(const ForwardProblem&, const DevicePlan&, Scratch&);
 template <class Element, int kDim, class Calls>
 void launch_backward(const BackwardProblem&, const BackwardPlans&, Scratch&);
 
+// Of float32, in one pass too.
+template <int kDim>
+void launch_float_backward(const BackwardProblem&, const BackwardPlans&, Scratch&);
+
 // All three gradients, one after the other, in a fixed order of additions.
 template <class Element, int kDim, class Calls>
 void launch_gradients(const BackwardProblem&, const BackwardPlans&, Scratch&);

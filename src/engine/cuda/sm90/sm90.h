@@ -27,9 +27,17 @@ inline Geometry geometry(Direction direction) {
 constexpr int64_t kMostDim = 256;
 constexpr int64_t kMostFloat32Dim = 128;
 
-// float32 has a forward alone: scores come out of it bit for bit as out of the portable engine's kernels, whose
-// backward belongs to it.
-constexpr bool has_backward(core::DType dtype) { return dtype != core::DType::kFloat32; }
+// Of a backward's plans. Of float32: 64 keys against blocks of 64 queries.
+inline Geometry backward_geometry(core::DType dtype, Direction direction) {
+  if (dtype != core::DType::kFloat32) return geometry(direction);
+  Geometry g;
+  g.tile_rows = g.column_block = g.row_quantum = 64;
+  return g;
+}
+
+// float32's deterministic backward is none of this engine's. Scores come out of the forward bit for bit as out of the
+// portable engine's kernels, whose backward serves, with plans of this engine's too.
+inline bool has_backward(const Problem& p) { return p.dtype != core::DType::kFloat32 || !p.deterministic; }
 
 // What the kernels take; forward and backward throw Error with the reason for the rest. Memory beyond the workspace is
 // never taken, and nothing waits for the device, but for gates (gates.h). Tensors whose address or strides are no
