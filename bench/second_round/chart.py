@@ -41,7 +41,7 @@ def drawn(facts: dict[str, Any], lines: list[dict[str, Any]]) -> Picture:
     for power in range(low, high + 1):
         x = place(2.0**power)
         drawing.line([(x, TOP), (x, bottom)], GREY if power == 0 else GRID)
-        drawing.words(x, bottom + 16, f"{2.0**power:g}", 11, GREY, "middle")
+        drawing.words(x, bottom + 16, f"{2**power}" if power >= 0 else f"1/{2**-power}", 11, GREY, "middle")
     for i, one in enumerate(rows):
         top, mine = TOP + ROW * i, times_the_peer(one, "value")
         drawing.words(LEFT - 8, top + 12, one["case"], 11, anchor="end")

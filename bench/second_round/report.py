@@ -7,8 +7,6 @@ import re
 import subprocess
 from typing import Any
 
-from . import earlier
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- cuda_round: {} -->", "<!-- cuda_round ends -->"
 MORE_IS_BETTER = "TFLOP/s"
@@ -83,10 +81,8 @@ def words(case) -> str:
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The machine, and the lines of cases; of the programs before this one too."""
+    """The machine, and the lines of cases."""
     lines = [json.loads(one) for one in path.read_text(encoding="utf-8").splitlines() if one.strip()]
-    if any("program" in one for one in lines):
-        return earlier.read(lines)
     found = [one["machine"] for one in lines if "machine" in one]
     return (found[0] if found else {}), [one for one in lines if "case" in one]
 
