@@ -298,6 +298,8 @@ std::vector<Shape> shapes() {
     for (const int64_t dim : {48, 96}) all.push_back({131072, dim, false, Kind::kLongNet, backward});
     all.push_back({131072, 128, false, Kind::kLongNet, backward, DType::kFloat16});
     all.push_back({131072, 128, false, Kind::kLongNet, backward, DType::kBFloat16, 0.1});
+    for (const int64_t dim : {128, 64})
+      all.push_back({16384, dim, false, Kind::kDense, backward, DType::kBFloat16, 0.1});
     for (const Kind kind : {Kind::kLongNet, Kind::kDense}) {
       Shape s{kind == Kind::kDense ? 16384 : 131072, 128, true, kind, backward};
       s.alibi = true;

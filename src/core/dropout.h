@@ -29,10 +29,20 @@ constexpr uint32_t dropout_word(uint32_t salt, uint32_t lower) {
 }
 
 // The word of a pair. The query's comes in twice: what equals in query ^ key must not equal here.
+inline constexpr uint32_t kDropoutFirst = 0x9E3779B1, kDropoutLast = 0x85EBCA6B;
 constexpr uint32_t dropout_draw(uint32_t query_word, uint32_t key_word) {
-  uint32_t x = (query_word ^ key_word) * 0x9E3779B1u;
+  uint32_t x = (query_word ^ key_word) * kDropoutFirst;
   x ^= x >> 15;
-  return (x + query_word) * 0x85EBCA6Bu;
+  return (x + query_word) * kDropoutLast;
+}
+
+// The same, multiplied out, for those who draw many pairs of a query: its share of the last product is made once, and
+// the sum before it is left out.
+constexpr uint32_t dropout_share(uint32_t query_word) { return query_word * kDropoutLast; }
+constexpr uint32_t dropout_draw(uint32_t query_word, uint32_t key_word, uint32_t share) {
+  uint32_t x = (query_word ^ key_word) * kDropoutFirst;
+  x ^= x >> 15;
+  return x * kDropoutLast + share;
 }
 
 // D(b, h, q, k): q and k are row positions of the whole sequence, h is the query head. Undefined for p outside [0, 1);

@@ -39,6 +39,14 @@ TEST(Dropout, AgreesWithTheOracle) {
   }
 }
 
+TEST(Dropout, DrawsByAQuerysShareAreTheSame) {
+  std::mt19937 random(4);
+  for (int n = 0; n < 20000; ++n) {
+    const uint32_t query = random(), key = random();
+    ASSERT_EQ(dropout_draw(query, key, dropout_share(query)), dropout_draw(query, key)) << query << " " << key;
+  }
+}
+
 // docs/dropout.md: p = 0.5, seed = 42, heads = 4, b = 1, h = 2.
 TEST(Dropout, VectorOfTheDocumentation) {
   constexpr Dropout dropout(0.5, 42, 4);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/cuda/sm80/sm80.h"
+#include "engine/cuda/sm90/dropout_words.h"
 #include "engine/cuda/sm90/padding.h"
 #include "engine/cuda/sm90/sm90.h"
 #include "engine/cuda/sm90/tensor_maps.h"
@@ -27,6 +28,37 @@ engine::Problem problem() {
   p.len_q = p.len_k = 100;
   p.dim = 64;
   return p;
+}
+
+// Every thread finds the words of its columns in its 16 bytes, and no two words share a place.
+template <class Words>
+void check_places() {
+  std::vector<int> column_at(Words::kSize, -1);
+  for (int column = 0; column < Words::kColumns; ++column) {
+    for (int word = 0; word < Words::kWords; ++word) {
+      int& at = column_at.at(static_cast<size_t>(Words::place(column) + 2 * word));
+      EXPECT_EQ(at, -1) << column;
+      at = column;
+    }
+  }
+  for (int column0 = 0; column0 < 8; column0 += 2) {
+    for (int n = 0; n < Words::kColumns / 8; ++n) {
+      for (int word = 0; word < Words::kWords; ++word) {
+        for (int i = 0; i < 2; ++i) {
+          const int word_of_n = 2 * (n * Words::kWords + word) + i;
+          const int at = Words::fours(column0, word_of_n / 4) + word_of_n % 4;
+          EXPECT_EQ(column_at.at(static_cast<size_t>(at)), 8 * n + column0 + i);
+        }
+      }
+    }
+    EXPECT_EQ(Words::fours(column0, 0) % 4, 0);
+  }
+}
+
+TEST(CudaHost, WordsOfDropoutLieWhereTheirThreadsRead) {
+  check_places<sm90::ColumnWords<128, 1>>();
+  check_places<sm90::ColumnWords<64, 1>>();
+  check_places<sm90::ColumnWords<64, 2>>();
 }
 
 TEST(CudaHost, CapabilityNamesWhatItRefuses) {

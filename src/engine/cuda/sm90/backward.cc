@@ -48,7 +48,8 @@ void backward(const BackwardProblem& given, const BackwardPlans& plans, const Wo
   p.dq = padding.out(given.dq, given.len_q, given.heads);
   p.dk = padding.out(given.dk, given.len_k, given.kv_heads);
   p.dv = padding.out(given.dv, given.len_k, given.kv_heads);
-  const bool extras = p.drops() || adjusts_scores(p) || p.float32_results;
+  const bool asks_more = adjusts_scores(p) || p.float32_results;
+  const bool extras = asks_more || p.drops();
   at_element<BFloat16, Float16>(p.dtype, [&]<class Element>() {
     if (ordered) {
       at_dim<64, 128, 256>(p.dim, [&]<int kDim>() {
@@ -56,7 +57,13 @@ void backward(const BackwardProblem& given, const BackwardPlans& plans, const Wo
       });
     } else {
       at_dim<32, 48, 64, 96, 128>(p.dim, [&]<int kDim>() {
-        (extras ? launch_backward<Element, kDim, Extras> : launch_backward<Element, kDim, Plain>)(p, plans, scratch);
+        if (asks_more) {
+          launch_backward<Element, kDim, Extras>(p, plans, scratch);
+        } else if (p.drops()) {  // by itself, as in the forward
+          launch_backward<Element, kDim, WithDropout>(p, plans, scratch);
+        } else {
+          launch_backward<Element, kDim, Plain>(p, plans, scratch);
+        }
       });
     }
   });

@@ -115,6 +115,19 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
             return i / 4 % 2 ? (i % 2 ? four.w : four.z) : (i % 2 ? four.y : four.x);
           },
           p.scale, p.scale_log2, b.weight_log2);
+      if constexpr (Shape::Calls::kDrops) {
+        if (!Shape::Calls::kAlibi || p.dropout.seed) {
+          const uint32_t keys[2] = {s.words.keys[now][row0], s.words.keys[now][row0 + 8]};
+#pragma unroll
+          for (int n = 0; n < Shape::kColumns / 8; ++n) {
+            const uint4 its = s.words.queries_of(now, n, column0);
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+              mark_dropped(core::dropout_draw(i % 2 ? its.y : its.x, keys[i / 2], i % 2 ? its.w : its.z),
+                           p.dropout.threshold, scores[4 * n + i]);
+          }
+        }
+      }
       if (b.masked) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
@@ -132,23 +145,17 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
             }
         }
       }
-      [[maybe_unused]] Kept<Shape::kColumns> kept;
-      if constexpr (Shape::Calls::kDrops) {
-        kept = Kept<Shape::kColumns>::all();
-        if (p.dropout.seed)
-          kept =
-              draw<Shape::kColumns>(p.dropout, false, item.row0 + row0 * item.stride, b.column0 + column0 * item.stride,
-                                    item.stride, p.dropout.stream(item.batch, b.head));
-      }
-      auto dropped = [&](float x, int i) {
-        if constexpr (Shape::Calls::kDrops) return kept.at(i) ? x : 0.f;
-        return x;
-      };
       float4 delta[Shape::kColumns / 16];  // likewise
 #pragma unroll
       for (int n = 0; n < Shape::kColumns / 16; ++n) delta[n] = s.rows_of(now, 1, n, column0);
+      if constexpr (Shape::Calls::kDrops) {
+        auto pairs = recast<uint32_t>(probabilities);
 #pragma unroll
-      for (int i = 0; i < size(scores); ++i) probabilities[i] = static_cast<Element>(dropped(scores[i], i));
+        for (int i = 0; i < size(pairs); ++i) pairs[i] = kept_operands<Element>(scores[2 * i], scores[2 * i + 1]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < size(scores); ++i) probabilities[i] = static_cast<Element>(scores[i]);
+      }
       auto accumulate = [&](auto& a, auto& bt, auto& c) {
         warpgroup_fence_operand(c);
         warpgroup_fence_operand(a);
@@ -170,7 +177,11 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int at = 4 * n + i;
-          dp[at] = scores[at] * fmaf(dropped(dp[at], at), gain, -its[i % 2]);
+          if constexpr (Shape::Calls::kDrops) {
+            score_gradient(scores[at], gain, its[i % 2], dp[at]);
+          } else {
+            dp[at] = scores[at] * fmaf(dp[at], gain, -its[i % 2]);
+          }
         }
       }
       if (b.masked) {  // 0, not 0 * NaN, for pairs that are none
@@ -251,10 +262,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    cutlass::arch::warpgroup_reg_dealloc<24>();
+    cutlass::arch::warpgroup_reg_dealloc<Shape::kProducerRegisters>();
     if (threadIdx.x < 32) produce_backward<Shape>(p, maps, s);
   } else {
-    cutlass::arch::warpgroup_reg_alloc<240>();
+    cutlass::arch::warpgroup_reg_alloc<Shape::kConsumerRegisters>();
     if (*p.exact) {
       consume_backward<Shape, true>(p, maps, s);
     } else {

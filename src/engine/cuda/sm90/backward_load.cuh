@@ -3,6 +3,7 @@
 #pragma once
 
 #include "engine/cuda/sm90/backward_shape.cuh"
+#include "engine/cuda/sm90/dropout.cuh"
 #include "engine/cuda/sm90/load.cuh"
 #include "engine/cuda/sm90/locate.cuh"
 
@@ -49,6 +50,10 @@ template <class Shape>
 __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& maps, BackwardStorage<Shape>& s) {
   const int lane = threadIdx.x % 32;
   int stage = 0, phase = 1, kv_phase = 1, note = 0, raw_phase = 0;
+  // Of dropout: the stream whose salts these are.
+  [[maybe_unused]] uint32_t stream = 0, salt = 0;
+  if constexpr (Shape::Calls::kDrops)
+    if (p.dropout.seed) salt = salt_of_lane(p.dropout, stream);
   int64_t index = blockIdx.x;
   while (index < p.items) {
     const TilePlace place = locate_by_warp(p.lanes, p.lane_count, 1, index, p.plan);
@@ -108,7 +113,23 @@ __device__ void produce_backward(const BackwardParams& p, const BackwardMapSet& 
           walk = BlockWalk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kTransposed, Shape::kColumns);
         }
       }
+      if constexpr (Shape::Calls::kDrops) {
+        if (p.dropout.seed && stream != p.dropout.stream(place.batch, head)) {
+          stream = p.dropout.stream(place.batch, head);
+          salt = salt_of_lane(p.dropout, stream);
+        }
+      }
       s.q_empty[stage].wait(phase);
+      if constexpr (Shape::Calls::kDrops) {
+        if (p.dropout.seed) {
+          write_words<typename BackwardWords<Shape>::Columns>(query_salt(salt), now.column0, place.stride,
+                                                              s.words.queries[stage]);
+#pragma unroll
+          for (int i = 0; i < Shape::kRows; i += 32)
+            s.words.keys[stage][i + lane] = core::dropout_word(key_salt(salt), row0 + (i + lane) * place.stride);
+          __syncwarp();
+        }
+      }
       const int32_t position = now.column0 - p.query_start;
       const float2* rows = p.rows + (int64_t(place.batch) * p.heads + head) * p.len_q;
       const uint32_t to = cute::cast_smem_ptr_to_uint(

@@ -7,6 +7,7 @@
 #include <cute/tensor.hpp>
 
 #include "engine/cuda/sm90/backward_values.h"
+#include "engine/cuda/sm90/dropout_words.h"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -30,6 +31,9 @@ struct BackwardShape {
   // Whether threads add dQ to memory themselves (red.v4) instead of by shared memory and the copy engine. Up to 64 that
   // is 10 % faster, since early scores go on meanwhile; at 128 the next block waits for the registers: 7 % slower.
   static constexpr bool kDirectQueries = kEarlyScores;
+  // The producer's salts and words of dropout would be spilled with 24.
+  static constexpr int kProducerRegisters = Calls::kDrops ? 40 : 24;
+  static constexpr int kConsumerRegisters = Calls::kDrops ? 232 : 240;
   static constexpr int kSliceBox = 32;  // floats in a row of a box of dQ for the copy engine
 
   using Atom =
@@ -58,6 +62,19 @@ struct BackwardShape {
                                  cute::GMMA::Major::MN, cute::GMMA::Major::MN>()));
   static constexpr int kKeyBytes = kRows * kWidth * sizeof(Element);
   static constexpr int kQueryBytes = kColumns * kWidth * sizeof(Element);
+};
+
+// Of kernels with dropout: the words of a block's keys and queries, guarded as its rows are. Of the keys too they are
+// made for every block, since those of another head differ.
+template <class Shape>
+struct BackwardWords {
+  using Columns = ColumnWords<Shape::kColumns, 2>;
+  alignas(16) uint32_t queries[Shape::kStages][Columns::kSize];
+  uint32_t keys[Shape::kStages][Shape::kRows];
+  // Of queries 8 n + column0 + {0, 1}: words, then shares.
+  __device__ uint4 queries_of(int stage, int n, int column0) const {
+    return *reinterpret_cast<const uint4*>(&queries[stage][Columns::fours(column0, n)]);
+  }
 };
 
 template <class Shape>
@@ -91,6 +108,7 @@ struct BackwardStorage {
   cutlass::arch::ClusterBarrier k_empty, v_empty, q_empty[Shape::kStages];
   KeyBlockNote block[Shape::kStages];
   KeyItemNote item[2];
+  std::conditional_t<Shape::Calls::kDrops, BackwardWords<Shape>, NoWords> words;
 };
 
 }  // namespace longstride::engine::cuda::sm90

@@ -80,6 +80,16 @@ __device__ __forceinline__ void write_note(const ColumnBlock& block, bool last, 
   note.last = last;
 }
 
+// The words of dropout of a block's keys go into the next buffer.
+template <class Shape>
+__device__ __forceinline__ void write_key_words(const ForwardParams& p, uint32_t salt, int32_t column0, int32_t stride,
+                                                int& buffer, ForwardStorage<Shape>& s) {
+  if (!p.dropout.seed) return;
+  write_words<typename ForwardWords<Shape>::Columns>(key_salt(salt), column0, stride, s.words.keys[buffer]);
+  if (++buffer == ForwardWords<Shape>::kBuffers) buffer = 0;
+  __syncwarp();
+}
+
 // One warp; lane 0 speaks to the copy engine. kAgain: the items of the block's list instead of those that it draws.
 template <class Shape, bool kAgain>
 __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStorage<Shape>& s) {
@@ -90,6 +100,7 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
   const bool first_lane = threadIdx.x % 32 == 0;
   int stage = 0, phase = 1;  // an empty buffer counts as consumed
   int query = 0, q_phase = 1, note = 0, raw_phase = 0;
+  [[maybe_unused]] int words = 0;
   auto load_values = [&](int stage, int phase, const TensorMaps& m, const TilePlace& place, int column0, int columns) {
     const bool tail = columns < Shape::kColumns;
     auto* const to = s.v.data() + stage * kBlockSize;
@@ -128,8 +139,13 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
     const int32_t rows = tile.rows;
     const int32_t head = place.kv_head * p.group + place.member;
     fetch_partials<Shape>(p, tile, place, head);
+    [[maybe_unused]] uint32_t salt = 0;
+    if constexpr (Shape::Calls::kDrops)
+      if (p.dropout.seed) salt = salt_of_lane(p.dropout, p.dropout.stream(place.batch, head));
     s.q_empty[query].wait(q_phase);
     if (first_lane) {
+      if constexpr (Shape::Calls::kDrops)
+        if (p.dropout.seed) s.words.query_salt[note] = salt;
       write_note(place, tile, own, head, row0, rows, s.item[note]);
       s.q_full[query].arrive_and_expect_tx(Shape::kRowsBytes);
       load_parts<Shape, Shape::kRows>(m.q, p.len_q, place.stride, row0, head, place.batch, p.batch, s.q_full[query],
@@ -148,6 +164,7 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
       }
       more = !walk.done();
       s.k_empty[stage].wait(phase);
+      if constexpr (Shape::Calls::kDrops) write_key_words<Shape>(p, salt, now.column0, place.stride, words, s);
       if (first_lane) {
         write_note(now, !more, s.block[stage]);
         s.k_full[stage].arrive_and_expect_tx(Shape::kBlockBytes);
@@ -195,6 +212,10 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
   float rescale[2];
   RowState state;
   ItemNote* item = &s.item[0];
+  // Calls that drop alone draw while they make exponentials: another unit does that.
+  constexpr bool kDropsOnly = Shape::Calls::kDrops && !Shape::Calls::kAlibi;
+  [[maybe_unused]] uint32_t row_words[2] = {};
+  [[maybe_unused]] int words_buffer = 0;
   auto finish_scores = [&] {  // scores are there: release K (and Q), mask, step the softmax
     const BlockNote b = s.block[stage];
     last = b.last;
@@ -212,16 +233,36 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
                                        b.column0 + 2 * (thread % 4) * item->stride, item->stride, scores);
     }
     if (b.masked) mask<Shape>(scores, b, row0);
-    softmax_step<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2);
-    if constexpr (Shape::Calls::kDrops) {
-      if (!Shape::Calls::kAlibi || p.dropout.seed) {
-        const auto kept = draw<Shape::kColumns>(p.dropout, true, p.query_start + item->row0 + row0 * item->stride,
-                                                b.column0 + 2 * (thread % 4) * item->stride, item->stride,
-                                                p.dropout.stream(item->batch, item->head));
+    uint4 words;
+    const auto drop = [&](float x, int r, int n, int c) {
+      if constexpr (Shape::Calls::kDrops) {
+        if (n % 2 == 0 && c == 0) words = s.words.keys_of(words_buffer, n / 2, 2 * (thread % 4));
+        const uint32_t word = n % 2 ? (c ? words.w : words.z) : (c ? words.y : words.x);
+        x = drop_weight(row_words[r], word, core::dropout_share(row_words[r]), p.dropout.threshold, x);
+      }
+      return x;
+    };
+    const auto keep = [](float x, int, int, int) { return x; };
+    if constexpr (kDropsOnly) {
+      softmax_step<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2, drop);
+    } else {
+      softmax_step<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2, keep);
+    }
+    if constexpr (Shape::Calls::kDrops && !kDropsOnly) {
+      if (p.dropout.seed) {
 #pragma unroll
-        for (int i = 0; i < size(scores); ++i) scores[i] = kept.at(i) ? scores[i] : 0.f;
+        for (int r = 0; r < 2; ++r)
+#pragma unroll
+          for (int n = 0; n < Shape::kColumns / 8; ++n)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              float& x = scores[4 * n + 2 * r + c];
+              x = drop(x, r, n, c);
+            }
       }
     }
+    if constexpr (Shape::Calls::kDrops)
+      if (++words_buffer == ForwardWords<Shape>::kBuffers) words_buffer = 0;
     v_stage = stage;
     v_phase = phase;
     if (++stage == Shape::kStages) stage = 0, phase ^= 1;
@@ -234,6 +275,14 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
   };
 
   while (next_item()) {
+    if constexpr (Shape::Calls::kDrops) {
+      if (p.dropout.seed) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+          row_words[r] = core::dropout_word(s.words.query_salt[item - s.item],
+                                            p.query_start + item->row0 + (row0 + 8 * r) * item->stride);
+      }
+    }
     state = begin_rows(p, *item, row0);
     s.k_full[stage].wait(phase);
     products.multiply_scores(query, stage);

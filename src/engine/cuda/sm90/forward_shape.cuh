@@ -6,6 +6,7 @@
 #include <cute/tensor.hpp>
 #include <type_traits>
 
+#include "engine/cuda/sm90/dropout_words.h"
 #include "engine/cuda/sm90/forward_values.h"
 
 namespace longstride::engine::cuda::sm90 {
@@ -57,6 +58,21 @@ struct ForwardShape {
   static constexpr int kBlockBytes = kParts * kColumns * kWidth * sizeof(Element);
 };
 
+// Of kernels with dropout. The salt is guarded as the item's note; the words of a block's keys are as its K, but are
+// read after K is released, in the step of the softmax. One buffer more than K has is enough: at the release each warp
+// has read the words of the block before.
+template <class Shape>
+struct ForwardWords {
+  using Columns = ColumnWords<Shape::kColumns, 1>;
+  static constexpr int kBuffers = Shape::kStages + 1;
+  alignas(16) uint32_t keys[kBuffers][Columns::kSize];
+  uint32_t query_salt[Shape::kNotes];
+  // Of keys 16 n + column0 + {0, 1, 8, 9}.
+  __device__ uint4 keys_of(int buffer, int n, int column0) const {
+    return *reinterpret_cast<const uint4*>(&keys[buffer][Columns::fours(column0, n)]);
+  }
+};
+
 template <class Shape>
 struct ForwardStorage {
   alignas(1024) cute::array_aligned<typename Shape::Element, cute::cosize_v<typename Shape::LayoutQ>, 1024> q;
@@ -74,6 +90,7 @@ struct ForwardStorage {
   BlockNote block[Shape::kStages];
   ItemNote item[Shape::kNotes];
   unsigned long long again;  // the first of the items to be made again, or kNone
+  std::conditional_t<Shape::Calls::kDrops, ForwardWords<Shape>, NoWords> words;
 };
 constexpr unsigned long long kNone = ~0ull;
 
