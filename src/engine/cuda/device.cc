@@ -6,14 +6,18 @@
 #include <algorithm>
 
 #include "engine/cuda/check.h"
+#include "engine/cuda/per_device.h"
 
 namespace longstride::engine::cuda {
 
 int architecture(int device) {
-  int major = 0, minor = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
-  return 10 * major + minor;
+  static PerDevice known;
+  return known.of(device, [device] {
+    int major = 0, minor = 0;
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
+    return 10 * major + minor;
+  });
 }
 
 int device_count(std::string* why) {
@@ -31,18 +35,26 @@ std::string device_name(int device) {
 }
 
 namespace {
-int32_t attribute_of_device(cudaDeviceAttr attribute, const char* what) {
-  int device = 0, value = 0;
+// An attribute, one a table, of the current device.
+int32_t known(PerDevice& table, cudaDeviceAttr attribute, const char* what) {
+  int device = 0;
   check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&value, attribute, device), what);
-  return value;
+  return table.of(device, [&] {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, attribute, device), what);
+    return value;
+  });
 }
 }  // namespace
 
-int32_t multiprocessors() { return attribute_of_device(cudaDevAttrMultiProcessorCount, "multiprocessors"); }
+int32_t multiprocessors() {
+  static PerDevice table;
+  return known(table, cudaDevAttrMultiProcessorCount, "multiprocessors");
+}
 
 int32_t shared_bytes_of_block() {
-  return attribute_of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin, "shared memory of a block");
+  static PerDevice table;
+  return known(table, cudaDevAttrMaxSharedMemoryPerBlockOptin, "shared memory of a block");
 }
 
 int32_t workers(const Problem& p, Direction direction) {

@@ -7,9 +7,10 @@
 
 namespace longstride::engine::cuda {
 
-// Device memory with these bytes in it, there on return; null for none. Throws Error, which names `what`.
+// Memory of the current device with these bytes in it, there on return; null for none. Throws Error, which names
+// `what`.
 void* uploaded(std::span<const char> bytes, const char* what);
-// Waits for kernels that still read it.
+// Kernels that still read it, on any stream, find it as it was; now and then it waits for them (slabs.h).
 void release_uploaded(void*);
 
 }  // namespace longstride::engine::cuda

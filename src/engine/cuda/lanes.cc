@@ -154,6 +154,7 @@ LaunchOrder& launch_of(std::vector<LaunchOrder>& launches, int64_t stride, int32
 
 PlanOrder order_of(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_t group, int32_t processors) {
   std::vector<double> of_tile;
+  of_tile.reserve(plan.tiles.size());
   for (const Tile& tile : plan.tiles) of_tile.push_back(time_of(plan, tile));
   PlanOrder order;
   order.tiles.resize(plan.tiles.size());
@@ -162,6 +163,7 @@ PlanOrder order_of(const PlanView& plan, int64_t batch, int64_t kv_heads, int64_
   const Limits limits[] = {limits_of(plan, of_tile, false, group, processors),
                            limits_of(plan, of_tile, true, group, processors)};
   std::vector<CutLevel> levels;
+  levels.reserve(plan.levels.size());
   for (const Level& level : plan.levels) levels.push_back(cutter.cut(level, limits[level.partial]));
   for (int band = 0; band < kBands; ++band) {
     for (int64_t place = 0; place < batch * kv_heads; ++place) {

@@ -16,6 +16,7 @@ namespace {
 
 std::vector<uint8_t> ragged_tiles(const PlanView& plan, const std::vector<Tile>& tiles) {
   std::vector<uint8_t> ragged;
+  ragged.reserve(tiles.size());
   for (const Tile& tile : tiles) {
     const auto runs = plan.runs_of(tile);
     const auto whole = [&](const Run& run) { return seen_by(run, 0) && seen_by(run, tile.rows - 1); };
@@ -75,6 +76,7 @@ void DevicePlan::upload(const PlanView& plan) {
   const PlanOrder order = order_of(plan, batch_, kv_heads_, group_, multiprocessors());
   packed.add(arrays_.sections, order.sections.data(), order.sections.size());
   std::vector<Tile> tiles;
+  tiles.reserve(order.tiles.size());
   for (const int32_t tile : order.tiles) tiles.push_back(plan.tiles[tile]);
   packed.add(arrays_.tiles, tiles.data(), tiles.size());
   packed.add(arrays_.runs, plan.runs.data(), plan.runs.size());

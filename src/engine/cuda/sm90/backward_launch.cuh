@@ -9,6 +9,7 @@
 
 #include "engine/cuda/device.h"
 #include "engine/cuda/score_scale.h"
+#include "engine/cuda/shared_bytes.h"
 #include "engine/cuda/sm90/backward.cuh"
 #include "engine/cuda/sm90/backward_rows.cuh"
 #include "engine/cuda/sm90/elements.cuh"
@@ -37,11 +38,9 @@ void launch_levels(const BackwardProblem& p, const LaunchLanes& lanes, BackwardP
   params.items = lanes.items;
   constexpr int kBytes = sizeof(BackwardStorage<Shape>);
   static_assert(kBytes <= 227 * 1024);
-  auto* kernel = backward_kernel<Shape>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-        "shared memory of the backward kernel");
+  allow_shared_bytes<backward_kernel<Shape>>(kBytes, "shared memory of the backward kernel");
   const int blocks = static_cast<int>(std::min<int64_t>(multiprocessors(), lanes.items));
-  kernel<<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
+  backward_kernel<Shape><<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
   check(cudaGetLastError(), "launch of the backward kernel");
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "engine/cuda/device.h"
+#include "engine/cuda/shared_bytes.h"
 #include "engine/cuda/sm90/backward_rows.cuh"
 #include "engine/cuda/sm90/float_backward.cuh"
 #include "engine/cuda/sm90/float_parts.h"
@@ -33,11 +34,9 @@ void launch_levels(const BackwardProblem& parts, const LaunchLanes& lanes, Float
   params.items = lanes.items;
   constexpr int kBytes = sizeof(FloatBackwardStorage<Shape>);
   static_assert(kBytes <= 227 * 1024);
-  auto* kernel = float_backward_kernel<Shape>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-        "shared memory of the backward kernel");
+  allow_shared_bytes<float_backward_kernel<Shape>>(kBytes, "shared memory of the backward kernel");
   const int blocks = static_cast<int>(std::min<int64_t>(multiprocessors(), lanes.items));
-  kernel<<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
+  float_backward_kernel<Shape><<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
   check(cudaGetLastError(), "launch of the backward kernel");
 }
 

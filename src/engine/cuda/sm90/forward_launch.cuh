@@ -10,6 +10,7 @@
 
 #include "engine/cuda/device.h"
 #include "engine/cuda/score_scale.h"
+#include "engine/cuda/shared_bytes.h"
 #include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/float_parts.h"
 #include "engine/cuda/sm90/forward.cuh"
@@ -35,11 +36,10 @@ void launch_levels(const ForwardProblem& p, const LaunchLanes& lanes, const Forw
   }
   constexpr int kBytes = sizeof(ForwardStorage<Shape>);
   static_assert(kBytes <= 227 * 1024);
-  auto* kernel = forward_kernel<Shape>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-        "shared memory of the forward kernel");
+  allow_shared_bytes<forward_kernel<Shape>>(kBytes, "shared memory of the forward kernel");
   const int64_t blocks = std::min<int64_t>(multiprocessors(), lanes.items);
-  launch_after(early, kernel, blocks, Shape::kThreads, kBytes, stream, "launch of the forward kernel", params, maps);
+  launch_after(early, forward_kernel<Shape>, blocks, Shape::kThreads, kBytes, stream, "launch of the forward kernel",
+               params, maps);
 }
 
 // What all launches of a problem share.

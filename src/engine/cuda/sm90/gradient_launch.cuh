@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "engine/cuda/device.h"
+#include "engine/cuda/shared_bytes.h"
 #include "engine/cuda/sm90/backward_rows.cuh"
 #include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/gradient.cuh"
@@ -40,11 +41,9 @@ void launch_gradient_levels(const BackwardProblem& p, const LaunchLanes& lanes, 
   params.items = lanes.items;
   constexpr int kBytes = sizeof(GradientStorage<Shape>);
   static_assert(kBytes <= 227 * 1024);
-  auto* kernel = gradient_kernel<Shape>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-        "shared memory of the gradient kernel");
+  allow_shared_bytes<gradient_kernel<Shape>>(kBytes, "shared memory of the gradient kernel");
   const int blocks = static_cast<int>(std::min<int64_t>(multiprocessors(), lanes.items));
-  kernel<<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
+  gradient_kernel<Shape><<<blocks, Shape::kThreads, kBytes, stream>>>(params, maps);
   check(cudaGetLastError(), "launch of the gradient kernel");
 }
 
