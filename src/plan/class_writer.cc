@@ -54,7 +54,9 @@ std::vector<ClassWriter::Span> ClassWriter::spans(const ClassSpec& spec, const s
 void ClassWriter::add(const ClassSpec& spec, const std::vector<LevelShape>& levels) {
   PlanClass written{.level_begin = static_cast<int32_t>(plan_.levels.size())};
   const std::vector<Span> all = spans(spec, levels);
-  Tiler tiler(scope_, *spec.documents);
+  if (!tiler_ || tiled_ != spec.documents) tiler_.emplace(scope_, *spec.documents);  // its scratch is used again
+  tiled_ = spec.documents;
+  Tiler& tiler = *tiler_;
   std::vector<std::vector<SectionOfLevel>> partials(all.size());
   for (size_t l = 0; l < levels.size(); ++l) {
     const LevelShape& shape = levels[l];

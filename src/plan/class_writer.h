@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "longstride/plan.h"
@@ -33,6 +35,8 @@ class ClassWriter {
 
   const Scope& scope_;
   Plan& plan_;
+  std::optional<Tiler> tiler_;
+  std::shared_ptr<const Documents> tiled_;  // those of the tiler
   // Of the section being written: the pairs of its tiles; what the longest tile takes, and all (WrittenLevel).
   std::vector<int64_t> costs_;
   double longest_ = 0;

@@ -39,6 +39,9 @@ Plan compile_classes(const Pattern& pattern, const Classes& classes, Scope scope
   result.direction = direction(scope.transposed);
   result.geometry = scope.geometry;
   result.class_of = classes.class_of;
+  result.classes.reserve(classes.specs.size());
+  result.levels.reserve(2 * classes.specs.size());
+  result.sections.reserve(2 * classes.specs.size());
   LevelSearch search(scope);
   search.prepare(classes.specs);
   ClassWriter writer(scope, result);

@@ -35,6 +35,17 @@ Run residues_of(Run run, int64_t begin, int64_t end) {
   return run;
 }
 
+// Runs of the parts of one tile, part after part.
+struct CutTile {
+  std::vector<Run> runs;
+  std::vector<size_t> ends;  // of each part among them
+  size_t size() const { return ends.size(); }
+  std::span<Run> part(size_t n) {
+    const size_t begin = n == 0 ? 0 : ends[n - 1];
+    return std::span(runs).subspan(begin, ends[n] - begin);
+  }
+};
+
 class Cutter {
  public:
   Cutter(int64_t stride, const Scope& scope) : stride_(stride), scope_(scope) {}
@@ -52,39 +63,42 @@ class Cutter {
     return sum;
   }
 
-  // The runs of at most `count` parts of about equal cost.
-  std::vector<std::vector<Run>> cut(const Tile& tile, std::span<const Run> runs, int64_t count) const {
+  // At most `count` parts of about equal cost.
+  CutTile cut(const Tile& tile, std::span<const Run> runs, int64_t count) const {
     const int64_t rows = rounded_rows(tile.rows, scope_.geometry);
     std::vector<Run> waiting(runs.rbegin(), runs.rend());
     std::stable_sort(waiting.begin(), waiting.end(),
                      [](const Run& a, const Run& b) { return a.row_end - a.row_begin < b.row_end - b.row_begin; });
     double left = 0;
     for (const Run& run : waiting) left += cost_of(run, rows);
-    std::vector<std::vector<Run>> parts(1);
+    CutTile parts;
+    parts.ends.reserve(count);
+    parts.runs.reserve(runs.size() + count);
+    size_t begin = 0;  // of the part at hand
     double room = left / count;
     while (!waiting.empty()) {
       const Run run = waiting.back();
       const double cost = cost_of(run, rows);
-      const bool last = std::ssize(parts) == count;
+      const bool last = std::ssize(parts.ends) + 1 == count;
       if (last || cost <= room) {
         waiting.pop_back();
-        parts.back().push_back(run);
+        parts.runs.push_back(run);
         room -= cost;
         left -= cost;
         continue;
       }
-      const auto [now, later] = halves(run, rows, room, parts.back().empty());
-      if (now || later || parts.back().empty()) waiting.pop_back();
+      const auto [now, later] = halves(run, rows, room, parts.runs.size() == begin);
+      if (now || later || parts.runs.size() == begin) waiting.pop_back();
       if (now) {
-        parts.back().push_back(*now);
+        parts.runs.push_back(*now);
         left -= cost_of(*now, rows);
       }
       if (later) waiting.push_back(*later);
-      if (parts.back().empty()) continue;  // nobody sees the columns that were cut off
-      room = left / (count - std::ssize(parts));
-      parts.emplace_back();
+      if (parts.runs.size() == begin) continue;  // nobody sees the columns that were cut off
+      parts.ends.push_back(begin = parts.runs.size());
+      room = left / (count - std::ssize(parts.ends));
     }
-    if (parts.size() > 1 && parts.back().empty()) parts.pop_back();
+    if (parts.ends.empty() || parts.runs.size() > begin) parts.ends.push_back(parts.runs.size());
     return parts;
   }
 
@@ -127,7 +141,7 @@ class Cutter {
 };
 
 // Appends a tile with these runs. Unless it keeps all rows of `whole`, it has those that the runs serve.
-Tile with_runs(const Tile& whole, std::vector<Run> runs, bool all_rows, int64_t stride, Plan& plan) {
+Tile with_runs(const Tile& whole, std::span<Run> runs, bool all_rows, int64_t stride, Plan& plan) {
   Tile tile = whole;
   if (!all_rows) {
     int16_t begin = INT16_MAX, end = 0;
@@ -181,12 +195,13 @@ bool cut_long_tiles(WrittenLevel& level, const Scope& scope, Plan& plan, std::ve
     for (; n < static_cast<size_t>(end); ++n) {
       const Tile& tile = tiles[n];
       const std::span<const Run> of_tile = std::span(runs).subspan(tile.run_begin - level.run_begin, tile.run_count);
-      std::vector<std::vector<Run>> parts = {{of_tile.begin(), of_tile.end()}};
-      if (division.parts(costs[n].cost) > 1) parts = cutter.cut(tile, of_tile, division.parts(costs[n].cost));
+      const int64_t count = division.parts(costs[n].cost);
+      CutTile parts =
+          count > 1 ? cutter.cut(tile, of_tile, count) : CutTile{{of_tile.begin(), of_tile.end()}, {of_tile.size()}};
       const bool keeps = level.partial || division.base_keeps || parts.size() == 1;
-      plan.tiles.push_back(with_runs(tile, keeps ? std::move(parts[0]) : std::vector<Run>(), true, level.stride, plan));
+      plan.tiles.push_back(with_runs(tile, keeps ? parts.part(0) : std::span<Run>(), true, level.stride, plan));
       for (size_t part = keeps ? 1 : 0; part < parts.size(); ++part) {
-        (level.partial ? plan.tiles : apart).push_back(with_runs(tile, parts[part], false, level.stride, plan));
+        (level.partial ? plan.tiles : apart).push_back(with_runs(tile, parts.part(part), false, level.stride, plan));
       }
     }
     section.tile_begin = begin;

@@ -100,6 +100,18 @@ TEST(Work, ADecodingStepInPartsDoesNotDependOnTheKeys) {
   for (const int64_t len : {16 * kMillion, int64_t{1} << 40}) EXPECT_LE(steps(len, 64), near + near / 10) << len;
 }
 
+// LongNet's step of 16 heads on a GPU, which is planned at every position: classes that heads share, few allocations.
+TEST(Work, ADecodingStepOfManyHeadsInPartsIsShort) {
+  const Pattern pattern = Pattern::dilated(kFixed, kDoubling, {.causal = true});
+  for (const int64_t len : {kMillion / 8, kMillion / 8 - 5, 16 * kMillion}) {
+    Plan plan;
+    const Work work = work_of([&] { plan = compile(pattern, step(16, len), {.workers = 8}); });
+    EXPECT_EQ(count(plan.view(), 0).parts, 8);
+    EXPECT_LE(work.steps, 29'000) << len;
+    EXPECT_LE(work.bytes, 60'000) << len;
+  }
+}
+
 TEST(Work, ADecodingStepOfBlocksDoesNotDependOnTheKeys) {
   for (const BlockPattern& block :
        {BlockPattern(64, LocalWindow{.window = 1024}), BlockPattern(64, DilatedSparse{.rates = {1, 4}, .reach = 8}),
