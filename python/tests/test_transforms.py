@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
 
 import longstride as ls
+from longstride import _direct
 from longstride.nn import LongNetLM
 
 GROUPS = ls.Pattern.dilated([4, 16], [1, 2], causal=True)
@@ -162,3 +163,20 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             wrong()
+
+
+def test_what_goes_to_the_kernel_at_once():
+    """Plain tensors on a device of ours; whatever else a tensor is goes the general way (_direct.py)."""
+    q, k, v = inputs()
+
+    class Marked(torch.Tensor):
+        pass
+
+    assert not _direct.general(q, torch.nn.Parameter(k), v)
+    for place in range(3):
+        others = [q, k, v]
+        others[place] = others[place].as_subclass(Marked)
+        assert _direct.general(*others)
+    assert _direct.general(*(t.to("meta") for t in (q, k, v)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert _direct.general(q, k, v)
