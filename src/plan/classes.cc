@@ -115,6 +115,27 @@ class BlockVariants {
   std::vector<std::vector<SharedCells>> cells_;  // [block pattern][batch row x KV head]; empty where it is no list
 };
 
+// The one query of a decoding step sees nothing through groups that do not sample it, and is seen by nothing. Without
+// them most heads are alike: with LongNet's five rates and an offset of its own, 16 heads make at most 5 classes.
+// A whole sequence of one token is left alone: ranks find a class's groups by their place, and decode nothing.
+class Sampled {
+ public:
+  Sampled(const Extent& extent, const Documents& documents)
+      : one_(extent.len_q == 1 && extent.len_k > 1),
+        seen_(extent.query_start < documents.back()),
+        position_(extent.query_start) {
+    if (one_ && seen_) position_ -= *(std::upper_bound(documents.begin(), documents.end(), position_) - 1);
+  }
+  // Whether some query of the call may be sampled by the group.
+  bool operator()(const Group& group, int64_t offset) const {
+    return !one_ || (seen_ && position_ % group.segment % group.rate == offset);
+  }
+
+ private:
+  const bool one_, seen_;
+  int64_t position_;  // of the one query in its document
+};
+
 }  // namespace
 
 Classes classify(const Pattern& pattern, const Extent& extent) {
@@ -144,9 +165,12 @@ Classes classify(const Pattern& pattern, const Extent& extent) {
                                                                               : compact(extent.cu_seqlens));
     }
     const int64_t longest = std::max<int64_t>(1, longest_document(*documents));
+    const Sampled sampled(extent, *documents);
     for (int64_t j = 0; j < extent.kv_heads; ++j) {
-      std::vector<int64_t> key = variants.key(b, j);
-      key.insert(key.end(), offsets[j].begin(), offsets[j].end());
+      std::vector<int64_t> key = variants.key(b, j), kept = offsets[j];
+      for (int64_t g = 0; g < groups; ++g)
+        if (!sampled(pattern.groups()[g], kept[g])) kept[g] = -1;
+      key.insert(key.end(), kept.begin(), kept.end());
       const auto [found, inserted] =
           known.try_emplace({documents.get(), std::move(key)}, static_cast<int32_t>(classes.specs.size()));
       if (inserted) {
@@ -156,9 +180,9 @@ Classes classify(const Pattern& pattern, const Extent& extent) {
                        .longest_document = longest_of_call,
                        .cells = variants.cells(b, j)};
         for (int64_t g = 0; g < groups; ++g) {
-          if (offsets[j][g] < 0) continue;
+          if (kept[g] < 0) continue;
           const Group& group = pattern.groups()[g];
-          spec.samplings.push_back({std::min(group.segment, longest), group.rate, offsets[j][g]});
+          spec.samplings.push_back({std::min(group.segment, longest), group.rate, kept[g]});
         }
         classes.specs.push_back(std::move(spec));
       }

@@ -67,6 +67,33 @@ TEST(Bounds, ADecodingStepIsATileAHead) {
   }
 }
 
+// Of groups that do not sample its one query a step plans nothing, so heads differ only in which do.
+TEST(Bounds, ADecodingStepHasOneClassForHeadsThatSeeAlike) {
+  const Pattern pattern = Pattern::dilated(kFixed, kDoubling, {.causal = true});
+  for (const Direction direction : {Direction::kForward, Direction::kTransposed}) {
+    for (const int64_t query_start : {2047, 2040, 1536, 5}) {
+      const Extent extent{.heads = 16, .kv_heads = 16, .len_q = 1, .len_k = 2048, .query_start = query_start};
+      const Plan plan = compile(pattern, extent, {.workers = 8}, direction);
+      EXPECT_EQ(plan.classes.size(), 5u);
+      EXPECT_EQ(verify(plan.view(), pattern, extent), "");
+      for (int64_t j = 0; j < 16; ++j) {
+        const auto sees = [&](int64_t other) {
+          int64_t groups = 0;
+          for (const int64_t rate : kDoubling) groups += query_start % rate == other % rate;
+          return groups;
+        };
+        for (int64_t other = 0; other < 16; ++other)
+          EXPECT_EQ(plan.class_of[j] == plan.class_of[other], sees(j) == sees(other)) << j << ' ' << other;
+      }
+    }
+  }
+  const Extent short_rows{
+      .batch = 2, .heads = 16, .kv_heads = 16, .len_q = 1, .len_k = 4096, .query_start = 4000, .lengths = {3000, 4096}};
+  const Plan plan = compile(pattern, short_rows, {});
+  EXPECT_EQ(plan.classes.size(), 6u);
+  EXPECT_EQ(verify(plan.view(), pattern, short_rows), "");
+}
+
 TEST(Bounds, BlockPlansTakeNoMoreThanTheirTilesAndRuns) {
   const Extent e{.heads = 2, .kv_heads = 2, .len_q = 16 << 10, .len_k = 16 << 10};
   for (const int64_t size : {16, 64, 256}) {
