@@ -16,6 +16,8 @@ namespace longstride::engine::cuda::sm80 {
 template <class Element, int kDim>
 struct BackwardShape : RowShape<Element, kDim, 4, 2, 64, kDim <= 64 ? 2 : 1, kDim <= 64 ? 1 : 2> {
   static constexpr int kTurns = kDim <= 64 ? 2 : 1;
+  // Calls without dropout and ALiBi have a kernel of their own; up to dim 64 it is slower than one for all.
+  static constexpr bool kExtrasApart = kDim > 64;
   // With one block of the grid on a multiprocessor its warps must not all add to dQ at one time: those of one side
   // multiply for dK meanwhile, and so Q has to stay while the next one comes.
   static constexpr int kQueryBlocks = kDim <= 64 ? 1 : 2;
@@ -24,6 +26,32 @@ struct BackwardShape : RowShape<Element, kDim, 4, 2, 64, kDim <= 64 ? 2 : 1, kDi
   static constexpr int kDimTiles = kDim / 16 % 4 == 0 ? 2 : kDim == 96 ? 3 : kDim / 16;
   static constexpr int kQueryTiles = kDim / 16 * 8 / (BackwardShape::kThreads / 32) / kDimTiles;
 };
+
+// dQ is summed with a row's columns in another order: those of a query that a thread has lie side by side, 4 of 32 or 2
+// of 16, so that Hopper adds them at once and a warp whole lines.
+template <class Shape>
+constexpr int kAddedColumns = Shape::kDimTiles == 2 ? 4 : 2;
+template <class Shape>
+constexpr __device__ int place_of_sum(int x) {
+  constexpr int kAdded = kAddedColumns<Shape>;
+  return x / (8 * kAdded) * 8 * kAdded + x % 8 * kAdded + x % (8 * kAdded) / 8;
+}
+
+__device__ __forceinline__ void add_to_sums(float* to, const float (&x)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(x[0]), "f"(x[1]) : "memory");
+#else
+  for (int i = 0; i < 2; ++i) atomicAdd(to + i, x[i]);
+#endif
+}
+__device__ __forceinline__ void add_to_sums(float* to, const float (&x)[4]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+               : "memory");
+#else
+  for (int i = 0; i < 4; ++i) atomicAdd(to + i, x[i]);
+#endif
+}
 
 template <class Shape>
 struct BackwardStorage {
@@ -38,6 +66,12 @@ struct BackwardStorage {
   float2 query[Shape::kColumns];  // (lse, delta)
   int64_t slot[Shape::kRows];
   BlockQueue queue;
+  // Where the block before came from, for each thread.
+  struct Last {
+    const Element *queries[Shape::kThreads], *d_out[Shape::kThreads];
+    const float2* query[Shape::kThreads];
+  };
+  std::conditional_t<Shape::kExtrasApart, Last, None> last;
 };
 
 // This warp's P or dS to where other warps read it, a block's columns from `first` on.
@@ -112,7 +146,7 @@ __device__ __forceinline__ void add_queries(const Values& p, const TilePlace& pl
                                             const Planes<1, Shape::kRows, Shape::kDim>& keys,
                                             const Planes<1, Shape::kRows, Shape::kColumns>& ds) {
   constexpr int kDimTiles = Shape::kDimTiles, kQueryTiles = Shape::kQueryTiles;
-  constexpr int kAcross = Shape::kDim / 16 / kDimTiles;
+  constexpr int kAcross = Shape::kDim / 16 / kDimTiles, kAdded = kAddedColumns<Shape>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int dim0 = warp % kAcross * 16 * kDimTiles, query0 = warp / kAcross * 8 * kQueryTiles;
   auto sum = cute::make_tensor<float>(cute::Shape<cute::Int<4 * kDimTiles * kQueryTiles>>{});
@@ -137,13 +171,15 @@ __device__ __forceinline__ void add_queries(const Values& p, const TilePlace& pl
   const int64_t step = int64_t(place.stride) * Shape::kDim;
   float* const first = p.query_sums +
                        ((int64_t(place.batch) * p.heads + head) * p.len_q + b.column0 - p.query_start) * Shape::kDim +
-                       (query0 + lane % 4 * 2) * step + dim0 + lane / 4;
+                       (query0 + lane % 4 * 2) * step + dim0 + lane / 4 * kAdded;
   const auto add = [&](int n, int i) {
     float* const to = first + (8 * n + i) * step;
 #pragma unroll
-    for (int m = 0; m < kDimTiles; ++m) {
-      atomicAdd(to + 16 * m, sum(4 * (m + kDimTiles * n) + i));
-      atomicAdd(to + 16 * m + 8, sum(4 * (m + kDimTiles * n) + 2 + i));
+    for (int m = 0; m < kDimTiles; m += kAdded / 2) {
+      float added[kAdded];
+#pragma unroll
+      for (int j = 0; j < kAdded; ++j) added[j] = sum(4 * (m + j / 2 + kDimTiles * n) + j % 2 * 2 + i);
+      add_to_sums(to + 16 * m, added);
     }
   };
   const int rows = b.columns - query0 - lane % 4 * 2;
@@ -197,7 +233,18 @@ struct QueryCopy {
         info(p.rows + (int64_t(place.batch) * p.heads + head) * p.len_q + b.column0 - p.query_start +
              int64_t(threadIdx.x) * place.stride),
         columns(b.columns) {}
+  // Those of a block that follows one that differs in its place alone: few instructions.
+  __device__ __forceinline__ QueryCopy(const Values& p, const BackwardStorage<Shape>& s)
+      : queries(s.last.queries[threadIdx.x] + s.queue.step * p.q.len_stride, p.q, s.queue.place.stride, p.dim),
+        d_out(s.last.d_out[threadIdx.x] + s.queue.step * p.d_out.len_stride, p.d_out, s.queue.place.stride, p.dim),
+        info(s.last.query[threadIdx.x] + s.queue.step),
+        columns(Shape::kColumns) {}
 
+  __device__ __forceinline__ void keep_place(BackwardStorage<Shape>& s) const {
+    s.last.queries[threadIdx.x] = queries.from;
+    s.last.d_out[threadIdx.x] = d_out.from;
+    s.last.query[threadIdx.x] = info;
+  }
   __device__ __forceinline__ void begin_queries(BackwardStorage<Shape>& s, const Cursor& c) const {
     queries.begin(reinterpret_cast<typename Shape::Element*>(first_of(s.queries[c.before % Shape::kQueryBlocks][0])));
   }
@@ -213,7 +260,8 @@ struct QueryCopy {
   }
 };
 
-template <class Shape>
+// kExtras: calls with dropout or ALiBi too. Without them what they need takes registers.
+template <class Shape, bool kExtras>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) backward_kernel(const __grid_constant__ Values p) {
   using Element = typename Shape::Element;
   using Turn = typename Shape::Turn;
@@ -223,7 +271,16 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) backward_kern
   begin_blocks<Shape>(p, 1, Direction::kTransposed, p.group, s.queue);
   const Tile& tile = p.plan.tiles[place.tile];
   const auto head_of = [&](const Cursor& c) { return place.kv_head * p.group + s.queue.member[c.entry % 3]; };
-  const auto copy_of = [&](const Cursor& c) { return QueryCopy<Shape>(p, place, s.queue.block(c), head_of(c)); };
+  const auto copy_of = [&](const Cursor& c) {
+    const auto found = [&] { return QueryCopy<Shape>(p, place, s.queue.block(c), head_of(c)); };
+    if constexpr (kExtras) {
+      return found();
+    } else {
+      const auto copy = c.within > 0 ? QueryCopy<Shape>(p, s) : found();
+      copy.keep_place(s);
+      return copy;
+    }
+  };
   if (!s.queue.done(Cursor())) {
     const auto copy = copy_of(Cursor());
     copy.begin_queries(s, Cursor());
@@ -249,7 +306,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) backward_kern
       {
         auto scores = multiply_rows<Turn, Rows::kKeys>(s.keys, queries[turn]);
         auto dp = multiply_rows<Turn, Rows::kKeys>(s.values, s.d_out[turn]);
-        differentiate<Turn>(
+        differentiate<Turn, kExtras>(
             p, s.queue.block(c), place, first_row(place, tile), head_of(c), true, exact,
             [&](int, int column) { return s.query[column]; }, places_of_turn<Shape>(turn), scores, dp);
         to_rows<Turn>(scores, probabilities);
@@ -297,16 +354,17 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) backward_kern
 }
 
 // dQ as it was summed to where it belongs, eight columns a thread.
-template <class Element, int kDim>
+template <class Shape>
 __global__ void __launch_bounds__(256) store_queries_kernel(const Values p, int64_t count) {
-  constexpr int kAcross = kDim / 8;
+  using Element = typename Shape::Element;
+  constexpr int kAcross = Shape::kDim / 8;
   const int64_t piece = int64_t(blockIdx.x) * 256 + threadIdx.x, row = piece / kAcross;
   const int x = static_cast<int>(piece % kAcross) * 8;
   if (row >= count || x >= p.dim) return;
   const int64_t i = row % p.len_q, h = row / p.len_q % p.heads, b = row / p.len_q / p.heads;
-  alignas(16) float sum[8];
-  *reinterpret_cast<float4*>(sum) = *reinterpret_cast<const float4*>(p.query_sums + row * kDim + x);
-  *reinterpret_cast<float4*>(sum + 4) = *reinterpret_cast<const float4*>(p.query_sums + row * kDim + x + 4);
+  float sum[8];
+#pragma unroll
+  for (int n = 0; n < 8; ++n) sum[n] = p.query_sums[row * Shape::kDim + place_of_sum<Shape>(x + n)];
   const int64_t at = i * p.dq.len_stride + x;
   if (p.dq.wide && !p.float32_results) {
     alignas(16) Element narrow[8];

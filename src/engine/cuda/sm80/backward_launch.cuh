@@ -8,11 +8,13 @@
 namespace longstride::engine::cuda::sm80 {
 
 template <class Element, int kDim>
-constexpr Kernel kBackward = [] {
+constexpr ByExtras kBackward = [] {
   using Shape = BackwardShape<Element, kDim>;
   static_assert(Shape::kRows == most_rows(sizeof(Element), kDim));
   static_assert(sizeof(BackwardStorage<Shape>) <= (kDim <= kMostNarrowDim ? kNarrowBytes : kBroadBytes));
-  return Kernel{backward_kernel<Shape>, Shape::kThreads, sizeof(BackwardStorage<Shape>)};
+  constexpr int kBytes = sizeof(BackwardStorage<Shape>);
+  return ByExtras{{backward_kernel<Shape, true>, Shape::kThreads, kBytes},
+                  {backward_kernel<Shape, !Shape::kExtrasApart>, Shape::kThreads, kBytes}};
 }();
 
 template <class Tag, int kDim>
@@ -22,9 +24,9 @@ void launch_backward(const BackwardProblem& p, const BackwardPlans& plans, Scrat
   const int64_t rows = p.batch * p.heads * p.len_q;
   v.query_sums = scratch.take<float>(rows * kDim);
   check(cudaMemsetAsync(v.query_sums, 0, rows * kDim * sizeof(float), scratch.stream()), "clearing dQ");
-  launch_keys<kDim>(kBackward<Element, kDim>, p, v, plans.transposed, scratch);
+  launch_keys<kDim>(kBackward<Element, kDim>(v), p, v, plans.transposed, scratch);
   if (rows == 0) return;
-  store_queries_kernel<Element, kDim>
+  store_queries_kernel<BackwardShape<Element, kDim>>
       <<<static_cast<unsigned>((rows * (kDim / 8) + 255) / 256), 256, 0, scratch.stream()>>>(v, rows);
   check(cudaGetLastError(), "launch of store_queries");
 }

@@ -21,11 +21,19 @@ struct ForwardShape<float, kDim, kColumns> : RowShape<float, kDim, 4, 1, kColumn
   static constexpr int kRowPairs = 1, kPairs = 1;
 };
 
+// Each thread's next row of K or V, and the step from there to its one after that.
+template <class Element, int kThreads>
+struct NextRows {
+  const Element* from[kThreads];
+  int64_t step[kThreads];
+};
+
 // Queries of 16 bits are read from shared memory at every use. K and V come as they are, each while the other is used.
 template <class Shape>
 struct WholeOperands {
   Planes<1, Shape::kRows, Shape::kDim> q;
   Planes<1, Shape::kColumns, Shape::kDim> k, v;
+  NextRows<typename Shape::Element, Shape::kThreads> next_k, next_v;
 };
 // Floats: K and V come while the block before is used and are then split for all warps.
 template <class Shape>
@@ -54,40 +62,97 @@ __device__ __forceinline__ void stage_keys(const Values& p, const BlockQueue& qu
                        p.dim, to);
 }
 
+// K or V, a block after the other. A block that follows one that differs in its place alone comes from where that one
+// ended: few instructions then stand between a barrier and the copies. What is known of that lies in shared memory:
+// registers are dear. With dropout or ALiBi there are too few of them even so, and up to dim 64 nothing is gained.
+template <class Shape, bool kExtras>
+class KeyRows {
+  static constexpr bool kFollow = !kExtras && Shape::kDim > 64;
+
+ public:
+  using Element = typename Shape::Element;
+  using Place = NextRows<Element, Shape::kThreads>;
+  __device__ __forceinline__ KeyRows(const Values& p, const BlockQueue& queue, const Input& t, Place& place)
+      : p_(p), queue_(queue), t_(t), place_(place) {}
+
+  // What is read before the place where a block goes is free.
+  struct Found {
+    const Element* from;
+    int64_t step;
+  };
+  __device__ __forceinline__ Found find() const {
+    if constexpr (!kFollow) return {};
+    return {place_.from[threadIdx.x], place_.step[threadIdx.x]};
+  }
+
+  template <class To>
+  __device__ __forceinline__ void begin(const Cursor& c, const Found& found, To& to) {
+    auto* const first = reinterpret_cast<Element*>(first_of(to));
+    if (kFollow && c.within > 0 && t_.wide) {
+      place_.from[threadIdx.x] = stage_whole<Shape, Shape::kColumns, To::kPitch>(found.from, found.step, p_.dim, first);
+      return;
+    }
+    if (queue_.done(c)) return;
+    const TilePlace& place = queue_.place;
+    const ColumnBlock b = queue_.block(c);
+    const int2 seen = seen_columns(b);
+    const RowCopy<Shape, Shape::kColumns, To::kPitch> copy(t_.head<const Element>(place.batch, place.kv_head), t_,
+                                                           b.column0, place.stride, seen.x, seen.y, p_.dim);
+    copy.begin(first);
+    if constexpr (!kFollow) return;
+    place_.from[threadIdx.x] = copy.from + Shape::kColumns / Pieces<Shape>::kAtOnce * copy.step;
+    place_.step[threadIdx.x] = copy.step;
+  }
+  template <class To>
+  __device__ __forceinline__ void begin(To& to) {
+    begin(Cursor(), Found(), to);
+  }
+
+ private:
+  const Values& p_;
+  const BlockQueue& queue_;
+  const Input& t_;
+  Place& place_;
+};
+
 // The scores' operands as they come: begin() before the first block, keys() and values() before a product with those of
 // a block, in which all warps take part.
-template <class Shape>
+template <class Shape, bool kExtras>
 class Whole {
  public:
   __device__ __forceinline__ Whole(const Values& p, BlockQueue& queue, WholeOperands<Shape>& s)
-      : p_(p), queue_(queue), s_(s) {}
+      : p_(p), queue_(queue), s_(s), keys_(p, queue, p.k, s.next_k), values_(p, queue, p.v, s.next_v) {}
 
   __device__ __forceinline__ void begin(const Tile& tile) {
     const TilePlace& place = queue_.place;
     load_tile<Shape>(p_.q.head<const typename Shape::Element>(place.batch, query_head(p_, place)), p_.q,
                      first_row(place, tile) - p_.query_start, place.stride, tile.rows, p_.dim, s_.q);
-    stage_keys<Shape>(p_, queue_, Cursor(), p_.k, s_.k);
+    keys_.begin(s_.k);
     if (p_.scale >= 0) return;
     await_copies();
     __syncthreads();
     for (int i = threadIdx.x; i < Shape::kRows * s_.q.kPitch; i += Shape::kThreads) s_.q.part[0][i] ^= 0x8000;
   }
   __device__ __forceinline__ void keys(const Cursor& c) {
+    const auto found = values_.find();
     await_copies();
     __syncthreads();  // all warps are through with the values before
-    stage_keys<Shape>(p_, queue_, c, p_.v, s_.v);
+    values_.begin(c, found, s_.v);
   }
   __device__ __forceinline__ auto scores() const { return multiply_rows<Shape, Rows::kQueries>(s_.q, s_.k); }
   __device__ __forceinline__ void values(const Cursor& c) {
+    const Cursor next = queue_.after(c);
+    const auto found = keys_.find();
     await_copies();
     __syncthreads();  // all warps are through with the keys
-    stage_keys<Shape>(p_, queue_, queue_.after(c), p_.k, s_.k);
+    keys_.begin(next, found, s_.k);
   }
 
  private:
   const Values& p_;
   BlockQueue& queue_;
   WholeOperands<Shape>& s_;
+  KeyRows<Shape, kExtras> keys_, values_;
 };
 
 template <class Shape>
@@ -133,6 +198,9 @@ struct RowState {
   float most[kThreadRows<Shape>], sum[kThreadRows<Shape>];
 };
 
+// Below this greatest exponent of a row, positive or negative, what one multiply-add rounds off is nothing.
+constexpr float kMostRoundedExponent = 256;
+
 // Scores of pairs that are none.
 template <class Shape, class Places, class Scores>
 __device__ __forceinline__ void mask_scores(const ColumnBlock& b, const Places& of, Scores& scores) {
@@ -152,9 +220,35 @@ __device__ __forceinline__ void mask_scores(const ColumnBlock& b, const Places& 
   }
 }
 
+// Scores become weight * exp(scale * (score - most)) by one multiply-add each while all of a warp's rows are small:
+// what that rounds off is the same for a row's block, and its sum knows it too.
+template <class Shape, class Scores>
+__device__ __forceinline__ void exponentiate_rows(const Values& p, const float (&most)[kThreadRows<Shape>],
+                                                  float weight, Scores& scores) {
+  constexpr int kRows = kThreadRows<Shape>;
+  float base[kRows];
+  bool small = true;
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) {
+    const float product = most[row] == -INFINITY ? 0.f : most[row] * p.scale_log2;
+    small = small && fabsf(product) < kMostRoundedExponent;
+    base[row] = weight - product;
+  }
+  if (!__all_sync(~0u, small)) {
+#pragma unroll
+    for (int i = 0; i < cute::size(scores); ++i)
+      scores(i) -= most[row_of_element<Shape>(i)] == -INFINITY ? 0.f : most[row_of_element<Shape>(i)];
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) base[row] = weight;
+  }
+#pragma unroll
+  for (int i = 0; i < cute::size(scores); ++i)
+    scores(i) = exp2_unit(fmaf(scores(i), p.scale_log2, base[row_of_element<Shape>(i)]));
+}
+
 // Scores become probabilities, dropped ones 0, and the state what it is after them. What so far is in out is multiplied
 // with factor.
-template <class Shape, class Places, class Scores>
+template <class Shape, bool kExtras, class Places, class Scores>
 __device__ __forceinline__ void softmax_step_rows(const Values& p, const ColumnBlock& b, const TilePlace& place,
                                                   const Tile& tile, const Places& of, Scores& scores,
                                                   RowState<Shape>& state, Factors<Shape>& factor) {
@@ -173,9 +267,11 @@ __device__ __forceinline__ void softmax_step_rows(const Values& p, const ColumnB
     most[row] = fmaxf(most[row], state.most[row]);
     factor.of_row[row] = exp_below(p, state.most[row], most[row]);
   }
+  constexpr bool kAtOnce = !kExtras && Shape::kParts == 1;
+  if constexpr (kAtOnce) exponentiate_rows<Shape>(p, most, weight, scores);
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    scores(i) = exp_below(p, scores(i), most[row_of_element<Shape>(i)], weight);
+    if constexpr (!kAtOnce) scores(i) = exp_below(p, scores(i), most[row_of_element<Shape>(i)], weight);
     sum[row_of_element<Shape>(i)] += scores(i);
   }
 #pragma unroll
@@ -183,7 +279,7 @@ __device__ __forceinline__ void softmax_step_rows(const Values& p, const ColumnB
     state.most[row] = most[row];
     state.sum[row] = fmaf(state.sum[row], factor.of_row[row], sum[row]);
   }
-  if (!p.dropout.seed) return;
+  if (!kExtras || !p.dropout.seed) return;
   const DropoutSalts salts = dropout_salts(p.dropout, p.dropout.stream(place.batch, query_head(p, place)));
 #pragma unroll
   for (int first = 0; first < kCount; first += 32) {
@@ -252,14 +348,15 @@ __device__ __forceinline__ RowState<Shape> first_state(const Values& p, const Ti
   return state;
 }
 
-template <class Shape>
+// kExtras: calls with dropout or ALiBi too. Without them what they need takes registers.
+template <class Shape, bool kExtras>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) forward_kernel(const __grid_constant__ Values p) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);
   const TilePlace& place = s.queue.place;
   begin_blocks<Shape>(p, p.group, Direction::kForward, 1, s.queue);
   const Tile& tile = p.plan.tiles[place.tile];
-  std::conditional_t<Shape::kParts == 1, Whole<Shape>, Split<Shape>> operands(p, s.queue, s.operands);
+  std::conditional_t<Shape::kParts == 1, Whole<Shape, kExtras>, Split<Shape>> operands(p, s.queue, s.operands);
   operands.begin(tile);
   RowState<Shape> state = first_state<Shape>(p, tile);
   auto out = accumulator<Shape, Shape::kRows, Shape::kDim>();
@@ -274,8 +371,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks) forward_kerne
       operands.values(c);
       const ColumnBlock b = s.queue.block(c);
       mend_scores<Shape>(p, b, place, tile, of_scores, scores);
-      adjust_scores(p, query_head(p, place), first_row(place, tile), b.column0, place.stride, of_scores, scores);
-      softmax_step_rows<Shape>(p, b, place, tile, of_scores, scores, state, factor);
+      if constexpr (kExtras)
+        adjust_scores(p, query_head(p, place), first_row(place, tile), b.column0, place.stride, of_scores, scores);
+      softmax_step_rows<Shape, kExtras>(p, b, place, tile, of_scores, scores, state, factor);
       to_rows<Shape>(scores, probabilities);
     }
     multiply_columns<Shape>(probabilities, s.operands.v, out, factor);

@@ -24,8 +24,15 @@ struct Kernel {
   int threads;
   int bytes;
 };
+// A kernel for calls with dropout or ALiBi and one for others.
+struct ByExtras {
+  Kernel with, without;
+  constexpr const Kernel& operator()(const CallValues& v) const {
+    return v.dropout.seed || v.adjusts_scores() ? with : without;
+  }
+};
 struct Kernels {
-  Kernel forward, broad_forward;  // the latter where shared memory takes two of its blocks
+  ByExtras forward, broad_forward;  // the latter where shared memory takes two of its blocks
   Kernel query_gradient, key_gradient;
 };
 
@@ -37,12 +44,15 @@ constexpr int forward_columns(bool broad) {
   return broad && kDim <= 64 ? 128 : 64;
 }
 template <class Element, int kDim, bool kBroad>
-constexpr Kernel kForward = [] {
+constexpr ByExtras kForward = [] {
   using Shape = ForwardShape<Element, kDim, forward_columns<Element, kDim>(kBroad)>;
   static_assert(Shape::kRows == most_rows(sizeof(Element), kDim));
   // Floats have always asked for more.
   static_assert(sizeof(Element) == 4 || sizeof(ForwardStorage<Shape>) <= (kBroad ? kBroadBytes / 2 : kNarrowBytes));
-  return Kernel{forward_kernel<Shape>, Shape::kThreads, sizeof(ForwardStorage<Shape>)};
+  constexpr bool kOne = sizeof(Element) == 4;  // floats have one kernel for all
+  constexpr int kBytes = sizeof(ForwardStorage<Shape>);
+  return ByExtras{{forward_kernel<Shape, true>, Shape::kThreads, kBytes},
+                  {forward_kernel<Shape, kOne>, Shape::kThreads, kBytes}};
 }();
 template <class Element, int kDim>
 constexpr Kernels kKernels = [] {
@@ -62,8 +72,8 @@ constexpr Kernels kKernels = [] {
     using Shape = cuda::Shape<Element, kDim>;
     constexpr int kBytes = sizeof(WideGradientStorage<Shape>);
     constexpr Kernel kForward{wide_forward_kernel<Shape>, Shape::kThreads, sizeof(WideForwardStorage<Shape>)};
-    return Kernels{kForward,
-                   kForward,
+    return Kernels{{kForward, kForward},
+                   {kForward, kForward},
                    {wide_query_gradient_kernel<Shape>, Shape::kThreads, kBytes},
                    {wide_key_gradient_kernel<Shape>, Shape::kThreads, kBytes}};
   }
@@ -97,8 +107,8 @@ void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& sc
   v.partial_a = scratch.take<float>(slots * kDim);
   v.partial_softmax = scratch.take<float2>(slots);
   constexpr const Kernels& kernels = kKernels<Element, kDim>;
-  launch_levels(shared_bytes_of_block() < kBroadBytes ? kernels.forward : kernels.broad_forward, v, plan,
-                scratch.stream());
+  const ByExtras& forward = shared_bytes_of_block() < kBroadBytes ? kernels.forward : kernels.broad_forward;
+  launch_levels(forward(v), v, plan, scratch.stream());
 }
 
 // What both backwards begin with.

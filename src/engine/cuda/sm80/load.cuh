@@ -57,6 +57,14 @@ struct RowCopy {
         count(piece.x < dim ? max(end - begin, 0) : 0),
         dim(dim),
         wide(t.wide) {}
+  // All rows are read, the first one of this thread at `from`.
+  __device__ __forceinline__ RowCopy(const Element* from, const Input& t, int64_t stride, int dim)
+      : from(from),
+        step(piece.kAtOnce * stride * t.len_stride),
+        first(-piece.row),
+        count(piece.x < dim ? kN : 0),
+        dim(dim),
+        wide(t.wide) {}
 
   __device__ __forceinline__ void begin(Element* to) const {
     if (piece.x >= Shape::kDim) return;
@@ -83,6 +91,25 @@ struct RowCopy {
     }
   }
 };
+
+// The same of rows that are all read and begin at multiples of 16 bytes, this thread's first one at `from`. Returns
+// where the rows after them are.
+template <class Shape, int kN, int kPitch>
+__device__ __forceinline__ auto stage_whole(const typename Shape::Element* from, int64_t step, int dim,
+                                            typename Shape::Element* to) {
+  const Pieces<Shape> piece;
+  if (piece.x >= Shape::kDim) return from;
+  const uint32_t at = cute::cast_smem_ptr_to_uint(to + piece.row * kPitch + piece.x);
+  const int bytes = piece.x < dim ? 16 : 0;
+#pragma unroll
+  for (int i = 0; i < kN; i += piece.kAtOnce) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + i * kPitch * int(sizeof(*to))), "l"(from),
+                 "r"(bytes)
+                 : "memory");
+    from += step;
+  }
+  return from;
+}
 
 template <class Shape, int kN, int kPitch>
 __device__ __forceinline__ void stage_rows(const typename Shape::Element* head, const Input& t, int64_t position,

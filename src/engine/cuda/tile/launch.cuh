@@ -70,7 +70,8 @@ Values values(const BackwardProblem& p, Scratch& scratch) {
   v.exact = exact;
   check(cudaMemsetAsync(exact, 0, sizeof(*exact), scratch.stream()), "clearing a flag");
   if (rows > 0) {
-    prepare_rows_kernel<Element><<<static_cast<unsigned>((rows + 7) / 8), 256, 0, scratch.stream()>>>(
+    const int64_t blocks = (rows + kPreparedRows - 1) / kPreparedRows;
+    prepare_rows_kernel<Element><<<static_cast<unsigned>(blocks), kPreparedThreads, 0, scratch.stream()>>>(
         v, tensor(p.out, p.dim, sizeof(Element)), static_cast<const float*>(p.lse), static_cast<const float*>(p.d_lse),
         rows, prepared, exact);
     check(cudaGetLastError(), "launch of prepare_rows");
