@@ -212,8 +212,8 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
   float rescale[2];
   RowState state;
   ItemNote* item = &s.item[0];
-  // Calls that drop alone draw while they make exponentials: another unit does that.
-  constexpr bool kDropsOnly = Shape::Calls::kDrops && !Shape::Calls::kAlibi;
+  // Calls that drop alone draw while they make exponentials, which another unit does; from 128 on that spills.
+  constexpr bool kDropsAtOnce = Shape::Calls::kDrops && !Shape::Calls::kAlibi && Shape::kDim <= 96;
   [[maybe_unused]] uint32_t row_words[2] = {};
   [[maybe_unused]] int words_buffer = 0;
   auto finish_scores = [&] {  // scores are there: release K (and Q), mask, step the softmax
@@ -243,12 +243,12 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
       return x;
     };
     const auto keep = [](float x, int, int, int) { return x; };
-    if constexpr (kDropsOnly) {
+    if constexpr (kDropsAtOnce) {
       softmax_step<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2, drop);
     } else {
       softmax_step<Shape, kExact>(scores, state, rescale, p.scale_log2, b.weight_log2, keep);
     }
-    if constexpr (Shape::Calls::kDrops && !kDropsOnly) {
+    if constexpr (Shape::Calls::kDrops && !kDropsAtOnce) {
       if (p.dropout.seed) {
 #pragma unroll
         for (int r = 0; r < 2; ++r)
