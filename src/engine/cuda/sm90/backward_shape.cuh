@@ -31,9 +31,10 @@ struct BackwardShape {
   // Whether threads add dQ to memory themselves (red.v4) instead of by shared memory and the copy engine. Up to 64 that
   // is 10 % faster, since early scores go on meanwhile; at 128 the next block waits for the registers: 7 % slower.
   static constexpr bool kDirectQueries = kEarlyScores;
-  // The producer's salts and words of dropout would be spilled with 24.
-  static constexpr int kProducerRegisters = Calls::kDrops ? 40 : 24;
-  static constexpr int kConsumerRegisters = Calls::kDrops ? 232 : 240;
+  // The producer's salts and words of dropout would be spilled with 24. With 232 at 128, products wait for each other.
+  static constexpr bool kProducerDraws = Calls::kDrops && kDim <= 96;
+  static constexpr int kProducerRegisters = kProducerDraws ? 40 : 24;
+  static constexpr int kConsumerRegisters = kProducerDraws ? 232 : 240;
   static constexpr int kSliceBox = 32;  // floats in a row of a box of dQ for the copy engine
 
   using Atom =
