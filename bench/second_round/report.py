@@ -108,10 +108,10 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
         def cell(key: str) -> str:
             return " / ".join(number(one.get(key)) for one in several)
 
-        beside = sorted({one["peer"] for one in several if one.get("peer_value") is not None})
+        beside = list(dict.fromkeys(one["peer"] for one in several if one.get("peer_value") is not None))
         mine = cell("value")
         in_peers = unit == "times the peer" and bool(beside)  # of which the peer's own is 1: milliseconds say more
-        peer = f"{', '.join(beside)}: {cell('peer_ms' if in_peers else 'peer_value')}" if beside else "-"
+        peer = f"{' / '.join(beside)}: {cell('peer_ms' if in_peers else 'peer_value')}" if beside else "-"
         if in_peers:
             mine, peer = f"{mine} ({cell('ours_ms')} ms)", f"{peer} ms"
         parts = [PART.match(one["case"]) for one in several]
