@@ -137,7 +137,7 @@ struct FloatConsumer {
     add_queries_directly<Shape>(p, item, b.head, b.column0 - p.query_start, b.columns, kSecond, row0, column0, dq);
   }
 
-  template <class Scores>
+  // Of dropout, which of a block's pairs stay.
   __device__ __forceinline__ auto kept(const GradientItemNote& item, const GradientBlockNote& b) const {
     auto kept = Kept<Shape::kColumns>::all();
     if (p.dropout.seed)
@@ -212,7 +212,7 @@ __device__ __forceinline__ void consume_probabilities(const FloatBackwardParams&
         to[128 * i] = make_float4(scores[4 * i], scores[4 * i + 1], scores[4 * i + 2], scores[4 * i + 3]);
       release(s.p_full);
       if (p.dropout.seed) {
-        const auto kept = c.template kept<decltype(scores)>(item, b);
+        const auto kept = c.kept(item, b);
 #pragma unroll
         for (int i = 0; i < size(scores); ++i) scores[i] = kept.at(i) ? scores[i] : 0.f;
       }
@@ -258,7 +258,7 @@ __device__ __forceinline__ void consume_scores(const FloatBackwardParams& p, Flo
       const GradientBlockNote b = s.block[stage];
       last = b.last;
       if (p.dropout.seed) {
-        const auto kept = c.template kept<decltype(dp)>(item, b);
+        const auto kept = c.kept(item, b);
 #pragma unroll
         for (int i = 0; i < size(dp); ++i) dp[i] = kept.at(i) ? dp[i] : 0.f;
       }
