@@ -6,8 +6,7 @@
 #include <numeric>
 
 #include "core/checked.h"
-#include "plan/merges.h"
-#include "plan/parts.h"
+#include "plan/one_row.h"
 #include "plan/run_cost.h"
 
 namespace longstride::plan {
@@ -57,7 +56,7 @@ void ClassWriter::add(const ClassSpec& spec, const std::vector<LevelShape>& leve
   if (!tiler_ || tiled_ != spec.documents) tiler_.emplace(scope_, *spec.documents);  // its scratch is used again
   tiled_ = spec.documents;
   Tiler& tiler = *tiler_;
-  std::vector<std::vector<SectionOfLevel>> partials(all.size());
+  partials_.assign(all.size(), {});
   for (size_t l = 0; l < levels.size(); ++l) {
     const LevelShape& shape = levels[l];
     tiler.enter(shape);
@@ -71,30 +70,52 @@ void ClassWriter::add(const ClassSpec& spec, const std::vector<LevelShape>& leve
       level.sections.push_back(section);
       span_of.push_back(i);
     }
-    std::vector<Section> of_base;
-    const bool cut = cut_long_tiles(level, scope_, plan_, of_base);
-    const auto add_level = [&](const std::vector<Section>& sections, bool partial, Parts parts) {
-      Level added{shape.stride, static_cast<int32_t>(plan_.sections.size()), 0, partial, parts};
-      for (size_t n = 0; n < sections.size(); ++n) {
-        Section section = sections[n];
-        if (section.tile_count == 0) continue;
-        if (partial) {
-          section.slot_begin = written.partial_rows;
-          written.partial_rows += section.repeats * section.tile_count * scope_.geometry.tile_rows;
-          partials[span_of[n]].push_back({section, shape.stride});
-        } else {
-          link_merges({section, shape.stride}, partials[span_of[n]], plan_);
-        }
-        plan_.sections.push_back(section);
-        ++added.section_count;
-      }
-      plan_.levels.push_back(added);
-    };
-    if (cut && !level.partial) add_level(of_base, true, Parts::kOfBase);
-    add_level(level.sections, level.partial, cut && level.partial ? Parts::kSome : Parts::kNone);
+    finish_level(level, span_of, written);
   }
   written.level_count = static_cast<int32_t>(plan_.levels.size()) - written.level_begin;
   plan_.classes.push_back(written);
+}
+
+bool ClassWriter::add_one_row(const ClassSpec& spec) {
+  const size_t run_begin = plan_.runs.size();
+  const int64_t stride = runs_of_one_row(spec, scope_, plan_.runs);
+  if (stride == 0) return false;
+  PlanClass written{.level_begin = static_cast<int32_t>(plan_.levels.size())};
+  longest_ = total_ = 0;
+  finish_tile(begun_tile(scope_.row_begin, 1, run_begin));
+  WrittenLevel level{.stride = stride, .run_begin = run_begin, .longest = longest_, .total = total_};
+  level.sections.push_back({.tile_begin = std::ssize(plan_.tiles) - 1, .tile_count = 1});
+  partials_.assign(1, {});
+  finish_level(level, {0}, written);
+  written.level_count = static_cast<int32_t>(plan_.levels.size()) - written.level_begin;
+  plan_.classes.push_back(written);
+  return true;
+}
+
+// Cuts what is too long of the level that was written last, and gives its sections slots or merges. `span_of`: of each
+// of its sections.
+void ClassWriter::finish_level(WrittenLevel& level, const std::vector<size_t>& span_of, PlanClass& written) {
+  std::vector<Section> of_base;
+  const bool cut = cut_long_tiles(level, scope_, plan_, of_base);
+  const auto add_level = [&](const std::vector<Section>& sections, bool partial, Parts parts) {
+    Level added{level.stride, static_cast<int32_t>(plan_.sections.size()), 0, partial, parts};
+    for (size_t n = 0; n < sections.size(); ++n) {
+      Section section = sections[n];
+      if (section.tile_count == 0) continue;
+      if (partial) {
+        section.slot_begin = written.partial_rows;
+        written.partial_rows += section.repeats * section.tile_count * scope_.geometry.tile_rows;
+        partials_[span_of[n]].push_back({section, level.stride});
+      } else {
+        link_merges({section, level.stride}, partials_[span_of[n]], plan_);
+      }
+      plan_.sections.push_back(section);
+      ++added.section_count;
+    }
+    plan_.levels.push_back(added);
+  };
+  if (cut && !level.partial) add_level(of_base, true, Parts::kOfBase);
+  add_level(level.sections, level.partial, cut && level.partial ? Parts::kSome : Parts::kNone);
 }
 
 Section ClassWriter::add_tiles(Tiler& tiler, const Documents& documents, const LevelShape& level, const Span& span,
@@ -165,28 +186,37 @@ void ClassWriter::add_line(Tiler& tiler, int64_t stride, int64_t begin, int64_t 
     } else {
       tiler.gather(row0, rows);
     }
-    Tile tile{.row0 = row0,
-              .rows = static_cast<int32_t>(rows),
-              .run_begin = static_cast<uint32_t>(plan_.runs.size()),
-              .phantom_begin = static_cast<uint32_t>(plan_.phantoms.size()),
-              .merge_begin = static_cast<uint32_t>(plan_.merges.size())};
+    Tile tile = begun_tile(row0, rows, plan_.runs.size());
     tiler.emit(rows, plan_.runs, scope_.zero_keys ? &plan_.phantoms : nullptr);
-    tile.run_count = static_cast<uint32_t>(plan_.runs.size()) - tile.run_begin;
-    tile.phantom_count = static_cast<uint16_t>(plan_.phantoms.size() - tile.phantom_begin);
-    const int64_t padded_rows = rounded_rows(rows, scope_.geometry);
-    int64_t pairs = 0, blocks = 0;
-    for (size_t r = tile.run_begin; r < plan_.runs.size(); ++r) {
-      const Run& run = plan_.runs[r];
-      pairs += computed_pairs(run, padded_rows, scope_.transposed, scope_.geometry) * run.residues;
-      if (scope_.geometry.workers > 1) blocks += begun_blocks(run, scope_.transposed, scope_.geometry);
-    }
-    costs_.push_back(pairs);
-    const double cost = static_cast<double>(pairs) + fixed_price(blocks, scope_.geometry);
-    longest_ = std::max(longest_, cost);
-    total_ += cost;
-    plan_.tiles.push_back(tile);
+    finish_tile(tile);
     row0 += rows * stride;
   }
+}
+
+Tile ClassWriter::begun_tile(int64_t row0, int64_t rows, size_t run_begin) const {
+  return {.row0 = row0,
+          .rows = static_cast<int32_t>(rows),
+          .run_begin = static_cast<uint32_t>(run_begin),
+          .phantom_begin = static_cast<uint32_t>(plan_.phantoms.size()),
+          .merge_begin = static_cast<uint32_t>(plan_.merges.size())};
+}
+
+// Its runs and phantoms are the plan's last ones.
+void ClassWriter::finish_tile(Tile tile) {
+  tile.run_count = static_cast<uint32_t>(plan_.runs.size()) - tile.run_begin;
+  tile.phantom_count = static_cast<uint16_t>(plan_.phantoms.size() - tile.phantom_begin);
+  const int64_t padded_rows = rounded_rows(tile.rows, scope_.geometry);
+  int64_t pairs = 0, blocks = 0;
+  for (size_t r = tile.run_begin; r < plan_.runs.size(); ++r) {
+    const Run& run = plan_.runs[r];
+    pairs += computed_pairs(run, padded_rows, scope_.transposed, scope_.geometry) * run.residues;
+    if (scope_.geometry.workers > 1) blocks += begun_blocks(run, scope_.transposed, scope_.geometry);
+  }
+  costs_.push_back(pairs);
+  const double cost = static_cast<double>(pairs) + fixed_price(blocks, scope_.geometry);
+  longest_ = std::max(longest_, cost);
+  total_ += cost;
+  plan_.tiles.push_back(tile);
 }
 
 // Tiles that share columns stay together: those of one stretch as long as the level's shortest segment (at least a

@@ -64,8 +64,7 @@ class BlockVariants {
     }
   }
 
-  std::vector<int64_t> key(int64_t b, int64_t j) const {
-    std::vector<int64_t> key;
+  void append_to(std::vector<int64_t>& key, int64_t b, int64_t j) const {
     for (size_t p = 0; p < cells_.size(); ++p) {
       if (cells_[p].empty()) {
         const auto variant = [&](const auto& rule) { return rule.variant(b, j); };
@@ -74,7 +73,6 @@ class BlockVariants {
         key.push_back(reinterpret_cast<intptr_t>(cells_[p][b * extent_.kv_heads + j].get()));
       }
     }
-    return key;
   }
 
   std::vector<SharedCells> cells(int64_t b, int64_t j) const {
@@ -140,19 +138,21 @@ class Sampled {
 
 Classes classify(const Pattern& pattern, const Extent& extent) {
   const int64_t groups = std::ssize(pattern.groups());
-  // What every KV head samples: -1 where it does not run the group. Equal for all batch rows.
-  std::vector<std::vector<int64_t>> offsets(extent.kv_heads, std::vector<int64_t>(groups, -1));
+  // What every KV head samples, group by group: -1 where it does not run the group. Equal for all batch rows.
+  std::vector<int64_t> offsets(extent.kv_heads * groups, -1);
   for (int64_t j = 0; j < extent.kv_heads; ++j) {
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t offset = pattern.offset(g, j, extent.kv_heads);
-      if (pattern.runs(g, j, extent.kv_heads)) offsets[j][g] = offset;
+      if (pattern.runs(g, j, extent.kv_heads)) offsets[j * groups + g] = offset;
     }
   }
 
   Classes classes;
   classes.class_of.reserve(extent.batch * extent.kv_heads);
   std::map<int64_t, std::shared_ptr<const Documents>> by_length;
-  std::map<std::pair<const Documents*, std::vector<int64_t>>, int32_t> known;
+  // What tells a class from others: its documents, what it samples, its variants of block patterns.
+  std::pair<const Documents*, std::vector<int64_t>> key;
+  std::map<decltype(key), int32_t> known;
   const BlockVariants variants(pattern, extent);
   int64_t longest_of_call = extent.len_k;
   if (!extent.lengths.empty()) longest_of_call = *std::max_element(extent.lengths.begin(), extent.lengths.end());
@@ -167,12 +167,13 @@ Classes classify(const Pattern& pattern, const Extent& extent) {
     const int64_t longest = std::max<int64_t>(1, longest_document(*documents));
     const Sampled sampled(extent, *documents);
     for (int64_t j = 0; j < extent.kv_heads; ++j) {
-      std::vector<int64_t> key = variants.key(b, j), kept = offsets[j];
+      key.first = documents.get();
+      key.second.assign(offsets.begin() + j * groups, offsets.begin() + (j + 1) * groups);
+      std::vector<int64_t>& kept = key.second;
       for (int64_t g = 0; g < groups; ++g)
         if (!sampled(pattern.groups()[g], kept[g])) kept[g] = -1;
-      key.insert(key.end(), kept.begin(), kept.end());
-      const auto [found, inserted] =
-          known.try_emplace({documents.get(), std::move(key)}, static_cast<int32_t>(classes.specs.size()));
+      variants.append_to(kept, b, j);
+      const auto [found, inserted] = known.try_emplace(key, static_cast<int32_t>(classes.specs.size()));
       if (inserted) {
         ClassSpec spec{.documents = documents,
                        .batch_row = b,

@@ -45,7 +45,9 @@ Plan compile_classes(const Pattern& pattern, const Classes& classes, Scope scope
   LevelSearch search(scope);
   search.prepare(classes.specs);
   ClassWriter writer(scope, result);
+  const bool one_row = scope.row_end - scope.row_begin == 1;
   for (ClassSpec spec : classes.specs) {
+    if (one_row && writer.add_one_row(spec)) continue;
     if (scope.sliding_unit > 0) {
       spec.rectangles = std::make_shared<const Rectangles>(make_rectangles(pattern, spec, scope));
     } else if (!pattern.blocks().empty()) {

@@ -66,32 +66,37 @@ class Cutter {
   // At most `count` parts of about equal cost.
   CutTile cut(const Tile& tile, std::span<const Run> runs, int64_t count) const {
     const int64_t rows = rounded_rows(tile.rows, scope_.geometry);
-    std::vector<Run> waiting(runs.rbegin(), runs.rend());
-    std::stable_sort(waiting.begin(), waiting.end(),
-                     [](const Run& a, const Run& b) { return a.row_end - a.row_begin < b.row_end - b.row_begin; });
+    std::vector<Priced> waiting;
+    waiting.reserve(runs.size() + 1);
     double left = 0;
-    for (const Run& run : waiting) left += cost_of(run, rows);
+    for (auto run = runs.rbegin(); run != runs.rend(); ++run) {
+      waiting.push_back({*run, cost_of(*run, rows)});
+      left += waiting.back().cost;
+    }
+    const auto fewer_rows = [](const Priced& a, const Priced& b) { return a.rows() < b.rows(); };
+    if (!std::is_sorted(waiting.begin(), waiting.end(), fewer_rows)) {
+      std::stable_sort(waiting.begin(), waiting.end(), fewer_rows);
+    }
     CutTile parts;
     parts.ends.reserve(count);
     parts.runs.reserve(runs.size() + count);
     size_t begin = 0;  // of the part at hand
     double room = left / count;
     while (!waiting.empty()) {
-      const Run run = waiting.back();
-      const double cost = cost_of(run, rows);
+      const Priced next = waiting.back();
       const bool last = std::ssize(parts.ends) + 1 == count;
-      if (last || cost <= room) {
+      if (last || next.cost <= room) {
         waiting.pop_back();
-        parts.runs.push_back(run);
-        room -= cost;
-        left -= cost;
+        parts.runs.push_back(next.run);
+        room -= next.cost;
+        left -= next.cost;
         continue;
       }
-      const auto [now, later] = halves(run, rows, room, parts.runs.size() == begin);
+      const auto [now, later] = halves(next, rows, room, parts.runs.size() == begin);
       if (now || later || parts.runs.size() == begin) waiting.pop_back();
       if (now) {
-        parts.runs.push_back(*now);
-        left -= cost_of(*now, rows);
+        parts.runs.push_back(now->run);
+        left -= now->cost;
       }
       if (later) waiting.push_back(*later);
       if (parts.runs.size() == begin) continue;  // nobody sees the columns that were cut off
@@ -103,6 +108,13 @@ class Cutter {
   }
 
  private:
+  struct Priced {
+    Run run;
+    double cost = 0;
+    int32_t rows() const { return run.row_end - run.row_begin; }
+  };
+  using Half = std::optional<Priced>;
+
   double cost_of(const Run& run, int64_t rows) const {
     const Geometry& g = scope_.geometry;
     const int64_t pairs = computed_pairs(run, rows, scope_.transposed, g) * run.residues;
@@ -110,23 +122,29 @@ class Cutter {
     return static_cast<double>(pairs) + g.run_columns * g.tile_rows * blocks;
   }
 
-  // As much of a run as there is room for, and the rest. Neither: nothing fits, and nothing `must`.
-  std::pair<std::optional<Run>, std::optional<Run>> halves(const Run& run, int64_t rows, double room, bool must) const {
+  // As much of a run as there is room for, which is less than it costs, and the rest. Neither: nothing fits, and
+  // nothing `must`.
+  std::pair<Half, Half> halves(const Priced& whole, int64_t rows, double room, bool must) const {
+    const Run& run = whole.run;
     const int64_t block = scope_.geometry.column_block, blocks = core::ceil_divide(run.columns, block);
     const bool by_columns = blocks >= run.residues;
     const int64_t units = by_columns ? blocks : run.residues;
-    const auto between = [&](int64_t begin, int64_t end) -> std::optional<Run> {
+    const auto between = [&](int64_t begin, int64_t end) -> Half {
       if (begin >= end) return std::nullopt;
-      if (!by_columns) return residues_of(run, begin, end);
-      return columns_of(run, begin * block, std::min(run.columns, end * block), stride_, direction(scope_.transposed));
+      if (!by_columns) {
+        return Priced{residues_of(run, begin, end), whole.cost * static_cast<double>(end - begin) / run.residues};
+      }
+      const auto columns =
+          columns_of(run, begin * block, std::min(run.columns, end * block), stride_, direction(scope_.transposed));
+      return columns ? Half({*columns, cost_of(*columns, rows)}) : std::nullopt;
     };
     int64_t fits = 0, beyond = units;  // so many fit; so many do not
     const auto try_units = [&](int64_t n) {
-      const std::optional<Run> tried = between(0, n);
-      (!tried || cost_of(*tried, rows) <= room ? fits : beyond) = n;
+      const Half tried = between(0, n);
+      (!tried || tried->cost <= room ? fits : beyond) = n;
     };
     // Without a diagonal all units cost alike.
-    const auto about = static_cast<int64_t>(room / cost_of(run, rows) * units);
+    const auto about = static_cast<int64_t>(room / whole.cost * units);
     for (const int64_t near : {about, about + 1}) {
       if (near > fits && near < beyond) try_units(near);
     }

@@ -1,0 +1,17 @@
+// The runs of a single query, a decoding step, written down from its progressions. Called by the class writer in place
+// of the level search and the tiler, which take ten times as long and find the same.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "longstride/plan.h"
+#include "plan/level.h"
+
+namespace longstride::plan {
+
+// Appends the runs of row scope.row_begin, the only one, and returns the stride of their level. 0: nothing was
+// appended, since the rates do not divide each other, or there are blocks or phantom keys; then the tiler makes them.
+int64_t runs_of_one_row(const ClassSpec&, const Scope&, std::vector<Run>& runs);
+
+}  // namespace longstride::plan
