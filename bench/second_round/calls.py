@@ -13,7 +13,7 @@ from torch import Tensor
 from .bench import RATES
 from .measures import Measured, beside, call_of, ours
 from .peers import dense, nested
-from .timing import SLEEP_CYCLES
+from .timing import IDLES, SLEEP_CYCLES, SLEEPS
 
 CALLS = 16  # in a row: a GPU's queue holds far more
 DENSE_MULTIPLIES = 2**34  # pairs that a row of dense calls may compute, so that its measurement ends
@@ -34,6 +34,7 @@ def warm_call(bench, n: int) -> Measured:
     theirs = call_of(bench, dense(bench, "sdpa", 1, n, heads, 64, torch.bfloat16, True), "forward")
     medians = bench.clock.host_in_turns({"ours": (mine, CALLS), "sdpa": (theirs, count)})
     extra = {"peer_heads": heads, "peer_calls": count, "ours_calls": CALLS}
+    extra |= {f"{name}_first_us": round(bench.clock.first_call_us(call), 1) for name, call in (("ours", mine), ("peer", theirs))}
     return Measured(medians["ours"], "SDPA", medians["sdpa"], extra)
 
 
@@ -47,8 +48,8 @@ def back_to_back(bench) -> Measured:
         for _ in range(count):
             call()
 
-    times = bench.clock.in_turns({"ours": many})["ours"]
-    hidden = [bench.clock.once_ms(many, host_hidden=True, cycles=4 * SLEEP_CYCLES) for _ in times]
+    times = bench.clock.in_turns({"ours": many}, IDLES)["ours"]
+    hidden = [bench.clock.once_ms(many, gpu=SLEEPS, cycles=4 * SLEEP_CYCLES) for _ in times]
     issued, kernels = statistics.median(times) / count, statistics.median(hidden) / count
     return Measured(issued / kernels, extra={"ours_ms": round(issued, 4), "kernels_ms": round(kernels, 4)})
 
@@ -66,7 +67,7 @@ def decoding(bench, keys: int) -> Measured:
         return side
 
     mine = lambda: ours(bench, pattern, [one, k, v], query_start=n - 1)  # noqa: E731
-    return beside(bench, mine, {"SDPA": sdpa}, "forward", "us", host_hidden=True)
+    return beside(bench, mine, {"SDPA": sdpa}, "forward", "us", gpu=SLEEPS)
 
 
 def unplanned_position(bench) -> Measured:
@@ -109,15 +110,15 @@ def lists_chosen_anew(bench) -> Measured:
     lists = [chosen_blocks(bench, count, rows, 16) for _ in range(clock.repeats + 3)]
     for chosen in lists[:3]:
         with_list(chosen)
-    anew = [clock.once_ms(lambda chosen=chosen: with_list(chosen)) for chosen in lists[3:]]
+    anew = [clock.once_ms(lambda chosen=chosen: with_list(chosen), IDLES) for chosen in lists[3:]]
     of_host = lists[0].cpu()  # a plan that is kept by its list; behind the sleep its host's share is hidden
     with_list(of_host)
     busy = 20 * SLEEP_CYCLES
-    kernel = [clock.once_ms(lambda: with_list(of_host), host_hidden=True, cycles=busy) for _ in range(clock.repeats)]
+    kernel = [clock.once_ms(lambda: with_list(of_host), gpu=SLEEPS, cycles=busy) for _ in range(clock.repeats)]
     added = statistics.median(anew) - statistics.median(kernel)
     extra = {"ours_ms": round(statistics.median(anew), 4), "kernel_ms": round(statistics.median(kernel), 4), "rows": rows}
     if clock.cuda:
-        busy_ms = clock.once_ms(lambda: torch.cuda._sleep(busy))
+        busy_ms = clock.once_ms(lambda: torch.cuda._sleep(busy), IDLES)
         fresh = chosen_blocks(bench, count, rows, 16)
         clock.wait()
         torch.cuda._sleep(busy)
@@ -133,22 +134,26 @@ def clock_us(call) -> float:
     return (time.perf_counter() - began) * 1e6
 
 
-def document_starts(bench, seed: int) -> list[int]:
-    """64 documents in 65,536 tokens, of lengths that differ."""
+def document_starts(bench, seed: int | None) -> list[int]:
+    """64 documents in 65,536 tokens; of lengths that differ, or, without a seed, of 1,024 each."""
     n = bench.tokens(65536)
+    if seed is None:
+        return list(range(0, n + 1, max(1, n // 64)))
     generator = torch.Generator().manual_seed(seed)
     cuts = torch.randperm(n - 1, generator=generator)[: min(63, n // 2)] + 1
     return [0, *sorted(cuts.tolist()), n]
 
 
-def packed(bench) -> Measured:
+def packed(bench, seed: int | None) -> Measured:
     """Packed documents, causal forward, H16 D128, the plan warm."""
-    starts = document_starts(bench, 1)
+    starts = document_starts(bench, seed)
     n = starts[-1]
     pattern = ls.Pattern.dilated([n], [1], causal=True)
     tensors = bench.tensors(1, n, 16, 128, torch.bfloat16)
     peers = {"nested SDPA": lambda: nested(bench, starts, 16, 128)}
-    return beside(bench, lambda: ours(bench, pattern, tensors, cu_seqlens=starts), peers, "forward", "ms")
+    pairs = sum((end - begin) ** 2 for begin, end in itertools.pairwise(starts)) / 2
+    mine = lambda: ours(bench, pattern, tensors, cu_seqlens=starts)  # noqa: E731
+    return beside(bench, mine, peers, "forward", "ms", extra={"million_pairs": round(pairs / 1e6, 2)})
 
 
 def packed_anew(bench) -> Measured:

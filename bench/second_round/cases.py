@@ -217,7 +217,8 @@ def others() -> list[Case]:
     made = [
         single("dropout 0.1 forward", "N=32768 H16 D64, one group of 16k", bf16, "times without", 1.6, 1.3, 3, dropped, "forward"),
         single("dropout 0.1 backward", "N=32768 H16 D64, one group of 16k", bf16, "times without", 1.4, 1.2, 3, dropped, "backward"),
-        single("packed documents D128 causal forward", "64 in N=65536 H16", bf16, "ms", 0.81, None, 4, calls.packed),
+        single("packed documents D128 causal forward", "64 of 1024 in N=65536 H16", bf16, "ms", 0.81, None, 4, calls.packed, None),
+        single("packed documents of other lengths", "64 in N=65536 H16", bf16, "ms", None, None, 4, calls.packed, 1),
         single("packed documents not planned before", "64 in N=65536 H16", bf16, "us", 580, None, 3, calls.packed_anew),
         single("blocks chosen anew, beside the kernel", "108,000 of 128, N=32768 H16 D128", bf16, "ms", 1.5, 0.3, 20,
                calls.lists_chosen_anew),

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from .peers import Missing, Side, dense, flash_dropped
+from .timing import CLEARS, IDLES, SLEEPS
 
 # What a value is; of all but the last, less is better.
 UNITS = ("ms", "us", "times the peer", "times without", "times the peer's error", "TFLOP/s")
 PASSES = ("forward", "backward", "both")
-GPU_ALONE_BELOW_MS = 2  # where the host's share may show, the GPU's time alone is measured too
+HOST_SHOWS_BELOW_MS = 8  # where the host's share may show, the times without it and with all of it are measured too
 
 
 @dataclasses.dataclass
@@ -85,18 +86,18 @@ def ready(bench, peers: Mapping[str, Callable[[], Side]], passes: str, left_out:
 
 
 def beside(bench, side: Callable[[], Side], peers: Mapping[str, Callable[[], Side]], passes: str, unit: str,
-           flops: float = 0, extra: dict[str, Any] | None = None, host_hidden: bool = False) -> Measured:
+           flops: float = 0, extra: dict[str, Any] | None = None, gpu: str = CLEARS) -> Measured:
     """Ours in turns with all peers; the quickest of them is the peer."""
     result = Measured(None, extra=extra if extra is not None else {})
     calls = {"ours": call_of(bench, side(), passes)}
     calls["ours"]()
     calls |= ready(bench, peers, passes, result.left_out)
     try:
-        times = bench.clock.in_turns(calls, host_hidden)
+        times = bench.clock.in_turns(calls, gpu)
     except Exception as error:  # ours by itself has the memory that all together may not have
         result.left_out |= {name: reason(error) for name in calls if name != "ours"}
         calls = {"ours": calls["ours"]}
-        times = bench.clock.in_turns(calls, host_hidden)
+        times = bench.clock.in_turns(calls, gpu)
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     mine = medians.pop("ours")
     quartiles = statistics.quantiles(times["ours"], n=4) if len(times["ours"]) > 1 else [mine] * 3
@@ -116,9 +117,10 @@ def beside(bench, side: Callable[[], Side], peers: Mapping[str, Callable[[], Sid
             result.value = mine / quickest
     if unit != "times the peer":
         result.value = in_unit(mine)
-    if not host_hidden and bench.clock.cuda and mine < GPU_ALONE_BELOW_MS:
-        alone = bench.clock.in_turns(calls, host_hidden=True)
-        result.extra["gpu_alone_ms"] = {name: round(statistics.median(taken), 4) for name, taken in alone.items()}
+    if gpu == CLEARS and bench.clock.cuda and mine < HOST_SHOWS_BELOW_MS:
+        for state, key in ((SLEEPS, "gpu_alone_ms"), (IDLES, "from_idle_ms")):
+            others = bench.clock.in_turns(calls, state)
+            result.extra[key] = {name: round(statistics.median(taken), 4) for name, taken in others.items()}
     return result
 
 

@@ -31,7 +31,7 @@ def machine(given) -> dict[str, Any]:
         "library": os.path.basename(os.environ.get("LONGSTRIDE_LIBRARY", "installed")),
         "commit": given.commit or output_of("git", "rev-parse", "--short", "HEAD"),
         "repeats": given.repeats,
-        "l2": "not flushed",
+        "l2": "cleared",
     }
     if given.scale > 1:
         facts["scale"] = given.scale

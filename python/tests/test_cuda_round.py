@@ -119,7 +119,7 @@ def test_the_quickest_peer_counts_and_one_that_is_missing_is_named():
     bench = Bench("cpu", 1, 1)
     tensors = bench.tensors(1, 4, 1, 8, torch.float32)
     taken = {"ours": 2.0, "slow": 8.0, "quick": 4.0}
-    bench.clock.in_turns = lambda calls, host_hidden=False: {name: [taken[name]] for name in calls}
+    bench.clock.in_turns = lambda calls, gpu="": {name: [taken[name]] for name in calls}
 
     def missing():
         raise Missing("it needs a GPU")
