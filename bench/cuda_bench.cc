@@ -82,7 +82,7 @@ struct Shape {
   Plan plan(const engine::Problem& p, Direction d) const {
     Geometry g = portable   ? sm80::geometry(dtype, dim, d)
                  : backward ? sm90::backward_geometry(dtype, d)
-                            : sm90::geometry(d);
+                            : sm90::forward_geometry(p);
     if (!whole) g.workers = engine::cuda::workers(p, d);
     return compile(pattern(), extent(), g, d);
   }

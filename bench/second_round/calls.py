@@ -25,7 +25,7 @@ def longnet(bench, causal: bool = True) -> ls.Pattern:
 
 def warm_call(bench, n: int) -> Measured:
     """Host microseconds of a warm forward, H16 D64 bfloat16 causal. SDPA has one head at long lengths, and fewer calls in a row, so
-    that it ends: its cost on the host does not depend on its heads. A single call from an idle GPU costs a little more."""
+    that it ends: its cost on the host does not depend on its heads. `first_us`: of a call behind one that was waited for."""
     n = bench.tokens(n)
     pattern = longnet(bench)
     mine = call_of(bench, ours(bench, pattern, bench.tensors(1, n, 16, 64, torch.bfloat16)), "forward")

@@ -26,9 +26,9 @@ std::atomic<const char*> engine_in_use = "";
 
 std::atomic<int64_t> plan_limit_bytes = plan::PlanCache::kDefaultCapacityBytes;
 
-Geometry reference_geometry(core::DType, int64_t, bool, Direction, Pass) { return {}; }
-Geometry cpu_geometry(core::DType dtype, int64_t dim, bool causal, Direction direction, Pass) {
-  return engine::cpu::geometry(dtype, dim, causal, direction);
+Geometry reference_geometry(const engine::Problem&, bool, Direction, Pass) { return {}; }
+Geometry cpu_geometry(const engine::Problem& p, bool causal, Direction direction, Pass) {
+  return engine::cpu::geometry(p.dtype, p.dim, causal, direction);
 }
 bool no_forward_plan(const engine::Problem&) { return false; }
 bool no_list(const engine::Problem&, const engine::BlocksOnDevice&) { return false; }
@@ -108,7 +108,7 @@ const Engine& choose_engine(Place device, const engine::Problem& problem) {
 
 Geometry geometry_for(const Engine& engine, const engine::Problem& problem, bool causal, Direction direction,
                       Pass pass) {
-  Geometry geometry = engine.geometry(problem.dtype, problem.dim, causal, direction, pass);
+  Geometry geometry = engine.geometry(problem, causal, direction, pass);
   geometry.workers = engine.workers(problem, direction);
   return geometry;
 }

@@ -34,7 +34,7 @@ enum class Pass { kForward, kBackward };
 
 struct Engine {
   const char* name;
-  Geometry (*geometry)(core::DType, int64_t dim, bool causal, Direction, Pass);
+  Geometry (*geometry)(const engine::Problem&, bool causal, Direction, Pass);
   engine::Capability (*capability)(const engine::Problem&);
   bool (*backward_wants_forward_plan)(const engine::Problem&);
   void (*forward)(const engine::ForwardProblem&, const Plans&, const Loan&);

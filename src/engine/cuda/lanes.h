@@ -19,6 +19,9 @@ struct LaunchOrder {
   std::vector<Lane> lanes;
   std::vector<int64_t> strides;  // Lane::map indexes it
   bool merges_only = true;       // no tile has runs
+  double columns = 0;            // in the blocks of all items
+  // More than one tile a processor, of few columns: what they wait for takes longer than what they compute.
+  bool short_tiles = false;
 };
 
 struct PlanOrder {

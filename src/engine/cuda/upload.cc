@@ -96,6 +96,7 @@ void DevicePlan::upload(const PlanView& plan) {
       to[n].items = from[n].lanes.back().item_end;
       to[n].strides = from[n].strides;
       to[n].merges_only = from[n].merges_only;
+      to[n].short_tiles = from[n].short_tiles;
     }
   };
   add_launches(base_, order.base);
@@ -103,6 +104,11 @@ void DevicePlan::upload(const PlanView& plan) {
   bytes_ = static_cast<int64_t>(packed.bytes());
   if (bytes_ == 0) return;
   memory_.reset(packed.upload());
+}
+
+void DevicePlan::take_short_tiles(bool short_tiles) {
+  for (auto* launches : {&partial_, &base_})
+    for (LaunchLanes& launch : *launches) launch.short_tiles = short_tiles;
 }
 
 void require_plan(const Problem& p, const DevicePlan& plan, Direction direction, int32_t most_rows) {

@@ -17,6 +17,7 @@ struct LaunchLanes {
   int64_t items = 0;             // tiles x query heads
   std::vector<int64_t> strides;  // Lane::map indexes it
   bool merges_only = false;
+  bool short_tiles = false;
 };
 
 class DevicePlan {
@@ -48,6 +49,8 @@ class DevicePlan {
   int64_t launches() const { return static_cast<int64_t>(partial_.size() + base_.size()); }
   int64_t partial_rows() const { return partial_rows_; }  // slots a query head
   int64_t bytes() const { return bytes_; }
+  // As if the tiles of every launch were short, or none: for tests, since an upload goes by what the plan is.
+  void take_short_tiles(bool short_tiles);
 
  private:
   class Packed;

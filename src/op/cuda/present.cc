@@ -36,13 +36,12 @@ const DevicePlan& on_device(const plan::CachedPlan& plan, const Problem& p, cons
   return *static_cast<const DevicePlan*>(kept.get());
 }
 
-using GeometryOf = Geometry (*)(core::DType, int64_t dim, bool causal, Direction, Pass);
-Geometry sm80_geometry(core::DType dtype, int64_t dim, bool, Direction d, Pass) {
-  return sm80::geometry(dtype, dim, d);
-}
+using GeometryOf = Geometry (*)(const Problem&, bool causal, Direction, Pass);
+Geometry sm80_geometry(const Problem& p, bool, Direction d, Pass) { return sm80::geometry(p.dtype, p.dim, d); }
 
-Geometry sm90_geometry(core::DType dtype, int64_t, bool, Direction d, Pass pass) {
-  return pass == Pass::kForward ? sm90::geometry(d) : sm90::backward_geometry(dtype, d);
+Geometry sm90_geometry(const Problem& p, bool, Direction d, Pass pass) {
+  if (pass == Pass::kBackward) return sm90::backward_geometry(p.dtype, d);
+  return d == Direction::kForward ? sm90::forward_geometry(p) : sm90::geometry(d);
 }
 void sm90_backward(const engine::BackwardProblem& p, const engine::cuda::BackwardPlans& plans,
                    const engine::Workspace& workspace, engine::Stream stream) {
@@ -52,7 +51,7 @@ void sm90_backward(const engine::BackwardProblem& p, const engine::cuda::Backwar
 template <GeometryOf geometry>
 bool plans_list(const Problem& p, const engine::BlocksOnDevice& list) {
   const auto takes = [&](Direction d, Pass pass) {
-    return lists::takes(p, list, geometry(p.dtype, p.dim, list.causal, d, pass), d);
+    return lists::takes(p, list, geometry(p, list.causal, d, pass), d);
   };
   return takes(Direction::kForward, Pass::kForward) && takes(Direction::kForward, Pass::kBackward) &&
          takes(Direction::kTransposed, Pass::kBackward);
@@ -62,7 +61,7 @@ bool plans_list(const Problem& p, const engine::BlocksOnDevice& list) {
 template <GeometryOf geometry>
 std::unique_ptr<const DevicePlan> of_list(const Problem& p, const engine::BlocksOnDevice& list, Direction direction,
                                           Pass pass, const Loan& loan) {
-  const Geometry g = geometry(p.dtype, p.dim, list.causal, direction, pass);
+  const Geometry g = geometry(p, list.causal, direction, pass);
   return std::unique_ptr<const DevicePlan>(
       new DevicePlan(lists::plan(p, list, g, direction, loan.workspace, loan.stream)));
 }

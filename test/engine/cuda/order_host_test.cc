@@ -245,6 +245,26 @@ TEST(CudaHost, LaunchesThatOnlyMergeAreKnown) {
   EXPECT_FALSE(order(Pattern::dilated({512, 8192}, {1, 16}, {.causal = true}), whole, 1).base[0].merges_only);
 }
 
+// Many tiles of few columns are known as such: batches of short sequences, not long ones, and not a few tiles.
+TEST(CudaHost, LaunchesOfShortTilesAreKnown) {
+  const auto base = [](int64_t batch, int64_t len, std::vector<int64_t> segments, std::vector<int64_t> rates) {
+    const engine::Problem p{.dtype = core::DType::kBFloat16, .len_k = len, .dim = 64};
+    const Extent extent{.batch = batch, .heads = 8, .kv_heads = 8, .len_q = len, .len_k = len};
+    const Plan plan = compile(Pattern::dilated(segments, rates), extent, sm90::forward_geometry(p));
+    return order_of(plan.view(), batch, 8, 1, 132).base.at(0);
+  };
+  const LaunchOrder batches = base(64, 512, {128, 256, 512}, {1, 2, 4});
+  EXPECT_TRUE(batches.short_tiles);
+  EXPECT_EQ(batches.lanes.back().item_end, 64 * 8 * 4);
+  EXPECT_EQ(batches.columns, 64 * 8 * 4 * 5 * 64);  // five blocks of 64 a tile
+  EXPECT_FALSE(base(1, 512, {128, 256, 512}, {1, 2, 4}).short_tiles);
+  EXPECT_TRUE(base(64, 512, {512}, {1}).short_tiles);
+  EXPECT_FALSE(base(64, 1024, {1024}, {1}).short_tiles);
+  EXPECT_FALSE(base(4, 32768, {2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 8, 16}).short_tiles);
+  // With a period that is stored once.
+  EXPECT_TRUE(base(4, 32768, {128}, {1}).short_tiles);
+}
+
 // Every item of a launch is found: its lane, level, section, repeat and member.
 TEST(CudaHost, LocateFindsEveryItem) {
   const std::vector<Section> sections = {{0, 3, 1, 0, 0}, {3, 2, 4, 10, 0}, {5, 1, 2, 7, 64}};

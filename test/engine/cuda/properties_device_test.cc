@@ -49,6 +49,19 @@ TEST(CudaProperties, HundredRepeatsAreBitwiseEqual) {
   }
 }
 
+TEST(CudaProperties, HundredForwardsOfShortTilesAreBitwiseEqual) {
+  const Engine engine = staged_sm90_tiles(true);
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    Case c = wide_case(seed, {{kLength, 6}, {kCausal, static_cast<int>(seed % 2)}, {kDropoutP, 0}});
+    if (c.dtype == DType::kFloat32 || c.options.dim > 64) continue;
+    const Results first = run_case(engine, c);
+    for (int repeat = 1; repeat < 100; ++repeat) {
+      const Results again = run_case(engine, c);
+      ASSERT_TRUE(same_bits(first.out, again.out) && same_bits(first.lse, again.lse)) << c.words();
+    }
+  }
+}
+
 // Changing k[p] and v[p] moves no query before p.
 TEST(CudaProperties, CausalLeakProbe) {
   const Engine engine = staged_sm90();
@@ -85,11 +98,13 @@ TEST(CudaProperties, CausalLeakProbe) {
 struct Kind {
   DType dtype;
   int64_t dim;
-  bool portable = false;  // sm80
+  bool portable = false;     // sm80
+  bool short_tiles = false;  // sm90's kernel for tiles of few columns
 };
 
 void PrintTo(const Kind& kind, std::ostream* out) {
-  *out << (kind.portable ? "sm80 " : "sm90 ") << core::name(kind.dtype) << " dim " << kind.dim;
+  *out << (kind.portable ? "sm80 " : "sm90 ") << core::name(kind.dtype) << " dim " << kind.dim
+       << (kind.short_tiles ? " short tiles" : "");
 }
 
 class CudaNonFinite : public testing::TestWithParam<Kind> {};
@@ -97,7 +112,9 @@ class CudaNonFinite : public testing::TestWithParam<Kind> {};
 // A key that is NaN, or infinite in one component, reaches the rows that attend to it and no other; where its score is
 // minus infinity it weighs nothing.
 TEST_P(CudaNonFinite, KeyReachesItsRowsOnly) {
-  const Engine engine = GetParam().portable ? staged_sm80() : staged_sm90();
+  const Engine engine = GetParam().portable      ? staged_sm80()
+                        : GetParam().short_tiles ? staged_sm90_tiles(true)
+                                                 : staged_sm90();
   int64_t rows_hit = 0, rows_spared = 0, weighing_nothing = 0;
   for (uint64_t seed = 0; seed < 12; ++seed) {
     for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
@@ -142,10 +159,12 @@ INSTANTIATE_TEST_SUITE_P(Kinds, CudaNonFinite,
                                          Kind{DType::kFloat32, 64}, Kind{DType::kFloat32, 128},
                                          Kind{DType::kFloat32, 16, true}, Kind{DType::kFloat32, 64, true},
                                          Kind{DType::kFloat32, 128, true}, Kind{DType::kFloat32, 256, true},
-                                         Kind{DType::kBFloat16, 64, true}, Kind{DType::kFloat16, 128, true}),
+                                         Kind{DType::kBFloat16, 64, true}, Kind{DType::kFloat16, 128, true},
+                                         Kind{DType::kBFloat16, 64, false, true},
+                                         Kind{DType::kFloat16, 48, false, true}),
                          [](const testing::TestParamInfo<Kind>& info) {
                            return std::string(info.param.portable ? "sm80_" : "sm90_") + core::name(info.param.dtype) +
-                                  "_" + std::to_string(info.param.dim);
+                                  "_" + std::to_string(info.param.dim) + (info.param.short_tiles ? "_short_tiles" : "");
                          });
 
 // [1, len, heads, dim] on the device, positions 2^23 elements apart, NaN in between.

@@ -21,9 +21,18 @@ struct Kind {
   int64_t dim;
   bool portable = false;  // sm80
   bool deterministic = false;
+  bool short_tiles = false;  // the forward is that of tiles of few columns
 
   Engine engine() const { return portable ? staged_sm80(deterministic) : staged_sm90(deterministic); }
   Results run(const Case& c) const {
+    if (short_tiles) {
+      const auto plan = [&](Direction d) {
+        Geometry g = engine::cuda::sm90::backward_geometry(dtype, d);
+        g.merge_columns = 1;
+        return compile(c.pattern(), c.extent(), g, d);
+      };
+      return run_case(staged_sm90_tiles(true), c, plan(Direction::kForward), plan(Direction::kTransposed));
+    }
     if (!portable) return run_sm90(c, deterministic, [](Geometry& g) { g.merge_columns = 1; });
     const auto plan = [&](Direction d) {
       Geometry g = engine::cuda::sm80::geometry(dtype, dim, d);
@@ -40,7 +49,8 @@ void PrintTo(const Kind& kind, std::ostream* out) {
 
 std::string name_of(const testing::TestParamInfo<Kind>& info) {
   return std::string(info.param.portable ? "sm80_" : "sm90_") + core::name(info.param.dtype) + "_" +
-         std::to_string(info.param.dim) + (info.param.deterministic ? "_deterministic" : "");
+         std::to_string(info.param.dim) + (info.param.deterministic ? "_deterministic" : "") +
+         (info.param.short_tiles ? "_short_tiles" : "");
 }
 
 constexpr double kScales[] = {-0.3, 3, 40, 1e3, 1e4, -1e4, 3e5, 1e7, 1e8, 1e9, -1e9, 1e12, 1e20, 1e30};
@@ -196,18 +206,18 @@ TEST_P(CudaScores, LeaveTheWeightsOfGroups) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, CudaScores,
-                         testing::Values(Kind{DType::kFloat32, 16, true}, Kind{DType::kFloat32, 64, true},
-                                         Kind{DType::kFloat32, 128, true}, Kind{DType::kFloat32, 256, true},
-                                         Kind{DType::kBFloat16, 64, true}, Kind{DType::kFloat16, 128, true},
-                                         Kind{DType::kBFloat16, 64, true, true}, Kind{DType::kFloat16, 128, true, true},
-                                         Kind{DType::kBFloat16, 16}, Kind{DType::kBFloat16, 48},
-                                         Kind{DType::kBFloat16, 64}, Kind{DType::kBFloat16, 128},
-                                         Kind{DType::kFloat16, 64}, Kind{DType::kFloat16, 128},
-                                         Kind{DType::kBFloat16, 256}, Kind{DType::kBFloat16, 64, false, true},
-                                         Kind{DType::kFloat16, 128, false, true}, Kind{DType::kFloat32, 16},
-                                         Kind{DType::kFloat32, 64}, Kind{DType::kFloat32, 128}),
-                         name_of);
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, CudaScores,
+    testing::Values(Kind{DType::kFloat32, 16, true}, Kind{DType::kFloat32, 64, true}, Kind{DType::kFloat32, 128, true},
+                    Kind{DType::kFloat32, 256, true}, Kind{DType::kBFloat16, 64, true},
+                    Kind{DType::kFloat16, 128, true}, Kind{DType::kBFloat16, 64, true, true},
+                    Kind{DType::kFloat16, 128, true, true}, Kind{DType::kBFloat16, 16}, Kind{DType::kBFloat16, 48},
+                    Kind{DType::kBFloat16, 64}, Kind{DType::kBFloat16, 128}, Kind{DType::kFloat16, 64},
+                    Kind{DType::kFloat16, 128}, Kind{DType::kBFloat16, 256}, Kind{DType::kBFloat16, 64, false, true},
+                    Kind{DType::kFloat16, 128, false, true}, Kind{DType::kFloat32, 16}, Kind{DType::kFloat32, 64},
+                    Kind{DType::kFloat32, 128}, Kind{DType::kBFloat16, 64, false, false, true},
+                    Kind{DType::kFloat16, 64, false, false, true}),
+    name_of);
 
 }  // namespace
 }  // namespace longstride::test

@@ -153,8 +153,9 @@ class ListOnDevice {
 
 using Listed = std::shared_ptr<const ListOnDevice>;
 
-// `listed`: null where plans are uploaded.
-Engine staged(const char* name, Forward forward, Backward backward, bool deterministic, const Listed& listed) {
+// `listed`: null where plans are uploaded. `short_tiles`: whether they are taken to have such; empty: if they do.
+Engine staged(const char* name, Forward forward, Backward backward, bool deterministic, const Listed& listed,
+              std::optional<bool> short_tiles = {}) {
   const auto stage = [](Mirrors& m, engine::Problem& p) {
     m.in(p.q, p.len_q, p.heads);
     m.in(p.k, p.len_k, p.kv_heads);
@@ -176,6 +177,7 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
       forward(p, *listed->plan(p, lent), lent, nullptr);
     } else {
       *last = std::make_unique<DevicePlan>(plan, p.batch, p.kv_heads, p.heads / p.kv_heads);
+      if (short_tiles) (*last)->take_short_tiles(*short_tiles);
       forward(p, **last, lent, nullptr);
     }
     m.finish();
@@ -218,13 +220,13 @@ Engine staged(const char* name, Forward forward, Backward backward, bool determi
   return e;
 }
 
-Engine staged_sm90_with(bool deterministic, const Listed& listed) {
+Engine staged_sm90_with(bool deterministic, const Listed& listed, std::optional<bool> short_tiles = {}) {
   const Backward backward = [](const engine::BackwardProblem& p, const BackwardPlans& plans, const engine::Workspace& w,
                                engine::Stream stream) {
     (sm90::has_backward(p) ? sm90::backward : sm80::backward)(p, plans, w, stream);
   };
   return staged(deterministic ? "cuda sm90, deterministic" : "cuda sm90", sm90::forward, backward, deterministic,
-                listed);
+                listed, short_tiles);
 }
 Engine staged_sm80_with(bool deterministic, const Listed& listed) {
   return staged(deterministic ? "cuda sm80, deterministic" : "cuda sm80", sm80::forward, sm80::backward, deterministic,
@@ -234,6 +236,7 @@ Engine staged_sm80_with(bool deterministic, const Listed& listed) {
 }  // namespace
 
 Engine staged_sm90(bool deterministic) { return staged_sm90_with(deterministic, nullptr); }
+Engine staged_sm90_tiles(bool are_short) { return staged_sm90_with(false, nullptr, are_short); }
 Engine staged_sm80(bool deterministic) { return staged_sm80_with(deterministic, nullptr); }
 
 Engine staged_list(const Case& c, bool portable, bool deterministic) {

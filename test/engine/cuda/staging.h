@@ -10,6 +10,8 @@ namespace longstride::test {
 // The engines as run_case() wants them. Throw Error on any CUDA error, one of a kernel too. A backward belongs to the
 // forward before it.
 Engine staged_sm90(bool deterministic = false);
+// sm90's forward by its kernel for tiles of few columns, or by the other, whatever the plan.
+Engine staged_sm90_tiles(bool are_short);
 Engine staged_sm80(bool deterministic = false);
 
 // The same for a case of one list of blocks, whose rows lie on the device: plans are made there, and those that the

@@ -2,7 +2,8 @@
 // Launched by forward_launch.cuh, once for the partial levels of a plan and once for its base levels. Assumes 16-byte
 // aligned tensors whose strides TMA takes (tensor_maps.h says which) and lengths below 2^31.
 //
-// Read it after forward_shape.cuh: producer (which walks the plan), consumer.
+// Read it after forward_shape.cuh: producer (which walks the plan), consumer. That of tiles with few columns is in
+// forward_short.cuh.
 #pragma once
 
 #include <cutlass/arch/reg_reconfig.h>
@@ -13,18 +14,13 @@
 #include "engine/cuda/sm90/dropout.cuh"
 #include "engine/cuda/sm90/forward_products.cuh"
 #include "engine/cuda/sm90/forward_shape.cuh"
+#include "engine/cuda/sm90/forward_short.cuh"
 #include "engine/cuda/sm90/load.cuh"
 #include "engine/cuda/sm90/locate.cuh"
 #include "engine/cuda/sm90/pipeline.cuh"
 #include "engine/cuda/sm90/softmax.cuh"
 
 namespace longstride::engine::cuda::sm90 {
-
-// Puts an item into the block's list of those to be made again. One lane of any of its warps calls it.
-template <class Shape>
-__device__ __forceinline__ void make_again(const ForwardParams& p, ItemNote& item, ForwardStorage<Shape>& s) {
-  if (atomicExch(&item.again, 1) == 0) p.again[item.index] = static_cast<int64_t>(atomicExch(&s.again, item.index));
-}
 
 // Consumers and the producer warp meet between the two passes.
 template <class Shape>
@@ -138,7 +134,8 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
     const int32_t row0 = static_cast<int32_t>(tile.row0) + place.shift - p.query_start;
     const int32_t rows = tile.rows;
     const int32_t head = place.kv_head * p.group + place.member;
-    fetch_partials<Shape>(p, tile, place, head);
+    if constexpr (Shape::kResident == 1)
+      fetch_partials<Shape>(p, tile, place, head);  // else there are no registers for it
     [[maybe_unused]] uint32_t salt = 0;
     if constexpr (Shape::Calls::kDrops)
       if (p.dropout.seed) salt = salt_of_lane(p.dropout, p.dropout.stream(place.batch, head));
@@ -314,8 +311,17 @@ __device__ __forceinline__ void consume(const ForwardParams& p, ForwardStorage<S
   }
 }
 
+template <class Shape, bool kExact>
+__device__ __forceinline__ void consume_items(const ForwardParams& p, ForwardStorage<Shape>& s) {
+  if constexpr (Shape::kResident > 1) {
+    consume_short<Shape, kExact>(p, s);
+  } else {
+    consume<Shape, kExact>(p, s);
+  }
+}
+
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kResident)
     forward_kernel(const __grid_constant__ ForwardParams p, const __grid_constant__ MapSet maps) {
   extern __shared__ __align__(1024) char memory[];
   auto& s = *reinterpret_cast<ForwardStorage<Shape>*>(memory);
@@ -327,7 +333,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if (p.partial) asm volatile("griddepcontrol.launch_dependents;");  // the launch that merges gets ready meanwhile
   constexpr int kFirst = 128 * Shape::kConsumers;
   if (threadIdx.x >= kFirst) {
-    cutlass::arch::warpgroup_reg_dealloc<40>();
+    cutlass::arch::warpgroup_reg_dealloc<Shape::kProducerRegisters>();
     if (threadIdx.x >= kFirst + 32) return;
     produce<Shape, false>(p, maps, s);
     meet<Shape>();
@@ -336,13 +342,13 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     meet<Shape>();
     produce<Shape, true>(p, maps, s);
   } else {
-    cutlass::arch::warpgroup_reg_alloc<232>();
+    cutlass::arch::warpgroup_reg_alloc<Shape::kConsumerRegisters>();
     asm volatile("griddepcontrol.wait;" ::: "memory");  // for what the partial launch before wrote
-    consume<Shape, false>(p, s);
+    consume_items<Shape, false>(p, s);
     meet<Shape>();
     if (s.again == kNone) return;
     meet<Shape>();
-    consume<Shape, true>(p, s);
+    consume_items<Shape, true>(p, s);
   }
 }
 

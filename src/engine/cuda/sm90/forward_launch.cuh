@@ -8,39 +8,13 @@
 #include <cmath>
 #include <tuple>
 
-#include "engine/cuda/device.h"
 #include "engine/cuda/score_scale.h"
-#include "engine/cuda/shared_bytes.h"
-#include "engine/cuda/sm90/elements.cuh"
 #include "engine/cuda/sm90/float_parts.h"
-#include "engine/cuda/sm90/forward.cuh"
-#include "engine/cuda/sm90/launch_after.h"
-#include "engine/cuda/sm90/launches.h"
+#include "engine/cuda/sm90/forward_levels.cuh"
 #include "engine/cuda/sm90/merge_tiles.h"
 #include "longstride/error.h"
 
 namespace longstride::engine::cuda::sm90 {
-
-// `early`: it may begin before the launch before it ends (and waits where it reads what that one wrote).
-template <class Shape>
-void launch_levels(const ForwardProblem& p, const LaunchLanes& lanes, const ForwardParams& params, bool early,
-                   cudaStream_t stream) {
-  MapSet maps;
-  for (size_t i = 0; i < lanes.strides.size(); ++i) {
-    const int64_t stride = lanes.strides[i];
-    maps.of_stride[i].q = make_maps(p.q, p.dtype, p.batch, p.len_q, p.heads, p.dim, stride, Shape::kRows, Shape::kBox);
-    maps.of_stride[i].k =
-        make_maps(p.k, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kColumns, Shape::kBox);
-    maps.of_stride[i].v =
-        make_maps(p.v, p.dtype, p.batch, p.len_k, p.kv_heads, p.dim, stride, Shape::kColumns, Shape::kBox);
-  }
-  constexpr int kBytes = sizeof(ForwardStorage<Shape>);
-  static_assert(kBytes <= 227 * 1024);
-  allow_shared_bytes<forward_kernel<Shape>>(kBytes, "shared memory of the forward kernel");
-  const int64_t blocks = std::min<int64_t>(multiprocessors(), lanes.items);
-  launch_after(early, forward_kernel<Shape>, blocks, Shape::kThreads, kBytes, stream, "launch of the forward kernel",
-               params, maps);
-}
 
 // What all launches of a problem share.
 inline ForwardParams forward_params(const ForwardProblem& p, const DevicePlan& plan) {
@@ -67,6 +41,16 @@ inline ForwardParams forward_params(const ForwardProblem& p, const DevicePlan& p
   params.lse = static_cast<float*>(p.lse);
   params.partial_rows = plan.partial_rows();
   return params;
+}
+
+// By the kernel for its tiles.
+template <class Tag, int kDim, class Calls>
+void launch(const ForwardProblem& p, const LaunchLanes& lanes, const ForwardParams& params, bool early,
+            cudaStream_t stream) {
+  if (!params.partial && lanes.merges_only) return launch_merges<Tag>(params, kDim, early, stream);
+  if constexpr (kHasShortTiles<Tag, kDim, Calls>)
+    if (lanes.short_tiles) return launch_short_tiles<Tag, kDim>(p, lanes, params, early, stream);
+  launch_levels<ForwardShape<ElementOf<Tag>, kDim, Calls, kPartsOf<Tag>>>(p, lanes, params, early, stream);
 }
 
 template <class Tag, int kDim, class Calls>
@@ -100,11 +84,7 @@ void launch_forward(const ForwardProblem& p, const DevicePlan& plan, Scratch& sc
       params.items = lanes.items;
       params.partial = partial;
       const bool early = !partial && &lanes == &plan.base().front() && !plan.partial().empty();
-      if (!partial && lanes.merges_only) {
-        launch_merges<Tag>(params, kDim, early, scratch.stream());
-      } else {
-        launch_levels<Shape>(read, lanes, params, early, scratch.stream());
-      }
+      launch<Tag, kDim, Calls>(read, lanes, params, early, scratch.stream());
       ++params.ticket;
     }
   }

@@ -13,17 +13,20 @@ namespace longstride::engine::cuda::sm90 {
 
 // kParts: bfloat16 numbers whose sum is an element of a tensor (tile/parts.cuh), 3 of float32. They come as tensors of
 // their own (float_parts.h).
-template <class Element_, int kDim_, class Calls_, int kParts_ = 1>
+// kResident: blocks of the grid that share a multiprocessor; two where tiles have few columns (forward_short.cuh).
+template <class Element_, int kDim_, class Calls_, int kParts_ = 1, int kResident_ = 1>
 struct ForwardShape {
   using Element = Element_;
   using Calls = Calls_;
   static constexpr int kParts = kParts_;
+  static constexpr int kResident = kResident_;
   static constexpr int kDim = kDim_;                              // columns of V that are multiplied
   static constexpr int kBox = kDim % 64 == 32 ? 32 : 64;          // inner extent of a TMA box
   static constexpr int kWidth = (kDim + kBox - 1) / kBox * kBox;  // columns held in shared memory
   static constexpr int kConsumers = 2;                            // warpgroups, 64 queries each
   static constexpr int kRows = 64 * kConsumers;
-  static constexpr int kColumns = kDim > 128 || kParts > 1 ? 64 : 128;      // accumulators leave room for 64 keys
+  // Accumulators leave room for 64 keys.
+  static constexpr int kColumns = kDim > 128 || kParts > 1 || kResident > 1 ? 64 : 128;
   static constexpr int kSlice = kParts > 1 && kDim > 96 ? kDim / 2 : kDim;  // columns of V multiplied at a time
   // K and V blocks in flight and Q tiles at hand, as many as fit in 227 KiB: at 128, a third block instead of a second
   // Q took LongNet's 128k from 5.51 to 5.07 ms.
@@ -37,6 +40,7 @@ struct ForwardShape {
                                                  : 2;
   static constexpr int kNotes = 4;  // an item's note is read until its tile is stored: later than its Q is released
   static constexpr int kThreads = 128 * (kConsumers + 1);
+  static constexpr int kProducerRegisters = kResident > 1 ? 32 : 40, kConsumerRegisters = kResident > 1 ? 104 : 232;
 
   using Atom =
       std::conditional_t<kBox == 32, cute::GMMA::Layout_K_SW64_Atom<Element>, cute::GMMA::Layout_K_SW128_Atom<Element>>;

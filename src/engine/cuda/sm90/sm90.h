@@ -24,6 +24,25 @@ inline Geometry geometry(Direction direction) {
   return g;
 }
 
+// Calls that have a forward kernel for tiles of few columns.
+inline bool has_short_tiles(const Problem& p) {
+  const bool of_16_bits = p.dtype == core::DType::kBFloat16 || p.dtype == core::DType::kFloat16;
+  return of_16_bits && p.dim > 32 && p.dim <= 64 && !p.alibi && !p.drops() && !p.float32_results;
+}
+
+// Of a forward's plans. Short sequences have such tiles: it costs little to begin one, and what a warpgroup's 64 rows
+// do not see is not computed, so that 64 sequences of 512 tokens at segments of 128, 256 and 512 have five tiles a head
+// in place of seven (0.10 ms; with seven 0.12).
+inline Geometry forward_geometry(const Problem& p) {
+  constexpr int64_t kShortLength = 1024;
+  Geometry g = geometry(Direction::kForward);
+  if (!has_short_tiles(p) || p.len_k > kShortLength) return g;
+  g.column_block = 64;
+  g.tile_columns = g.part_columns = 200;
+  g.run_columns = 20;
+  return g;
+}
+
 constexpr int64_t kMostDim = 256;
 constexpr int64_t kMostFloat32Dim = 128;
 

@@ -118,6 +118,13 @@ __device__ __forceinline__ bool wants_again(const RowState& state, float scale_l
   return __any_sync(~0u, again);
 }
 
+// Puts an item into the block's list of those to be made again. One lane of any of its warps calls it. `Storage`: of
+// the block.
+template <class Storage>
+__device__ __forceinline__ void make_again(const ForwardParams& p, ItemNote& item, Storage& s) {
+  if (atomicExch(&item.again, 1) == 0) p.again[item.index] = static_cast<int64_t>(atomicExch(&s.again, item.index));
+}
+
 // What up to four merges of a base tile hold of a thread's two rows: where (-1: nothing), and (greatest score, sum).
 // Several are read at once: a tile that was cut into eight parts would wait for memory sixteen times.
 struct Parts {
