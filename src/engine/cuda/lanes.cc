@@ -24,9 +24,9 @@ constexpr double kShortShare = 0.25;
 constexpr double kMostShort = 16;
 constexpr double kShort = 0.5;
 
-// A launch whose tiles have no more columns on average has short tiles. An H200's kernel for them takes 3 us for a tile
-// and 1.4 for every 128 keys, at dim 64, the other 4.4 and 1.2.
-constexpr double kShortColumns = 5 * 128;
+// A launch whose tiles have no more columns on average has short tiles. At dim 64 an H200's kernel for them takes about
+// 3 us for a tile and 1.4 for every 128 keys, the other 4.4 and 1.2; dense, both take the same at 512 columns.
+constexpr double kShortColumns = 4 * 128;
 
 // What it takes to compute a tile, in blocks of columns.
 double time_of(const PlanView& plan, const Tile& tile) {

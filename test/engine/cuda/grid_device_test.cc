@@ -142,7 +142,9 @@ TEST_P(CudaShortTiles, OwnTiles) {
   const Kind& kind = GetParam();
   for (const bool are_short : {true, false}) {
     check_own_tiles(kind, [&](const Case& c) {
-      const engine::Problem p{.dtype = kind.dtype, .len_k = c.options.len_k, .dim = kind.dim};
+      const int64_t len = c.options.len_k;
+      const engine::Problem p{
+          .dtype = kind.dtype, .batch = 200, .heads = 1, .len_q = len, .len_k = len, .dim = kind.dim};
       const Plan forward = compile(c.pattern(), c.extent(), engine::cuda::sm90::forward_geometry(p));
       const Plan transposed =
           compile(c.pattern(), c.extent(), kind.geometry(Direction::kTransposed), Direction::kTransposed);

@@ -248,7 +248,13 @@ TEST(CudaHost, LaunchesThatOnlyMergeAreKnown) {
 // Many tiles of few columns are known as such: batches of short sequences, not long ones, and not a few tiles.
 TEST(CudaHost, LaunchesOfShortTilesAreKnown) {
   const auto base = [](int64_t batch, int64_t len, std::vector<int64_t> segments, std::vector<int64_t> rates) {
-    const engine::Problem p{.dtype = core::DType::kBFloat16, .len_k = len, .dim = 64};
+    const engine::Problem p{.dtype = core::DType::kBFloat16,
+                            .batch = batch,
+                            .heads = 8,
+                            .kv_heads = 8,
+                            .len_q = len,
+                            .len_k = len,
+                            .dim = 64};
     const Extent extent{.batch = batch, .heads = 8, .kv_heads = 8, .len_q = len, .len_k = len};
     const Plan plan = compile(Pattern::dilated(segments, rates), extent, sm90::forward_geometry(p));
     return order_of(plan.view(), batch, 8, 1, 132).base.at(0);
@@ -260,6 +266,9 @@ TEST(CudaHost, LaunchesOfShortTilesAreKnown) {
   EXPECT_FALSE(base(1, 512, {128, 256, 512}, {1, 2, 4}).short_tiles);
   EXPECT_TRUE(base(64, 512, {512}, {1}).short_tiles);
   EXPECT_FALSE(base(64, 1024, {1024}, {1}).short_tiles);
+  const LaunchOrder few = base(4, 512, {128, 256, 512}, {1, 2, 4});  // planned for the other kernel
+  EXPECT_FALSE(few.short_tiles);
+  EXPECT_EQ(few.columns, 4 * 8 * 4 * 128);
   EXPECT_FALSE(base(4, 32768, {2048, 4096, 8192, 16384, 32768}, {1, 2, 4, 8, 16}).short_tiles);
   // With a period that is stored once.
   EXPECT_TRUE(base(4, 32768, {128}, {1}).short_tiles);

@@ -32,11 +32,13 @@ inline bool has_short_tiles(const Problem& p) {
 
 // Of a forward's plans. Short sequences have such tiles: it costs little to begin one, and what a warpgroup's 64 rows
 // do not see is not computed, so that 64 sequences of 512 tokens at segments of 128, 256 and 512 have five tiles a head
-// in place of seven (0.10 ms; with seven 0.12).
+// in place of seven (0.10 ms; with seven 0.12). Not where all can begin at once: then the longest counts, and that
+// kernel is not asked (lanes.cc).
 inline Geometry forward_geometry(const Problem& p) {
-  constexpr int64_t kShortLength = 1024;
+  constexpr int64_t kShortLength = 1024, kProcessors = 132;
   Geometry g = geometry(Direction::kForward);
-  if (!has_short_tiles(p) || p.len_k > kShortLength) return g;
+  const int64_t tiles = p.batch * p.heads * ((p.len_q + g.tile_rows - 1) / g.tile_rows);
+  if (!has_short_tiles(p) || p.len_k > kShortLength || tiles <= kProcessors) return g;
   g.column_block = 64;
   g.tile_columns = g.part_columns = 200;
   g.run_columns = 20;
