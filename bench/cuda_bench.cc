@@ -313,7 +313,9 @@ std::vector<Shape> shapes() {
         all.push_back(s);
       }
     }
+    for (const Kind kind : {Kind::kGlobal, Kind::kStrided}) all.push_back({32768, 128, true, kind, backward});
   }
+  for (const int64_t len : {4096, 8192}) all.push_back({len, 128, true, Kind::kDense, true});
   for (const bool backward : {false, true}) {
     for (const auto& [batch, len, dim, causal] : {std::tuple{64, 512, 64, false},
                                                   {32, 1024, 128, true},

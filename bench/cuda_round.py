@@ -8,8 +8,9 @@
 
 First a line of the machine, then a line a case: `value` in the case's `unit`, `accept` and `goal` in the same, whether it
 `holds`, and the times of ours and the peer by CUDA events: medians in turns after warm-up. Before each call the
-GPU clears its L2 cache, as in triton.testing.do_bench, so that the host has 0.1 ms until it is waited for; `gpu_alone_ms` and
-`from_idle_ms` say what a call takes without the host's share and with all of it. The package is the one of this checkout with
+GPU clears its L2 cache, as in triton.testing.do_bench, so that the host has 0.1 ms until it is waited for; before that a
+backward's forward runs, as in a step of training. `gpu_alone_ms` and `from_idle_ms` say what a call takes without the host's
+share and with all of it. The package is the one of this checkout with
 LONGSTRIDE_LIBRARY, or else what is installed. The cases run in a process of their own: one that dies or hangs is told by a line,
 and the others go on in another.
 """

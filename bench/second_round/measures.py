@@ -1,7 +1,6 @@
 """How a case is measured: ours and its peers in turns, and what is made of the times."""
 
 import dataclasses
-import functools
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .peers import Missing, Side, dense, flash_dropped
-from .timing import CLEARS, IDLES, SLEEPS
+from .timing import CLEARS, IDLES, SLEEPS, Behind
 
 # What a value is; of all but the last, less is better.
 UNITS = ("ms", "us", "times the peer", "times without", "times the peer's error", "TFLOP/s")
@@ -42,33 +41,41 @@ def ours(bench, pattern: ls.Pattern, tensors: list[Tensor], engine: str = "", **
 
 
 def call_of(bench, side: Side, passes: str) -> Callable[[], object]:
-    """What is timed: forward without gradients, backward of a graph that stays, or both."""
+    """What is timed: forward without gradients, backward behind its forward, or both."""
+
+    def on_engine(call):
+        if not side.engine:
+            return call
+
+        def run():
+            with ls.use_engine(side.engine):
+                return call()
+
+        return run
+
     if passes == "forward":
 
         def run():
             with torch.no_grad():
                 return side.forward(*side.tensors)
 
-    else:
-        leaves = [x.detach().requires_grad_() for x in side.tensors]
-        with ls.use_engine(side.engine):
-            kept = side.forward(*leaves)
-        d_out = bench.numbers(kept.shape, kept.dtype)
-        if passes == "backward":
-            run = functools.partial(torch.autograd.grad, kept, leaves, d_out, retain_graph=True)
-        else:
+        return on_engine(run)
+    leaves = [x.detach().requires_grad_() for x in side.tensors]
+    outs = []
 
-            def run():
-                return torch.autograd.grad(side.forward(*leaves), leaves, d_out)
+    def forward():
+        outs.append(side.forward(*leaves))
 
-    if not side.engine:
-        return run
+    on_engine(forward)()
+    out = outs.pop()
+    d_out = bench.numbers(out.shape, out.dtype)
+    del out
 
-    def on_engine():
-        with ls.use_engine(side.engine):
-            return run()
+    def backward():
+        return torch.autograd.grad(outs.pop(), leaves, d_out)
 
-    return on_engine
+    behind = Behind(on_engine(forward), on_engine(backward))
+    return behind if passes == "backward" else behind.__call__
 
 
 def ready(bench, peers: Mapping[str, Callable[[], Side]], passes: str, left_out: dict[str, str]) -> dict[str, Callable]:

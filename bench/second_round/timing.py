@@ -19,6 +19,18 @@ IDLES = "idles"  # nothing: all of the call's share of the host counts
 CLEARED_BYTES = 2**28
 
 
+class Behind:
+    """A call that is timed behind another, as a backward behind its forward in a step of training: the GPU has that to do
+    while the host issues the call."""
+
+    def __init__(self, before: Call, call: Call):
+        self.before, self.call = before, call
+
+    def __call__(self) -> object:
+        self.before()
+        return self.call()
+
+
 class Clock:
     def __init__(self, device: str, repeats: int):
         self.cuda, self.repeats = device == "cuda", repeats
@@ -31,6 +43,11 @@ class Clock:
     def once_ms(self, call: Call, gpu: str = CLEARS, cycles: int = SLEEP_CYCLES) -> float:
         """Milliseconds from when the GPU is done with what it did (CLEARS, SLEEPS or IDLES) until it is done with the call."""
         self.wait()
+        if isinstance(call, Behind):
+            call.before()
+            call = call.call
+            if gpu == IDLES:
+                self.wait()
         if not self.cuda:
             began = time.perf_counter()
             call()

@@ -15,6 +15,11 @@ namespace {
 // A level within a tenth of what its workers could do at best is left alone, and so is one that parts would not bring a
 // tenth.
 constexpr double kWorthIt = 0.1;
+// But where few tiles, of one worker in two at most, take almost as long as all workers for everything, they bound a
+// base level whatever the order: its workers are a share rounded down, and have more time than they say. Parts that
+// take no more than this longer are made.
+constexpr double kBinding = 0.95;
+constexpr double kMostMore = 0.02;
 // A tile a twentieth longer than n parts makes n parts.
 constexpr double kLonger = 0.05;
 
@@ -76,22 +81,28 @@ bool may_divide(double longest, double total, const Geometry& geometry) {
 }
 
 Division divide(std::span<const TileCost> tiles, bool partial, const Geometry& geometry) {
-  double total = 0;
+  double total = 0, longest = 0;
   Schedule whole(geometry.workers);
   for (const TileCost& tile : tiles) {
     total += tile.cost * tile.repeats;
+    longest = std::max(longest, tile.cost);
     whole.add(tile.cost, tile.repeats);
   }
   const double at_best = total / geometry.workers;
-  if (whole.end() <= (1 + kWorthIt) * at_best) return {};
+  int64_t long_ones = 0;
+  for (const TileCost& tile : tiles) long_ones += tile.cost > longest / 2 ? tile.repeats : 0;
+  const bool even = whole.end() <= (1 + kWorthIt) * at_best;
+  const bool bound = even && !partial && longest > kBinding * at_best && 2 * long_ones <= geometry.workers;
+  if (even && !bound) return {};
   const bool alone = tiles.size() == 1 && tiles[0].repeats == 1;  // a decoding step: as many parts as workers it is
   Division best;
-  double best_end = (1 - kWorthIt) * whole.end();
+  double best_end = (bound ? 1 + kMostMore : 1 - kWorthIt) * whole.end();
   for (const int parts_a_worker : {1, 2, 4}) {
     if (alone && parts_a_worker > 1) continue;
     for (const bool base_keeps : {false, true}) {
       if (base_keeps && (partial || alone)) continue;
       const Division division{at_best / parts_a_worker, base_keeps};
+      if (division.parts(longest) == 1) continue;
       const double end = end_of(division, tiles, partial, geometry);
       if (end < best_end) {
         best = division;

@@ -200,6 +200,29 @@ TEST(PlanParts, GlobalRowsAndColumnsAreCut) {
   }
 }
 
+// Two blocks of global columns that take as long as their share of the processors for all else: no order makes up for
+// them, so they are cut though all ends about together. Tiles alike, which end together, are not.
+TEST(PlanParts, WhatBindsAShareOfTheMachineIsCut) {
+  const Geometry hopper{.tile_rows = 128,
+                        .column_block = 64,
+                        .row_quantum = 128,
+                        .run_columns = 100,
+                        .tile_columns = 384,
+                        .workers = 8,
+                        .part_columns = 384};
+  const BlockPattern global{128, GlobalLocal{.window = 1024, .global_tokens = 256}};
+  const Pattern pattern = Pattern::block_sparse({global}, true);
+  const Extent extent = test::square(1, 32768);
+  const Plan plan = compile(pattern, extent, hopper, Direction::kTransposed);
+  EXPECT_EQ(count(plan.view(), 0).split_tiles, 2);
+  EXPECT_EQ(count(plan.view(), 0).parts, 8);
+  EXPECT_EQ("", verify(plan.view(), pattern, extent));
+  for (const bool causal : {false, true}) {
+    const Pattern dense = Pattern::dilated({1024}, {1}, {.causal = causal});
+    EXPECT_FALSE(has_parts(compile(dense, test::square(1, 1024), hopper, Direction::kTransposed))) << causal;
+  }
+}
+
 // A short batch on a large machine: the levels of a dilated pattern at length 2048 have fewer tiles than workers.
 TEST(PlanParts, AShortBatchFillsTheMachine) {
   const Pattern pattern = Pattern::dilated({1024, 2048}, {1, 2});

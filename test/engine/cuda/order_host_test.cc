@@ -224,6 +224,12 @@ TEST(CudaHost, ProcessorsEndTogether) {
     EXPECT_LT(end_over_best(gigapath, slide, direction, 132), 1.03);  // 1.08 with long tiles first alone
     EXPECT_LT(end_over_best(dense, text, direction, 132), 1.02);      // 1.03
   }
+  // Long tiles of many lengths: 1.20 and 1.25 in one band.
+  const Extent page{.heads = 16, .kv_heads = 16, .len_q = 32768, .len_k = 32768};
+  const Pattern strided = Pattern::block_sparse({{128, Strided{16}}}, true);
+  EXPECT_LT(end_over_best(strided, page, Direction::kTransposed, 132), 1.01);
+  const Extent note{.heads = 16, .kv_heads = 16, .len_q = 4096, .len_k = 4096};
+  EXPECT_LT(end_over_best(dense, note, Direction::kTransposed, 132), 1.08);
 }
 
 // A base launch that only merges is known as such: a decoding step whose keys were cut into parts, and nothing else.

@@ -12,7 +12,9 @@
 #include "engine/cuda/sm90/backward_store.cuh"
 #include "engine/cuda/sm90/dropout.cuh"
 #include "engine/cuda/sm90/exponential.cuh"
+#include "engine/cuda/sm90/part_products.cuh"
 #include "engine/cuda/sm90/pipeline.cuh"
+#include "engine/cuda/sm90/seen_rows.cuh"
 
 namespace longstride::engine::cuda::sm90 {
 
@@ -61,6 +63,10 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
   Tensor ds = make_tensor<Element>(operand.layout());
 
   auto product = [&](auto& a, auto& bt, auto& c, int at) {
+    if constexpr (Shape::kSkips) {
+      work_out_here(a);
+      work_out_here(bt);
+    }
     warpgroup_fence_operand(c);
     warpgroup_arrive();
     mma_scores.accumulate_ = GMMA::ScaleOut::Zero;
@@ -73,6 +79,43 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
   };
 
   int stage = 0, phase = 0, kv_phase = 0, odd = 0;  // notes of items alternate as the phase of their barrier does
+
+  // dQ of a block, once both warpgroups have left their dS: under way on return.
+  auto multiply_queries = [&] {
+    cutlass::arch::fence_view_async_shared();
+    if (!Shape::kDirectQueries && thread == 0)
+      asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");  // my slice of dq is free
+    cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
+    Tensor dq = partition_fragment_C(mma_queries, cute::Shape<Int<Shape::kColumns>, Int<Shape::kSlice>>{});
+    Tensor sS = make_tensor(make_smem_ptr(s.ds[odd]), typename Shape::LayoutS{});  // (query, key)
+    Tensor rS = thr_queries.partition_fragment_A(sS);
+    Tensor keys = rKt;
+    if constexpr (Shape::kSkips) {
+      work_out_here(rS);
+      work_out_here(keys);
+    }
+    warpgroup_fence_operand(dq);
+    warpgroup_arrive();
+    mma_queries.accumulate_ = GMMA::ScaleOut::Zero;
+#pragma unroll
+    for (int k = 0; k < Shape::kRows / 16; ++k) {
+      cute::gemm(mma_queries, rS(_, _, k), keys(_, _, k), dq);
+      mma_queries.accumulate_ = GMMA::ScaleOut::One;
+    }
+    warpgroup_commit_batch();
+    return dq;
+  };
+  auto add_queries = [&](const KeyItemNote& item, const KeyBlockNote& b, const auto& dq) {
+    if constexpr (Shape::kDirectQueries) {
+      add_queries_directly<Shape>(p, item, b.head, b.row * item.stride + b.residue, b.columns, group, row0, column0,
+                                  dq);
+    } else {
+      store_queries<Shape>(b, group, dq, s.dq);
+      cutlass::arch::fence_view_async_shared();
+      cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is written
+      if (thread == 0) add_stored_queries<Shape>(maps.of_stride[item.map].dq, p.len_q, item, b, group, s.dq);
+    }
+  };
   for (;;) {
     s.kv_full.wait(kv_phase);
     const KeyItemNote& item = s.item[kv_phase];
@@ -93,6 +136,23 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
       const KeyBlockNote b = s.block[stage];
       const int now = stage;
       last = b.last;
+      if constexpr (Shape::kSkips) {
+        if (!__any_sync(~0u, seen_by_rows(b, 64 * group))) {  // nothing of it is mine but a share of dQ
+          if (last) release(s.v_empty);
+          clear_scores<Shape>(s.ds[odd], 64 * group);
+          Tensor dq = multiply_queries();
+          if (++stage == Shape::kStages) stage = 0, phase ^= 1;
+          warpgroup_wait<0>();
+          warpgroup_fence_operand(dq);
+          if (last) release(s.k_empty);
+          add_queries(item, s.block[now], dq);
+          release(s.q_empty[now]);
+          odd ^= 1;
+          clear(scores);  // or the fences of the next block keep what they were
+          clear(dp);
+          continue;
+        }
+      }
       // Read ahead of the products, which leave shared memory little time for anything else.
       float4 lse[Shape::kColumns / 16];
 #pragma unroll
@@ -191,22 +251,7 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
 #pragma unroll
       for (int i = 0; i < size(dp); ++i) ds[i] = static_cast<Element>(dp[i]);
       store_scores<Shape>(ds, s.ds[odd], 64 * group);
-      cutlass::arch::fence_view_async_shared();
-      if (!Shape::kDirectQueries && thread == 0)
-        asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");  // my slice of dq is free
-      cutlass::arch::NamedBarrier::sync(kConsumerThreads, 1);
-      Tensor dq = partition_fragment_C(mma_queries, cute::Shape<Int<Shape::kColumns>, Int<Shape::kSlice>>{});
-      Tensor sS = make_tensor(make_smem_ptr(s.ds[odd]), typename Shape::LayoutS{});  // (query, key)
-      Tensor rS = thr_queries.partition_fragment_A(sS);
-      warpgroup_fence_operand(dq);
-      warpgroup_arrive();
-      mma_queries.accumulate_ = GMMA::ScaleOut::Zero;
-#pragma unroll
-      for (int k = 0; k < Shape::kRows / 16; ++k) {
-        cute::gemm(mma_queries, rS(_, _, k), rKt(_, _, k), dq);
-        mma_queries.accumulate_ = GMMA::ScaleOut::One;
-      }
-      warpgroup_commit_batch();
+      Tensor dq = multiply_queries();
       accumulate(ds, rQt, dk);
       if (++stage == Shape::kStages) stage = 0, phase ^= 1;
       if constexpr (Shape::kEarlyScores) {
@@ -218,15 +263,7 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
       }
       warpgroup_fence_operand(dq);
       if (last) release(s.k_empty);  // scores begun early after the last block read what comes next, and are not read
-      if constexpr (Shape::kDirectQueries) {
-        add_queries_directly<Shape>(p, item, b.head, b.row * item.stride + b.residue, b.columns, group, row0, column0,
-                                    dq);
-      } else {
-        store_queries<Shape>(b, group, dq, s.dq);
-        cutlass::arch::fence_view_async_shared();
-        cutlass::arch::NamedBarrier::sync(128, 2 + group);  // my slice of dq is written
-        if (thread == 0) add_stored_queries<Shape>(maps.of_stride[item.map].dq, p.len_q, item, b, group, s.dq);
-      }
+      add_queries(item, Shape::kSkips ? s.block[now] : b, dq);  // read again where no registers keep it
       warpgroup_wait<0>();
       if constexpr (Shape::kEarlyScores) warpgroup_fence_operand(scores);
       warpgroup_fence_operand(dk);
@@ -238,8 +275,10 @@ __device__ __forceinline__ void consume_backward(const BackwardParams& p, const 
       release(s.v_empty);
       release(s.k_empty);
     }
-    // The note stays until the next item but one.
-    store_keys<Shape>(p, item, dk, dv, row0, column0);
+    // The note stays until the next item but one. The dS of the last block but one has been read, and these rows of its
+    // buffer are this warp's to write.
+    const uint32_t staging = cute::cast_smem_ptr_to_uint(s.ds[odd]) + (64 * group + 16 * (thread / 32)) * 128;
+    store_keys<Shape>(p, item, dk, dv, row0, column0, staging);
   }
   if (!Shape::kDirectQueries && thread == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }

@@ -93,4 +93,14 @@ __device__ __forceinline__ void store_scores(const Scores& ds, typename Shape::E
   }
 }
 
+// The same of keys that see nothing of the block. A warp writes its own rows, which store_keys_of_warp lends it too.
+template <class Shape>
+__device__ __forceinline__ void clear_scores(typename Shape::Element* to, int key0) {
+  int piece = (key0 + 16 * (threadIdx.x % 128 / 32)) * 8 + threadIdx.x % 32;
+  asm volatile("" : "+r"(piece));
+  auto* rows = reinterpret_cast<uint4*>(to) + piece;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) rows[32 * i] = make_uint4(0, 0, 0, 0);
+}
+
 }  // namespace longstride::engine::cuda::sm90

@@ -26,6 +26,8 @@ struct BackwardShape {
   // Whether the scores of a block are multiplied while the block before is finished; at 128 the registers do not
   // suffice.
   static constexpr bool kEarlyScores = kDim <= 64;
+  // Whether a warpgroup leaves out the blocks of which its keys see nothing, one in seven of causal LongNet's.
+  static constexpr bool kSkips = !kEarlyScores;
   static constexpr int kThreads = 128 * (kConsumers + 1);
   static constexpr int kSlice = kWidth / kConsumers;  // columns of dQ that one warpgroup computes
   // Whether threads add dQ to memory themselves (red.v4) instead of by shared memory and the copy engine. Up to 64 that

@@ -6,17 +6,10 @@
 #include "engine/cuda/sm90/forward_products.cuh"
 #include "engine/cuda/sm90/forward_shape.cuh"
 #include "engine/cuda/sm90/pipeline.cuh"
+#include "engine/cuda/sm90/seen_rows.cuh"
 #include "engine/cuda/sm90/softmax.cuh"
 
 namespace longstride::engine::cuda::sm90 {
-
-// Whether some of the 64 rows from `first` on see a column of the block.
-__device__ __forceinline__ bool seen_by_rows(const BlockNote& b, int first) {
-  if (!b.masked) return true;
-  const int begin = max(max(first, b.rows & 0xffff), 1 - b.diagonals.end());
-  const int end = min(min(first + 64, b.rows >> 16), b.columns - b.diagonals.begin());
-  return begin < end;
-}
 
 // Where the softmax and the output of a tile begin: nothing seen, or what partial levels saw, one merge after the
 // other. That keeps less than begin_rows() and begin_output(), and waits for memory more often.
