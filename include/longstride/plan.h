@@ -26,8 +26,13 @@ enum class Direction { kForward, kTransposed };
 //   transposed: j + diagonal <= i <= j - low    (diagonal = -kEverything: no bound)
 // and every pair counts `weight` times. So `diagonal` keeps keys from queries that stand before them, and `low`, in
 // both directions (key less query) >= low, keeps them from queries too far behind; low = -kEverything: no bound.
+//
+// diagonal = kGrows, in a causal forward plan of one query: no bound either, and the columns end with the query's
+// reach, so that a query some levels' strides further on sees one more in every residue for each
+// (src/plan/step_base.h).
 struct Run {
   static constexpr int64_t kEverything = std::numeric_limits<int64_t>::max() / 4;
+  static constexpr int64_t kGrows = kEverything + 1;
   int64_t column0 = 0;
   int64_t columns = 0;       // per residue
   int32_t residue_step = 0;  // in tokens; 0 < residue_step < L if residues > 1, which only levels of L <= 64 have
@@ -42,6 +47,7 @@ struct Run {
   // Row j sees the columns i of [0, columns) with j + begin_diagonal <= i < j + end_diagonal.
   constexpr int64_t begin_diagonal(Direction d) const { return d == Direction::kForward ? low : diagonal; }
   constexpr int64_t end_diagonal(Direction d) const { return d == Direction::kForward ? diagonal : 1 - low; }
+  constexpr bool grows() const { return diagonal == kGrows; }
 };
 static_assert(sizeof(Run) == 48);
 

@@ -19,8 +19,6 @@ struct Reach {
   int64_t rate = 1, begin = 0, end = 0;
 };
 
-constexpr size_t kMostReaches = 16;  // of a class: further groups are for the tiler
-
 // What one group shows a row of a document [document, document_end).
 Reach reach_of(const Sampling& s, int64_t row, int64_t document, int64_t document_end, const Scope& scope) {
   const int64_t in_document = row - document, segment = document + in_document - in_document % s.segment;
@@ -33,8 +31,8 @@ Reach reach_of(const Sampling& s, int64_t row, int64_t document, int64_t documen
 }
 
 // Columns y of [begin, end) with y = phase modulo `step`, `weight` times each: residues of a level of this stride, of
-// which the first have a column more than the others.
-void emit(int64_t begin, int64_t end, int64_t phase, int64_t step, int64_t stride, int32_t weight,
+// which the first have a column more than the others. `diagonal`: Run::kGrows where they end with the row's reach.
+void emit(int64_t begin, int64_t end, int64_t phase, int64_t step, int64_t stride, int32_t weight, int64_t diagonal,
           std::vector<Run>& runs) {
   const int64_t first = begin + floor_modulo(phase - begin, step);
   if (first >= end) return;
@@ -45,6 +43,7 @@ void emit(int64_t begin, int64_t end, int64_t phase, int64_t step, int64_t strid
                     .columns = columns,
                     .residue_step = to - from > 1 ? static_cast<int32_t>(step) : 0,
                     .residues = static_cast<int16_t>(to - from),
+                    .diagonal = diagonal,
                     .weight = weight,
                     .row_end = 1});
   };
@@ -53,16 +52,17 @@ void emit(int64_t begin, int64_t end, int64_t phase, int64_t step, int64_t strid
 }
 
 // Between two ends of reaches, where all of `reaches` show their columns; the finest first.
-void emit_interval(int64_t begin, int64_t end, int64_t row, int64_t stride, std::span<const Reach> reaches,
-                   std::vector<Run>& runs) {
+void emit_interval(int64_t begin, int64_t end, int64_t row, int64_t stride, int64_t diagonal,
+                   std::span<const Reach> reaches, std::vector<Run>& runs) {
   for (size_t n = 0; n < reaches.size();) {
     const int64_t rate = reaches[n].rate;
     while (n < reaches.size() && reaches[n].rate == rate) ++n;
     const auto weight = static_cast<int32_t>(n);
-    if (n == reaches.size()) return emit(begin, end, row, rate, stride, weight, runs);
+    if (n == reaches.size()) return emit(begin, end, row, rate, stride, weight, diagonal, runs);
     // The distances that the next rate does not divide.
     const int64_t next = reaches[n].rate;
-    for (int64_t phase = rate; phase < next; phase += rate) emit(begin, end, row + phase, next, stride, weight, runs);
+    for (int64_t phase = rate; phase < next; phase += rate)
+      emit(begin, end, row + phase, next, stride, weight, diagonal, runs);
   }
 }
 
@@ -97,7 +97,8 @@ int64_t runs_of_one_row(const ClassSpec& spec, const Scope& scope, std::vector<R
     const auto last = std::copy_if(all.begin(), all.begin() + reaches, here.begin(), [&](const Reach& reach) {
       return reach.begin <= ends[n - 1] && ends[n] <= reach.end;
     });
-    emit_interval(ends[n - 1], ends[n], row, stride, {here.begin(), last}, runs);
+    const int64_t diagonal = scope.causal && ends[n] == row + 1 ? Run::kGrows : Run::kEverything;
+    emit_interval(ends[n - 1], ends[n], row, stride, diagonal, {here.begin(), last}, runs);
   }
   return stride;
 }

@@ -14,8 +14,10 @@
 namespace longstride::plan {
 namespace {
 
-// The columns [begin, end) of a run, of each residue, and the rows that see any of them, if there are any.
+// The columns [begin, end) of a run, of each residue, and the rows that see any of them, if there are any. Only what
+// has the last column goes on growing.
 std::optional<Run> columns_of(Run run, int64_t begin, int64_t end, int64_t stride, Direction direction) {
+  if (run.grows() && end < run.columns) run.diagonal = Run::kEverything;
   run.column0 += begin * stride;
   run.columns = end - begin;
   if (std::abs(run.diagonal) < Run::kEverything) run.diagonal -= begin;
