@@ -44,6 +44,11 @@ struct Problem {
   int64_t len_k = 0;
   int64_t dim = 0;
   int64_t query_start = 0;  // tensor row i of q, out, lse stands at plan position query_start + i
+  // A forward of one query may come with the plan of an earlier position, so many tokens before query_start: its runs
+  // that grow have so many more tokens' columns, and the keys of these are read too (plan/step_base.h says for which
+  // positions a plan serves). Engines of the CPU refuse it; those of CUDA refuse it with dropout and ALiBi, which go by
+  // positions.
+  int64_t plan_tokens = 0;
   double scale = 1;
   double out_scale = 1;                   // out is multiplied with it after the softmax; lse is not
   double dropout_p = 0;                   // in [0, 1)

@@ -76,7 +76,7 @@ Outputs forward_device(const Tensor& q, const Tensor& k, const Tensor& v, const 
   if (listed) {
     plans.list = &list;
   } else {
-    plans.forward = plan_for(engine, problem, *pattern, extent, Direction::kForward, Pass::kForward, loan.capturing);
+    plans.forward = forward_plan(engine, problem, *pattern, extent, loan.capturing);
   }
   attach(problem, q, k, v, call, slopes);
   problem.out = write(out);

@@ -15,6 +15,7 @@
 #include "op/cuda/cuda.h"
 #include "op/later.h"
 #include "op/memory.h"
+#include "plan/step_base.h"
 
 namespace longstride {
 namespace op {
@@ -60,7 +61,8 @@ constexpr Engine kReference = {"reference",
                                run_forward<engine::reference::forward>,
                                run_backward<engine::reference::backward>,
                                one_worker,
-                               no_list};
+                               no_list,
+                               false};
 constexpr Engine kCpu = {"cpu",
                          cpu_geometry,
                          engine::cpu::capability,
@@ -68,7 +70,8 @@ constexpr Engine kCpu = {"cpu",
                          run_forward<engine::cpu::forward>,
                          run_backward<engine::cpu::backward>,
                          cpu_workers,
-                         no_list};
+                         no_list,
+                         false};
 
 // Calls body for 0..count on torch's threads. Indices are handed out one by one, in order: the tiles of a plan stand
 // longest first, and those that share keys are near each other. What a body throws is kept until all threads are back:
@@ -117,6 +120,17 @@ PlanPointer plan_for(const Engine& engine, const engine::Problem& problem, const
                      Direction direction, Pass pass, bool pin) {
   const Geometry geometry = geometry_for(engine, problem, pattern.causal(), direction, pass);
   return plan::process_cache().get(pattern, extent, geometry, direction, pin);
+}
+
+PlanPointer forward_plan(const Engine& engine, engine::Problem& problem, const Pattern& pattern, const Extent& extent,
+                         bool pin) {
+  const auto plan = [&](const Extent& of) {
+    return plan_for(engine, problem, pattern, of, Direction::kForward, Pass::kForward, pin);
+  };
+  if (problem.len_q != 1 || !engine.takes_plan_tokens || problem.drops() || problem.alibi) return plan(extent);
+  const Extent base = plan::step_base(pattern, extent);
+  problem.plan_tokens = extent.query_start - base.query_start;
+  return plan(base);
 }
 
 Loan lend(Place device) {

@@ -41,6 +41,7 @@ struct Engine {
   void (*backward)(const engine::BackwardProblem&, const Plans&, const Loan&);
   int32_t (*workers)(const engine::Problem&, Direction);                 // Geometry::workers, on the current device
   bool (*plans)(const engine::Problem&, const engine::BlocksOnDevice&);  // whether it makes plans of such a list
+  bool takes_plan_tokens;  // in a forward without dropout and ALiBi: Problem::plan_tokens
 };
 
 // The one engine for this device, which is the current one, and problem: that of use_engine() if it is of this device;
@@ -57,6 +58,10 @@ Geometry geometry_for(const Engine&, const engine::Problem&, bool causal, Direct
 // The plan of a call from the cache of the process, compiled if it is not there. `pin`: never evicted.
 PlanPointer plan_for(const Engine&, const engine::Problem&, const Pattern&, const Extent&, Direction, Pass,
                      bool pin = false);
+
+// That of a forward. A decoding step on an engine that takes plan_tokens, which are set, gets the plan of its base,
+// which serves many positions (plan/step_base.h).
+PlanPointer forward_plan(const Engine&, engine::Problem&, const Pattern&, const Extent&, bool pin);
 
 // On the CPU torch's threads (one inside a parallel region), memory, torch's micro-GEMM.
 Loan lend(Place);

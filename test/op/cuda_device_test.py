@@ -83,6 +83,20 @@ class CudaTest(unittest.TestCase):
                 with self.subTest(dtype=dtype, options=name):
                     self.compare(*inputs(dtype), lambda *t: attention(*t, **options), tolerance)
 
+    def test_decoding_steps(self):
+        """Positions that share a plan and some that do not, in a cache whose end is not written yet."""
+        q, k, v = inputs(torch.bfloat16, length=1400, grad=False)
+        for position in (0, 3, 500, 1023, 1024, 1031, 1035, 1036, 1039, 1100, 1103, 1398, 1399):
+            with self.subTest(position=position), torch.no_grad():
+                step = q[:, position : position + 1].contiguous()
+                cache = [x.clone() for x in (k, v)]
+                for x in cache:
+                    x[:, position + 1 :] = float("nan")
+                host = [x.float().cpu() for x in (step, k[:, : position + 1], v[:, : position + 1])]
+                call = lambda *t: attention(*t, (256, 1024, 4096), causal=True, query_start=position)
+                for got, want in zip(call(step, *cache), call(*host)):
+                    torch.testing.assert_close(got.float().cpu(), want, atol=2e-2, rtol=2e-2)
+
     def test_lengths_on_the_device(self):
         for name in ("cu_seqlens", "lengths"):
             numbers = next(options[name] for options in OPTIONS.values() if name in options)

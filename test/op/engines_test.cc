@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "longstride/error.h"
+#include "longstride/pattern.h"
 
 namespace longstride::op {
 namespace {
@@ -28,6 +29,38 @@ TEST(UseEngine, CallsOfItsDeviceRunOnIt) {
   EXPECT_THROW(use_engine("cqu"), Error);
   EXPECT_EQ(use_engine(""), "cpu");
   EXPECT_EQ(chosen(core::DType::kFloat64), "reference");
+}
+
+// The plans that an engine gets which takes those of earlier positions, and one that does not.
+TEST(ForwardPlan, OfADecodingStepServesLaterOnes) {
+  engine::Problem problem{.batch = 1, .heads = 2, .kv_heads = 2, .len_q = 1, .dim = 8};
+  const Pattern pattern = Pattern::dilated({1024, 4096}, {1, 4}, {.causal = true});
+  Engine engine = choose_engine(Place{}, problem);
+  const auto plan = [&](int64_t position) {
+    problem.len_k = position + 1;
+    problem.query_start = position;
+    problem.plan_tokens = 0;
+    const Extent extent{.heads = 2, .kv_heads = 2, .len_q = 1, .len_k = position + 1, .query_start = position};
+    return forward_plan(engine, problem, pattern, extent, false);
+  };
+  const PlanPointer own = plan(1600);
+  EXPECT_EQ(problem.plan_tokens, 0);
+  EXPECT_NE(plan(1604), own);
+  EXPECT_EQ(problem.plan_tokens, 0);
+  engine.takes_plan_tokens = true;
+  const PlanPointer base = plan(1600);
+  EXPECT_EQ(problem.plan_tokens, 1600 - 1536);
+  EXPECT_EQ(plan(1604), base);
+  EXPECT_EQ(problem.plan_tokens, 1604 - 1536);
+  EXPECT_NE(plan(1605), base) << "another place modulo the rates";
+  EXPECT_NE(plan(2048), base) << "another segment";
+  problem.alibi = true;
+  EXPECT_NE(plan(1604), base);
+  EXPECT_EQ(problem.plan_tokens, 0);
+  problem.alibi = false;
+  problem.dropout_p = 0.5;
+  EXPECT_NE(plan(1604), base);
+  EXPECT_EQ(problem.plan_tokens, 0);
 }
 
 TEST(Workspace, RunsOnTwoThreadsAtOnce) {

@@ -44,6 +44,9 @@ Capability capability(const Problem& p) {
   if (p.dim < 1) return {false, "dim must be at least 1"};
   if (p.float32_results && p.dtype != core::DType::kFloat32)
     return {false, "results are of the dtype of q; convert q, k and v to float32"};
+  if (p.plan_tokens != 0)
+    return {false,
+            "plan_tokens must be 0, got " + std::to_string(p.plan_tokens) + "; compile a plan for this position"};
   return {true, "cpu"};
 }
 

@@ -124,14 +124,28 @@ struct ColumnBlock {
   bool masked;  // some pair of the block is none
 };
 
+template <bool kSteps>
+struct StepsOf {
+  LONGSTRIDE_DEVICE explicit StepsOf(int32_t) {}
+};
+template <>
+struct StepsOf<true> {
+  LONGSTRIDE_DEVICE explicit StepsOf(int32_t steps) : steps(steps) {}
+  int32_t steps;
+};
+
 // The blocks of a tile, run by run; blocks in which no row sees a column are left out. Of a forward plan the first come
 // first, of a transposed one the last: where tiles see from their own place to one end, as causal ones do, those that
 // run together so begin together, and find in L2 what the others have just read. It holds a place, not a run: the run
 // is read again (from L1) at each block, since the producer has few registers.
-class BlockWalk {
+//
+// kSteps: of a plan of an earlier query, runs that grow having `steps` more columns in each residue. Backwards, whose
+// plans are always their own, do without, and keep nothing of it in memory either: as a base class.
+template <bool kSteps>
+class BlockWalkOf : StepsOf<kSteps> {
  public:
-  LONGSTRIDE_DEVICE BlockWalk(const Run* runs, uint32_t count, Direction direction, int32_t width)
-      : runs_(runs), width_(width), direction_(direction) {
+  LONGSTRIDE_DEVICE BlockWalkOf(const Run* runs, uint32_t count, Direction direction, int32_t width, int32_t steps = 0)
+      : StepsOf<kSteps>(steps), runs_(runs), width_(width), direction_(direction) {
     run_ = ascends() ? 0 : static_cast<int32_t>(count) - 1;
     end_ = ascends() ? static_cast<int32_t>(count) : -1;
     enter();
@@ -142,7 +156,7 @@ class BlockWalk {
   LONGSTRIDE_DEVICE ColumnBlock at(int32_t rows, int32_t stride, int32_t shift) const {
     const Run& run = runs_[run_];
     const int32_t first = block_ * width_;
-    const int32_t left = static_cast<int32_t>(run.columns) - first;
+    const int32_t left = static_cast<int32_t>(columns_of(run)) - first;
     const auto within = [&](int64_t diagonal) {
       return static_cast<int32_t>(diagonal > width_ ? width_ : diagonal < -kMostRows ? -kMostRows : diagonal);
     };
@@ -168,7 +182,7 @@ class BlockWalk {
       return block_ - (seen_by_all > 0 ? static_cast<int32_t>((seen_by_all + width_ - 1) / width_) : 0);
     }
     const int64_t seen_by_all = run.row_begin + run.end_diagonal(direction_);
-    const int64_t columns = seen_by_all < run.columns ? seen_by_all : run.columns;
+    const int64_t all = columns_of(run), columns = seen_by_all < all ? seen_by_all : all;
     return static_cast<int32_t>(columns / width_) - 1 - block_;
   }
 
@@ -189,12 +203,20 @@ class BlockWalk {
 
   LONGSTRIDE_DEVICE bool ascends() const { return direction_ == Direction::kForward; }
 
+  LONGSTRIDE_DEVICE int64_t columns_of(const Run& run) const {
+    if constexpr (kSteps) {
+      return run.columns + (run.grows() ? this->steps : 0);
+    } else {
+      return run.columns;
+    }
+  }
+
   // Sets out at the first of a run's blocks with a pair; false: there is none.
   LONGSTRIDE_DEVICE bool begin_progression() {
     const Run& run = runs_[run_];
     // The columns that the last row sees end there, and those that the first one sees begin here.
     const int64_t reach = run.row_end - 1 + run.end_diagonal(direction_);
-    const int64_t seen = reach < run.columns ? reach : run.columns;
+    const int64_t columns = columns_of(run), seen = reach < columns ? reach : columns;
     const int32_t end = seen > 0 ? static_cast<int32_t>((seen + width_ - 1) / width_) : 0;
     const int64_t from = run.row_begin + run.begin_diagonal(direction_);
     const int32_t begin = from > 0 ? static_cast<int32_t>(from / width_) : 0;
@@ -213,5 +235,13 @@ class BlockWalk {
   int32_t width_, block_ = 0, bound_ = 0, residue_ = 0;
   Direction direction_;
 };
+using BlockWalk = BlockWalkOf<false>;
+using ForwardWalk = BlockWalkOf<true>;
+
+// What a level's runs that grow have more, of a query so many tokens behind the plan's: steps of a ForwardWalk.
+LONGSTRIDE_DEVICE int32_t steps_of(int32_t plan_tokens, int32_t stride) {
+  return plan_tokens == 0 ? 0
+                          : static_cast<int32_t>(static_cast<uint32_t>(plan_tokens) / static_cast<uint32_t>(stride));
+}
 
 }  // namespace longstride::engine::cuda

@@ -111,10 +111,24 @@ void DevicePlan::take_short_tiles(bool short_tiles) {
     for (LaunchLanes& launch : *launches) launch.short_tiles = short_tiles;
 }
 
+std::string against_plan_tokens(const Problem& p) {
+  if (p.plan_tokens == 0) return {};
+  if (p.plan_tokens < 0 || p.plan_tokens > p.query_start)
+    return fmt::format("plan_tokens must lie in [0, query_start = {}], got {}", p.query_start, p.plan_tokens);
+  if (p.len_q == 1 && !p.drops() && !p.alibi) return {};
+  return fmt::format("plan_tokens must be 0 with {}, got {}; compile a plan for this position",
+                     p.drops() ? "dropout"
+                     : p.alibi ? "ALiBi"
+                               : fmt::format("{} queries", p.len_q),
+                     p.plan_tokens);
+}
+
 void require_plan(const Problem& p, const DevicePlan& plan, Direction direction, int32_t most_rows) {
   const auto name = [](Direction d) { return d == Direction::kForward ? "a forward plan" : "a transposed plan"; };
   if (plan.direction() != direction)
     core::refuse("plan", fmt::format("must be {}", name(direction)), name(plan.direction()));
+  if (direction == Direction::kTransposed && p.plan_tokens != 0)
+    core::refuse("plan_tokens", "must be 0 in a backward", p.plan_tokens, "compile plans for this position");
   const int64_t group = direction == Direction::kForward ? p.heads / p.kv_heads : 1;
   if (plan.batch() != p.batch || plan.kv_heads() != p.kv_heads || plan.group() != group)
     core::refuse(

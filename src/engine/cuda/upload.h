@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -75,8 +76,11 @@ struct BackwardPlans {
   const BlocksOnDevice* list = nullptr;  // of which they are made, if its gates want a gradient
 };
 
+// Why a problem may not come with the plan of an earlier position; "": it may, or comes with its own.
+std::string against_plan_tokens(const Problem&);
+
 // Throws Error unless the plan has the direction, was uploaded for the problem's heads, and has tiles of at most so
-// many rows.
+// many rows; a transposed one also unless it is of the problem's own position.
 void require_plan(const Problem&, const DevicePlan&, Direction, int32_t most_rows);
 
 }  // namespace longstride::engine::cuda

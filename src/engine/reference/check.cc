@@ -10,6 +10,9 @@ namespace longstride::engine::reference {
 Capability capability(const Problem& p) {
   if (p.dim < 1) return {false, "dim must be at least 1, got " + std::to_string(p.dim)};
   if (p.float32_results && p.dtype != core::DType::kFloat32) return {false, "results are of the dtype of q"};
+  if (p.plan_tokens != 0)
+    return {false,
+            "plan_tokens must be 0, got " + std::to_string(p.plan_tokens) + "; compile a plan for this position"};
   if (p.kv_heads < 1 || p.heads < 1 || p.heads % p.kv_heads != 0) {
     return {false, "kv_heads must divide heads, got " + std::to_string(p.kv_heads) + " and " + std::to_string(p.heads)};
   }

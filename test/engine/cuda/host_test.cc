@@ -80,6 +80,17 @@ TEST(CudaHost, CapabilityNamesWhatItRefuses) {
   EXPECT_EQ(reason([](auto& p) { p.kv_heads = 3; }), "kv_heads must divide heads, got 3 and 4");
   EXPECT_EQ(reason([](auto& p) { p.dropout_p = 1; }), "dropout_p must lie in [0, 1), got 1");
   EXPECT_EQ(reason([](auto& p) { p.alibi = true; }), "taken");
+  const auto step = [&](auto&& change) {
+    return reason([&](auto& p) { p.len_q = 1, p.query_start = 99, p.plan_tokens = 8, change(p); });
+  };
+  EXPECT_EQ(step([](auto&) {}), "taken");
+  EXPECT_EQ(step([](auto& p) { p.plan_tokens = 100; }), "plan_tokens must lie in [0, query_start = 99], got 100");
+  EXPECT_EQ(step([](auto& p) { p.len_q = 2; }),
+            "plan_tokens must be 0 with 2 queries, got 8; compile a plan for this position");
+  EXPECT_EQ(step([](auto& p) { p.alibi = true; }),
+            "plan_tokens must be 0 with ALiBi, got 8; compile a plan for this position");
+  EXPECT_EQ(step([](auto& p) { p.dropout_p = 0.5; }),
+            "plan_tokens must be 0 with dropout, got 8; compile a plan for this position");
   EXPECT_EQ(reason([](auto& p) { p.len_k = int64_t{1} << 31; }), "len_k must be below 2^31, got 2147483648");
   for (const int64_t dim : {1, 33, 48, 96, 128, 256}) EXPECT_EQ(reason([&](auto& p) { p.dim = dim; }), "taken") << dim;
 }

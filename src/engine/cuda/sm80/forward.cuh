@@ -45,7 +45,7 @@ struct SplitOperands {
 template <class Shape>
 struct ForwardStorage {
   std::conditional_t<Shape::kParts == 1, WholeOperands<Shape>, SplitOperands<Shape>> operands;
-  BlockQueue queue;
+  ForwardQueue queue;
   // At the end, for merge_partials() and store_rows().
   float most[Shape::kRows], sum[Shape::kRows], factor[Shape::kRows], other[Shape::kRows];
   int64_t slot[Shape::kRows];
@@ -53,7 +53,7 @@ struct ForwardStorage {
 
 // K or V of a block, unless it is the end.
 template <class Shape, class To>
-__device__ __forceinline__ void stage_keys(const Values& p, const BlockQueue& queue, const Cursor& c, const Input& t,
+__device__ __forceinline__ void stage_keys(const Values& p, const ForwardQueue& queue, const Cursor& c, const Input& t,
                                            To& to) {
   if (queue.done(c)) return;
   const TilePlace& place = queue.place;
@@ -72,7 +72,7 @@ class KeyRows {
  public:
   using Element = typename Shape::Element;
   using Place = NextRows<Element, Shape::kThreads>;
-  __device__ __forceinline__ KeyRows(const Values& p, const BlockQueue& queue, const Input& t, Place& place)
+  __device__ __forceinline__ KeyRows(const Values& p, const ForwardQueue& queue, const Input& t, Place& place)
       : p_(p), queue_(queue), t_(t), place_(place) {}
 
   // What is read before the place where a block goes is free.
@@ -110,7 +110,7 @@ class KeyRows {
 
  private:
   const Values& p_;
-  const BlockQueue& queue_;
+  const ForwardQueue& queue_;
   const Input& t_;
   Place& place_;
 };
@@ -120,7 +120,7 @@ class KeyRows {
 template <class Shape, bool kExtras>
 class Whole {
  public:
-  __device__ __forceinline__ Whole(const Values& p, BlockQueue& queue, WholeOperands<Shape>& s)
+  __device__ __forceinline__ Whole(const Values& p, ForwardQueue& queue, WholeOperands<Shape>& s)
       : p_(p), queue_(queue), s_(s), keys_(p, queue, p.k, s.next_k), values_(p, queue, p.v, s.next_v) {}
 
   __device__ __forceinline__ void begin(const Tile& tile) {
@@ -150,7 +150,7 @@ class Whole {
 
  private:
   const Values& p_;
-  BlockQueue& queue_;
+  ForwardQueue& queue_;
   WholeOperands<Shape>& s_;
   KeyRows<Shape, kExtras> keys_, values_;
 };
@@ -158,7 +158,7 @@ class Whole {
 template <class Shape>
 class Split {
  public:
-  __device__ __forceinline__ Split(const Values& p, BlockQueue& queue, SplitOperands<Shape>& s)
+  __device__ __forceinline__ Split(const Values& p, ForwardQueue& queue, SplitOperands<Shape>& s)
       : p_(p), queue_(queue), s_(s) {}
 
   __device__ __forceinline__ void begin(const Tile& tile) {
@@ -186,7 +186,7 @@ class Split {
   }
 
   const Values& p_;
-  BlockQueue& queue_;
+  ForwardQueue& queue_;
   SplitOperands<Shape>& s_;
   RowFragment<3> q_[Shape::kDim / 16];
 };

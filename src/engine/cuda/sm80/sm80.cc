@@ -56,6 +56,7 @@ Capability capability(const Problem& p) {
     return no(fmt::format("dropout_p must lie in [0, 1), got {}", p.dropout_p));
   if (p.len_k > std::numeric_limits<int32_t>::max())
     return no(fmt::format("len_k must be below 2^31, got {}", p.len_k));
+  if (std::string because = against_plan_tokens(p); !because.empty()) return no(std::move(because));
   return {true, "cuda sm80"};
 }
 

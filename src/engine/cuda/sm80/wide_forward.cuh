@@ -83,7 +83,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kForwardBlocks)
   auto out = accumulator<Shape, Shape::kRows, Shape::kDim>();
   const auto of_out = places<Shape, Shape::kRows, Shape::kDim>();
   const auto of_scores = places<Shape, Shape::kRows, Shape::kColumns>();
-  BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
+  ForwardWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns,
+                   steps_of(p.plan_tokens, place.stride));
   for (; !walk.done(); walk.advance()) {
     const ColumnBlock b = walk.at(tile.rows, place.stride, place.shift);
     const int2 seen = seen_columns(b);

@@ -121,7 +121,8 @@ __device__ void produce(const ForwardParams& p, const MapSet& maps, ForwardStora
     // Found before the wait, so that the chain of loads is over when the consumers want the next item.
     const TilePlace place = locate_by_warp(p.lanes, p.lane_count, p.group, index, p.plan);
     const Tile& tile = p.plan.tiles[place.tile];
-    BlockWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns);
+    ForwardWalk walk(p.plan.runs + tile.run_begin, tile.run_count, Direction::kForward, Shape::kColumns,
+                     steps_of(p.plan_tokens, place.stride));
     if constexpr (kAgain) {
       index = p.again[index];
     } else if (p.items <= gridDim.x) {

@@ -21,7 +21,8 @@ inline ForwardParams forward_params(const ForwardProblem& p, const DevicePlan& p
   ForwardParams params;
   params.plan = plan.arrays();
   params.group = static_cast<int32_t>(p.heads / p.kv_heads);
-  params.query_start = static_cast<int32_t>(p.query_start);
+  params.query_start = static_cast<int32_t>(p.query_start - p.plan_tokens);
+  params.plan_tokens = static_cast<int32_t>(p.plan_tokens);
   params.len_q = static_cast<int32_t>(p.len_q);
   params.len_k = static_cast<int32_t>(p.len_k);
   params.batch = static_cast<int32_t>(p.batch);

@@ -43,7 +43,9 @@ struct ForwardParams : CallValues {
   unsigned long long* ticket;  // items taken beyond the first of every block; 0 at launch
   int64_t* again;              // of an item in a block's list of those to be made again: the next one, or -1
   int32_t partial;             // this launch writes slots
-  int32_t query_start, len_q, len_k;
+  int32_t query_start;         // of the plan
+  int32_t plan_tokens;         // Problem::plan_tokens
+  int32_t len_q, len_k;
   int32_t heads, dim;
   float scale, scale_log2;  // of |scale|
   int32_t negate;           // scale < 0

@@ -39,7 +39,8 @@ auto tensor(const Ref& t, int64_t dim, int64_t element_bytes) {
 template <class Element>
 Values values(const Problem& p) {
   Values v;
-  v.query_start = static_cast<int32_t>(p.query_start);
+  v.query_start = static_cast<int32_t>(p.query_start - p.plan_tokens);
+  v.plan_tokens = static_cast<int32_t>(p.plan_tokens);
   v.len_q = static_cast<int32_t>(p.len_q);
   v.heads = static_cast<int32_t>(p.heads);
   v.kv_heads = static_cast<int32_t>(p.kv_heads);

@@ -33,7 +33,8 @@ struct Values : CallValues {
   int32_t lane_count = 0;
   int32_t group = 1;  // query heads a KV head
   bool partial = false;
-  int32_t query_start = 0;
+  int32_t query_start = 0;  // of the plan
+  int32_t plan_tokens = 0;  // Problem::plan_tokens
   int32_t len_q = 0;
   int32_t heads = 0, kv_heads = 0, dim = 0;
   float scale = 1;
