@@ -96,6 +96,10 @@ class Checker {
       const int64_t last = placed.column(run, run.residues - 1, run.columns - 1);
       require(first >= bounds_.column_begin && last < bounds_.column_end, "a run names columns {}..{} of [{}, {})",
               first, last, bounds_.column_begin, bounds_.column_end);
+      if (!run.grows()) continue;
+      require(forward_ && pattern_.causal() && e_.len_q == 1, "a run grows, and this is no plan of one causal query");
+      require(placed.column(run, 0, run.columns) > placed.row(0), "a run that grows ends at {}, before the query at {}",
+              last, placed.row(0));
     }
   }
 

@@ -233,5 +233,26 @@ TEST(Verify, NoDiagonalOfAWindowIsIdle) {
   }
 }
 
+// A mark at a run that ends earlier would show a later query what its segments do not.
+TEST(Verify, OnlyWhatEndsWithTheQueryGrows) {
+  const Pattern pattern = Pattern::dilated({8, 32}, {1, 2}, {.causal = true, .offsets = std::vector<int64_t>{0, 1}});
+  const Extent extent{.len_q = 1, .len_k = 32, .query_start = 29};
+  const Plan whole = compile(pattern, extent, {});
+  ASSERT_EQ("", verify(whole.view(), pattern, extent));
+  int64_t marked = 0;
+  for (size_t n = 0; n < whole.runs.size(); ++n) {
+    if (whole.runs[n].grows()) continue;
+    Plan plan = whole;
+    plan.runs[n].diagonal = longstride::Run::kGrows;
+    EXPECT_THAT(verify(plan.view(), pattern, extent), HasSubstr("a run that grows ends at"));
+    ++marked;
+  }
+  EXPECT_TRUE(0 < marked && marked < std::ssize(whole.runs));
+  const Extent two{.len_q = 2, .len_k = 32, .query_start = 29};
+  Plan plan = compile(pattern, two, {});
+  plan.runs[0].diagonal = longstride::Run::kGrows;
+  EXPECT_NE("", verify(plan.view(), pattern, two));
+}
+
 }  // namespace
 }  // namespace longstride
