@@ -2,8 +2,8 @@
 //
 // A lane is a head's tiles, one head after the other, so that tiles which run side by side share K and V. But a tile
 // that takes long by itself (a global column in the backward, a strided one) must not begin when the others are nearly
-// done: the long tiles of all heads come first. And where a launch is few tiles long, the shortest ones of all heads
-// come last, so that the processors end together.
+// done: the long tiles of all heads come first, where a launch is few of them long from the longest down. And where it
+// is few tiles long, the shortest ones of all heads come last, so that the processors end together.
 #pragma once
 
 #include <cstdint>
